@@ -1,0 +1,49 @@
+# Everything runs in .venv, which each target makes and keeps up to date by itself. Needed beforehand: Python >= 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo dev test lint bench clean
+
+help:
+	@echo 'make demo   aggregate a week of made-up logs on the embedded PostgreSQL and print the result'
+	@echo 'make dev    open the Dagster UI on http://127.0.0.1:3000'
+	@echo 'make test   run the test suite on a real (embedded) PostgreSQL'
+	@echo 'make lint   ruff and mypy'
+	@echo 'make bench  measure the aggregation of a day against its alternatives'
+
+demo: $(VENV)/.installed
+	@$(BIN)/metrics-pipeline demo
+
+dev: $(VENV)/.installed
+	@$(BIN)/metrics-pipeline dev
+
+test: $(VENV)/.installed-test
+	@$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal $(PYTEST_ARGUMENTS)
+
+lint: $(VENV)/.installed-lint
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.installed-test
+	@$(BIN)/python -m metrics_pipeline_tests.benchmarks
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "metrics_pipeline needs Python 3.11 or newer, and $(PYTHON) is %d.%d. Name another: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	@echo 'Making $(VENV)'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo 'Installing metrics_pipeline into $(VENV) (the first time takes a minute)'
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-test $(VENV)/.installed-lint: $(VENV)/.installed-%: $(VENV)/.installed
+	@echo 'Installing what $* needs'
+	@$(PIP_INSTALL) --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,80 @@
+"""The configuration: the only reader of os.environ, and one frozen object that holds what it read."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import platformdirs
+
+from metrics_pipeline.errors import SettingsError
+
+DEFAULT_TIME_ZONE = "UTC"
+DEFAULT_START_DATE = date(2025, 1, 1)
+DEFAULT_LOOKBACK_DAYS = 14
+_MAX_LOOKBACK_DAYS = 366
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one process was configured with.
+
+    `database_url` may hold a password, so it stays out of repr. None means the embedded server under `home`.
+    `dagster_home` is an instance that somebody else set up; None means ours under `home`.
+    """
+
+    home: Path
+    database_url: str | None = field(default=None, repr=False)
+    time_zone: str = DEFAULT_TIME_ZONE
+    start_date: date = DEFAULT_START_DATE
+    lookback_days: int = DEFAULT_LOOKBACK_DAYS
+    dagster_home: Path | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
+        """Reads METRICS_* variables; an empty one counts as unset.
+
+        Raises SettingsError, which names the variable, its value and what would be accepted.
+        """
+        env = os.environ if environment is None else environment
+        home = env.get("METRICS_PIPELINE_HOME") or platformdirs.user_data_dir("metrics_pipeline", appauthor=False)
+        return cls(
+            home=Path(home).expanduser().absolute(),
+            database_url=env.get("METRICS_DATABASE_URL") or None,
+            time_zone=_time_zone(env.get("METRICS_TIME_ZONE") or DEFAULT_TIME_ZONE),
+            dagster_home=Path(env["DAGSTER_HOME"]) if env.get("DAGSTER_HOME") else None,
+            lookback_days=_days("METRICS_LOOKBACK_DAYS", env.get("METRICS_LOOKBACK_DAYS"), DEFAULT_LOOKBACK_DAYS),
+            start_date=_date("METRICS_START_DATE", env.get("METRICS_START_DATE"), DEFAULT_START_DATE),
+        )
+
+
+def _time_zone(name: str) -> str:
+    # ZoneInfo raises ValueError for a path-like key, KeyError's ZoneInfoNotFoundError for an unknown one,
+    # and OSError for the name of a directory of the database, such as "America".
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise SettingsError(
+            f"METRICS_TIME_ZONE is {name!r}, which is no time zone of the IANA database. "
+            "Set a name such as UTC, Europe/Berlin or America/New_York."
+        ) from error
+    return name
+
+
+def _days(variable: str, value: str | None, default: int) -> int:
+    if not value:
+        return default
+    if not value.isascii() or not value.isdigit() or not 1 <= int(value) <= _MAX_LOOKBACK_DAYS:
+        raise SettingsError(f"{variable} is {value!r}. Set a whole number of days from 1 to {_MAX_LOOKBACK_DAYS}.")
+    return int(value)
+
+
+def _date(variable: str, value: str | None, default: date) -> date:
+    if not value:
+        return default
+    try:
+        return date.fromisoformat(value)
+    except ValueError as error:
+        raise SettingsError(f"{variable} is {value!r}, which is no date. Write it as YYYY-MM-DD.") from error
