@@ -1,0 +1,161 @@
+"""The contract with the upstream tables: which columns we read, in which types, and whether a database keeps it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, text
+
+from metrics_pipeline.errors import ContractError
+
+_MINIMUM_VERSION = 13
+
+_TEXT = ("text", "character varying")
+_LABEL = (*_TEXT, "enum")
+_AGENT = (*_TEXT, "uuid")
+_COUNT = ("smallint", "integer")
+_INSTANT = ("timestamp with time zone", "timestamp without time zone")
+_ANY: tuple[str, ...] = ()
+
+#: The columns that we read and the types that our SQL can read there; enum stands for every enum type.
+_UPSTREAM: dict[str, dict[str, tuple[str, ...]]] = {
+    "agent_registry": {"id": _AGENT, "name": _TEXT, "status": _LABEL},
+    "agent_execution_logs": {
+        "id": _ANY,
+        "agent_id": _AGENT,
+        "timestamp": _INSTANT,
+        "status": _LABEL,
+        "latency_ms": _COUNT,
+        "token_count": _COUNT,
+        "cost_usd": ("numeric",),
+        "error_type": _LABEL,
+        "metadata": ("json", "jsonb"),
+    },
+    "alert_history": {
+        "id": _ANY,
+        "agent_id": _AGENT,
+        "alert_type": _LABEL,
+        "severity": _LABEL,
+        "message": _TEXT,
+        "triggered_at": _INSTANT,
+        "resolved_at": _INSTANT,
+    },
+}
+
+_SERVER = text("""
+    SELECT current_setting('server_version_num')::int / 10000 AS version,
+           current_setting('server_encoding') AS encoding,
+           current_schemas(false)::text AS schemas,
+           current_user::text AS role
+""")
+
+# A domain stands for the type below it. to_regclass follows search_path, as the statements that read the tables do.
+_COLUMNS = text("""
+    SELECT name AS table_name,
+           a.attname AS column_name,
+           CASE WHEN t.typtype = 'e' THEN 'enum'
+                ELSE format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL) END AS type,
+           has_column_privilege(c.oid, a.attnum, 'SELECT') AS is_readable,
+           row_security_active(c.oid) AS hides_rows
+      FROM unnest(CAST(:tables AS text[])) AS name
+      JOIN pg_class AS c ON c.oid = to_regclass(name)
+      JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+      JOIN pg_type AS t ON t.oid = a.atttypid
+     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
+""")
+
+# The table itself, or the leaves of a partitioned one. A view has no index of its own, so nothing can be said of it.
+_WITHOUT_TIME_INDEX = text("""
+    WITH stored AS (
+        SELECT oid FROM pg_class WHERE oid = to_regclass('agent_execution_logs') AND relkind IN ('r', 'm')
+        UNION ALL
+        SELECT relid FROM pg_partition_tree(to_regclass('agent_execution_logs')) WHERE isleaf
+    )
+    SELECT oid::regclass::text
+      FROM stored
+     WHERE NOT EXISTS (
+               SELECT FROM pg_index AS i
+                 JOIN pg_class AS index ON index.oid = i.indexrelid
+                 JOIN pg_am AS method ON method.oid = index.relam AND method.amname IN ('btree', 'brin')
+                 JOIN pg_attribute AS a
+                   ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] AND a.attname = 'timestamp'
+                WHERE i.indrelid = stored.oid AND i.indisvalid AND i.indpred IS NULL)
+     ORDER BY 1
+""")
+
+
+@dataclass(frozen=True)
+class UpstreamContract:
+    """A database that keeps the contract, and what a reader has to know of it.
+
+    timestamp_is_naive: agent_execution_logs.timestamp has no time zone and means UTC.
+    warnings: what is allowed but will be slow or may mislead, a sentence each.
+    """
+
+    timestamp_is_naive: bool
+    warnings: tuple[str, ...]
+
+    def instant(self, moment: datetime) -> datetime:
+        """A moment in UTC as agent_execution_logs.timestamp has it, to compare with."""
+        return moment.replace(tzinfo=None) if self.timestamp_is_naive else moment
+
+
+def check_contract(connection: Connection) -> UpstreamContract:
+    """Reads the catalog only, as the role of `connection` sees it through its search_path.
+
+    Raises one ContractError that names every missing table, column and privilege and every wrong type.
+    """
+    server = connection.execute(_SERVER).one()
+    columns = connection.execute(_COLUMNS, {"tables": list(_UPSTREAM)}).all()
+    problems = []
+    if server.version < _MINIMUM_VERSION:
+        problems.append(f"the server is PostgreSQL {server.version}, needed is {_MINIMUM_VERSION} or newer")
+    if server.encoding != "UTF8":
+        problems.append(f"the database's encoding is {server.encoding}, needed is UTF8")
+    for table, accepted in _UPSTREAM.items():
+        found = {column.column_name: column for column in columns if column.table_name == table}
+        problems += _table_problems(table, accepted, found)
+    if problems:
+        raise ContractError(
+            f"The database does not hold what the pipeline reads (role {server.role}, search_path {server.schemas}): "
+            f"{'; '.join(problems)}. These tables belong to other systems: have them created, changed or granted there."
+        )
+    timestamp_types = {
+        c.type for c in columns if (c.table_name, c.column_name) == ("agent_execution_logs", "timestamp")
+    }
+    return UpstreamContract(
+        timestamp_is_naive="timestamp without time zone" in timestamp_types,
+        warnings=(*_index_warnings(connection), *_row_security_warnings(columns)),
+    )
+
+
+def _table_problems(table: str, accepted: dict[str, tuple[str, ...]], found: dict[str, Row[Any]]) -> list[str]:
+    if not found:
+        return [f"table {table} is missing"]
+    present = {name: found[name] for name in accepted if name in found}
+    problems = [f"column {table}.{name} is missing" for name in accepted if name not in found]
+    problems += [
+        f"column {table}.{name} has type {column.type}, accepted: {', '.join(accepted[name])}"
+        for name, column in present.items()
+        if accepted[name] and column.type not in accepted[name]
+    ]
+    unreadable = [name for name, column in present.items() if not column.is_readable]
+    if len(unreadable) == len(present):
+        problems.append(f"the privilege SELECT on table {table} is missing")
+    elif unreadable:
+        problems.append(f"the privilege SELECT on {table} ({', '.join(unreadable)}) is missing")
+    return problems
+
+
+def _index_warnings(connection: Connection) -> list[str]:
+    tables = ", ".join(connection.execute(_WITHOUT_TIME_INDEX).scalars())
+    remedy = "Create one: CREATE INDEX ON agent_execution_logs (timestamp)."
+    return [f"No index of {tables} leads with timestamp: each day reads the whole table. {remedy}"] if tables else []
+
+
+def _row_security_warnings(columns: Sequence[Row[Any]]) -> list[str]:
+    return [
+        f"Row-level security hides rows of {table} from this role, so its metrics cover the visible rows only."
+        for table in sorted({column.table_name for column in columns if column.hides_rows})
+    ]

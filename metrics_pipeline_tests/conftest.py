@@ -1,0 +1,104 @@
+"""One embedded server for the whole session, and a fresh database for each test that asks for one."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, settings
+from psycopg import sql
+
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.embedded import acquire, release
+from metrics_pipeline.storage.migrating import upgrade
+from metrics_pipeline.storage.tables import upstream_metadata
+from metrics_pipeline.storage.urls import DatabaseUrl
+
+REAL_LOGS = Path(__file__).parents[2] / "shared" / "data" / "terminal_bench_executions.csv"
+
+settings.register_profile(
+    "default",
+    deadline=None,  # a shared machine is slow at times; slowness is measured in the benchmarks
+    print_blob=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("default")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_inherited_configuration() -> None:
+    for name in [name for name in os.environ if name.startswith(("METRICS_", "DAGSTER_", "PG"))]:
+        del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def server_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """METRICS_PIPELINE_HOME of the session, shared by the workers of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "home"
+    yield home
+    release(home)
+
+
+@pytest.fixture(scope="session")
+def server_uri(server_home: Path) -> str:
+    """The libpq URI of the session's server."""
+    return acquire(server_home)
+
+
+@pytest.fixture(scope="session")
+def _template(server_uri: str) -> Iterator[str]:
+    with _scratch_database(server_uri, "template0") as uri:
+        database = Database(DatabaseUrl.parse(uri))
+        upstream_metadata.create_all(database.engine)
+        upgrade(database.engine)
+        yield urlsplit(uri).path[1:]
+
+
+@pytest.fixture
+def database_url(server_uri: str, _template: str) -> Iterator[str]:
+    """A database with all tables and nothing in them."""
+    with _scratch_database(server_uri, _template) as uri:
+        yield uri
+
+
+@pytest.fixture
+def database(database_url: str) -> Database:
+    """The same, opened."""
+    return Database(DatabaseUrl.parse(database_url))
+
+
+@pytest.fixture
+def bare_database_url(server_uri: str) -> Iterator[str]:
+    """A database without any table."""
+    with _scratch_database(server_uri, "template0") as uri:
+        yield uri
+
+
+@pytest.fixture
+def real_logs() -> Path:
+    """The file of real executions, which lies beside the project on the machines that have it."""
+    if not REAL_LOGS.exists():
+        pytest.skip(f"the real executions are not at {REAL_LOGS}")
+    return REAL_LOGS
+
+
+class _scratch_database:  # noqa: N801 - used like a function
+    def __init__(self, server_uri: str, template: str) -> None:
+        self._server_uri = server_uri
+        self._template = template
+        self._name = f"test_{uuid.uuid4().hex}"
+
+    def __enter__(self) -> str:
+        self._execute("CREATE DATABASE {} TEMPLATE {}", self._name, self._template)
+        return urlsplit(self._server_uri)._replace(path=f"/{self._name}").geturl()
+
+    def __exit__(self, *_: object) -> None:
+        self._execute("DROP DATABASE {} WITH (FORCE)", self._name)
+
+    def _execute(self, statement: str, *names: str) -> None:
+        with psycopg.connect(self._server_uri, autocommit=True) as connection:
+            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
