@@ -1,0 +1,106 @@
+"""The one declaration of what a log is and what a day's metrics are: names, types, units, meaning.
+
+The DDL, the casts of the calculator, the publishing statement and the documentation derive from it.
+"""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+#: Money is kept as a whole number of nano-dollars until it is stored, so no float is on its way.
+NANO_USD_PER_USD = 1_000_000_000
+
+SUCCESS_STATUS = "success"
+FAILED_STATUS = "failed"
+UNKNOWN_ERROR_TYPE = "unknown"
+
+#: Changes whenever the same logs would yield another number. The ledger stores it with each day.
+DEFINITION_VERSION = "1"
+
+#: What the extraction delivers of each log. Strings may come as Categorical, which is smaller and groups faster.
+#: cost_usd is numeric's text without trailing zeros: exact at any precision, and cheaper to make, send and read than
+#: any other form. error_type is NULL unless the log failed. content_hash is a hash of all the others.
+LOGS_SCHEMA = pl.Schema(
+    {
+        "agent_id": pl.String(),
+        "status": pl.String(),
+        "latency_ms": pl.Int32(),
+        "token_count": pl.Int32(),
+        "cost_usd": pl.String(),
+        "error_type": pl.String(),
+        "human_intervention": pl.Boolean(),
+        "user_id": pl.String(),
+        "content_hash": pl.Int64(),
+    }
+)
+
+#: How PostgreSQL writes the values of numeric that are no number.
+NOT_FINITE = ("NaN", "Infinity", "-Infinity")
+
+#: Exact costs of the agents that have irregular ones (see calculator), rounded half away from zero to nano-dollars.
+EXACT_COSTS_SCHEMA = pl.Schema(
+    {"agent_id": pl.String(), "total_cost_nano_usd": pl.Int128(), "avg_cost_nano_usd": pl.Int128()}
+)
+
+#: One entry of an error distribution; in PostgreSQL the list becomes a JSON object {error_type: count}.
+ERROR_COUNT = pl.Struct({"error_type": pl.String, "executions": pl.Int64})
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of agent_performance_metrics, in Polars and in PostgreSQL."""
+
+    name: str
+    dtype: pl.DataType | type[pl.DataType]
+    sql_type: str
+    description: str
+
+
+KEY_COLUMNS = (
+    Column("agent_id", pl.String(), "text", "The agent, as agent_registry.id spells it."),
+    Column("metric_date", pl.Date(), "date", "The calendar day in the pipeline's time zone."),
+)
+
+METRIC_COLUMNS = (
+    Column("total_executions", pl.Int64(), "bigint", "All logs of the day, whatever their status."),
+    Column("successful_executions", pl.Int64(), "bigint", "Logs with status 'success'."),
+    Column("failed_executions", pl.Int64(), "bigint", "Logs with status 'failed'."),
+    Column(
+        "success_rate",
+        pl.Decimal(7, 6),
+        "numeric(7,6)",
+        "successful / total, rounded half away from zero to 6 places; 1 for a day without logs.",
+    ),
+    Column(
+        "avg_latency_ms",
+        pl.Int64(),
+        "bigint",
+        "Exact mean latency in milliseconds, rounded half away from zero; 0 without latencies.",
+    ),
+    Column(
+        "p50_latency_ms",
+        pl.Int64(),
+        "bigint",
+        "Median latency in milliseconds: linear interpolation in double precision, rounded half to even.",
+    ),
+    Column("p95_latency_ms", pl.Int64(), "bigint", "95th percentile of latency, as p50_latency_ms."),
+    Column("p99_latency_ms", pl.Int64(), "bigint", "99th percentile of latency, as p50_latency_ms."),
+    Column("total_tokens", pl.Int64(), "bigint", "Sum of token_count; NULL counts as 0."),
+    Column("total_cost_usd", pl.Decimal(20, 9), "numeric(20,9)", "Exact sum of cost_usd; NULL and NaN count as 0."),
+    Column(
+        "avg_cost_per_execution",
+        pl.Decimal(20, 9),
+        "numeric(20,9)",
+        "total cost / total executions in USD, the exact quotient rounded half away from zero to 9 places.",
+    ),
+    Column(
+        "error_distribution",
+        pl.List(ERROR_COUNT),
+        "jsonb",
+        "Failed logs by error_type, as {error_type: count}; NULL counts under 'unknown'.",
+    ),
+    Column("human_interventions", pl.Int64(), "bigint", "Logs whose metadata says human_intervention = true."),
+    Column("unique_users", pl.Int64(), "bigint", "Distinct non-NULL user_id values in metadata."),
+)
+
+METRICS_SCHEMA = pl.Schema({column.name: column.dtype for column in KEY_COLUMNS + METRIC_COLUMNS})

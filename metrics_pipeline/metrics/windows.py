@@ -1,0 +1,45 @@
+"""Calendar days as half-open windows of instants. The only place that turns a date into two timestamps."""
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+
+@dataclass(frozen=True)
+class DayWindow:
+    """The instants [start, end) of one calendar day, in UTC: 23, 24 or 25 hours, as the zone has it."""
+
+    metric_date: date
+    time_zone: str
+    start: datetime
+    end: datetime
+
+    def __str__(self) -> str:
+        return f"{self.metric_date} ({self.time_zone}: {self.start:%Y-%m-%d %H:%M}Z to {self.end:%Y-%m-%d %H:%M}Z)"
+
+
+def day_window(metric_date: date, time_zone: str) -> DayWindow:
+    """The window of `metric_date` in the IANA zone `time_zone`.
+
+    Where clocks skip midnight, the day starts at the instant of the change; where midnight comes twice, at the first.
+    """
+    return DayWindow(
+        metric_date,
+        time_zone,
+        _midnight(metric_date, time_zone),
+        _midnight(metric_date + timedelta(days=1), time_zone),
+    )
+
+
+def days_between(first: date, last: date) -> list[date]:
+    """All days from `first` to `last`, both included; empty when `first` comes after `last`."""
+    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
+
+
+def last_complete_day(now: datetime, time_zone: str) -> date:
+    """The newest day that has ended at the instant `now`: yesterday, as the clocks in `time_zone` show it."""
+    return now.astimezone(ZoneInfo(time_zone)).date() - timedelta(days=1)
+
+
+def _midnight(day: date, time_zone: str) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(time_zone)).astimezone(UTC)
