@@ -1,0 +1,159 @@
+"""Reading a day: one snapshot for the logs, the agents and what is stored; the logs as a streamed LazyFrame."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime
+
+import adbc_driver_postgresql
+import polars as pl
+from polars.io.plugins import register_io_source
+from psycopg import sql
+from sqlalchemy import Connection, text
+
+from metrics_pipeline.metrics.schema import EXACT_COSTS_SCHEMA, LOGS_SCHEMA, NOT_FINITE
+from metrics_pipeline.metrics.windows import DayWindow
+from metrics_pipeline.storage.contract import UpstreamContract
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.faults import database_faults
+from metrics_pipeline.storage.log_columns import CONTENT_HASH, LOG_COLUMNS
+
+# Small enough that reading and grouping overlap, large enough that a batch's fixed cost is lost in it.
+_BATCH_BYTES = 4 * 1024 * 1024
+
+# OFFSET 0 keeps PostgreSQL from evaluating the JSON look-ups, the dearest part of a row, once more for the hash.
+_LOGS = f"""
+SELECT log.*, {CONTENT_HASH} AS content_hash
+FROM (
+    SELECT {LOG_COLUMNS}
+    FROM agent_execution_logs
+    WHERE "timestamp" >= {{start}} AND "timestamp" < {{end}}
+    OFFSET 0
+) AS log"""
+
+# Whole-number division, because numeric's own quotient is rounded before it could be rounded to nano-dollars.
+_EXACT_COSTS = text(f"""
+SELECT agent_id,
+       trunc(round(nano_usd))::text AS total_cost_nano_usd,
+       (sign(nano_usd) * div(2 * abs(nano_usd) + logs, 2 * logs))::text AS avg_cost_nano_usd
+FROM (
+    SELECT agent_id::text AS agent_id, count(*) AS logs,
+           coalesce(sum(cost_usd) FILTER (WHERE cost_usd::text NOT IN {NOT_FINITE}), 0) * 1000000000 AS nano_usd
+    FROM agent_execution_logs
+    WHERE "timestamp" >= :start AND "timestamp" < :end AND agent_id::text = ANY(:agents)
+    GROUP BY agent_id
+) AS costs""")
+
+# An agent that was retired since the day was aggregated keeps its row, and the row keeps following its logs.
+_AGENTS = text("""
+SELECT id::text AS agent_id FROM agent_registry WHERE :include_inactive OR status::text = 'active'
+UNION
+SELECT agent_id FROM agent_performance_metrics WHERE metric_date = :metric_date
+ORDER BY agent_id""")
+
+
+@dataclass
+class LogScan:
+    """The logs of a window as a stream that can be read once.
+
+    lazy: LOGS_SCHEMA with agent_id, error_type and user_id as Categorical. rows_read: counted as the batches arrive.
+    """
+
+    lazy: pl.LazyFrame
+    rows_read: int = 0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One state of the database, as an open read-only transaction sees it.
+
+    `connection` serves further queries on the same state. `taken_at` is the server's clock.
+    """
+
+    connection: Connection
+    taken_at: datetime
+    _database: Database
+    _contract: UpstreamContract
+    _exported_id: str
+
+    def agents(self, metric_date: date, *, include_inactive: bool) -> pl.Series:
+        """The agents in scope: the active ones, the inactive if asked for, and those that have a row of the day."""
+        rows = self.connection.execute(_AGENTS, {"metric_date": metric_date, "include_inactive": include_inactive})
+        return pl.Series("agent_id", rows.scalars().all(), dtype=pl.String)
+
+    def logs(self, window: DayWindow) -> LogScan:
+        """The logs of the window. Nothing is read before `lazy` is collected.
+
+        While it is collected, database faults surface as TransientError or PermanentError.
+        """
+        # One set of categories per scan, so that a year's users do not pile up in one process.
+        categories = pl.Categorical(pl.Categories.random())
+        schema = pl.Schema(
+            {
+                name: categories if name in ("agent_id", "error_type", "user_id") else dtype
+                for name, dtype in LOGS_SCHEMA.items()
+            }
+        )
+        query = (
+            sql.SQL(_LOGS)
+            .format(
+                start=sql.Literal(self._contract.instant(window.start)),
+                end=sql.Literal(self._contract.instant(window.end)),
+            )
+            .as_string()
+        )
+
+        def read(
+            columns: list[str] | None, predicate: pl.Expr | None, row_limit: int | None, _batch_rows: int | None
+        ) -> Iterator[pl.DataFrame]:
+            for batch in self._batches(query):
+                rows = batch if row_limit is None else batch.head(row_limit - scan.rows_read)
+                scan.rows_read += rows.height
+                frame = rows.cast(schema).lazy()
+                if predicate is not None:
+                    frame = frame.filter(predicate)
+                yield frame.select(columns or schema.names()).collect()
+                if scan.rows_read == row_limit:
+                    return
+
+        scan = LogScan(register_io_source(read, schema=schema, explain_name="agent_execution_logs"))
+        return scan
+
+    def exact_costs(self, window: DayWindow, agents: list[str]) -> pl.DataFrame:
+        """Exact total and mean cost (EXACT_COSTS_SCHEMA) of the agents that have irregular costs in the window.
+
+        NULL stands for a cost of 1.7 * 10^29 USD or more, which Int128 cannot hold.
+        """
+        if not agents:
+            return pl.DataFrame(schema=EXACT_COSTS_SCHEMA)
+        bounds = {"start": self._contract.instant(window.start), "end": self._contract.instant(window.end)}
+        rows = self.connection.execute(_EXACT_COSTS, {**bounds, "agents": agents})
+        texts = pl.DataFrame([tuple(row) for row in rows], schema=EXACT_COSTS_SCHEMA.names(), orient="row")
+        return texts.cast(EXACT_COSTS_SCHEMA, strict=False)
+
+    def _batches(self, query: str) -> Iterator[pl.DataFrame]:
+        with (
+            database_faults(self._database.description),
+            self._database.adbc_connect() as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            cursor.execute(f"SET TRANSACTION SNAPSHOT '{self._exported_id}'")
+            cursor.adbc_statement.set_options(
+                **{adbc_driver_postgresql.StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(_BATCH_BYTES)}
+            )
+            cursor.execute(query)
+            for batch in cursor.fetch_record_batch():
+                yield pl.DataFrame(pl.from_arrow(batch))
+
+
+@contextmanager
+def open_snapshot(database: Database, contract: UpstreamContract) -> Iterator[Snapshot]:
+    """Opens a read-only transaction and exports its snapshot, so that the readers of the logs see the same state.
+
+    Database faults inside the block become TransientError or PermanentError.
+    """
+    with database_faults(database.description), database.engine.connect() as connection:
+        connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        exported_id, taken_at = connection.execute(text("SELECT pg_export_snapshot(), now()")).one()
+        yield Snapshot(connection, taken_at, database, contract, exported_id)
