@@ -1,0 +1,1 @@
+"""Realistic execution logs for the demo, for tests and for benchmarks."""

@@ -1,0 +1,68 @@
+"""Reading Parquet by row groups. Every column is cast to text by Arrow, so that one set of rules checks all formats."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import types
+
+from metrics_pipeline.storage.log_loading.log_file import BATCH_ROWS, LogFile
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    checks = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
+    return any(check(kind) for check in checks)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return any(check(kind) for check in (types.is_integer, types.is_floating, types.is_decimal))
+
+
+#: What a column may hold beside text. A whole float counts as an integer: pandas writes integers with gaps as floats.
+#: A float cost is taken as the shortest decimal that denotes it, which is what its writer saw printed.
+_ALSO_ACCEPTED: dict[str, Callable[[pa.DataType], bool]] = {
+    "id": types.is_integer,
+    "timestamp": types.is_timestamp,
+    "latency_ms": _is_number,
+    "token_count": _is_number,
+    "cost_usd": _is_number,
+}
+
+
+class ParquetFile(LogFile):
+    """Rows are counted from 1. A timestamp without a zone is UTC."""
+
+    row_unit = "row"
+
+    def _batches(self, on_bytes: Callable[[int], None]) -> Iterator[pl.DataFrame]:
+        with pq.ParquetFile(self.path) as file:
+            if not (self.has_usable_columns(file.schema_arrow.names) and self._has_usable_types(file.schema_arrow)):
+                return
+            bytes_per_row = self.path.stat().st_size / max(file.metadata.num_rows, 1)
+            first = 1
+            for batch in file.iter_batches(BATCH_ROWS):
+                rows = range(first, first + batch.num_rows)
+                yield self.text_frame(rows, {name: _texts(batch.column(name)) for name in batch.schema.names})
+                on_bytes(int(bytes_per_row * batch.num_rows))
+                first += batch.num_rows
+
+    def _has_usable_types(self, schema: pa.Schema) -> bool:
+        wrong = [
+            field
+            for field in schema
+            if not _is_text(field.type) and not _ALSO_ACCEPTED.get(field.name, types.is_null)(field.type)
+        ]
+        for field in wrong:
+            self._problems.add(str(self.path), f"has type {field.type}; write it as text", column=field.name)
+        return not wrong
+
+
+def _texts(column: pa.Array) -> Sequence[str | None]:
+    if types.is_timestamp(column.type) and column.type.tz is not None:
+        # The zone is only how to show the instant; the instants themselves are stored in UTC.
+        column = column.cast(pa.timestamp(column.type.unit, "UTC"))
+    binary = column.cast(pa.large_string()).cast(pa.large_binary())
+    return [None if value is None else value.decode("utf-8", "surrogateescape") for value in binary.to_pylist()]

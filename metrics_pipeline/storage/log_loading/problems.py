@@ -1,0 +1,44 @@
+"""What is wrong with the files, collected so that one error can name many places."""
+
+from metrics_pipeline.errors import LogFileError
+
+_SHOWN = 20
+_VALUE_CHARACTERS = 80
+
+
+class Problems:
+    """Counts every problem, and keeps the text of the first ones."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._shown: list[str] = []
+
+    def add(self, place: str, reason: str, *, column: str | None = None, value: object = None) -> None:
+        """Notes one problem at `place`, such as "logs.csv, line 7". A long `value` is cut."""
+        self.total += 1
+        if len(self._shown) < _SHOWN:
+            where = place if column is None else f"{place}, {column}"
+            self._shown.append(f"{where}: {reason}" if value is None else f"{where}: {_quoted(value)} {reason}")
+
+    def count(self, more: int) -> None:
+        """Counts `more` problems that come too late to be shown."""
+        self.total += more
+
+    @property
+    def room(self) -> int:
+        """How many more problems will be shown."""
+        return _SHOWN - len(self._shown)
+
+    def raise_any(self) -> None:
+        """Raises LogFileError that names the first problems and counts all of them, if there is one."""
+        if self.total:
+            first = f", of which these are the first {_SHOWN}" if self.total > _SHOWN else ""
+            plural = "" if self.total == 1 else "s"
+            raise LogFileError(
+                "\n  ".join([f"Nothing was loaded: {self.total:,} problem{plural} in the files{first}:", *self._shown])
+            )
+
+
+def _quoted(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _VALUE_CHARACTERS else f"{text[:_VALUE_CHARACTERS]}… ({len(text):,} characters)"
