@@ -1,0 +1,49 @@
+"""`db`: our tables' revision, and the contract with the tables that other systems own."""
+
+import typer
+
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage import migrating
+from metrics_pipeline.storage.contract import check_contract
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.faults import database_faults
+
+app = typer.Typer(no_args_is_help=True, help="Prepare the database, and check that it holds what the pipeline needs.")
+
+
+@app.command()
+def upgrade() -> None:
+    """Creates our tables, or brings them to this version's revision. There is no downgrade.
+
+    Other systems' tables are not touched; an existing agent_performance_metrics is adopted with its rows. Everything
+    happens in one transaction, and running it again changes nothing.
+    """
+    database = Database.from_settings(Settings.from_environment())
+    with database_faults(database.description):
+        done = migrating.upgrade(database.engine)
+    if done.before == done.after:
+        typer.echo(f"Our tables in {database.description} are at revision {done.after} already.")
+    else:
+        typer.echo(
+            f"Upgraded our tables in {database.description} from {done.before or 'none'} to revision {done.after}."
+        )
+
+
+@app.command()
+def check() -> None:
+    """Checks the tables that we read, their types and privileges, and the revision of our own tables.
+
+    Reads the catalog only. Exits with 1 and one error that names everything that is missing.
+    """
+    database = Database.from_settings(Settings.from_environment())
+    with database_faults(database.description), database.engine.connect() as connection:
+        typer.echo(f"Checking {database.description}")
+        revision = migrating.current_revision(connection)
+        typer.echo(
+            f"Our tables: {f'revision {revision}' if revision else 'missing'}, newest {migrating.head_revision()}"
+        )
+        contract = check_contract(connection)
+        typer.echo("Other systems' tables: all columns, types and privileges are there")
+        for warning in contract.warnings:
+            typer.echo(f"Warning: {warning}")
+        migrating.require_current(connection)

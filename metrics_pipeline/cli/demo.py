@@ -1,0 +1,77 @@
+"""`demo`: a week of made-up logs, aggregated by Dagster on the embedded server, and the result as a table."""
+
+import os
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+import polars as pl
+import typer
+
+from metrics_pipeline.cli.runs import run_with_progress
+from metrics_pipeline.cli.tables import print_table
+from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.metrics.windows import days_between, last_complete_day
+from metrics_pipeline.orchestration.instance import open_instance
+from metrics_pipeline.sample.agents import SampleSpec
+from metrics_pipeline.sample.storing import store_sample
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.publishing import Reason
+from metrics_pipeline.storage.queries import metrics_of_day
+
+_DAYS = 7
+_SPEC = SampleSpec(seed=1, agents=20, logs_per_day=10_000)
+
+
+def demo() -> None:
+    """Shows the whole way on the embedded PostgreSQL: a week of made-up logs becomes metrics, through Dagster.
+
+    METRICS_DATABASE_URL is left aside, so no database of yours is touched. Run it again and nothing changes.
+    """
+    if os.environ.pop("METRICS_DATABASE_URL", None):
+        typer.echo("The demo uses the embedded PostgreSQL; METRICS_DATABASE_URL is left aside.")
+    settings = replace(Settings.from_environment(), database_url=None)
+    last = last_complete_day(datetime.now(UTC), settings.time_zone)
+    first = max(last - timedelta(days=_DAYS - 1), settings.start_date)
+
+    typer.echo(f"PostgreSQL  starting the embedded server under {settings.home}")
+    with open_instance(settings) as instance:
+        database = Database.from_settings(settings)
+        typer.echo(f"Logs        making up a week of {_SPEC.agents} agents, {first} to {last}")
+        made = 0
+
+        def count(_day: date, logs: int) -> None:
+            nonlocal made
+            made += logs
+
+        new = store_sample(database.engine, _SPEC, days_between(first, last), settings.time_zone, count)
+        typer.echo(f"            {made:,} logs, of which {new:,} are new")
+        typer.echo("Dagster     running daily_metrics_job")
+        outcome = run_with_progress(instance, first, last, Reason.BACKFILL)
+    if outcome.failure is not None:
+        raise PermanentError(f"Run {outcome.run_id} failed. {outcome.failure}")
+    with database.engine.connect() as connection:
+        _print_agents(metrics_of_day(connection, last), last)
+    typer.echo("Open the Dagster UI with these days and runs: make dev   (or: metrics-pipeline dev)")
+
+
+def _print_agents(metrics: pl.DataFrame, day: date) -> None:
+    print_table(
+        f"agent_performance_metrics on {day}",
+        ("agent", "logs", "success", "p50 ms", "p95 ms", "p99 ms", "tokens", "cost USD", "humans", "users"),
+        [
+            (
+                row["agent_id"],
+                f"{row['total_executions']:,}",
+                f"{row['success_rate']:.2%}",
+                f"{row['p50_latency_ms']:,}",
+                f"{row['p95_latency_ms']:,}",
+                f"{row['p99_latency_ms']:,}",
+                f"{row['total_tokens']:,}",
+                f"{row['total_cost_usd']:,f}",
+                f"{row['human_interventions']:,}",
+                f"{row['unique_users']:,}",
+            )
+            for row in metrics.sort("total_executions", "agent_id", descending=[True, False]).iter_rows(named=True)
+        ],
+    )

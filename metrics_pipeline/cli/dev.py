@@ -1,0 +1,43 @@
+"""`dev`: the Dagster UI and daemon on the shared instance."""
+
+import os
+import socket
+import sys
+from typing import Annotated
+
+import typer
+
+from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.orchestration.instance import instance_folder, workspace_file
+from metrics_pipeline.settings import Settings
+
+
+def dev(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The UI's port.")] = 3000,
+    host: Annotated[str, typer.Option(help="The address the UI listens on.")] = "127.0.0.1",
+) -> None:
+    """Opens the Dagster UI with its daemon, so that schedules and sensors run.
+
+    Runs and events are kept under METRICS_PIPELINE_HOME, in the embedded PostgreSQL, and are there again next time.
+    Stop it with Ctrl-C.
+    """
+    settings = Settings.from_environment()
+    _require_free(host, port)
+    print(f"Dagster UI: http://{host}:{port} (Ctrl-C stops it)", flush=True)
+    # This process becomes `dagster dev`, so that signals and exit codes need no forwarding.
+    os.execve(
+        sys.executable,
+        [sys.executable, "-m", "dagster", "dev", "--workspace", str(workspace_file(settings)),
+         "--host", host, "--port", str(port), "--log-level", "warning"],
+        {**os.environ, "DAGSTER_HOME": str(instance_folder(settings)), "METRICS_PIPELINE_HOME": str(settings.home)},
+    )  # fmt: skip
+
+
+def _require_free(host: str, port: int) -> None:
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        raise PermanentError(
+            f"The UI cannot listen on {host}:{port}: {error.strerror}. Choose another with --port or --host."
+        ) from error

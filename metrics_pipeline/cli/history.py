@@ -1,0 +1,115 @@
+"""`status` and `restatements`: what is stored of each day, and what of it was replaced."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated
+
+import typer
+
+from metrics_pipeline.cli.tables import print_table
+from metrics_pipeline.metrics.reconciliation import DayVerdict
+from metrics_pipeline.orchestration.instance import open_instance
+from metrics_pipeline.orchestration.reconciling import findings, judge, lookback_days
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.faults import database_faults
+from metrics_pipeline.storage.queries import LedgerRow, Restatement, ledger_rows
+from metrics_pipeline.storage.queries import restatements as stored_restatements
+from metrics_pipeline.storage.readiness import require_ready
+
+_FIRST_DAY = datetime(1, 1, 1)  # noqa: DTZ001 - an option's bounds are dates
+_LAST_DAY = datetime(9999, 12, 31)  # noqa: DTZ001
+
+
+def status(
+    days: Annotated[
+        int | None, typer.Option(min=1, max=3660, help="How many days back. Default: METRICS_LOOKBACK_DAYS.")
+    ] = None,
+) -> None:
+    """Shows the state of the last days: whether what is stored of each still equals its logs.
+
+    **fine** equals its logs. **missing** was never aggregated. **dirty** has logs that changed since: a late one, a
+    correction, a deletion. **running** is about to be written. **sealed** has its raw logs pruned. **other zone** is
+    stored as a day of another METRICS_TIME_ZONE. Missing and dirty days are asked for by the schedule and the sensor;
+    `metrics-pipeline backfill` does it at once.
+    """
+    settings = Settings.from_environment()
+    database = Database.from_settings(settings)
+    window = lookback_days(settings, datetime.now(UTC), days or settings.lookback_days)
+    with open_instance(settings) as instance:
+        verdicts = judge(instance, database, require_ready(database), settings, window)
+    with database_faults(database.description), database.engine.connect() as connection:
+        ledger = ledger_rows(connection, window[0], window[-1]) if window else {}
+    print_table(
+        f"{database.description}, days in {settings.time_zone}",
+        ("day", "state", "why", "logs", "aggregated", "skipped", "agents", "when (UTC)", "run", "definition"),
+        [_status_row(verdict, ledger.get(verdict.metric_date)) for verdict in verdicts],
+        left=("day", "state", "why", "when (UTC)", "run"),
+    )
+    print(findings(verdicts))
+
+
+def restatements(
+    agent: Annotated[str | None, typer.Option(help="Only this agent. Default: all.")] = None,
+    first: Annotated[
+        datetime, typer.Option("--from", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The first metric day.")
+    ] = _FIRST_DAY,
+    last: Annotated[
+        datetime, typer.Option("--to", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The last metric day.")
+    ] = _LAST_DAY,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many, the newest first.")] = 100,
+) -> None:
+    """Shows which stored values were replaced, when, by which run and why.
+
+    Example: `metrics-pipeline restatements --agent support-triage --from 2025-07-01 --to 2025-07-31`
+    """
+    database = Database.from_settings(Settings.from_environment())
+    require_ready(database)
+    with database_faults(database.description), database.engine.connect() as connection:
+        found = stored_restatements(connection, first.date(), last.date(), agent_id=agent, limit=limit)
+    if not found:
+        print("No stored value was replaced.")
+        return
+    print_table(
+        f"Restatements in {database.description}",
+        ("agent", "day", "replaced (UTC)", "reason", "run", "what changed"),
+        [_restatement_row(restatement) for restatement in found],
+        left=("agent", "day", "replaced (UTC)", "reason", "run", "what changed"),
+    )
+
+
+def _status_row(verdict: DayVerdict, row: LedgerRow | None) -> tuple[str, ...]:
+    if row is None:
+        return (str(verdict.metric_date), verdict.state, verdict.reason, "", "", "", "", "", "", "")
+    return (
+        str(verdict.metric_date),
+        verdict.state,
+        verdict.reason,
+        f"{row.source_logs:,}",
+        f"{row.aggregated_logs:,}",
+        f"{row.skipped_logs:,}",
+        f"{row.agents:,}",
+        f"{row.aggregated_at:%Y-%m-%d %H:%M}",
+        row.run_id[:8],
+        f"{row.definition_version} (old)" if verdict.is_outdated else row.definition_version,
+    )
+
+
+def _restatement_row(restatement: Restatement) -> tuple[str, ...]:
+    changed = [
+        f"{name} {_plain(old)} → {_plain(restatement.new_row[name])}"
+        for name, old in restatement.old_row.items()
+        if old != restatement.new_row[name]
+    ]
+    return (
+        restatement.agent_id,
+        str(restatement.metric_date),
+        f"{restatement.replaced_at:%Y-%m-%d %H:%M:%S}",
+        restatement.reason,
+        restatement.run_id[:8],
+        ", ".join(changed),
+    )
+
+
+def _plain(value: object) -> str:
+    return f"{value:f}" if isinstance(value, Decimal) else str(value)

@@ -1,0 +1,173 @@
+"""`logs`: bring execution logs into the database, made up or from files."""
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.metrics.windows import days_between, last_complete_day
+from metrics_pipeline.sample.agents import SampleSpec
+from metrics_pipeline.sample.storing import store_sample
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.faults import database_faults
+from metrics_pipeline.storage.log_loading.loading import LoadedLogs, load_log_files
+
+app = typer.Typer(no_args_is_help=True, help="Bring execution logs into the database: made up, or from files.")
+
+_FIRST_DAY = date(1970, 1, 2)
+_LAST_DAY = date(9998, 12, 30)
+
+
+@app.command()
+def generate(
+    days: Annotated[int, typer.Option(min=1, max=3660, help="How many days, ending with --until.")] = 7,
+    logs_per_day: Annotated[
+        int, typer.Option(min=0, max=100_000_000, help="Logs of a working day; Saturdays and Sundays have fewer.")
+    ] = 10_000,
+    agents: Annotated[int, typer.Option(min=1, max=100_000, help="How many agents; a few of them get most logs.")] = 20,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same logs; another one gives others.")] = 1,
+    until: Annotated[
+        datetime | None,
+        typer.Option(
+            metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The last day. Default: yesterday in METRICS_TIME_ZONE."
+        ),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Write made-up logs also into the database that METRICS_DATABASE_URL names.")
+    ] = False,
+) -> None:
+    """Makes up realistic logs and their agents, and stores them.
+
+    A few agents have most logs, days have rhythm and incidents, latencies a long tail, and values are missing
+    now and then. The logs follow from the options alone, ids included: the same command again adds nothing, so an
+    interrupted one can be repeated. Each day is stored in one transaction.
+
+    **Examples**
+
+    - `metrics-pipeline logs generate`: the last week
+    - `metrics-pipeline logs generate --days 30 --logs-per-day 100000 --agents 200`
+    - `metrics-pipeline logs generate --days 1 --until 2025-03-30 --seed 42`
+    """
+    settings = Settings.from_environment()
+    last = until.date() if until else last_complete_day(datetime.now(UTC), settings.time_zone)
+    if not _FIRST_DAY + timedelta(days=days) <= last <= _LAST_DAY:
+        raise PermanentError(f"{days} days until {last} do not lie between {_FIRST_DAY} and {_LAST_DAY}.")
+    first = last - timedelta(days=days - 1)
+    spec = SampleSpec(seed=seed, agents=agents, logs_per_day=logs_per_day)
+    database = Database.from_settings(settings)
+    if not (database.is_embedded or yes):
+        raise PermanentError(
+            f"METRICS_DATABASE_URL names {database.description}, whose logs may be real, and made-up logs and agents "
+            "would stand among them. Unset it to use the embedded database, or add --yes."
+        )
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("logs"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with database_faults(database.description), progress:
+        task = progress.add_task("Starting", total=None)
+        generated = 0
+
+        def advance(day: date, logs: int) -> None:
+            nonlocal generated
+            generated += logs
+            progress.update(task, advance=logs, description=f"{day}")
+
+        stored = store_sample(database.engine, spec, days_between(first, last), settings.time_zone, advance)
+    typer.echo(
+        f"Generated {generated:,} logs of {agents:,} agents from {first} to {last} in {database.description}: "
+        f"{stored:,} are new, {generated - stored:,} were stored already."
+    )
+    typer.echo(f"Aggregate them with: metrics-pipeline backfill --from {first} --to {last}")
+
+
+@app.command()
+def load(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help=".csv, .ndjson or .jsonl, also with .gz, and .parquet")
+    ],
+    register_agents: Annotated[
+        bool,
+        typer.Option("--register-agents", help="Register agents that agent_registry lacks: active, named by their id."),
+    ] = False,
+    skip_existing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-existing", help="Leave out logs that are stored with the same values, instead of refusing."
+        ),
+    ] = False,
+) -> None:
+    """Loads files of logs: all of them in one transaction, or nothing.
+
+    The columns are those of agent_execution_logs, in any order: `agent_id`, `timestamp` and `status`, which every
+    log needs, and `id`, `latency_ms`, `token_count`, `cost_usd`, `error_type` and `metadata`, which may be absent or
+    empty. Every value is checked; an error names the file, the line (in Parquet: the row), the column and the value.
+
+    - `timestamp` is ISO 8601; without a zone it is UTC. Digits beyond microseconds are cut off.
+    - `latency_ms` and `token_count` are 32-bit integers.
+    - `cost_usd` is kept to its last digit. A binary float in Parquet is read as the shortest decimal that denotes it.
+    - `metadata` is JSON; in NDJSON it may also be an object as it stands.
+    - In CSV an empty field is NULL.
+
+    A log whose `id` is stored already is refused, so no file is loaded twice. Without an id, a log is known by all
+    its other values.
+
+    **Examples**
+
+    - `metrics-pipeline logs load executions.csv --register-agents`
+    - `metrics-pipeline logs load export/*.ndjson.gz --skip-existing`: files that overlap what is stored
+    """
+    settings = Settings.from_environment()
+    database = Database.from_settings(settings)
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with database_faults(database.description), progress:
+        size = sum(path.stat().st_size for path in files if path.is_file())
+        task = progress.add_task("Reading and checking", total=size)
+
+        def advance(more_bytes: int) -> None:
+            progress.update(task, advance=more_bytes)
+            if progress.finished:
+                progress.update(task, description="Storing")
+
+        with database.engine.begin() as connection:
+            loaded = load_log_files(
+                connection,
+                files,
+                time_zone=settings.time_zone,
+                register_unknown=register_agents,
+                skip_existing=skip_existing,
+                on_bytes=advance,
+            )
+    _report(loaded, settings, database)
+
+
+def _report(loaded: LoadedLogs, settings: Settings, database: Database) -> None:
+    for path, logs in loaded.logs_by_file.items():
+        typer.echo(f"{path}: {logs:,} logs loaded into {database.description}")
+    if loaded.skipped_logs:
+        typer.echo(f"Left out, because they are stored with the same values: {loaded.skipped_logs:,}")
+    if loaded.registered_agents:
+        typer.echo(f"Agents registered: {', '.join(loaded.registered_agents)}")
+    if loaded.logs_by_day:
+        typer.echo(f"Days in {settings.time_zone}:")
+        for day, logs in loaded.logs_by_day.items():
+            typer.echo(f"  {day}  {logs:>10,} logs")
+        first, last = min(loaded.logs_by_day), max(loaded.logs_by_day)
+        typer.echo(f"Aggregate them with: metrics-pipeline backfill --from {first} --to {last}")

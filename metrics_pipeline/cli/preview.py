@@ -1,0 +1,61 @@
+"""`backfill --preview`: what a backfill would change, day by day."""
+
+from datetime import date
+
+from rich.console import Console
+from rich.progress import track
+
+from metrics_pipeline.cli.tables import print_table
+from metrics_pipeline.errors import DayRefusedError
+from metrics_pipeline.metrics.comparison import DayChange
+from metrics_pipeline.metrics.windows import day_window, days_between
+from metrics_pipeline.orchestration.aggregation import preview_day
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.readiness import require_ready
+
+_MAX_NAMED_AGENTS = 5
+
+
+def preview_days(settings: Settings, first: date, last: date, *, include_inactive_agents: bool) -> None:
+    """Computes the days without writing and prints a row for each, then the days that would be refused and why."""
+    database = Database.from_settings(settings)
+    contract = require_ready(database)
+    changes: list[DayChange] = []
+    refused: list[str] = []
+    for day in track(
+        days_between(first, last), "Computing", console=Console(stderr=True), transient=True, show_speed=False
+    ):
+        try:
+            changes.append(
+                preview_day(
+                    database,
+                    contract,
+                    day_window(day, settings.time_zone),
+                    include_inactive_agents=include_inactive_agents,
+                )
+            )
+        except DayRefusedError as error:
+            refused.append(str(error))
+    print_table(
+        "Preview: nothing was written",
+        ("day", "inserted", "changed", "unchanged", "executions", "tokens", "cost USD", "changed agents"),
+        [_row(change) for change in changes],
+    )
+    for reason in refused:
+        print(f"Would be refused: {reason}")
+
+
+def _row(change: DayChange) -> tuple[str, ...]:
+    named = ", ".join(change.changed_agents[:_MAX_NAMED_AGENTS])
+    more = len(change.changed_agents) - _MAX_NAMED_AGENTS
+    return (
+        str(change.metric_date),
+        f"{change.inserted:,}",
+        f"{change.changed:,}",
+        f"{change.unchanged:,}",
+        f"{change.executions:+,}",
+        f"{change.tokens:+,}",
+        f"{change.cost_usd:+,f}",
+        f"{named} and {more} more" if more > 0 else named,
+    )

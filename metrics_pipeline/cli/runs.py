@@ -1,0 +1,168 @@
+"""Commands that aggregate days: each is a Dagster run whose events and lineage the UI shows."""
+
+import os
+import sys
+from datetime import UTC, date, datetime
+from typing import Annotated
+
+import dagster as dg
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from metrics_pipeline.cli.preview import preview_days
+from metrics_pipeline.cli.tables import print_table
+from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.metrics.windows import last_complete_day
+from metrics_pipeline.orchestration.instance import open_instance
+from metrics_pipeline.orchestration.launching import DayReport, RunOutcome, run_days
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.publishing import Reason
+from metrics_pipeline.storage.readiness import require_ready
+
+_INCLUDE_INACTIVE = typer.Option(
+    help="Also aggregate agents that are not active in agent_registry, for backfills of retired agents."
+)
+
+
+def aggregate(
+    day: Annotated[
+        datetime | None, typer.Option("--date", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="Default: yesterday.")
+    ] = None,
+    include_inactive_agents: Annotated[bool, _INCLUDE_INACTIVE] = False,
+) -> None:
+    """Aggregates one day, as a Dagster run.
+
+    Running a day again is safe: rows whose values stay the same are not touched, and a value that changes is kept
+    in metric_restatements.
+
+    Example: `metrics-pipeline aggregate --date 2025-07-11`
+    """
+    settings = Settings.from_environment()
+    chosen = day.date() if day else _yesterday(settings)
+    _run(settings, chosen, chosen, Reason.MANUAL, include_inactive_agents)
+
+
+def backfill(
+    first: Annotated[
+        datetime, typer.Option("--from", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The first day.")
+    ],
+    last: Annotated[
+        datetime | None,
+        typer.Option("--to", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The last day. Default: yesterday."),
+    ] = None,
+    include_inactive_agents: Annotated[bool, _INCLUDE_INACTIVE] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Compute everything, write nothing, and print what would change.")
+    ] = False,
+) -> None:
+    """Aggregates every day of a range, as one Dagster run.
+
+    Each day is stored and reported by itself. A day that fails does not stop the others; the command then ends with
+    exit code 1 and names it. Interrupted, it has stored the days it reported; run it again to go on.
+
+    **Examples**
+
+    - `metrics-pipeline backfill --from 2025-07-01 --to 2025-07-31 --preview`: what would change, per day
+    - `metrics-pipeline backfill --from 2025-07-01 --to 2025-07-31`
+    """
+    settings = Settings.from_environment()
+    last_day = last.date() if last else _yesterday(settings)
+    if preview:
+        _require_complete_days(settings, first.date(), last_day)
+        preview_days(settings, first.date(), last_day, include_inactive_agents=include_inactive_agents)
+    else:
+        _run(settings, first.date(), last_day, Reason.BACKFILL, include_inactive_agents)
+
+
+def _yesterday(settings: Settings) -> date:
+    return last_complete_day(datetime.now(UTC), settings.time_zone)
+
+
+def _run(settings: Settings, first: date, last: date, reason: Reason, include_inactive_agents: bool) -> None:
+    _require_complete_days(settings, first, last)
+    # Checked here first: inside a run, a database that cannot be reached is tried again for minutes.
+    require_ready(Database.from_settings(settings))
+    with open_instance(settings) as instance:
+        outcome = run_with_progress(instance, first, last, reason, include_inactive_agents=include_inactive_agents)
+    if outcome.failure is not None:
+        raise PermanentError(f"Run {outcome.run_id} failed. {outcome.failure}")
+
+
+def run_with_progress(
+    instance: dg.DagsterInstance,
+    first: date,
+    last: date,
+    reason: Reason,
+    *,
+    include_inactive_agents: bool = False,
+) -> RunOutcome:
+    """Runs the days with a progress bar on stderr, and prints a table of the stored ones on stdout."""
+    # While a step runs Dagster redirects stdout and stderr into the run's compute log; the bar is for the terminal.
+    with os.fdopen(os.dup(sys.stderr.fileno()), "w") as terminal:
+        progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(file=terminal),
+            transient=True,
+        )
+        with progress:
+            task = progress.add_task("Starting the run", total=(last - first).days + 1)
+
+            def advance(day: date, _report: DayReport) -> None:
+                progress.update(task, advance=1, description=f"Stored {day}")
+
+            outcome = run_days(
+                instance,
+                first,
+                last,
+                reason=reason,
+                include_inactive_agents=include_inactive_agents,
+                on_day=advance,
+            )
+    if outcome.days:
+        _print_summary(outcome)
+    return outcome
+
+
+def _require_complete_days(settings: Settings, first: date, last: date) -> None:
+    if first > last:
+        raise PermanentError(f"The first day, {first}, comes after the last, {last}. Swap --from and --to.")
+    if first < settings.start_date:
+        raise PermanentError(
+            f"{first} lies before METRICS_START_DATE, {settings.start_date}. Choose a later day or change it."
+        )
+    yesterday = _yesterday(settings)
+    if last > yesterday:
+        raise PermanentError(
+            f"{last} has not ended in {settings.time_zone}, so its metrics would be incomplete. "
+            f"The last complete day is {yesterday}."
+        )
+
+
+def _print_summary(outcome: RunOutcome) -> None:
+    counts = (
+        "logs_read",
+        "logs_aggregated",
+        "logs_skipped",
+        "agents",
+        "rows_inserted",
+        "rows_changed",
+        "rows_unchanged",
+    )
+    print_table(
+        f"Run {outcome.run_id}",
+        ("day", "logs", "aggregated", "skipped", "agents", "inserted", "changed", "unchanged", "seconds"),
+        [
+            (
+                str(day),
+                *(f"{report[key]:,}" for key in counts),
+                f"{sum(value for key, value in report.items() if key.startswith('seconds_')):.2f}",
+            )
+            for day, report in outcome.days.items()
+        ],
+    )

@@ -1,0 +1,36 @@
+"""The code location: everything that Dagster loads. Importing this module touches no database."""
+
+from dataclasses import replace
+from typing import Any
+
+import dagster as dg
+
+from metrics_pipeline.orchestration.assets import build_metrics_asset
+from metrics_pipeline.orchestration.jobs import build_daily_metrics_job
+from metrics_pipeline.orchestration.partitions import build_daily_partitions
+from metrics_pipeline.orchestration.resources import build_database_resource
+from metrics_pipeline.orchestration.schedules import build_daily_metrics_schedule
+from metrics_pipeline.orchestration.sensors import build_late_logs_sensor
+from metrics_pipeline.orchestration.upstream import UPSTREAM_ASSETS
+from metrics_pipeline.settings import Settings
+
+
+def build_defs(**overrides: Any) -> dg.Definitions:
+    """The definitions for the environment's settings, with any field of Settings overridden.
+
+    Raises SettingsError for an environment variable that cannot be used.
+    """
+    settings = replace(Settings.from_environment(), **overrides)
+    partitions = build_daily_partitions(settings)
+    job = build_daily_metrics_job(partitions)
+    return dg.Definitions(
+        assets=[*UPSTREAM_ASSETS, build_metrics_asset(partitions)],
+        jobs=[job],
+        sensors=[build_late_logs_sensor(job, settings)],
+        schedules=[build_daily_metrics_schedule(job, settings)],
+        resources={"database": build_database_resource(settings)},
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_defs()

@@ -1,0 +1,52 @@
+"""What storing a computed day would change of the stored one."""
+
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+
+import polars as pl
+
+from metrics_pipeline.metrics.schema import METRIC_COLUMNS
+
+
+@dataclass(frozen=True)
+class DayChange:
+    """Rows that would be inserted, changed and left untouched, and by how much the day's totals would move.
+
+    changed_agents: those of the changed rows, sorted.
+    """
+
+    metric_date: date
+    inserted: int
+    changed: int
+    unchanged: int
+    changed_agents: tuple[str, ...]
+    executions: int
+    tokens: int
+    cost_usd: Decimal
+
+
+def compare_days(metric_date: date, stored: pl.DataFrame, computed: pl.DataFrame) -> DayChange:
+    """Compares two frames of METRICS_SCHEMA; every agent that is stored is also computed.
+
+    Error distributions are lists sorted by error_type in both.
+    """
+    names = [column.name for column in METRIC_COLUMNS]
+    both = computed.join(stored, on="agent_id", how="inner", suffix="_stored")
+    differs = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_stored")) for name in names)
+    changed_agents = both.filter(differs)["agent_id"].sort().to_list()
+
+    return DayChange(
+        metric_date,
+        inserted=computed.height - both.height,
+        changed=len(changed_agents),
+        unchanged=both.height - len(changed_agents),
+        changed_agents=tuple(changed_agents),
+        executions=int(computed["total_executions"].sum()) - int(stored["total_executions"].sum()),
+        tokens=int(computed["total_tokens"].sum()) - int(stored["total_tokens"].sum()),
+        cost_usd=_total_cost(computed) - _total_cost(stored),
+    )
+
+
+def _total_cost(day: pl.DataFrame) -> Decimal:
+    return Decimal(day.select(pl.col("total_cost_usd").cast(pl.Decimal(38, 9)).sum()).item() or 0)

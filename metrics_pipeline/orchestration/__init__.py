@@ -1,0 +1,1 @@
+"""Dagster, one module per concept. The only room, beside definitions.py and the command line, that imports it."""

@@ -1,0 +1,121 @@
+"""One day from logs to stored metrics, as the steps window, guard, extract, compute, validate, publish."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from metrics_pipeline.metrics.calculator import DayMetrics, aggregate_logs, daily_metrics
+from metrics_pipeline.metrics.comparison import DayChange, compare_days
+from metrics_pipeline.metrics.validation import validate_day
+from metrics_pipeline.metrics.windows import DayWindow
+from metrics_pipeline.storage.contract import UpstreamContract
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.extraction import open_snapshot
+from metrics_pipeline.storage.faults import database_faults
+from metrics_pipeline.storage.ledger import DayState, read_day_state, refuse_if_logs_vanished, refuse_unless_open
+from metrics_pipeline.storage.publishing import Published, Reason, publish_day
+from metrics_pipeline.storage.queries import metrics_of_day
+
+
+@dataclass
+class StepSeconds:
+    """How long each step took, in seconds of wall-clock time."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Measures the block."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class ComputedDay:
+    """A day's metrics, valid but not yet stored, and the state of the database that they come from."""
+
+    window: DayWindow
+    metrics: DayMetrics
+    read_state: DayState
+    snapshot_at: datetime
+
+
+@dataclass(frozen=True)
+class AggregatedDay:
+    """A day that is stored."""
+
+    computed: ComputedDay
+    published: Published
+    timings: StepSeconds
+
+
+def compute_day(
+    database: Database,
+    contract: UpstreamContract,
+    window: DayWindow,
+    *,
+    include_inactive_agents: bool,
+    timings: StepSeconds,
+) -> ComputedDay:
+    """Guard, extract, compute and validate, all from one snapshot. Writes nothing.
+
+    Raises DayRefusedError, InvariantError, and the TransientError or PermanentError of a database fault.
+    """
+    with open_snapshot(database, contract) as snapshot:
+        with timings.step("guard"):
+            state = read_day_state(snapshot.connection, window.metric_date)
+            refuse_unless_open(state, window)
+            agents = snapshot.agents(window.metric_date, include_inactive=include_inactive_agents)
+        with timings.step("extract"):
+            logs = snapshot.logs(window)
+            aggregates = aggregate_logs(logs.lazy)
+            exact_costs = snapshot.exact_costs(window, aggregates.agents_with_irregular_costs)
+        with timings.step("compute"):
+            metrics = daily_metrics(aggregates, agents, window.metric_date, exact_costs)
+    with timings.step("validate"):
+        refuse_if_logs_vanished(state, window, logs.rows_read)
+        validate_day(metrics, window, logs.rows_read)
+    return ComputedDay(window, metrics, state, snapshot.taken_at)
+
+
+def preview_day(
+    database: Database, contract: UpstreamContract, window: DayWindow, *, include_inactive_agents: bool
+) -> DayChange:
+    """What aggregating the day now would change. Writes nothing; raises what compute_day raises."""
+    computed = compute_day(
+        database, contract, window, include_inactive_agents=include_inactive_agents, timings=StepSeconds()
+    )
+    with database_faults(database.description), database.engine.connect() as connection:
+        stored = metrics_of_day(connection, window.metric_date)
+    return compare_days(window.metric_date, stored, computed.metrics.metrics)
+
+
+def aggregate_day(
+    database: Database,
+    contract: UpstreamContract,
+    window: DayWindow,
+    *,
+    include_inactive_agents: bool,
+    run_id: str,
+    reason: Reason,
+) -> AggregatedDay:
+    """Computes the day and stores it in one transaction.
+
+    Raises what compute_day raises, and StaleSnapshotError when another run stored the day meanwhile.
+    """
+    timings = StepSeconds()
+    computed = compute_day(database, contract, window, include_inactive_agents=include_inactive_agents, timings=timings)
+    with timings.step("publish"):
+        published = publish_day(
+            database,
+            computed.metrics,
+            window,
+            read_state=computed.read_state,
+            snapshot_at=computed.snapshot_at,
+            run_id=run_id,
+            reason=reason,
+        )
+    return AggregatedDay(computed, published, timings)

@@ -1,0 +1,85 @@
+"""The asset that this code location exists for: agent_performance_metrics, one partition per day."""
+
+import warnings
+from collections.abc import Iterator
+
+import dagster as dg
+from pydantic import Field
+
+from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.metrics.schema import DEFINITION_VERSION
+from metrics_pipeline.orchestration.aggregation import aggregate_day
+from metrics_pipeline.orchestration.failures import raise_failed_days, step_outcome
+from metrics_pipeline.orchestration.partitions import window_of
+from metrics_pipeline.orchestration.reports import day_materialization
+from metrics_pipeline.orchestration.runs import partitions_to_do, reason_for
+from metrics_pipeline.orchestration.upstream import agent_execution_logs, agent_registry
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.readiness import require_ready
+
+METRICS_ASSET_KEY = dg.AssetKey("agent_performance_metrics")
+
+_DESCRIPTION = """
+One row per agent and day: executions, success rate, latency percentiles, tokens, cost, errors, human interventions
+and users, exact to the last digit. The README defines every column.
+
+**When a day is red**, read the run's error: it names the cause and the remedy. Nothing of a failed day was written,
+so materialising it again is always safe.
+"""
+
+
+class AggregationConfig(dg.Config):
+    """What the launchpad offers for a run."""
+
+    include_inactive_agents: bool = Field(
+        default=False,
+        description="Also aggregate agents that are not active in agent_registry, for backfills of retired agents.",
+    )
+
+
+def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.AssetsDefinition:
+    """The asset over the given daily partitions."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # of backfill_policy; no operator could act on it
+        daily_asset = dg.asset(
+            key=METRICS_ASSET_KEY,
+            partitions_def=partitions,
+            # A run takes 2.5 s to start and most days far less, so a backfill is one run over its days.
+            backfill_policy=dg.BackfillPolicy.single_run(),
+            deps=[agent_execution_logs, agent_registry],
+            group_name="metrics",
+            kinds={"postgres", "polars"},
+            code_version=DEFINITION_VERSION,
+            description=_DESCRIPTION,
+            # Dagster would mark every partition of a run materialised at its end, and none if one failed. Instead
+            # the body reports each day when it is committed, and no output at the end.
+            output_required=False,
+        )
+
+    @daily_asset
+    def agent_performance_metrics(
+        context: dg.AssetExecutionContext, config: AggregationConfig, database: dg.ResourceParam[Database]
+    ) -> Iterator[dg.AssetMaterialization]:
+        failures: dict[str, PermanentError] = {}
+        with step_outcome(context):
+            contract = require_ready(database)
+            for warning in contract.warnings:
+                context.log.warning(warning)
+            for partition_key in partitions_to_do(context):
+                try:
+                    day = aggregate_day(
+                        database,
+                        contract,
+                        window_of(partitions, partition_key),
+                        include_inactive_agents=config.include_inactive_agents,
+                        run_id=context.run_id,
+                        reason=reason_for(context.run_tags),
+                    )
+                except PermanentError as error:
+                    context.log.error(f"{partition_key} failed and stays as it was: {error}")
+                    failures[partition_key] = error
+                else:
+                    yield day_materialization(METRICS_ASSET_KEY, partition_key, day, context.run_tags)
+            raise_failed_days(failures)
+
+    return agent_performance_metrics

@@ -1,0 +1,103 @@
+"""The state of the last days: ledger and logs from the database, running runs from Dagster."""
+
+from collections import Counter
+from datetime import date, datetime, timedelta
+
+import dagster as dg
+from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+)
+
+from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict, reconcile
+from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
+from metrics_pipeline.orchestration.assets import METRICS_ASSET_KEY
+from metrics_pipeline.orchestration.runs import DAY_STATE_TAG, FAILED_PERMANENTLY_TAG, REASON_TAG
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.contract import UpstreamContract
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.faults import database_faults
+from metrics_pipeline.storage.fingerprints import present_fingerprints
+from metrics_pipeline.storage.ledger import stored_days
+from metrics_pipeline.storage.publishing import Reason
+
+
+def lookback_days(settings: Settings, now: datetime, days: int) -> list[date]:
+    """The last `days` days that have ended at `now`, not before METRICS_START_DATE, oldest first."""
+    last = last_complete_day(now, settings.time_zone)
+    return days_between(max(settings.start_date, last - timedelta(days=days - 1)), last)
+
+
+def judge(
+    instance: dg.DagsterInstance,
+    database: Database,
+    contract: UpstreamContract,
+    settings: Settings,
+    days: list[date],
+) -> list[DayVerdict]:
+    """The verdict on each of `days`, which follow one another. One pass over their logs, in the server.
+
+    Database faults become TransientError or PermanentError.
+    """
+    # Before the database: a run that ends in between is then seen as running, and not as undone.
+    running = running_days(instance)
+    with database_faults(database.description), database.engine.connect() as connection:
+        connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        stored = stored_days(connection, days[0], days[-1]) if days else {}
+        present = present_fingerprints(connection, contract, [day_window(day, settings.time_zone) for day in days])
+    return reconcile(days, time_zone=settings.time_zone, stored=stored, present=present, running=running)
+
+
+def running_days(instance: dg.DagsterInstance) -> set[date]:
+    """The days of all runs of our asset that have not ended, queued ones included."""
+    days: set[date] = set()
+    for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES)):
+        if run.asset_selection is None or METRICS_ASSET_KEY in run.asset_selection:
+            days.update(_days_of(run))
+    return days
+
+
+def request_for(verdict: DayVerdict, run_key: str) -> dg.RunRequest:
+    """Asks for a run of the day, and notes on it which state of the day it answers to."""
+    return dg.RunRequest(
+        run_key=run_key,
+        partition_key=verdict.metric_date.isoformat(),
+        tags={DAY_STATE_TAG: verdict.fingerprint, REASON_TAG: Reason.LATE_LOGS.value},
+    )
+
+
+def has_failed_permanently(instance: dg.DagsterInstance, verdict: DayVerdict) -> bool:
+    """Whether a run that was asked for because of this very state of the day failed for good."""
+    tags = {
+        PARTITION_NAME_TAG: verdict.metric_date.isoformat(),
+        DAY_STATE_TAG: verdict.fingerprint,
+        FAILED_PERMANENTLY_TAG: "true",
+    }
+    return instance.get_runs_count(dg.RunsFilter(tags=tags)) > 0
+
+
+def findings(verdicts: list[DayVerdict]) -> str:
+    """What an operator should know of the days, in a sentence or two."""
+    counts = Counter(verdict.state for verdict in verdicts)
+    said = [f"{len(verdicts)} days: " + ", ".join(f"{counts[state]} {state}" for state in DayState if counts[state])]
+    said += [
+        f"{verdict.metric_date} is {verdict.state} ({verdict.reason})" for verdict in verdicts if verdict.needs_run
+    ]
+    outdated = [verdict.metric_date for verdict in verdicts if verdict.is_outdated]
+    if outdated:
+        said.append(
+            f"{len(outdated)} stored under an older definition, the first {outdated[0]}: a backfill renews them"
+        )
+    return "; ".join(said) + "."
+
+
+def _days_of(run: dg.DagsterRun) -> list[date]:
+    tags = run.tags
+    if PARTITION_NAME_TAG in tags:
+        return [date.fromisoformat(tags[PARTITION_NAME_TAG])]
+    if ASSET_PARTITION_RANGE_START_TAG in tags:
+        first, last = tags[ASSET_PARTITION_RANGE_START_TAG], tags[ASSET_PARTITION_RANGE_END_TAG]
+        return days_between(date.fromisoformat(first), date.fromisoformat(last))
+    return []

@@ -1,0 +1,14 @@
+"""What a run is handed: the database, opened when the run starts and not when the code is loaded."""
+
+import dagster as dg
+
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.database import Database
+
+
+def build_database_resource(settings: Settings) -> dg.ResourceDefinition:
+    """The Database of METRICS_DATABASE_URL, else the embedded server, which the run's process then holds up."""
+    return dg.ResourceDefinition(
+        resource_fn=lambda _context: Database.from_settings(settings),
+        description="The PostgreSQL that holds logs and metrics.",
+    )

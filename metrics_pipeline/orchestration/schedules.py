@@ -1,0 +1,69 @@
+"""When runs start by themselves. Time comes from the tick, never from the clock."""
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from metrics_pipeline.errors import TransientError
+from metrics_pipeline.metrics.reconciliation import DayVerdict
+from metrics_pipeline.orchestration.reconciling import (
+    findings,
+    has_failed_permanently,
+    judge,
+    lookback_days,
+    request_for,
+)
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.readiness import require_ready
+
+_DESCRIPTION = """
+Every night at 02:00 asks for yesterday, two hours after its end so that stragglers among the logs are in, and for every
+day of the last METRICS_LOOKBACK_DAYS that is missing or whose logs have changed since. A week of downtime thus heals
+with one tick. Left out are days that a run is about to write, and days whose run failed for good as long as nothing
+about them changes: mend the cause, then materialise those by hand. The tick's log says what was found.
+"""
+
+
+def build_daily_metrics_schedule(job: UnresolvedAssetJobDefinition, settings: Settings) -> dg.ScheduleDefinition:
+    """The nightly schedule, in METRICS_TIME_ZONE and running by default."""
+
+    @dg.schedule(
+        name="daily_metrics_schedule",
+        job=job,
+        cron_schedule="0 2 * * *",
+        execution_timezone=settings.time_zone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=_DESCRIPTION,
+    )
+    def daily_metrics_schedule(
+        context: dg.ScheduleEvaluationContext, database: dg.ResourceParam[Database]
+    ) -> list[dg.RunRequest] | dg.SkipReason:
+        days = lookback_days(settings, context.scheduled_execution_time, settings.lookback_days)
+        if not days:
+            return dg.SkipReason(f"No day has ended since METRICS_START_DATE, {settings.start_date}.")
+        try:
+            verdicts = judge(context.instance, database, require_ready(database), settings, days)
+        except TransientError as error:
+            # The run has retries, a tick has none: without this, an outage at 02:00 would cost the night.
+            context.log.warning(f"Only yesterday is asked for, because the other days cannot be looked at. {error}")
+            return [dg.RunRequest(run_key=days[-1].isoformat(), partition_key=days[-1].isoformat())]
+        context.log.info(findings(verdicts))
+        requests = [
+            # The key holds the tick's date: a day that is still unfinished tomorrow is asked for again.
+            request_for(verdict, f"{verdict.metric_date}@{context.scheduled_execution_time:%Y-%m-%d}")
+            for verdict in verdicts
+            if verdict.needs_run and not _is_hopeless(context, verdict)
+        ]
+        return requests or dg.SkipReason(findings(verdicts))
+
+    return daily_metrics_schedule
+
+
+def _is_hopeless(context: dg.ScheduleEvaluationContext, verdict: DayVerdict) -> bool:
+    hopeless = has_failed_permanently(context.instance, verdict)
+    if hopeless:
+        context.log.warning(
+            f"{verdict.metric_date} is not asked for: its run failed for good and nothing has changed since. "
+            "Read that run's error, mend the cause, and materialise the day by hand."
+        )
+    return hopeless

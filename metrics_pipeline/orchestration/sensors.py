@@ -1,0 +1,55 @@
+"""What is noticed between the nights."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from metrics_pipeline.metrics.reconciliation import DayState
+from metrics_pipeline.orchestration.reconciling import findings, judge, lookback_days, request_for
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.readiness import require_ready
+
+_INTERVAL_SECONDS = 15 * 60
+
+_DESCRIPTION = """
+Every 15 minutes compares the logs of the last METRICS_LOOKBACK_DAYS with what was aggregated of them, and asks for the
+days that differ: a log arrived late, was corrected or was deleted. Each state of a day is asked for once. A day that a
+run is about to write is left alone. The tick's log, or its skip reason, says what was found.
+"""
+
+
+def build_late_logs_sensor(
+    job: UnresolvedAssetJobDefinition,
+    settings: Settings,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> dg.SensorDefinition:
+    """The sensor for late and corrected logs, running by default. Its ticks bring no time of their own, hence `now`."""
+
+    @dg.sensor(
+        name="late_logs_sensor",
+        job=job,
+        minimum_interval_seconds=_INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=_DESCRIPTION,
+    )
+    def late_logs_sensor(
+        context: dg.SensorEvaluationContext, database: dg.ResourceParam[Database]
+    ) -> list[dg.RunRequest] | dg.SkipReason:
+        days = lookback_days(settings, now(), settings.lookback_days)
+        if not days:
+            return dg.SkipReason(f"No day has ended since METRICS_START_DATE, {settings.start_date}.")
+        verdicts = judge(context.instance, database, require_ready(database), settings, days)
+        found = findings(verdicts)
+        context.log.info(found)
+        # Dagster starts one run per run key: an evaluation that is repeated, or was cut short, asks for nothing twice.
+        requests = [
+            request_for(verdict, f"{verdict.metric_date}@{verdict.fingerprint}")
+            for verdict in verdicts
+            if verdict.state is DayState.DIRTY
+        ]
+        return requests or dg.SkipReason(found)
+
+    return late_logs_sensor
