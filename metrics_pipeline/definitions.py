@@ -22,7 +22,7 @@ def build_defs(**overrides: Any) -> dg.Definitions:
     """
     settings = replace(Settings.from_environment(), **overrides)
     partitions = build_daily_partitions(settings)
-    job = build_daily_metrics_job(partitions)
+    job = build_daily_metrics_job()
     return dg.Definitions(
         assets=[*UPSTREAM_ASSETS, build_metrics_asset(partitions)],
         jobs=[job],

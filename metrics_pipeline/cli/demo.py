@@ -9,7 +9,7 @@ import typer
 
 from metrics_pipeline.cli.runs import run_with_progress
 from metrics_pipeline.cli.tables import print_table
-from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.errors import SettingsError
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.sample.agents import SampleSpec
@@ -33,6 +33,8 @@ def demo() -> None:
     settings = replace(Settings.from_environment(), database_url=None)
     last = last_complete_day(datetime.now(UTC), settings.time_zone)
     first = max(last - timedelta(days=_DAYS - 1), settings.start_date)
+    if first > last:
+        raise SettingsError(f"METRICS_START_DATE is {first}, and no day has ended since. Choose an earlier one.")
 
     typer.echo(f"PostgreSQL  starting the embedded server under {settings.home}")
     with open_instance(settings) as instance:
@@ -47,9 +49,7 @@ def demo() -> None:
         new = store_sample(database.engine, _SPEC, days_between(first, last), settings.time_zone, count)
         typer.echo(f"            {made:,} logs, of which {new:,} are new")
         typer.echo("Dagster     running daily_metrics_job")
-        outcome = run_with_progress(instance, first, last, Reason.BACKFILL)
-    if outcome.failure is not None:
-        raise PermanentError(f"Run {outcome.run_id} failed. {outcome.failure}")
+        run_with_progress(instance, first, last, Reason.BACKFILL)
     with database.engine.connect() as connection:
         _print_agents(metrics_of_day(connection, last), last)
     typer.echo("Open the Dagster UI with these days and runs: make dev   (or: metrics-pipeline dev)")

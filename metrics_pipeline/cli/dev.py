@@ -27,15 +27,17 @@ def dev(
     # This process becomes `dagster dev`, so that signals and exit codes need no forwarding.
     os.execve(
         sys.executable,
-        [sys.executable, "-m", "dagster", "dev", "--workspace", str(workspace_file(settings)),
-         "--host", host, "--port", str(port), "--log-level", "warning"],
+        # Dagster recommends its `dg dev`, which would need a package more and does the same.
+        [sys.executable, "-W", "ignore:Function `dev_command` is superseded", "-m", "dagster", "dev",
+         "--workspace", str(workspace_file(settings)), "--host", host, "--port", str(port), "--log-level", "warning"],
         {**os.environ, "DAGSTER_HOME": str(instance_folder(settings)), "METRICS_PIPELINE_HOME": str(settings.home)},
     )  # fmt: skip
 
 
 def _require_free(host: str, port: int) -> None:
     try:
-        with socket.create_server((host, port)):
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.create_server((host, port), family=family):
             pass
     except OSError as error:
         raise PermanentError(

@@ -19,6 +19,8 @@ from metrics_pipeline.storage.log_loading.loading import LoadedLogs, load_log_fi
 
 app = typer.Typer(no_args_is_help=True, help="Bring execution logs into the database: made up, or from files.")
 
+_TERMINAL = Console(stderr=True)
+
 _FIRST_DAY = date(1970, 1, 2)
 _LAST_DAY = date(9998, 12, 30)
 
@@ -71,8 +73,9 @@ def generate(
         MofNCompleteColumn(),
         TextColumn("logs"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=_TERMINAL,
         transient=True,
+        disable=not _TERMINAL.is_terminal,
     )
     with database_faults(database.description), progress:
         task = progress.add_task("Starting", total=None)
@@ -94,7 +97,7 @@ def generate(
 @app.command()
 def load(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help=".csv, .ndjson or .jsonl, also with .gz, and .parquet")
+        list[Path], typer.Argument(metavar="FILE", help=".csv, .ndjson or .jsonl, also with .gz, and .parquet")
     ],
     register_agents: Annotated[
         bool,
@@ -134,8 +137,9 @@ def load(
         BarColumn(),
         DownloadColumn(binary_units=True),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=_TERMINAL,
         transient=True,
+        disable=not _TERMINAL.is_terminal,
     )
     with database_faults(database.description), progress:
         size = sum(path.stat().st_size for path in files if path.is_file())

@@ -25,6 +25,9 @@ _INCLUDE_INACTIVE = typer.Option(
     help="Also aggregate agents that are not active in agent_registry, for backfills of retired agents."
 )
 
+#: What shells give a command that Ctrl-C ended: 128 + SIGINT.
+_INTERRUPTED = 130
+
 
 def aggregate(
     day: Annotated[
@@ -85,9 +88,7 @@ def _run(settings: Settings, first: date, last: date, reason: Reason, include_in
     # Checked here first: inside a run, a database that cannot be reached is tried again for minutes.
     require_ready(Database.from_settings(settings))
     with open_instance(settings) as instance:
-        outcome = run_with_progress(instance, first, last, reason, include_inactive_agents=include_inactive_agents)
-    if outcome.failure is not None:
-        raise PermanentError(f"Run {outcome.run_id} failed. {outcome.failure}")
+        run_with_progress(instance, first, last, reason, include_inactive_agents=include_inactive_agents)
 
 
 def run_with_progress(
@@ -97,18 +98,23 @@ def run_with_progress(
     reason: Reason,
     *,
     include_inactive_agents: bool = False,
-) -> RunOutcome:
-    """Runs the days with a progress bar on stderr, and prints a table of the stored ones on stdout."""
+) -> None:
+    """Runs the days with a progress bar on stderr, and prints a table of the stored ones on stdout.
+
+    Raises PermanentError for a run that failed, and typer.Exit for one that a signal ended.
+    """
     # While a step runs Dagster redirects stdout and stderr into the run's compute log; the bar is for the terminal.
     with os.fdopen(os.dup(sys.stderr.fileno()), "w") as terminal:
+        console = Console(file=terminal)
         progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=Console(file=terminal),
+            console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         with progress:
             task = progress.add_task("Starting the run", total=(last - first).days + 1)
@@ -124,9 +130,17 @@ def run_with_progress(
                 include_inactive_agents=include_inactive_agents,
                 on_day=advance,
             )
+    if outcome.continued_run_id is not None:
+        typer.echo(f"Went on where run {outcome.continued_run_id} stopped; its days that still equal their logs stay.")
     if outcome.days:
         _print_summary(outcome)
-    return outcome
+    if outcome.is_interrupted:
+        typer.echo(f"Interrupted. {len(outcome.days)} days are stored; run the command again to go on.", err=True)
+        raise typer.Exit(_INTERRUPTED)
+    if outcome.failure is not None:
+        raise PermanentError(f"Run {outcome.run_id} failed. {outcome.failure}")
+    if not outcome.days:
+        typer.echo(f"Run {outcome.run_id} had nothing left to do.")
 
 
 def _require_complete_days(settings: Settings, first: date, last: date) -> None:

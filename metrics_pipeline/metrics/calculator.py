@@ -162,10 +162,13 @@ def latency_percentiles(latencies: pl.LazyFrame) -> pl.LazyFrame:
     """
     rank_end = pl.col("executions").cum_sum()
 
+    def latency_at(position: pl.Expr) -> pl.Expr:
+        """The latency at a whole position, counted from 0, of all the logs in order."""
+        return pl.col("latency_ms").gather(rank_end.search_sorted(position, side="right")).first().cast(pl.Float64)
+
     def percentile(q: float) -> pl.Expr:
         position = q * (pl.col("executions").sum() - 1)
-        low = pl.col("latency_ms").filter(rank_end > position.floor()).first().cast(pl.Float64)
-        high = pl.col("latency_ms").filter(rank_end > position.ceil()).first().cast(pl.Float64)
+        low, high = latency_at(position.floor()), latency_at(position.ceil())
         return (low + (position - position.floor()) * (high - low)).round(0, mode="half_to_even").cast(pl.Int64)
 
     return (

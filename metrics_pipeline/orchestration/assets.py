@@ -10,14 +10,14 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.schema import DEFINITION_VERSION
 from metrics_pipeline.orchestration.aggregation import aggregate_day
 from metrics_pipeline.orchestration.failures import raise_failed_days, step_outcome
+from metrics_pipeline.orchestration.names import METRICS_ASSET_KEY, PROCESS_TAG
 from metrics_pipeline.orchestration.partitions import window_of
+from metrics_pipeline.orchestration.processes import own_process
 from metrics_pipeline.orchestration.reports import day_materialization
 from metrics_pipeline.orchestration.runs import partitions_to_do, reason_for
-from metrics_pipeline.orchestration.upstream import agent_execution_logs, agent_registry
+from metrics_pipeline.orchestration.upstream import SOURCE_ASSETS
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.readiness import require_ready
-
-METRICS_ASSET_KEY = dg.AssetKey("agent_performance_metrics")
 
 _DESCRIPTION = """
 One row per agent and day: executions, success rate, latency percentiles, tokens, cost, errors, human interventions
@@ -46,7 +46,7 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.Ass
             partitions_def=partitions,
             # A run takes 2.5 s to start and most days far less, so a backfill is one run over its days.
             backfill_policy=dg.BackfillPolicy.single_run(),
-            deps=[agent_execution_logs, agent_registry],
+            deps=SOURCE_ASSETS,
             group_name="metrics",
             kinds={"postgres", "polars"},
             code_version=DEFINITION_VERSION,
@@ -61,25 +61,26 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.Ass
         context: dg.AssetExecutionContext, config: AggregationConfig, database: dg.ResourceParam[Database]
     ) -> Iterator[dg.AssetMaterialization]:
         failures: dict[str, PermanentError] = {}
+        context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: own_process(context.run.run_id)})
         with step_outcome(context):
             contract = require_ready(database)
             for warning in contract.warnings:
                 context.log.warning(warning)
-            for partition_key in partitions_to_do(context):
+            for partition_key in partitions_to_do(context, database, contract, partitions):
                 try:
                     day = aggregate_day(
                         database,
                         contract,
                         window_of(partitions, partition_key),
                         include_inactive_agents=config.include_inactive_agents,
-                        run_id=context.run_id,
-                        reason=reason_for(context.run_tags),
+                        run_id=context.run.run_id,
+                        reason=reason_for(context.run.tags),
                     )
                 except PermanentError as error:
                     context.log.error(f"{partition_key} failed and stays as it was: {error}")
                     failures[partition_key] = error
                 else:
-                    yield day_materialization(METRICS_ASSET_KEY, partition_key, day, context.run_tags)
+                    yield day_materialization(METRICS_ASSET_KEY, partition_key, day, context.run.tags)
             raise_failed_days(failures)
 
     return agent_performance_metrics

@@ -1,12 +1,13 @@
 """How our errors end a step: transient ones are retried with growing pauses, permanent ones fail at once."""
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import dagster as dg
 
-from metrics_pipeline.errors import PermanentError, TransientError
-from metrics_pipeline.orchestration.runs import FAILED_PERMANENTLY_TAG
+from metrics_pipeline.errors import DayRefusedError, InvariantError, PermanentError, TransientError
+from metrics_pipeline.orchestration.names import FAILED_PERMANENTLY_TAG
 
 #: 10, 20, 40, 80 and 160 seconds: five minutes, which a restart or failover of a database takes.
 MAX_RETRIES = 5
@@ -23,12 +24,17 @@ def step_outcome(context: dg.AssetExecutionContext) -> Iterator[None]:
     try:
         yield
     except TransientError as error:
-        pause_seconds = _FIRST_PAUSE_SECONDS * 2**context.retry_number
         if context.retry_number < MAX_RETRIES:
+            pause_seconds = _FIRST_PAUSE_SECONDS * 2**context.retry_number
             context.log.warning(f"{error} Trying again in {pause_seconds} s.")
-        raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=pause_seconds) from error
+            # Here, and not by RetryRequested's seconds_to_wait: between two attempts Dagster holds back signals, so a
+            # run that is told to end would do so minutes later, or be killed by then and look started for ever.
+            time.sleep(pause_seconds)
+        raise dg.RetryRequested(max_retries=MAX_RETRIES) from error
     except PermanentError as error:
-        context.instance.add_run_tags(context.run_id, {FAILED_PERMANENTLY_TAG: "true"})
+        # A missing table or privilege is mended without the day changing, so its day is worth another night's try.
+        if isinstance(error, (DayRefusedError, InvariantError)):
+            context.instance.add_run_tags(context.run.run_id, {FAILED_PERMANENTLY_TAG: "true"})
         raise dg.Failure(description=str(error), allow_retries=False) from error
 
 

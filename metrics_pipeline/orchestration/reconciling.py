@@ -13,8 +13,13 @@ from dagster._core.storage.tags import (
 
 from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict, reconcile
 from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
-from metrics_pipeline.orchestration.assets import METRICS_ASSET_KEY
-from metrics_pipeline.orchestration.runs import DAY_STATE_TAG, FAILED_PERMANENTLY_TAG, REASON_TAG
+from metrics_pipeline.orchestration.names import (
+    DAY_STATE_TAG,
+    FAILED_PERMANENTLY_TAG,
+    METRICS_ASSET_KEY,
+    REASON_TAG,
+)
+from metrics_pipeline.orchestration.processes import end_if_orphaned
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.storage.contract import UpstreamContract
 from metrics_pipeline.storage.database import Database
@@ -22,6 +27,9 @@ from metrics_pipeline.storage.faults import database_faults
 from metrics_pipeline.storage.fingerprints import present_fingerprints
 from metrics_pipeline.storage.ledger import stored_days
 from metrics_pipeline.storage.publishing import Reason
+
+# Dagster's list has neither the runs that wait nor those that are just being created.
+_UNFINISHED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, *IN_PROGRESS_RUN_STATUSES]
 
 
 def lookback_days(settings: Settings, now: datetime, days: int) -> list[date]:
@@ -51,10 +59,14 @@ def judge(
 
 
 def running_days(instance: dg.DagsterInstance) -> set[date]:
-    """The days of all runs of our asset that have not ended, queued ones included."""
+    """The days of all runs of our asset that have not ended, queued ones included.
+
+    Runs whose process was killed are ended on the way.
+    """
     days: set[date] = set()
-    for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES)):
-        if run.asset_selection is None or METRICS_ASSET_KEY in run.asset_selection:
+    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+        is_ours = run.asset_selection is None or METRICS_ASSET_KEY in run.asset_selection
+        if is_ours and not end_if_orphaned(instance, run):
             days.update(_days_of(run))
     return days
 
@@ -80,8 +92,11 @@ def has_failed_permanently(instance: dg.DagsterInstance, verdict: DayVerdict) ->
 
 def findings(verdicts: list[DayVerdict]) -> str:
     """What an operator should know of the days, in a sentence or two."""
+    if not verdicts:
+        return "No day has ended yet."
     counts = Counter(verdict.state for verdict in verdicts)
-    said = [f"{len(verdicts)} days: " + ", ".join(f"{counts[state]} {state}" for state in DayState if counts[state])]
+    days = "1 day" if len(verdicts) == 1 else f"{len(verdicts)} days"
+    said = [f"{days}: " + ", ".join(f"{counts[state]} {state}" for state in DayState if counts[state])]
     said += [
         f"{verdict.metric_date} is {verdict.state} ({verdict.reason})" for verdict in verdicts if verdict.needs_run
     ]

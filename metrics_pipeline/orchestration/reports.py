@@ -5,11 +5,20 @@ from collections.abc import Mapping
 
 import dagster as dg
 import polars as pl
-from dagster._core.definitions.data_version import CODE_VERSION_TAG, DATA_VERSION_TAG
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    DEFAULT_DATA_VERSION,
+    NULL_EVENT_POINTER,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 from metrics_pipeline.metrics.schema import DEFINITION_VERSION
 from metrics_pipeline.orchestration.aggregation import AggregatedDay
+from metrics_pipeline.orchestration.upstream import SOURCE_ASSETS
 
 _TOP_AGENTS = 10
 
@@ -22,7 +31,14 @@ def day_materialization(
     The fingerprint of the logs is the data version: the same logs give the same version.
     """
     fingerprint = hashlib.sha256(day.computed.metrics.fingerprint.to_text().encode()).hexdigest()
-    tags = {DATA_VERSION_TAG: fingerprint, CODE_VERSION_TAG: DEFINITION_VERSION}
+    tags = {
+        DATA_VERSION_TAG: fingerprint,
+        DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
+        CODE_VERSION_TAG: DEFINITION_VERSION,
+        # Nobody reports materialisations of the upstream tables. Without this, the UI calls every day unsynced.
+        **{get_input_data_version_tag(spec.key): DEFAULT_DATA_VERSION.value for spec in SOURCE_ASSETS},
+        **{get_input_event_pointer_tag(spec.key): NULL_EVENT_POINTER for spec in SOURCE_ASSETS},
+    }
     if BACKFILL_ID_TAG in run_tags:
         tags[BACKFILL_ID_TAG] = run_tags[BACKFILL_ID_TAG]
     return dg.AssetMaterialization(asset_key, partition=partition_key, metadata=day_metadata(day), tags=tags)
@@ -43,7 +59,9 @@ def day_metadata(day: AggregatedDay) -> Mapping[str, dg.MetadataValue]:
         "agents": dg.MetadataValue.int(frame.height),
         "executions": dg.MetadataValue.int(executions),
         "failed_executions": dg.MetadataValue.int(totals["failed_executions"]),
-        "success_rate": dg.MetadataValue.float(totals["successful_executions"] / executions if executions else 1.0),
+        "success_rate": dg.MetadataValue.float(
+            round(totals["successful_executions"] / executions, 6) if executions else 1.0
+        ),
         "tokens": dg.MetadataValue.int(totals["total_tokens"]),
         # A float, because Dagster plots floats only; the exact sum stands in the table.
         "cost_usd": dg.MetadataValue.float(float(totals["total_cost_usd"] or 0)),

@@ -1,18 +1,19 @@
 """What a run has to do: which of its days are still open, and why it was started."""
 
 from collections.abc import Mapping
+from datetime import date
 
 import dagster as dg
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 
+from metrics_pipeline.metrics.windows import DayWindow
+from metrics_pipeline.orchestration.names import REASON_TAG
+from metrics_pipeline.orchestration.partitions import window_of
+from metrics_pipeline.storage.contract import UpstreamContract
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.faults import database_faults
+from metrics_pipeline.storage.fingerprints import days_equal_to_their_logs
 from metrics_pipeline.storage.publishing import Reason
-
-#: Set by whoever starts a run for a reason that Dagster's own tags do not tell.
-REASON_TAG = "metrics_pipeline/reason"
-#: The state of the day that a run was asked for because of (DayVerdict.fingerprint).
-DAY_STATE_TAG = "metrics_pipeline/day_state"
-#: Set on a run that failed with a PermanentError: asking again for the same state of the day would fail again.
-FAILED_PERMANENTLY_TAG = "metrics_pipeline/failed_permanently"
 
 
 def reason_for(run_tags: Mapping[str, str]) -> Reason:
@@ -22,24 +23,40 @@ def reason_for(run_tags: Mapping[str, str]) -> Reason:
     return Reason.BACKFILL if BACKFILL_ID_TAG in run_tags else Reason.MANUAL
 
 
-def partitions_to_do(context: dg.AssetExecutionContext) -> list[str]:
-    """The run's partitions without those that this run, or an unsuccessful run that it repeats, has materialised.
+def partitions_to_do(
+    context: dg.AssetExecutionContext,
+    database: Database,
+    contract: UpstreamContract,
+    partitions: dg.TimeWindowPartitionsDefinition,
+) -> list[str]:
+    """The run's partitions without those that are done: materialised by this run, or by an unsuccessful one that it
+    repeats, and still equal to their logs.
 
     A step that is tried again after a lost connection, and a run that is started anew after a crash, thus go on
     where they stopped.
     """
-    done = _materialised(context, context.run)
-    return [key for key in context.partition_keys if key not in done]
+    materialised = _materialised(context.instance, context.run) & set(context.partition_keys)
+    windows = {key: window_of(partitions, key) for key in context.partition_keys}
+    done = _equal_to_their_logs(database, contract, [windows[key] for key in sorted(materialised)])
+    return [key for key, window in windows.items() if window.metric_date not in done]
 
 
-def _materialised(context: dg.AssetExecutionContext, run: dg.DagsterRun) -> set[str]:
-    entries = context.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+def _equal_to_their_logs(database: Database, contract: UpstreamContract, windows: list[DayWindow]) -> set[date]:
+    if not windows:
+        return set()
+    with database_faults(database.description), database.engine.connect() as connection:
+        return days_equal_to_their_logs(connection, contract, windows)
+
+
+def _materialised(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[str]:
+    entries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
     done = {
         entry.dagster_event.partition
         for entry in entries
         if entry.dagster_event is not None and entry.dagster_event.partition is not None
     }
-    parent = context.instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
-    if parent is not None and parent.status is not dg.DagsterRunStatus.SUCCESS:
-        done |= _materialised(context, parent)
+    parent = instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
+    # With another run config (other agents) the parent's days are not what this run is asked for.
+    if parent is not None and parent.status is not dg.DagsterRunStatus.SUCCESS and parent.run_config == run.run_config:
+        done |= _materialised(instance, parent)
     return done

@@ -5,6 +5,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from metrics_pipeline.errors import TransientError
 from metrics_pipeline.metrics.reconciliation import DayVerdict
+from metrics_pipeline.orchestration.names import REASON_TAG
 from metrics_pipeline.orchestration.reconciling import (
     findings,
     has_failed_permanently,
@@ -14,12 +15,13 @@ from metrics_pipeline.orchestration.reconciling import (
 )
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.publishing import Reason
 from metrics_pipeline.storage.readiness import require_ready
 
 _DESCRIPTION = """
 Every night at 02:00 asks for yesterday, two hours after its end so that stragglers among the logs are in, and for every
 day of the last METRICS_LOOKBACK_DAYS that is missing or whose logs have changed since. A week of downtime thus heals
-with one tick. Left out are days that a run is about to write, and days whose run failed for good as long as nothing
+with one tick. Left out are days that a run is about to write, and days that a run had to refuse, as long as nothing
 about them changes: mend the cause, then materialise those by hand. The tick's log says what was found.
 """
 
@@ -46,7 +48,9 @@ def build_daily_metrics_schedule(job: UnresolvedAssetJobDefinition, settings: Se
         except TransientError as error:
             # The run has retries, a tick has none: without this, an outage at 02:00 would cost the night.
             context.log.warning(f"Only yesterday is asked for, because the other days cannot be looked at. {error}")
-            return [dg.RunRequest(run_key=days[-1].isoformat(), partition_key=days[-1].isoformat())]
+            yesterday = days[-1].isoformat()
+            tags = {REASON_TAG: Reason.LATE_LOGS.value}
+            return [dg.RunRequest(run_key=yesterday, partition_key=yesterday, tags=tags)]
         context.log.info(findings(verdicts))
         requests = [
             # The key holds the tick's date: a day that is still unfinished tomorrow is asked for again.

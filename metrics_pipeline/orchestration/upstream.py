@@ -25,4 +25,6 @@ alert_history = dg.AssetSpec(
     description="Alerts that the platform raised. Resolved ones are kept for 90 days, unresolved ones for ever.",
 )
 
-UPSTREAM_ASSETS = (agent_execution_logs, agent_registry, alert_history)
+#: What a day is made of.
+SOURCE_ASSETS = (agent_execution_logs, agent_registry)
+UPSTREAM_ASSETS = (*SOURCE_ASSETS, alert_history)

@@ -6,13 +6,15 @@ from datetime import date
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
-from metrics_pipeline.metrics.schema import FAILED_STATUS, SUCCESS_STATUS
+from metrics_pipeline.metrics.schema import DEFINITION_VERSION, FAILED_STATUS, SUCCESS_STATUS
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.storage.contract import UpstreamContract
+from metrics_pipeline.storage.ledger import stored_days
 from metrics_pipeline.storage.log_columns import CONTENT_HASH, LOG_COLUMNS
 
-# width_bucket numbers the days from 1 by a search among their starts, so one index range scan, in parallel workers
-# where the server has some, serves the whole window. A cost is regular as the calculator means it.
+# width_bucket numbers the windows from 1 by a search among their starts, so one index range scan, in parallel workers
+# where the server has some, serves them all. What lies between two windows counts for neither. A cost is regular as
+# the calculator means it.
 _FINGERPRINTS = """
 SELECT width_bucket(moment, CAST(:starts AS {timestamp_type}[])) AS day,
        count(*) AS logs,
@@ -28,6 +30,7 @@ FROM (
     FROM agent_execution_logs
     WHERE "timestamp" >= :start AND "timestamp" < :end
 ) AS log
+WHERE moment < (CAST(:ends AS {timestamp_type}[]))[width_bucket(moment, CAST(:starts AS {timestamp_type}[]))]
 GROUP BY 1"""
 
 
@@ -36,7 +39,7 @@ def present_fingerprints(
 ) -> dict[date, SourceFingerprint]:
     """The fingerprint of each day that has logs; equal to the ledger's where the logs are the same.
 
-    `windows` are days that follow one another, the first of them first.
+    `windows` are in the order of their days; there may be days between them.
     """
     if not windows:
         return {}
@@ -50,12 +53,29 @@ def present_fingerprints(
         )
     )
     starts = [contract.instant(window.start) for window in windows]
+    ends = [contract.instant(window.end) for window in windows]
     rows = connection.execute(
-        statement, {"starts": starts, "start": starts[0], "end": contract.instant(windows[-1].end)}
+        statement, {"starts": starts, "ends": ends, "start": starts[0], "end": ends[-1]}
     ).mappings()
     return {
         windows[row["day"] - 1].metric_date: SourceFingerprint(
             **{name: int(value) for name, value in row.items() if name != "day"}
         )
         for row in rows
+    }
+
+
+def days_equal_to_their_logs(
+    connection: Connection, contract: UpstreamContract, windows: Sequence[DayWindow]
+) -> set[date]:
+    """Those of `windows` that are stored under the present definition and of whose logs nothing has changed since."""
+    present = present_fingerprints(connection, contract, windows)
+    stored = stored_days(connection, windows[0].metric_date, windows[-1].metric_date)
+    return {
+        window.metric_date
+        for window in windows
+        if window.metric_date in stored
+        and stored[window.metric_date].definition_version == DEFINITION_VERSION
+        and stored[window.metric_date].source_fingerprint
+        == present.get(window.metric_date, SourceFingerprint.of_no_logs())
     }

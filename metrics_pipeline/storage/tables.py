@@ -1,5 +1,7 @@
 """The tables as SQLAlchemy sees them: ours, which the migrations create, and the upstream ones that we read."""
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -17,29 +19,27 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeEngine
+
+from metrics_pipeline.metrics.schema import KEY_COLUMNS, METRIC_COLUMNS
 
 #: Ours. Alembic compares this with the database.
 metadata = MetaData()
 
+_TYPES: dict[str, TypeEngine[Any]] = {
+    "text": Text(),
+    "date": Date(),
+    "bigint": BigInteger(),
+    "numeric(7,6)": Numeric(7, 6),
+    "numeric(20,9)": Numeric(20, 9),
+    "jsonb": JSONB(),
+}
+
 agent_performance_metrics = Table(
     "agent_performance_metrics",
     metadata,
-    Column("agent_id", Text, primary_key=True),
-    Column("metric_date", Date, primary_key=True),
-    Column("total_executions", BigInteger, nullable=False),
-    Column("successful_executions", BigInteger, nullable=False),
-    Column("failed_executions", BigInteger, nullable=False),
-    Column("success_rate", Numeric(7, 6), nullable=False),
-    Column("avg_latency_ms", BigInteger, nullable=False),
-    Column("p50_latency_ms", BigInteger, nullable=False),
-    Column("p95_latency_ms", BigInteger, nullable=False),
-    Column("p99_latency_ms", BigInteger, nullable=False),
-    Column("total_tokens", BigInteger, nullable=False),
-    Column("total_cost_usd", Numeric(20, 9), nullable=False),
-    Column("avg_cost_per_execution", Numeric(20, 9), nullable=False),
-    Column("error_distribution", JSONB, nullable=False),
-    Column("human_interventions", BigInteger, nullable=False),
-    Column("unique_users", BigInteger, nullable=False),
+    *(Column(column.name, _TYPES[column.sql_type], primary_key=True) for column in KEY_COLUMNS),
+    *(Column(column.name, _TYPES[column.sql_type], nullable=False) for column in METRIC_COLUMNS),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("updated_at", DateTime(timezone=True)),
 )

@@ -1,5 +1,6 @@
 """Kill -9 of everything that takes part, at every stage: the next user gets a server, and the data is still there."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -72,8 +73,7 @@ def test_a_new_process_adopts_the_server_of_a_killed_keeper_and_it_still_ends_wi
     assert the_keeper(home) != killed
     first.kill()
     second.kill()
-    wait_until(lambda: has_ended(home))
-    assert is_gone(server)
+    wait_until(lambda: has_ended(home) and is_gone(server))
 
 
 def test_a_server_whose_keeper_was_adopted_from_is_started_again_when_killed(home: Path) -> None:
@@ -122,6 +122,22 @@ def test_a_killed_servers_process_id_that_another_process_has_now_is_no_obstacle
 def _initdb(fresh: Path) -> int | None:
     pids = [p.pid for p in psutil.process_iter(["cmdline"]) if f"--pgdata={fresh}" in (p.info["cmdline"] or ())]
     return min(pids, default=None)
+
+
+def test_a_killed_keepers_initdb_keeps_others_from_its_folder_until_it_has_ended(home: Path, hold: Hold) -> None:
+    starter = hold()
+    fresh = home / "embedded/data.new"
+    wait_until(lambda: _initdb(fresh) is not None)
+    initdb = psutil.Process(_initdb(fresh))
+    initdb.suspend()
+    try:
+        kill(initdb.ppid())
+        starter.process.wait(timeout=60)
+        with (home / "embedded/keeper.lock").open("r+b") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        initdb.resume()
+    acquire(home)
 
 
 @pytest.mark.parametrize("victim", ["keeper", "initdb", "starter", "all"])
@@ -174,4 +190,5 @@ def test_a_full_disk_is_named_and_the_next_start_works_when_there_is_space(home:
         release(home)
         wait_until(lambda: has_ended(home))
     finally:
-        subprocess.run(["umount", str(home)], check=True)
+        # Busy until the kernel has closed the last file of the keeper that just ended.
+        wait_until(lambda: subprocess.run(["umount", str(home)], capture_output=True, check=False).returncode == 0)

@@ -33,8 +33,7 @@ def test_two_processes_share_one_server_that_ends_after_the_second(home: Path, h
     assert server_pid(home) == server
     release(home)
     wait_until(lambda: has_ended(home))
-    assert is_gone(server)
-    assert is_gone(its_keeper)
+    wait_until(lambda: is_gone(server) and is_gone(its_keeper))
     assert not (home / "embedded/data/postmaster.pid").exists()
 
 
@@ -44,8 +43,7 @@ def test_the_server_ends_after_its_last_user_was_killed(home: Path, hold: Hold) 
     server, its_keeper = server_pid(home), the_keeper(home)
     holder.kill()
     wait_until(lambda: has_ended(home))
-    assert is_gone(server)
-    assert is_gone(its_keeper)
+    wait_until(lambda: is_gone(server) and is_gone(its_keeper))
     assert not (home / "embedded/data/postmaster.pid").exists()
 
 

@@ -165,7 +165,10 @@ def test_a_number_beyond_what_jsonb_holds_is_refused_by_the_rows_it_stands_in(lo
 def test_a_byte_that_is_no_utf_8_is_named_with_line_and_column(loader):
     path = loader.csv(HEADER, GOOD)
     path.write_bytes(path.read_bytes() + b"a,2025-01-01T00:00:00Z,caf\xe9\n")
-    assert "logs.csv, line 3, status: 'caf\\udce9' is no text in UTF-8" in loader.refused(path)
+    message = loader.refused(path)
+    assert message == (
+        "Nothing was loaded: 1 problem in the files:\n  logs.csv, line 3, status: 'caf\\udce9' is no text in UTF-8"
+    )
 
 
 def test_a_byte_that_is_no_utf_8_in_parquet_is_named_with_row_and_column(loader):

@@ -1,0 +1,15 @@
+"""The names by which Dagster knows what is ours: the asset, the job, and the tags of our runs."""
+
+import dagster as dg
+
+METRICS_ASSET_KEY = dg.AssetKey("agent_performance_metrics")
+DAILY_METRICS_JOB = "daily_metrics_job"
+
+#: Set by whoever starts a run for a reason that Dagster's own tags do not tell.
+REASON_TAG = "metrics_pipeline/reason"
+#: The state of the day that a run was asked for because of (DayVerdict.fingerprint).
+DAY_STATE_TAG = "metrics_pipeline/day_state"
+#: Set on a run whose day was refused or contradicts its logs: the same state of the day would fail again.
+FAILED_PERMANENTLY_TAG = "metrics_pipeline/failed_permanently"
+#: run id/host/process id/identity of the process that works on a run: a process id alone may be another's by now.
+PROCESS_TAG = "metrics_pipeline/process"

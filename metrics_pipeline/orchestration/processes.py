@@ -1,0 +1,44 @@
+"""Which process works on a run, so that the run of a killed one is not taken for running for ever."""
+
+import os
+import socket
+
+import dagster as dg
+import psutil
+
+from metrics_pipeline.orchestration.names import PROCESS_TAG
+
+
+def own_process(run_id: str) -> str:
+    """The process that calls as the one that works on the run, in the form of PROCESS_TAG."""
+    return f"{run_id}/{socket.gethostname()}/{os.getpid()}/{_identity(psutil.Process())}"
+
+
+def end_if_orphaned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Reports an unfinished run as failed whose process on this host is gone, and says whether it did.
+
+    The code server does so for the workers that it started, but not for commands, and not if it was killed as well.
+    """
+    # A repeated run inherits the tags of its parent, whose process says nothing of it.
+    run_id, host, pid, identity = run.tags.get(PROCESS_TAG, "///").split("/")
+    if run_id != run.run_id or host != socket.gethostname() or _is_alive(int(pid), identity):
+        return False
+    # Read again: as the process was found gone, this is the status it has left.
+    last = instance.get_run_by_id(run.run_id)
+    if last is None or last.is_finished:
+        return False
+    instance.report_run_failed(run, f"The process that worked on this run ({pid}) was killed. Start it again.")
+    return True
+
+
+def _is_alive(pid: int, identity: str) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return _identity(process) == identity and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _identity(process: psutil.Process) -> str:
+    # psutil hashes the id and the start in time since boot. create_time() would move with every change of the clock.
+    return str(hash(process))

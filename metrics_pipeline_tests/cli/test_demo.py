@@ -1,0 +1,62 @@
+"""`demo`: a newcomer's first command shows a week, changes nothing the second time, and leaves nothing behind."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from metrics_pipeline.metrics.windows import days_between
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.embedded import release
+from metrics_pipeline_tests.orchestration.conftest import assert_equal_to_oracle
+from metrics_pipeline_tests.storage.embedded.conftest import has_ended, wait_until
+
+from .conftest import Start, processes
+
+_UNREACHABLE = "postgresql://alice:s3cret@127.0.0.1:1/m"
+
+
+def rows(stdout: str) -> dict[str, list[str]]:
+    return {line.split()[0]: line.split()[1:] for line in stdout.splitlines() if re.match(r" \d{4}-\d\d-\d\d ", line)}
+
+
+def test_the_demo_shows_a_week_and_the_second_time_changes_nothing(start: Start, home: Path) -> None:
+    today = datetime.now(UTC).date()
+    first = start("demo", METRICS_DATABASE_URL=_UNREACHABLE)
+    stdout, stderr = first.communicate()
+    assert (first.returncode, stderr) == (0, "")
+    assert "METRICS_DATABASE_URL is left aside" in stdout
+    assert "s3cret" not in stdout
+    week = rows(stdout)
+    last = max(week)
+    # The days that it took for the last ones were so when it started: midnight may have passed since.
+    assert last in {str(today - timedelta(days=1)), str(today)}
+    assert len(week) == 7
+    assert all(cells[3:] and cells[4:7] == ["18", "0", "0"] for cells in week.values())
+    assert f"agent_performance_metrics on {last}" in stdout
+    assert "pricing-advisor" in stdout
+    assert "metrics-pipeline dev" in stdout
+
+    second = start("demo")
+    stdout, _ = second.communicate()
+    assert second.returncode == 0
+    assert "METRICS_DATABASE_URL" not in stdout
+    if max(rows(stdout)) == last:
+        assert "of which 0 are new" in stdout
+        assert {tuple(cells[4:7]) for cells in rows(stdout).values()} == {("0", "0", "18")}
+
+    # The last user was the second demo: its server ends with it.
+    wait_until(lambda: has_ended(home) and not processes(home))
+
+    days = [datetime.fromisoformat(day).date() for day in week]
+    assert days == days_between(min(days), max(days))
+    assert_equal_to_oracle(Database.from_settings(Settings(home=home)), *days)
+    release(home)
+
+
+def test_the_demo_before_the_first_day_has_ended_says_so(start: Start) -> None:
+    tomorrow = datetime.now(UTC).date() + timedelta(days=1)
+    process = start("demo", METRICS_START_DATE=str(tomorrow))
+    _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert re.fullmatch(rf"Error: METRICS_START_DATE is {tomorrow}, .*\n", stderr)

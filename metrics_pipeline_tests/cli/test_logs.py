@@ -1,0 +1,130 @@
+"""`metrics-pipeline logs`: what it says, what it stores, and when it refuses."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+from typer.testing import CliRunner
+
+from metrics_pipeline.cli.logs import app
+from metrics_pipeline.errors import LogFileError, PermanentError, SettingsError
+
+
+@pytest.fixture
+def logs(database_url, monkeypatch):
+    """Runs `logs` with arguments on the test's database and returns its result; errors of ours are raised."""
+    monkeypatch.setenv("METRICS_DATABASE_URL", database_url)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+    return run
+
+
+def days_and_agents(database):
+    with database.engine.connect() as connection:
+        days = connection.execute(
+            text('SELECT "timestamp"::date, count(*) FROM agent_execution_logs GROUP BY 1 ORDER BY 1')
+        )
+        agents = connection.execute(text("SELECT count(*) FROM agent_registry")).scalar()
+        return {str(day): count for day, count in days}, agents
+
+
+GENERATE = ("generate", "--days", 2, "--logs-per-day", 100, "--agents", 3, "--until", "2025-09-18", "--yes")
+
+
+def test_generate_stores_the_days_and_says_how_to_aggregate_them(logs, database):
+    result = logs(*GENERATE)
+
+    assert result.exit_code == 0
+    assert "Generated 200 logs of 3 agents from 2025-09-17 to 2025-09-18" in result.stdout
+    assert "200 are new, 0 were stored already" in result.stdout
+    assert "metrics-pipeline backfill --from 2025-09-17 --to 2025-09-18" in result.stdout
+    assert days_and_agents(database) == ({"2025-09-17": 100, "2025-09-18": 100}, 3)
+
+
+def test_generate_again_adds_nothing_and_another_seed_adds_its_logs(logs, database):
+    logs(*GENERATE)
+    assert "0 are new, 200 were stored already" in logs(*GENERATE).stdout
+    assert "200 are new" in logs(*GENERATE, "--seed", 2).stdout
+    assert days_and_agents(database)[0] == {"2025-09-17": 200, "2025-09-18": 200}
+
+
+def test_generate_ends_by_default_with_yesterday_in_the_configured_zone(logs, database, monkeypatch):
+    monkeypatch.setenv("METRICS_TIME_ZONE", "Etc/GMT-14")
+    before = (datetime.now(UTC) + timedelta(hours=14)).date()
+    printed = logs("generate", "--days", 1, "--logs-per-day", 10, "--yes").stdout
+    after = (datetime.now(UTC) + timedelta(hours=14)).date()
+
+    yesterdays = {str(day - timedelta(days=1)) for day in (before, after)}
+    assert re.search(r"--from (\S+) --to \1", printed)[1] in yesterdays
+
+
+def test_generate_refuses_a_database_of_others_without_yes(logs, database):
+    with pytest.raises(PermanentError, match=r"METRICS_DATABASE_URL names database test_.* add --yes"):
+        logs(*GENERATE[:-1])
+    assert days_and_agents(database) == ({}, 0)
+
+
+@pytest.mark.parametrize("arguments", [("--until", "1970-01-03"), ("--until", "9999-12-31", "--days", 1)])
+def test_generate_refuses_days_at_the_ends_of_the_calendar(logs, arguments):
+    with pytest.raises(PermanentError, match="do not lie between 1970-01-02 and 9998-12-30"):
+        logs("generate", "--yes", *arguments)
+
+
+@pytest.mark.parametrize("option", [("--days", 0), ("--agents", 0), ("--logs-per-day", -1), ("--until", "18.9.2025")])
+def test_a_senseless_option_is_named(logs, option):
+    result = logs("generate", "--yes", *option)
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option[0]}'" in result.stderr
+
+
+def test_load_says_what_it_stored(logs, database, tmp_path):
+    path = tmp_path / "logs.csv"
+    path.write_text("agent_id,timestamp,status\na,2025-01-01T23:30:00Z,success\nb,2025-01-02T00:30:00Z,failed\n")
+    result = logs("load", path, "--register-agents")
+
+    assert result.exit_code == 0
+    assert f"{path}: 2 logs loaded into database test_" in result.stdout
+    assert "Agents registered: a, b" in result.stdout
+    assert re.search(r"Days in UTC:\n  2025-01-01 +1 logs\n  2025-01-02 +1 logs\n", result.stdout)
+    assert "metrics-pipeline backfill --from 2025-01-01 --to 2025-01-02" in result.stdout
+    assert days_and_agents(database) == ({"2025-01-01": 1, "2025-01-02": 1}, 2)
+
+    again = logs("load", path, "--skip-existing").stdout
+    assert f"{path}: 0 logs loaded" in again
+    assert "Left out, because they are stored with the same values: 2" in again
+    assert "backfill" not in again
+
+
+def test_load_counts_days_in_the_configured_zone(logs, tmp_path, monkeypatch):
+    monkeypatch.setenv("METRICS_TIME_ZONE", "Asia/Tokyo")
+    path = tmp_path / "logs.csv"
+    path.write_text("agent_id,timestamp,status\na,2025-01-01T23:30:00Z,success\n")
+    assert re.search(r"Days in Asia/Tokyo:\n  2025-01-02 +1 logs", logs("load", path, "--register-agents").stdout)
+
+
+def test_load_refuses_a_bad_file_and_an_unknown_agent(logs, database, tmp_path):
+    path = tmp_path / "logs.csv"
+    path.write_text("agent_id,timestamp,status\na,soon,success\n")
+    with pytest.raises(LogFileError, match="line 2, timestamp: 'soon'"):
+        logs("load", path)
+    path.write_text("agent_id,timestamp,status\na,2025-01-01T00:00:00Z,success\n")
+    with pytest.raises(LogFileError, match="not in agent_registry: 'a'"):
+        logs("load", path)
+    assert days_and_agents(database) == ({}, 0)
+
+
+def test_a_wrong_url_is_refused_before_anything_else(logs, tmp_path, monkeypatch):
+    monkeypatch.setenv("METRICS_DATABASE_URL", "mysql://u:secret@h/d")
+    with pytest.raises(SettingsError, match="METRICS_DATABASE_URL") as caught:
+        logs("load", tmp_path / "logs.csv")
+    assert "secret" not in str(caught.value)
+
+
+def test_help_names_the_commands_and_gives_examples(logs):
+    assert {"generate", "load"} <= set(re.findall(r"\w+", logs("--help").stdout))
+    assert "metrics-pipeline logs generate --days 30" in logs("generate", "--help").stdout
+    assert "metrics-pipeline logs load executions.csv --register-agents" in logs("load", "--help").stdout

@@ -1,0 +1,128 @@
+"""Every state of a day, what wins where two apply, and when a state counts as a new one."""
+
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from metrics_pipeline.metrics.fingerprint import SourceFingerprint
+from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict, StoredDay, reconcile
+from metrics_pipeline.metrics.schema import DEFINITION_VERSION
+
+DAY = date(2025, 3, 4)
+NIGHT = datetime(2025, 3, 5, 2, tzinfo=UTC)
+LOGS = SourceFingerprint(
+    logs=10, successful=7, failed=2, latency_ms=900, tokens=50, cost_nano_usd=1_500_000_000, content_hash=-77
+)
+STORED = StoredDay(
+    time_zone="UTC",
+    source_fingerprint=LOGS,
+    definition_version=DEFINITION_VERSION,
+    aggregated_at=NIGHT,
+    raw_pruned_at=None,
+)
+PRUNED = replace(STORED, raw_pruned_at=datetime(2025, 4, 5, 3, 30, tzinfo=UTC))
+BERLIN = replace(STORED, time_zone="Europe/Berlin")
+CORRECTED = replace(LOGS, content_hash=78)
+
+
+def verdict(
+    stored: StoredDay | None = STORED, present: SourceFingerprint | None = LOGS, *, is_running: bool = False
+) -> DayVerdict:
+    (found,) = reconcile(
+        [DAY],
+        time_zone="UTC",
+        stored={DAY: stored} if stored else {},
+        present={DAY: present} if present else {},
+        running={DAY} if is_running else set(),
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("stored", "present", "state", "reason"),
+    [
+        (STORED, LOGS, DayState.FINE, "equal to its logs"),
+        (None, LOGS, DayState.MISSING, "never aggregated, 10 logs"),
+        (None, None, DayState.MISSING, "never aggregated, 0 logs"),
+        (
+            STORED,
+            SourceFingerprint(11, 8, 2, 900, 45, 1_500_000_001, 5),
+            DayState.DIRTY,
+            "logs +1, successful +1, tokens -5, cost_nano_usd +1",
+        ),
+        (STORED, CORRECTED, DayState.DIRTY, "values corrected without a change of any total"),
+        (
+            STORED,
+            None,
+            DayState.DIRTY,
+            "logs -10, successful -7, failed -2, latency_ms -900, tokens -50, cost_nano_usd -1500000000",
+        ),
+        (PRUNED, None, DayState.SEALED, "raw logs pruned 2025-04-05"),
+        (PRUNED, LOGS, DayState.SEALED, "raw logs pruned 2025-04-05, 10 logs have arrived since or were left"),
+        (BERLIN, LOGS, DayState.OTHER_ZONE, "stored as a day of Europe/Berlin"),
+    ],
+)
+def test_a_day_has_the_state_and_the_reason_that_ledger_and_logs_give_it(
+    stored: StoredDay | None, present: SourceFingerprint | None, state: DayState, reason: str
+) -> None:
+    found = verdict(stored, present)
+    assert (found.metric_date, found.state, found.reason) == (DAY, state, reason)
+    assert found.needs_run == (state in (DayState.MISSING, DayState.DIRTY))
+
+
+@pytest.mark.parametrize("stored", [None, STORED, PRUNED, BERLIN])
+@pytest.mark.parametrize("present", [None, LOGS, CORRECTED])
+def test_a_day_that_a_run_is_writing_is_left_alone_whatever_else_holds(
+    stored: StoredDay | None, present: SourceFingerprint | None
+) -> None:
+    found = verdict(stored, present, is_running=True)
+    assert (found.state, found.needs_run) == (DayState.RUNNING, False)
+
+
+def test_a_sealed_day_of_another_zone_is_sealed_and_a_changed_one_of_another_zone_is_not_dirty() -> None:
+    assert verdict(replace(PRUNED, time_zone="Europe/Berlin"), CORRECTED).state is DayState.SEALED
+    assert verdict(BERLIN, CORRECTED).state is DayState.OTHER_ZONE
+
+
+def test_an_older_definition_is_said_of_any_stored_day_and_asks_for_no_run() -> None:
+    old = replace(STORED, definition_version="0")
+    assert (verdict(old).is_outdated, verdict(old).state, verdict(old).needs_run) == (True, DayState.FINE, False)
+    assert verdict(old, CORRECTED).is_outdated
+    assert verdict(old, CORRECTED).state is DayState.DIRTY
+    assert verdict(replace(PRUNED, definition_version="0")).is_outdated
+    assert not verdict().is_outdated
+    assert not verdict(None).is_outdated
+
+
+def test_the_state_of_a_day_is_identified_by_its_logs_and_the_time_it_was_stored() -> None:
+    stored_again = replace(STORED, aggregated_at=NIGHT + timedelta(microseconds=1))
+    states = [
+        verdict(),
+        verdict(stored_again),
+        verdict(None),
+        verdict(None, None),
+        verdict(STORED, CORRECTED),
+        verdict(STORED, None),
+        *(verdict(STORED, replace(LOGS, **{name: 3})) for name in vars(LOGS)),
+    ]
+    assert len({state.fingerprint for state in states}) == len(states)
+    assert verdict().fingerprint == verdict(is_running=True).fingerprint == verdict(BERLIN).fingerprint
+    assert verdict(STORED, CORRECTED).fingerprint == verdict(STORED, CORRECTED).fingerprint
+
+
+def test_days_are_judged_in_the_given_order_each_by_its_own_row() -> None:
+    days = [DAY + timedelta(days=n) for n in (2, 0, 1, 3)]
+    verdicts = reconcile(
+        days,
+        time_zone="UTC",
+        stored={days[0]: STORED, days[1]: PRUNED, days[2]: STORED},
+        present=dict.fromkeys(days, LOGS) | {days[2]: CORRECTED},
+        running={days[3], DAY + timedelta(days=99)},
+    )
+    assert [(found.metric_date, found.state) for found in verdicts] == [
+        (days[0], DayState.FINE),
+        (days[1], DayState.SEALED),
+        (days[2], DayState.DIRTY),
+        (days[3], DayState.RUNNING),
+    ]

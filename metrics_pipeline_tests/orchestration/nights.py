@@ -1,0 +1,92 @@
+"""A code location, its Dagster instance and its database under the test's clock: ticks, and the runs they ask for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.schedule_definition import ScheduleExecutionData
+from dagster._core.definitions.sensor_definition import SensorExecutionData
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+
+from metrics_pipeline.definitions import build_defs
+from metrics_pipeline.orchestration.sensors import build_late_logs_sensor
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.database import Database
+
+JOB = "daily_metrics_job"
+
+
+@dataclass
+class Nights:
+    """Evaluates schedule and sensor as the code server does, and runs what they ask for in this process.
+
+    The instance lies on disk, as a tick opens it anew. `settings` override those of an empty environment.
+    """
+
+    database: Database
+    instance: dg.DagsterInstance
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def schedule(self, at: str) -> ScheduleExecutionData:
+        """The tick of the nightly schedule at an ISO time."""
+        defs = build_defs(**self.settings)
+        with dg.build_schedule_context(
+            self.instance,
+            scheduled_execution_time=datetime.fromisoformat(at),
+            resources={"database": self.database},
+            repository_def=defs.get_repository_def(),
+        ) as context:
+            return defs.resolve_schedule_def("daily_metrics_schedule").evaluate_tick(context)
+
+    def sensor(self, at: str) -> SensorExecutionData:
+        """A tick of late_logs_sensor when the clock shows an ISO time."""
+        defs = build_defs(**self.settings)
+        sensor = build_late_logs_sensor(
+            defs.resolve_job_def(JOB),
+            Settings(Path("/nowhere"), **self.settings),
+            now=lambda: datetime.fromisoformat(at),
+        )
+        with dg.build_sensor_context(
+            self.instance, resources={"database": self.database}, repository_def=defs.get_repository_def()
+        ) as context:
+            return sensor.evaluate_tick(context)
+
+    def launch(self, *requests: dg.RunRequest) -> list[dg.ExecuteInProcessResult]:
+        """Runs what a tick asked for, one after the other, as the daemon would."""
+        defs = build_defs(**self.settings)
+        return [
+            defs.resolve_job_def(JOB).execute_in_process(
+                instance=self.instance,
+                resources={"database": self.database},
+                partition_key=request.partition_key,
+                tags=dict(request.tags),
+                raise_on_error=False,
+            )
+            for request in requests
+        ]
+
+
+def waiting_run(
+    instance: dg.DagsterInstance,
+    status: dg.DagsterRunStatus,
+    tags: Mapping[str, str],
+    parent: dg.DagsterRun | None = None,
+) -> dg.DagsterRun:
+    """A run of the daily job in any status, without a process that works on it."""
+    location = RegisteredCodeLocationOrigin("metrics_pipeline")
+    return instance.create_run_for_job(
+        build_defs().resolve_job_def(JOB),
+        status=status,
+        tags=tags,
+        parent_run_id=parent and parent.run_id,
+        root_run_id=parent and parent.run_id,
+        remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(location, "__repository__"), JOB),
+    )
+
+
+def asked(tick: ScheduleExecutionData | SensorExecutionData) -> list[str]:
+    """The days that a tick asks for."""
+    return [request.partition_key for request in tick.run_requests]

@@ -1,0 +1,170 @@
+"""What a run of the asset stores, what it tells Dagster of each day, and what of a day that fails."""
+
+from datetime import timedelta
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.data_version import CODE_VERSION_TAG, DATA_VERSION_TAG
+
+from metrics_pipeline.metrics.schema import DEFINITION_VERSION
+from metrics_pipeline.storage.database import Database
+
+from .conftest import DAYS, KEY, Run, assert_equal_to_oracle, execute, ledger, partitions, restatement_reasons
+
+FRIDAY, SATURDAY, SUNDAY = DAYS
+KEYS = [day.isoformat() for day in DAYS]
+SEAL = "UPDATE metric_day_ledger SET raw_pruned_at = now(), raw_pruned_logs = 7 WHERE metric_date = :day"
+
+
+def test_a_run_of_one_day_stores_and_materialises_that_day_alone(
+    run: Run, logs: None, database: Database, instance: dg.DagsterInstance
+) -> None:
+    ended = run(FRIDAY)
+    assert ended.succeeded
+    assert ended.days == [KEYS[0]]
+    assert ledger(database) == {FRIDAY: ended.run.run_id}
+    assert partitions(instance) == ({KEYS[0]}, set())
+    assert_equal_to_oracle(database, FRIDAY)
+
+
+def test_a_run_of_a_range_materialises_each_day_in_order_when_it_is_committed(
+    run: Run, logs: None, database: Database, instance: dg.DagsterInstance
+) -> None:
+    ended = run(FRIDAY, SUNDAY)
+    assert ended.succeeded
+    assert ended.days == KEYS
+    assert list(ledger(database)) == DAYS
+    assert partitions(instance) == (set(KEYS), set())
+    assert_equal_to_oracle(database, *DAYS)
+
+
+def test_an_empty_day_says_as_much_of_itself_as_a_full_one(run: Run, logs: None) -> None:
+    full, _, _ = run(FRIDAY, SUNDAY).materializations
+    (empty,) = run(FRIDAY - timedelta(days=1)).materializations
+    assert list(full.metadata) == list(empty.metadata)
+    assert {type(value) for value in full.metadata.values()} == {type(value) for value in empty.metadata.values()}
+    values = {name: value.value for name, value in empty.metadata.items()}
+    assert values["logs_read"] == values["executions"] == values["tokens"] == 0
+    assert values["success_rate"] == 1.0
+    assert values["cost_usd"] == 0.0
+    assert values["agents"] == values["rows_inserted"] == 8
+    assert values["agents_with_most_failures"] == "No failed executions."
+
+
+def test_the_metadata_are_sums_over_the_stored_rows(run: Run, logs: None, database: Database) -> None:
+    (materialization,) = run(FRIDAY).materializations
+    values = {name: value.value for name, value in materialization.metadata.items()}
+    with database.engine.connect() as connection:
+        stored = connection.exec_driver_sql(
+            "SELECT sum(total_executions), sum(failed_executions), sum(total_tokens), sum(total_cost_usd), "
+            "sum(human_interventions), sum(successful_executions) FROM agent_performance_metrics"
+        ).one()
+    executions, failed, tokens, cost, humans, successful = stored
+    assert values["executions"] == values["logs_aggregated"] == executions
+    assert values["failed_executions"] == failed
+    assert values["tokens"] == tokens
+    assert values["cost_usd"] == pytest.approx(float(cost))
+    assert values["human_interventions"] == humans
+    assert values["success_rate"] == pytest.approx(float(successful / executions))
+    assert values["logs_read"] == 200 == values["logs_aggregated"] + values["logs_skipped"]
+    assert sum(agent["logs"] for agent in values["skipped_agents"]) == values["logs_skipped"] > 0
+    assert values["definition_version"] == DEFINITION_VERSION
+    assert values["window"] == "2025-07-11 (UTC: 2025-07-11 00:00Z to 2025-07-12 00:00Z)"
+
+
+def test_the_data_version_changes_with_the_logs_and_only_with_them(run: Run, logs: None, database: Database) -> None:
+    def tags() -> dict[str, str]:
+        (materialization,) = run(FRIDAY).materializations
+        return dict(materialization.tags)
+
+    first, again = tags(), tags()
+    execute(database, 'UPDATE agent_execution_logs SET cost_usd = 1 WHERE "timestamp" < :day', day=SATURDAY)
+    changed = tags()
+    assert first == again
+    assert first[CODE_VERSION_TAG] == DEFINITION_VERSION
+    assert first[DATA_VERSION_TAG] != changed[DATA_VERSION_TAG]
+
+
+def test_the_instance_knows_the_data_version_of_each_day(run: Run, logs: None, instance: dg.DagsterInstance) -> None:
+    ended = run(FRIDAY, SATURDAY)
+    for key, materialization in zip(KEYS, ended.materializations, strict=False):
+        event = instance.get_latest_data_version_record(KEY, partition_key=key)
+        assert event.asset_materialization.tags[DATA_VERSION_TAG] == materialization.tags[DATA_VERSION_TAG]
+
+
+def test_a_day_that_fails_for_good_is_named_and_stops_no_other(
+    run: Run, logs: None, database: Database, instance: dg.DagsterInstance
+) -> None:
+    run(SATURDAY)
+    execute(database, SEAL, day=SATURDAY)
+    execute(database, "UPDATE agent_execution_logs SET latency_ms = latency_ms + 1")
+    ended = run(FRIDAY, SUNDAY)
+    assert not ended.succeeded
+    assert ended.days == [KEYS[0], KEYS[2]]
+    assert "2025-07-12 is sealed: 7 of its raw logs were pruned" in ended.failure
+    assert partitions(instance) == (set(KEYS), {KEYS[1]})  # stored earlier, and failed since
+    assert_equal_to_oracle(database, FRIDAY, SUNDAY)
+
+
+def test_several_days_that_fail_for_good_are_all_named(run: Run, logs: None, database: Database) -> None:
+    run(FRIDAY, SATURDAY)
+    for day in (FRIDAY, SATURDAY):
+        execute(database, SEAL, day=day)
+    ended = run(FRIDAY, SUNDAY)
+    assert ended.days == [KEYS[2]]
+    assert ended.failure.startswith("2 days failed and stay as they were; the others are stored.\n2025-07-11: ")
+    assert "\n2025-07-12: 2025-07-12 is sealed" in ended.failure
+
+
+def test_a_database_without_our_tables_fails_before_any_day_and_names_the_remedy(
+    run: Run, database: Database, instance: dg.DagsterInstance
+) -> None:
+    execute(database, "DROP TABLE metrics_pipeline_alembic_version")
+    ended = run(FRIDAY, SUNDAY)
+    assert "metrics-pipeline db upgrade" in ended.failure
+    assert (ended.days, ended.retries) == ([], 0)
+    assert partitions(instance) == (set(), set(KEYS))
+
+
+def test_a_warning_of_the_contract_check_reaches_the_runs_log(
+    run: Run, database: Database, instance: dg.DagsterInstance
+) -> None:
+    execute(database, "DROP INDEX agent_execution_logs_timestamp")
+    ended = run(FRIDAY)
+    assert ended.succeeded
+    assert any(
+        "No index of agent_execution_logs" in entry.user_message for entry in instance.all_logs(ended.run.run_id)
+    )
+
+
+def test_inactive_agents_are_aggregated_on_request_only(run: Run, logs: None, database: Database) -> None:
+    run(FRIDAY)
+    assert_equal_to_oracle(database, FRIDAY)
+    ended = run(FRIDAY, config={"include_inactive_agents": True})
+    assert_equal_to_oracle(database, FRIDAY, include_inactive=True)
+    assert ended.materializations[0].metadata["logs_skipped"].value == 0
+    assert ended.materializations[0].metadata["rows_inserted"].value == 1
+
+
+def test_a_run_config_that_is_no_boolean_is_refused(run: Run) -> None:
+    with pytest.raises(dg.DagsterInvalidConfigError, match="include_inactive_agents"):
+        run(FRIDAY, config={"include_inactive_agents": "perhaps"})
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({}, "manual"),
+        ({"dagster/backfill": "abc"}, "backfill"),
+        ({"metrics_pipeline/reason": "late logs"}, "late logs"),
+        ({"metrics_pipeline/reason": "manual", "dagster/backfill": "abc"}, "manual"),
+    ],
+)
+def test_a_restatement_says_why_its_run_was_started(
+    run: Run, logs: None, database: Database, tags: dict[str, str], reason: str
+) -> None:
+    run(FRIDAY)
+    execute(database, "UPDATE agent_execution_logs SET cost_usd = 1")
+    ended = run(FRIDAY, tags=tags)
+    assert restatement_reasons(database) == {reason}
+    assert ended.materializations[0].tags.get("dagster/backfill") == tags.get("dagster/backfill")

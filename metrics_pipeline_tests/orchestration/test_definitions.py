@@ -1,0 +1,128 @@
+"""What Dagster loads, by whichever way it is told, and that loading it touches nothing."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from metrics_pipeline.definitions import build_defs
+from metrics_pipeline.errors import SettingsError
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.embedded import release
+from metrics_pipeline_tests.storage.embedded.conftest import has_ended, wait_until
+
+from .conftest import DAYS, assert_equal_to_oracle, ledger
+
+PROJECT = Path(__file__).parents[2]
+MODULE = "metrics_pipeline.definitions"
+DAGSTER = (sys.executable, "-m", "dagster")
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """METRICS_PIPELINE_HOME of the test's processes; the server that they may have started is gone at the end."""
+    home = tmp_path / "pipeline"
+    yield home
+    release(home)
+    wait_until(lambda: has_ended(home))
+
+
+@pytest.fixture
+def command(home: Path, tmp_path: Path) -> Command:
+    """Runs a command in the project's folder, with no environment but PATH, HOME and METRICS_PIPELINE_HOME."""
+
+    def run(*arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        bare = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "METRICS_PIPELINE_HOME": str(home)}
+        result = subprocess.run(
+            arguments, env=bare | environment, cwd=PROJECT, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0 or not check, result.stdout + result.stderr
+        return result
+
+    return run
+
+
+def test_importing_them_opens_no_connection_starts_no_server_and_warns_of_nothing(command: Command, home: Path) -> None:
+    closed_port = "postgresql://u:p@127.0.0.1:1/m"
+    for environment in ({}, {"METRICS_DATABASE_URL": closed_port}):
+        result = command(sys.executable, "-W", "error", "-c", f"import {MODULE}", **environment)
+        assert (result.stdout, result.stderr) == ("", "")
+    assert not home.exists()
+
+
+def test_an_environment_variable_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METRICS_TIME_ZONE", "Mars/Olympus")
+    with pytest.raises(SettingsError, match="METRICS_TIME_ZONE is 'Mars/Olympus'"):
+        build_defs()
+
+
+def test_build_defs_overrides_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METRICS_TIME_ZONE", "Asia/Tokyo")
+    monkeypatch.setenv("METRICS_START_DATE", "2025-03-01")
+
+    def partitions(defs: dg.Definitions) -> tuple[str, str]:
+        definition = defs.resolve_asset_graph().get(dg.AssetKey("agent_performance_metrics")).partitions_def
+        return definition.timezone, definition.get_first_partition_key()
+
+    assert partitions(build_defs()) == ("Asia/Tokyo", "2025-03-01")
+    overridden = build_defs(time_zone="Europe/Berlin", start_date=date(2025, 6, 1))
+    assert partitions(overridden) == ("Europe/Berlin", "2025-06-01")
+    assert overridden.resolve_schedule_def("daily_metrics_schedule").execution_timezone == "Europe/Berlin"
+    with pytest.raises(TypeError, match="no_such_field"):
+        build_defs(no_such_field=1)
+
+
+def test_the_graph_leads_from_the_upstream_tables_to_the_metrics() -> None:
+    graph = build_defs().resolve_asset_graph()
+    metrics = graph.get(dg.AssetKey("agent_performance_metrics"))
+    upstream = {"agent_execution_logs", "agent_registry", "alert_history"}
+    assert {key.to_user_string() for key in metrics.parent_keys} == {"agent_execution_logs", "agent_registry"}
+    assert {key.to_user_string() for key in graph.external_asset_keys} == upstream
+    assert metrics.is_materializable
+
+
+def test_pyproject_and_workspace_name_the_same_module_and_location() -> None:
+    tools = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]
+    (entry,) = yaml.safe_load((PROJECT / "workspace.yaml").read_text())["load_from"]
+    named = {
+        (tools["dagster"]["module_name"], tools["dagster"]["code_location_name"]),
+        (tools["dg"]["project"]["code_location_target_module"], tools["dg"]["project"]["code_location_name"]),
+        (entry["python_module"]["module_name"], entry["python_module"]["location_name"]),
+    }
+    assert named == {(MODULE, "metrics_pipeline")}
+
+
+def test_dagster_loads_the_same_by_each_of_them_and_finds_nothing_wrong(command: Command, home: Path) -> None:
+    closed_port = "postgresql://u:p@127.0.0.1:1/m"
+    validated = command(*DAGSTER, "definitions", "validate")
+    assert "Validation successful for code location metrics_pipeline" in validated.stderr + validated.stdout
+    command(*DAGSTER, "definitions", "validate", "-w", "workspace.yaml", METRICS_DATABASE_URL=closed_port)
+    assert not home.exists()
+
+
+def test_a_day_materialises_on_the_embedded_server_with_no_environment_set(command: Command, home: Path) -> None:
+    materialize = (*DAGSTER, "asset", "materialize", "-m", MODULE, "--select", "agent_performance_metrics")
+    command(*materialize, "--partition", "2025-07-11")
+    assert list(ledger(Database.from_settings(Settings(home=home)))) == [date(2025, 7, 11)]
+
+
+def test_days_materialise_in_the_database_that_the_environment_names(
+    command: Command, home: Path, logs: None, database: Database, database_url: str
+) -> None:
+    materialize = (*DAGSTER, "asset", "materialize", "-m", MODULE, "--select", "agent_performance_metrics")
+    first, second, third = (day.isoformat() for day in DAYS)
+    command(*materialize, "--partition", first, METRICS_DATABASE_URL=database_url)
+    assert list(ledger(database)) == DAYS[:1]
+    command(*materialize, "--partition-range", f"{second}...{third}", METRICS_DATABASE_URL=database_url)
+    assert_equal_to_oracle(database, *DAYS)
+    assert not home.exists()

@@ -1,0 +1,174 @@
+"""Which faults of a real PostgreSQL are tried again, how often, and what is left of a run that gives up."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+import dagster as dg
+import psycopg
+import pytest
+
+from metrics_pipeline.orchestration import failures
+from metrics_pipeline.storage.database import Database
+
+from .conftest import DAYS, Run, assert_equal_to_oracle, execute, ledger, partitions
+
+FRIDAY, SATURDAY, SUNDAY = DAYS
+KEYS = [day.isoformat() for day in DAYS]
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "_FIRST_PAUSE_SECONDS", 0.001)
+
+
+@pytest.fixture
+def fault_at(database: Database) -> Callable[..., None]:
+    """Has PostgreSQL run `what` when the ledger's row of `day` is written, the first `times` times."""
+
+    def arrange(day: object, what: str, times: int) -> None:
+        # A sequence counts on when its transaction is rolled back.
+        execute(database, "CREATE SEQUENCE faults")
+        execute(
+            database,
+            f"""CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN
+                    IF NEW.metric_date = '{day}' AND nextval('faults') <= {times} THEN {what} END IF;
+                    RETURN NEW;
+                END $$""",
+        )
+        execute(
+            database,
+            "CREATE TRIGGER fault BEFORE INSERT OR UPDATE ON metric_day_ledger FOR EACH ROW EXECUTE FUNCTION fault()",
+        )
+
+    return arrange
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "PERFORM pg_terminate_backend(pg_backend_pid());",
+        "SET LOCAL statement_timeout = '10ms'; RAISE EXCEPTION 'too slow' USING ERRCODE = '57014';",
+        "RAISE EXCEPTION 'deadlock' USING ERRCODE = '40P01';",
+        "RAISE EXCEPTION 'disk full' USING ERRCODE = '53100';",
+    ],
+    ids=["connection cut", "statement cancelled", "deadlock", "disk full"],
+)
+def test_a_passing_fault_is_tried_again_without_repeating_the_days_before_it(
+    run: Run, logs: None, database: Database, instance: dg.DagsterInstance, fault_at: Callable[..., None], what: str
+) -> None:
+    fault_at(SATURDAY, what, times=2)
+    ended = run(FRIDAY, SUNDAY)
+    assert ended.succeeded
+    assert ended.retries == 2
+    assert ended.days == KEYS
+    assert partitions(instance) == (set(KEYS), set())
+    assert set(ledger(database).values()) == {ended.run.run_id}
+    assert_equal_to_oracle(database, *DAYS)
+
+
+@contextmanager
+def _locked(url: str, statement: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(url) as connection:
+        connection.execute(statement)
+        yield connection
+
+
+def test_a_lock_that_is_not_free_in_time_is_waited_for_by_trying_again(
+    run: Run, logs: None, database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = psycopg.conninfo.conninfo_to_dict(database_url)["dbname"]
+    execute(database, f"ALTER DATABASE \"{name}\" SET lock_timeout = '50ms'")
+    with _locked(database_url, "LOCK TABLE agent_performance_metrics") as connection:
+        pauses = []
+
+        def release_the_lock(seconds: float) -> None:
+            pauses.append(seconds)
+            connection.rollback()
+
+        monkeypatch.setattr(failures.time, "sleep", release_the_lock)
+        ended = run(FRIDAY)
+    assert ended.succeeded
+    assert ended.retries == len(pauses) == 1
+    assert_equal_to_oracle(database, FRIDAY)
+
+
+def test_retries_run_out_with_growing_pauses_and_keep_what_was_stored(
+    run: Run,
+    logs: None,
+    database: Database,
+    instance: dg.DagsterInstance,
+    fault_at: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(failures, "_FIRST_PAUSE_SECONDS", 10)
+    monkeypatch.setattr(failures.time, "sleep", pauses.append)
+    fault_at(SATURDAY, "RAISE EXCEPTION 'no space left' USING ERRCODE = '53100';", times=1000)
+    ended = run(FRIDAY, SUNDAY)
+    assert not ended.succeeded
+    assert ended.retries == failures.MAX_RETRIES == 5
+    assert pauses == [10, 20, 40, 80, 160]
+    assert all(later == 2 * earlier for earlier, later in pairwise(pauses))
+    assert "Exceeded max_retries of 5" in ended.failure
+    assert "The server lacks a resource" in ended.failure
+    assert "no space left (SQLSTATE 53100)" in ended.failure
+    assert partitions(instance) == ({KEYS[0]}, {KEYS[1], KEYS[2]})
+    assert list(ledger(database)) == [FRIDAY]
+
+
+def test_a_lasting_fault_is_tried_once(run: Run, logs: None, database: Database, fault_at: Callable[..., None]) -> None:
+    fault_at(FRIDAY, "RAISE EXCEPTION 'never' USING ERRCODE = '23514';", times=1000)
+    ended = run(FRIDAY)
+    assert not ended.succeeded
+    assert ended.retries == 0
+    assert "never (SQLSTATE 23514)" in ended.failure
+    with database.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT last_value FROM faults").scalar() == 1
+
+
+def test_a_run_that_repeats_a_failed_one_does_only_what_is_open(
+    run: Run, logs: None, database: Database, fault_at: Callable[..., None]
+) -> None:
+    fault_at(SATURDAY, "RAISE EXCEPTION 'once' USING ERRCODE = '23514';", times=1)
+    failed = run(FRIDAY, SUNDAY)
+    assert failed.days == [KEYS[0], KEYS[2]]
+    repeated = run(FRIDAY, SUNDAY, parent=failed)
+    assert repeated.succeeded
+    assert repeated.days == [KEYS[1]]
+    assert_equal_to_oracle(database, *DAYS)
+
+
+def test_a_run_that_repeats_a_repeated_run_leaves_out_what_both_have_done(
+    run: Run, logs: None, database: Database, fault_at: Callable[..., None]
+) -> None:
+    fault_at(SATURDAY, "RAISE EXCEPTION 'twice' USING ERRCODE = '23514';", times=2)
+    first = run(FRIDAY, SATURDAY)
+    second = run(FRIDAY, SATURDAY, parent=first)
+    third = run(FRIDAY, SATURDAY, parent=second)
+    assert (first.days, second.days, third.days) == ([KEYS[0]], [], [KEYS[1]])
+
+
+def test_a_run_that_repeats_a_failed_one_does_a_day_again_whose_logs_changed_since(
+    run: Run, logs: None, database: Database, fault_at: Callable[..., None]
+) -> None:
+    fault_at(SATURDAY, "RAISE EXCEPTION 'once' USING ERRCODE = '23514';", times=1)
+    failed = run(FRIDAY, SATURDAY)
+    execute(database, "UPDATE agent_execution_logs SET cost_usd = 2")
+    assert run(FRIDAY, SATURDAY, parent=failed).days == KEYS[:2]
+    assert_equal_to_oracle(database, FRIDAY, SATURDAY)
+
+
+def test_a_run_that_repeats_a_failed_one_with_other_agents_does_every_day(
+    run: Run, logs: None, database: Database, fault_at: Callable[..., None]
+) -> None:
+    fault_at(SATURDAY, "RAISE EXCEPTION 'once' USING ERRCODE = '23514';", times=1)
+    failed = run(FRIDAY, SUNDAY)
+    repeated = run(FRIDAY, SUNDAY, parent=failed, config={"include_inactive_agents": True})
+    assert repeated.days == KEYS
+    assert_equal_to_oracle(database, *DAYS, include_inactive=True)
+
+
+def test_a_run_that_repeats_a_successful_one_does_all_again(run: Run, logs: None) -> None:
+    assert run(FRIDAY, SUNDAY, parent=run(FRIDAY, SUNDAY)).days == KEYS

@@ -1,0 +1,114 @@
+"""The instance that the commands share: where it lies, who may read it, and that its runs last."""
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import dagster as dg
+import psycopg
+import pytest
+import yaml
+from dagster._core.instance.config import dagster_instance_config
+
+from metrics_pipeline.errors import SettingsError
+from metrics_pipeline.orchestration.instance import instance_folder, open_instance, workspace_file
+from metrics_pipeline.settings import Settings
+
+_READ_RUN = """
+import sys
+from pathlib import Path
+from metrics_pipeline.orchestration.instance import open_instance
+from metrics_pipeline.settings import Settings
+with open_instance(Settings(home=Path(sys.argv[1]))) as instance:
+    print(instance.get_run_by_id(sys.argv[2]).tags["mark"])
+"""
+
+
+def test_runs_are_kept_in_the_database_dagster_for_other_processes(server_home: Path, server_uri: str) -> None:
+    job = dg.GraphDefinition(name="nothing").to_job()
+    with open_instance(Settings(home=server_home)) as instance:
+        run = instance.create_run_for_job(job, tags={"mark": "kept"})
+        assert not instance.run_monitoring_max_resume_run_attempts
+        assert (instance.run_retries_enabled, instance.run_monitoring_enabled, instance.telemetry_enabled) == (
+            True,
+            True,
+            False,
+        )
+    with psycopg.connect(server_uri, dbname="dagster") as connection:
+        assert connection.execute("SELECT count(*) FROM runs WHERE run_id = %s", [run.run_id]).fetchone() == (1,)
+    command = [sys.executable, "-c", _READ_RUN, str(server_home), run.run_id]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == "kept\n"
+
+
+def test_its_configuration_is_valid_and_private(tmp_path: Path) -> None:
+    home = tmp_path / "new" / "home"
+    previous = os.umask(0)
+    try:
+        folder = instance_folder(Settings(home=home))
+        workspace = workspace_file(Settings(home=home))
+    finally:
+        os.umask(previous)
+    assert folder == home / "dagster"
+    configuration, custom_class = dagster_instance_config(str(folder))
+    assert custom_class is None
+    assert configuration["storage"]["custom"]["config"] == {"home": str(home)}
+    assert {path: stat.S_IMODE(path.stat().st_mode) for path in (home, folder, folder / "dagster.yaml", workspace)} == {
+        home: 0o700,
+        folder: 0o700,
+        folder / "dagster.yaml": 0o600,
+        workspace: 0o600,
+    }
+    assert sorted(path.name for path in home.rglob("*")) == ["dagster", "dagster.yaml", "workspace.yaml"]
+
+
+def test_no_process_ever_reads_half_a_configuration(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    path = instance_folder(settings) / "dagster.yaml"
+    complete = path.read_text()
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            instance_folder(settings)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert {path.read_text() for _ in range(2000)} == {complete}
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_an_instance_of_ones_own_is_used_and_not_written_to(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    settings = Settings(home=tmp_path / "home", dagster_home=theirs)
+    assert instance_folder(settings) == theirs
+    assert list(theirs.iterdir()) == []
+    assert not settings.home.exists()
+
+
+@pytest.mark.parametrize("name", ["missing", "relative", "file"])
+def test_a_dagster_home_that_is_no_folder_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    path = Path(name) if name == "relative" else tmp_path / name
+    with pytest.raises(SettingsError, match=f"DAGSTER_HOME is '{path}'.*not the absolute path of a folder"):
+        instance_folder(Settings(home=tmp_path, dagster_home=path))
+
+
+@pytest.mark.parametrize("write", [instance_folder, workspace_file])
+def test_a_home_that_cannot_be_written_is_named(tmp_path: Path, write: object) -> None:
+    (tmp_path / "file").touch()
+    home = tmp_path / "file" / "home"
+    with pytest.raises(SettingsError, match=f"METRICS_PIPELINE_HOME is '{home}'.*Not a directory"):
+        write(Settings(home=home))
+
+
+def test_the_workspace_says_what_the_projects_own_does(tmp_path: Path) -> None:
+    ours = Path(__file__).parents[2] / "workspace.yaml"
+    assert yaml.safe_load(workspace_file(Settings(home=tmp_path)).read_text()) == yaml.safe_load(ours.read_text())

@@ -1,0 +1,180 @@
+"""late_logs_sensor: what it finds, what it asks for and how often, and that its runs make the days right again."""
+
+import re
+from collections.abc import Iterator
+from datetime import date, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
+
+from metrics_pipeline.definitions import build_defs
+from metrics_pipeline.errors import TransientError
+from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.urls import DatabaseUrl
+from metrics_pipeline_tests.days import Log, aggregate, execute, query, store_agents, store_logs
+
+from .conftest import assert_equal_to_oracle
+from .nights import Nights, asked, waiting_run
+
+SATURDAY, SUNDAY = DAYS = [date(2025, 7, 12), date(2025, 7, 13)]
+NOON = "2025-07-14T12:00:00+00:00"
+
+
+def log_of(day: date, agent: str, status: str, cost: str) -> Log:
+    return Log(agent, status, 100, 10, cost, timestamp=day_window(day, "UTC").start + timedelta(hours=5))
+
+
+@pytest.fixture
+def nights(database: Database, tmp_path: Path) -> Iterator[Nights]:
+    """Two stored days of two agents; agent a's second log of each is still running, and without a cost."""
+    store_agents(database, {"a": "active", "b": "active"})
+    for day in DAYS:
+        store_logs(database, [log_of(day, "a", "success", "1"), log_of(day, "a", "running", "NaN")])
+        store_logs(database, [log_of(day, "b", "failed", "0.5")])
+        aggregate(database, day_window(day, "UTC"), run_id="nightly")
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        yield Nights(database, instance, {"start_date": SATURDAY})
+
+
+def correct(nights: Nights, cost: str, day: date = SATURDAY) -> None:
+    statement = """UPDATE agent_execution_logs SET cost_usd = CAST(:cost AS numeric)
+                    WHERE "timestamp"::date = :day AND agent_id = 'b'"""
+    execute(nights.database, statement, cost=cost, day=day)
+
+
+def run_key(nights: Nights) -> str | None:
+    (request,) = nights.sensor(NOON).run_requests
+    return request.run_key
+
+
+def test_it_runs_every_quarter_of_an_hour_by_default() -> None:
+    sensor = build_defs().resolve_sensor_def("late_logs_sensor")
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    assert sensor.minimum_interval_seconds == 900
+
+
+@pytest.mark.parametrize(
+    ("change", "difference", "restated"),
+    [
+        (
+            """INSERT INTO agent_execution_logs (agent_id, "timestamp", status, latency_ms, cost_usd)
+               VALUES ('b', '2025-07-12 23:59:59.999999Z', 'success', 7, 0.000000001)""",
+            "logs +1, successful +1, latency_ms +7, cost_nano_usd +1",
+            {"b"},
+        ),
+        (
+            """UPDATE agent_execution_logs SET status = 'success', cost_usd = 2
+                WHERE status = 'running' AND "timestamp" < '2025-07-13'""",
+            "successful +1, cost_nano_usd +2000000000",
+            {"a"},
+        ),
+        (
+            """UPDATE agent_execution_logs SET metadata = '{"user_id": "u"}'
+                WHERE status = 'failed' AND "timestamp" < '2025-07-13'""",
+            "values corrected without a change of any total",
+            {"b"},
+        ),
+        (
+            """DELETE FROM agent_execution_logs WHERE status = 'failed' AND "timestamp" < '2025-07-13'""",
+            "logs -1, failed -1, latency_ms -100, tokens -10, cost_nano_usd -500000000",
+            {"b"},
+        ),
+        (
+            """INSERT INTO agent_execution_logs (agent_id, "timestamp", status)
+               VALUES ('nobody', '2025-07-12', 'running')""",
+            "logs +1",
+            set(),
+        ),
+    ],
+    ids=["late", "corrected in place", "corrected without a change of totals", "deleted", "late, of no agent"],
+)
+def test_a_change_is_found_told_and_healed(
+    nights: Nights, change: str, difference: str, restated: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert nights.sensor(NOON).skip_message == "2 days: 2 fine."
+    execute(nights.database, change)
+    capsys.readouterr()
+    tick = nights.sensor(NOON)
+    assert asked(tick) == ["2025-07-12"]
+    assert f"2 days: 1 fine, 1 dirty; 2025-07-12 is dirty ({difference})." in capsys.readouterr().err
+
+    (result,) = nights.launch(*tick.run_requests)
+    assert result.success
+    assert_equal_to_oracle(nights.database, *DAYS)
+    restatements = query(nights.database, "SELECT agent_id, metric_date, reason, run_id FROM metric_restatements")
+    assert restatements == [(agent, SATURDAY, "late logs", result.run_id) for agent in restated]
+    assert nights.sensor(NOON).skip_message == "2 days: 2 fine."
+
+
+def test_each_state_of_a_day_is_asked_for_once(nights: Nights) -> None:
+    correct(nights, "1")
+    first = run_key(nights)
+    assert first is not None
+    assert re.fullmatch(r"2025-07-12@[0-9a-f]{16}", first)
+    assert run_key(nights) == first
+    correct(nights, "2")
+    second = run_key(nights)
+    correct(nights, "1")
+    assert run_key(nights) == first != second
+
+    # The day is stored with the corrected logs. Then they go back, and forth again: states that are asked for anew.
+    nights.launch(*nights.sensor(NOON).run_requests)
+    seen = {first, second}
+    for cost in ("0.5", "1", "0.5"):
+        correct(nights, cost)
+        key = run_key(nights)
+        assert key not in seen
+        seen.add(key)
+        nights.launch(*nights.sensor(NOON).run_requests)
+        assert_equal_to_oracle(nights.database, *DAYS)
+
+
+def test_two_days_in_the_same_state_have_keys_of_their_own(nights: Nights) -> None:
+    for day in DAYS:
+        correct(nights, "9", day)
+    keys = {request.run_key for request in nights.sensor(NOON).run_requests}
+    assert len(keys) == 2
+
+
+def test_a_day_that_is_being_written_is_left_alone_until_its_run_has_ended(nights: Nights) -> None:
+    for day in DAYS:
+        correct(nights, "3", day)
+    a_range = {ASSET_PARTITION_RANGE_START_TAG: "2025-07-10", ASSET_PARTITION_RANGE_END_TAG: "2025-07-12"}
+    run = waiting_run(nights.instance, dg.DagsterRunStatus.STARTED, a_range)
+    assert asked(nights.sensor(NOON)) == ["2025-07-13"]
+    nights.instance.report_run_canceled(run)
+    assert asked(nights.sensor(NOON)) == ["2025-07-12", "2025-07-13"]
+
+
+def test_missing_and_sealed_days_are_told_but_not_asked_for(nights: Nights) -> None:
+    correct(nights, "3")
+    execute(
+        nights.database,
+        "UPDATE metric_day_ledger SET raw_pruned_at = now(), raw_pruned_logs = 3 WHERE metric_date = '2025-07-12'",
+        "DELETE FROM metric_day_ledger WHERE metric_date = '2025-07-13'",
+    )
+    tick = nights.sensor(NOON)
+    assert tick.run_requests == []
+    assert tick.skip_message == ("2 days: 1 missing, 1 sealed; 2025-07-13 is missing (never aggregated, 3 logs).")
+
+
+def test_days_beyond_the_look_back_window_are_not_looked_at(nights: Nights) -> None:
+    correct(nights, "3")
+    nights.settings["lookback_days"] = 1
+    assert nights.sensor(NOON).skip_message == "1 day: 1 fine."
+    nights.settings["lookback_days"] = 2
+    assert asked(nights.sensor(NOON)) == ["2025-07-12"]
+    assert asked(nights.sensor("2025-07-13T12:00:00+00:00")) == ["2025-07-12"]
+    assert nights.sensor("2025-07-12T12:00:00+00:00").skip_message == (
+        "No day has ended since METRICS_START_DATE, 2025-07-12."
+    )
+
+
+def test_when_the_database_is_away_the_tick_fails_with_our_sentence(nights: Nights, tmp_path: Path) -> None:
+    away = Nights(Database(DatabaseUrl.parse(f"postgresql://u:s3cret@/d?host={tmp_path}")), nights.instance)
+    with pytest.raises(TransientError, match=r"to database d on .* failed: .* Check that the server runs") as caught:
+        away.sensor(NOON)
+    assert "s3cret" not in str(caught.value)

@@ -1,0 +1,123 @@
+"""One difficult day on every kind of upstream tables that the contract allows, equal to the oracle each time."""
+
+from datetime import timedelta
+
+import pytest
+
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline_tests.days import WINDOW, Log, assert_exact_twice, execute, query, store_agents, store_logs
+
+UUIDS = [f"0000000{digit}-0000-4000-8000-0000000000ab" for digit in range(4)]
+
+_PARTITIONED = (
+    "DROP TABLE agent_execution_logs",
+    """CREATE TABLE agent_execution_logs (
+           id bigint GENERATED ALWAYS AS IDENTITY, agent_id text, "timestamp" timestamptz NOT NULL, status text,
+           latency_ms int, token_count int, cost_usd numeric, error_type text, metadata jsonb
+       ) PARTITION BY RANGE ("timestamp")""",
+    'CREATE INDEX ON agent_execution_logs ("timestamp")',
+    # The day lies in two partitions, and one is split once more.
+    """CREATE TABLE before PARTITION OF agent_execution_logs FOR VALUES FROM (MINVALUE) TO ('2025-03-04 11:00Z')
+       PARTITION BY LIST (agent_id)""",
+    "CREATE TABLE before_rest PARTITION OF before DEFAULT",
+    "CREATE TABLE after PARTITION OF agent_execution_logs FOR VALUES FROM ('2025-03-04 11:00Z') TO (MAXVALUE)",
+)
+
+VARIANTS = {
+    "as we make them": (),
+    "json metadata": ("ALTER TABLE agent_execution_logs ALTER metadata TYPE json",),
+    "naive timestamps": (
+        """ALTER TABLE agent_execution_logs ALTER "timestamp" TYPE timestamp USING "timestamp" AT TIME ZONE 'UTC'""",
+    ),
+    "uuid agents": (
+        "ALTER TABLE agent_execution_logs ALTER agent_id TYPE uuid USING agent_id::uuid",
+        "ALTER TABLE agent_registry ALTER id TYPE uuid USING id::uuid",
+    ),
+    "uuid logs of text agents": ("ALTER TABLE agent_execution_logs ALTER agent_id TYPE uuid USING agent_id::uuid",),
+    "enum labels": (
+        "CREATE TYPE outcome AS ENUM ('running', 'failed', 'success')",
+        "CREATE TYPE standing AS ENUM ('inactive', 'active')",
+        "CREATE TYPE fault AS ENUM ('timeout', 'it''s', 'unknown', '')",
+        "ALTER TABLE agent_execution_logs ALTER status TYPE outcome USING status::outcome",
+        "ALTER TABLE agent_execution_logs ALTER error_type TYPE fault USING error_type::fault",
+        "ALTER TABLE agent_registry ALTER status TYPE standing USING status::standing",
+    ),
+    "small types": (
+        "ALTER TABLE agent_execution_logs ALTER latency_ms TYPE smallint, ALTER token_count TYPE smallint",
+        "ALTER TABLE agent_execution_logs ALTER cost_usd TYPE numeric(30, 15)",
+        "ALTER TABLE agent_execution_logs ALTER agent_id TYPE varchar(40), ALTER status TYPE varchar(10)",
+    ),
+    "domains": (
+        "CREATE DOMAIN usd AS numeric CHECK (VALUE > -1000)",
+        "CREATE DOMAIN milliseconds AS integer",
+        "ALTER TABLE agent_execution_logs ALTER cost_usd TYPE usd, ALTER latency_ms TYPE milliseconds",
+    ),
+    "a wide table": (
+        "ALTER TABLE agent_execution_logs " + ", ".join(f"ADD extra_{n} text DEFAULT 'extra'" for n in range(60)),
+        "ALTER TABLE agent_execution_logs ADD content_hash bigint DEFAULT 7, ADD user_id text DEFAULT 'u'",
+        "ALTER TABLE agent_execution_logs ADD human_intervention boolean DEFAULT true, DROP extra_30",
+        "ALTER TABLE agent_registry ADD agent_id text DEFAULT 'x', ADD metric_date date DEFAULT '2025-03-04'",
+    ),
+    "partitions": _PARTITIONED,
+    "partitions of naive timestamps and json": tuple(
+        statement.replace("timestamptz", "timestamp").replace("jsonb", "json") for statement in _PARTITIONED
+    ),
+}
+
+
+def difficult_day() -> list[Log]:
+    microsecond = timedelta(microseconds=1)
+    moments = [WINDOW.start - microsecond, WINDOW.start, WINDOW.start + timedelta(hours=11), WINDOW.end - microsecond]
+    moments.append(WINDOW.end)
+    statuses = ["success", "failed", "running"]
+    costs = [None, "NaN", "0.000000001", "-1.5", "0.1234567891"]
+    errors = [None, "timeout", "it's", "unknown", ""]
+    metadata = [
+        None,
+        '{"user_id": "u", "human_intervention": true}',
+        '{"user_id": 1, "human_intervention": "true"}',
+        "[]",
+        '"text"',
+        "null",
+        '{ "user_id": {"a": [1,  2]} }',
+    ]
+    return [
+        Log(
+            agent_id=UUIDS[number % 4],
+            timestamp=moments[number % len(moments)],
+            status=statuses[number % len(statuses)],
+            latency_ms=None if number % 11 == 0 else number * 37 % 1009,
+            token_count=None if number % 13 == 0 else number,
+            cost_usd=costs[number // 3 % len(costs)],
+            error_type=errors[number // 2 % len(errors)],
+            metadata=metadata[number % len(metadata)],
+        )
+        for number in range(210)
+    ]
+
+
+@pytest.fixture
+def difficult(database: Database, request: pytest.FixtureRequest) -> Database:
+    execute(database, *request.param)
+    store_agents(database, {UUIDS[0]: "active", UUIDS[1]: "active", UUIDS[2]: "inactive"})
+    store_logs(database, difficult_day())
+    return database
+
+
+@pytest.mark.parametrize("difficult", VARIANTS.values(), ids=VARIANTS, indirect=True)
+def test_a_difficult_day_is_exact_on(difficult: Database) -> None:
+    day = assert_exact_twice(difficult)
+    assert query(difficult, "SELECT unique_users FROM agent_performance_metrics") == [(3,), (3,)]
+    assert day.computed.metrics.skipped["agent_id"].sort().to_list() == UUIDS[2:]
+
+
+@pytest.mark.parametrize("difficult", [()], indirect=True)
+def test_a_difficult_day_is_exact_on_a_view_with_another_order_of_columns(difficult: Database) -> None:
+    execute(
+        difficult,
+        "ALTER TABLE agent_execution_logs RENAME TO stored_logs",
+        """CREATE VIEW agent_execution_logs AS
+           SELECT metadata, error_type, cost_usd, token_count, latency_ms, status, "timestamp", agent_id, id
+             FROM stored_logs""",
+    )
+    assert_exact_twice(difficult)
