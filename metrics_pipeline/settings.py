@@ -9,12 +9,14 @@ from zoneinfo import ZoneInfo
 
 import platformdirs
 
-from metrics_pipeline.errors import SettingsError
+from metrics_pipeline.errors import PermanentError, SettingsError
+from metrics_pipeline.metrics.retention import RetentionPolicy
 
 DEFAULT_TIME_ZONE = "UTC"
 DEFAULT_START_DATE = date(2025, 1, 1)
 DEFAULT_LOOKBACK_DAYS = 14
 _MAX_LOOKBACK_DAYS = 366
+_MAX_RETENTION_DAYS = 36_600
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Settings:
     start_date: date = DEFAULT_START_DATE
     lookback_days: int = DEFAULT_LOOKBACK_DAYS
     dagster_home: Path | None = None
+    retention: RetentionPolicy = field(default_factory=RetentionPolicy)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
@@ -45,7 +48,10 @@ class Settings:
             database_url=env.get("METRICS_DATABASE_URL") or None,
             time_zone=_time_zone(env.get("METRICS_TIME_ZONE") or DEFAULT_TIME_ZONE),
             dagster_home=Path(env["DAGSTER_HOME"]) if env.get("DAGSTER_HOME") else None,
-            lookback_days=_days("METRICS_LOOKBACK_DAYS", env.get("METRICS_LOOKBACK_DAYS"), DEFAULT_LOOKBACK_DAYS),
+            lookback_days=_days(
+                "METRICS_LOOKBACK_DAYS", env.get("METRICS_LOOKBACK_DAYS"), DEFAULT_LOOKBACK_DAYS, _MAX_LOOKBACK_DAYS
+            ),
+            retention=_retention(env),
             start_date=_date("METRICS_START_DATE", env.get("METRICS_START_DATE"), DEFAULT_START_DATE),
         )
 
@@ -63,12 +69,29 @@ def _time_zone(name: str) -> str:
     return name
 
 
-def _days(variable: str, value: str | None, default: int) -> int:
+def _days(variable: str, value: str | None, default: int, most: int) -> int:
     if not value:
         return default
-    if not value.isascii() or not value.isdigit() or not 1 <= int(value) <= _MAX_LOOKBACK_DAYS:
-        raise SettingsError(f"{variable} is {value!r}. Set a whole number of days from 1 to {_MAX_LOOKBACK_DAYS}.")
+    if not value.isascii() or not value.isdigit() or not 1 <= int(value[:9]) <= most:
+        raise SettingsError(f"{variable} is {value!r}. Set a whole number of days from 1 to {most:,}.")
     return int(value)
+
+
+def _retention(env: Mapping[str, str]) -> RetentionPolicy:
+    names = {
+        "raw_log_days": "METRICS_RETENTION_RAW_LOG_DAYS",
+        "metric_days": "METRICS_RETENTION_METRIC_DAYS",
+        "alert_days": "METRICS_RETENTION_ALERT_DAYS",
+    }
+    defaults = RetentionPolicy()
+    days = {
+        field: _days(variable, env.get(variable), getattr(defaults, field), _MAX_RETENTION_DAYS)
+        for field, variable in names.items()
+    }
+    try:
+        return RetentionPolicy(**days)
+    except PermanentError as error:
+        raise SettingsError(f"{', '.join(names.values())} contradict each other. {error}") from error
 
 
 def _date(variable: str, value: str | None, default: date) -> date:

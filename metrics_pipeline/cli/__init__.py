@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from metrics_pipeline.cli import db, demo, dev, history, logs, runs
+from metrics_pipeline.cli import db, demo, dev, history, logs, retention, runs
 from metrics_pipeline.errors import PipelineError
 
 app = typer.Typer(
@@ -24,6 +24,9 @@ Start with `metrics-pipeline demo`, then open the Dagster UI with `metrics-pipel
 - `METRICS_TIME_ZONE`: the zone whose calendar days are aggregated (default UTC)
 - `METRICS_START_DATE`: the first day (default 2025-01-01)
 - `METRICS_LOOKBACK_DAYS`: how many days back missing, late and corrected logs are looked for (default 14)
+- `METRICS_RETENTION_RAW_LOG_DAYS`, `METRICS_RETENTION_METRIC_DAYS`, `METRICS_RETENTION_ALERT_DAYS`: how long raw logs
+  (default 30), metrics (365) and resolved alerts (90) are kept
+
 - `DAGSTER_HOME`: a Dagster instance of your own
 """,
 )
@@ -31,6 +34,7 @@ app.command("demo")(demo.demo)
 app.command("dev")(dev.dev)
 app.command("aggregate")(runs.aggregate)
 app.command("backfill")(runs.backfill)
+app.command("retention")(retention.retention)
 app.command("status")(history.status)
 app.command("restatements")(history.restatements)
 app.add_typer(logs.app, name="logs")

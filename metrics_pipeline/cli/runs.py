@@ -15,7 +15,7 @@ from metrics_pipeline.cli.tables import print_table
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.orchestration.instance import open_instance
-from metrics_pipeline.orchestration.launching import DayReport, RunOutcome, run_days
+from metrics_pipeline.orchestration.launching import DaysOutcome, Report, run_days
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.publishing import Reason
@@ -26,7 +26,7 @@ _INCLUDE_INACTIVE = typer.Option(
 )
 
 #: What shells give a command that Ctrl-C ended: 128 + SIGINT.
-_INTERRUPTED = 130
+INTERRUPTED = 130
 
 
 def aggregate(
@@ -119,7 +119,7 @@ def run_with_progress(
         with progress:
             task = progress.add_task("Starting the run", total=(last - first).days + 1)
 
-            def advance(day: date, _report: DayReport) -> None:
+            def advance(day: date, _report: Report) -> None:
                 progress.update(task, advance=1, description=f"Stored {day}")
 
             outcome = run_days(
@@ -136,7 +136,7 @@ def run_with_progress(
         _print_summary(outcome)
     if outcome.is_interrupted:
         typer.echo(f"Interrupted. {len(outcome.days)} days are stored; run the command again to go on.", err=True)
-        raise typer.Exit(_INTERRUPTED)
+        raise typer.Exit(INTERRUPTED)
     if outcome.failure is not None:
         raise PermanentError(f"Run {outcome.run_id} failed. {outcome.failure}")
     if not outcome.days:
@@ -158,7 +158,7 @@ def _require_complete_days(settings: Settings, first: date, last: date) -> None:
         )
 
 
-def _print_summary(outcome: RunOutcome) -> None:
+def _print_summary(outcome: DaysOutcome) -> None:
     counts = (
         "logs_read",
         "logs_aggregated",

@@ -25,6 +25,10 @@ class SourceFingerprint:
         """The fingerprint of a day without logs."""
         return cls(*[0] * len(fields(cls)))
 
+    def __add__(self, other: "SourceFingerprint") -> "SourceFingerprint":
+        """The fingerprint of both sets of logs together."""
+        return SourceFingerprint(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
     def digest(self, *context: str) -> str:
         """Sixteen hexadecimal digits that identify this fingerprint together with `context`."""
         return hashlib.sha256("|".join([self.to_text(), *context]).encode()).hexdigest()[:16]

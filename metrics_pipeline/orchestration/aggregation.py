@@ -14,7 +14,13 @@ from metrics_pipeline.storage.contract import UpstreamContract
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.extraction import open_snapshot
 from metrics_pipeline.storage.faults import database_faults
-from metrics_pipeline.storage.ledger import DayState, read_day_state, refuse_if_logs_vanished, refuse_unless_open
+from metrics_pipeline.storage.ledger import (
+    DayState,
+    read_day_state,
+    refuse_if_logs_vanished,
+    refuse_if_partly_pruned,
+    refuse_unless_open,
+)
 from metrics_pipeline.storage.publishing import Published, Reason, publish_day
 from metrics_pipeline.storage.queries import metrics_of_day
 
@@ -68,6 +74,7 @@ def compute_day(
         with timings.step("guard"):
             state = read_day_state(snapshot.connection, window.metric_date)
             refuse_unless_open(state, window)
+            refuse_if_partly_pruned(snapshot.connection, window)
             agents = snapshot.agents(window.metric_date, include_inactive=include_inactive_agents)
         with timings.step("extract"):
             logs = snapshot.logs(window)

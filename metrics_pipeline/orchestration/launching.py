@@ -1,6 +1,6 @@
-"""Running the daily job from a command: a Dagster run on the shared instance, in this process, followed as it goes."""
+"""Running a job from a command: a Dagster run on the shared instance, in this process, followed as it goes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -14,28 +14,45 @@ from dagster._core.utils import make_new_run_id
 from dagster._utils.interrupts import capture_interrupts
 from dagster_shared.error import SerializableErrorInfo
 
-from metrics_pipeline.orchestration.names import DAILY_METRICS_JOB, METRICS_ASSET_KEY, PROCESS_TAG, REASON_TAG
+from metrics_pipeline.orchestration.names import (
+    DAILY_METRICS_JOB,
+    DATA_RETENTION_JOB,
+    METRICS_ASSET_KEY,
+    PROCESS_TAG,
+    REASON_TAG,
+    RETENTION_ASSET_KEY,
+)
 from metrics_pipeline.orchestration.processes import end_if_orphaned, own_process
 from metrics_pipeline.storage.publishing import Reason
 
 _UNSUCCESSFUL = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
-#: The metadata of a day that was materialised, as plain values.
-DayReport = dict[str, Any]
+#: Metadata as plain values: of a day that was materialised, or of a run of retention.
+Report = dict[str, Any]
 
 
 @dataclass
 class RunOutcome:
-    """What became of a run: the days that it stored, why it failed if it did, and whether a signal ended it.
-
-    continued_run_id: the unfinished run over the same days that it continued, if there was one.
-    """
+    """What became of a run: why it failed if it did, and whether a signal ended it."""
 
     run_id: str
-    continued_run_id: str | None = None
-    days: dict[date, DayReport] = field(default_factory=dict)
     failure: str | None = None
     is_interrupted: bool = False
+
+
+@dataclass
+class DaysOutcome(RunOutcome):
+    """The days that a run stored, and the unfinished run over the same days that it continued, if there was one."""
+
+    continued_run_id: str | None = None
+    days: dict[date, Report] = field(default_factory=dict)
+
+
+@dataclass
+class RetentionOutcome(RunOutcome):
+    """What a run of retention did; None if it failed."""
+
+    report: Report | None = None
 
 
 # Dagster does so itself while the run executes; a signal just before would leave a run that never starts.
@@ -47,53 +64,87 @@ def run_days(
     *,
     reason: Reason,
     include_inactive_agents: bool,
-    on_day: Callable[[date, DayReport], None],
-) -> RunOutcome:
+    on_day: Callable[[date, Report], None],
+) -> DaysOutcome:
     """Runs daily_metrics_job over the days from `first` to `last` and calls `on_day` as each is stored.
 
     The run belongs to `instance`, with its events and lineage, as if the UI had started it. SIGINT and SIGTERM end it
     as a failed run, with the days stored until then.
     """
-    job = ReconstructableRepository.for_module("metrics_pipeline.definitions", "defs").get_reconstructable_job(
-        DAILY_METRICS_JOB
-    )
     tags = {
         ASSET_PARTITION_RANGE_START_TAG: first.isoformat(),
         ASSET_PARTITION_RANGE_END_TAG: last.isoformat(),
         REASON_TAG: reason.value,
     }
     unfinished = _unfinished_run(instance, tags)
-    run_id = make_new_run_id()
+    outcome = DaysOutcome(make_new_run_id(), continued_run_id=unfinished.run_id if unfinished else None)
+    config = {"include_inactive_agents": include_inactive_agents}
+    for event in _execute(instance, outcome, DAILY_METRICS_JOB, METRICS_ASSET_KEY, config, tags, unfinished):
+        if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION and event.partition is not None:
+            day = date.fromisoformat(event.partition)
+            outcome.days[day] = _plain_metadata(event)
+            on_day(day, outcome.days[day])
+    return outcome
+
+
+@capture_interrupts()
+def run_retention(
+    instance: dg.DagsterInstance, config: Mapping[str, int], *, on_message: Callable[[str], None]
+) -> RetentionOutcome:
+    """Runs data_retention_job with the given run config, as run_days does for days.
+
+    `on_message` is called with each message that the run's log gets from our code.
+    """
+    outcome = RetentionOutcome(make_new_run_id())
+
+    def pass_on(entry: dg.EventLogEntry) -> None:
+        if not entry.is_dagster_event:
+            on_message(entry.user_message)
+
+    instance.add_event_listener(outcome.run_id, pass_on)
+    for event in _execute(instance, outcome, DATA_RETENTION_JOB, RETENTION_ASSET_KEY, config, {}, None):
+        if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION:
+            outcome.report = _plain_metadata(event)
+    return outcome
+
+
+def _execute(
+    instance: dg.DagsterInstance,
+    outcome: RunOutcome,
+    job_name: str,
+    asset_key: dg.AssetKey,
+    config: Mapping[str, Any],
+    tags: Mapping[str, str],
+    parent: dg.DagsterRun | None,
+) -> Iterator[dg.DagsterEvent]:
+    """Runs the job in this process and yields its events; what ended it is noted in `outcome`."""
+    repository = ReconstructableRepository.for_module("metrics_pipeline.definitions", "defs")
+    job = repository.get_reconstructable_job(job_name)
     run = instance.create_run_for_job(
         job.get_definition(),
-        run_id=run_id,
-        parent_run_id=unfinished.run_id if unfinished else None,
-        root_run_id=(unfinished.root_run_id or unfinished.run_id) if unfinished else None,
+        run_id=outcome.run_id,
+        parent_run_id=parent.run_id if parent else None,
+        root_run_id=(parent.root_run_id or parent.run_id) if parent else None,
         run_config={
-            "ops": {
-                METRICS_ASSET_KEY.to_python_identifier(): {
-                    "config": {"include_inactive_agents": include_inactive_agents}
-                }
-            },
+            "ops": {asset_key.to_python_identifier(): {"config": dict(config)}},
             # The console belongs to the command; the run's log is in the instance.
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         },
-        tags={**tags, PROCESS_TAG: own_process(run_id)},
+        tags={**tags, PROCESS_TAG: own_process(outcome.run_id)},
         job_code_origin=job.get_python_origin(),
     )
-    outcome = RunOutcome(run.run_id, continued_run_id=unfinished.run_id if unfinished else None)
     for event in execute_run_iterator(job, run, instance):
-        if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION and event.partition is not None:
-            day = date.fromisoformat(event.partition)
-            materialization = event.step_materialization_data.materialization
-            outcome.days[day] = {key: value.value for key, value in materialization.metadata.items()}
-            on_day(day, outcome.days[day])
-        elif event.is_step_failure:
+        if event.is_step_failure:
             outcome.failure = _message(event)
         elif event.is_run_failure:
             outcome.failure = outcome.failure or event.message
             outcome.is_interrupted = event.job_failure_data.failure_reason is RunFailureReason.UNEXPECTED_TERMINATION
-    return outcome
+        yield event
+
+
+def _plain_metadata(event: dg.DagsterEvent) -> Report:
+    materialization = event.step_materialization_data.materialization
+    return {key: value.value for key, value in materialization.metadata.items()}
 
 
 def _unfinished_run(instance: dg.DagsterInstance, tags: dict[str, str]) -> dg.DagsterRun | None:

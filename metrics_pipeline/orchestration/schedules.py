@@ -5,7 +5,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from metrics_pipeline.errors import TransientError
 from metrics_pipeline.metrics.reconciliation import DayVerdict
-from metrics_pipeline.orchestration.names import REASON_TAG
+from metrics_pipeline.orchestration.names import REASON_TAG, SCHEDULED_AT_TAG
 from metrics_pipeline.orchestration.reconciling import (
     findings,
     has_failed_permanently,
@@ -18,11 +18,16 @@ from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.publishing import Reason
 from metrics_pipeline.storage.readiness import require_ready
 
-_DESCRIPTION = """
+_DAILY_METRICS = """
 Every night at 02:00 asks for yesterday, two hours after its end so that stragglers among the logs are in, and for every
 day of the last METRICS_LOOKBACK_DAYS that is missing or whose logs have changed since. A week of downtime thus heals
 with one tick. Left out are days that a run is about to write, and days that a run had to refuse, as long as nothing
 about them changes: mend the cause, then materialise those by hand. The tick's log says what was found.
+"""
+
+_DATA_RETENTION = """
+Every night at 03:30 deletes the raw logs, metrics and resolved alerts that are older than the policy keeps. Raw logs go
+only of days whose metrics stand and equal them. The other days are held back, and the run says which and why.
 """
 
 
@@ -35,7 +40,7 @@ def build_daily_metrics_schedule(job: UnresolvedAssetJobDefinition, settings: Se
         cron_schedule="0 2 * * *",
         execution_timezone=settings.time_zone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=_DESCRIPTION,
+        description=_DAILY_METRICS,
     )
     def daily_metrics_schedule(
         context: dg.ScheduleEvaluationContext, database: dg.ResourceParam[Database]
@@ -61,6 +66,25 @@ def build_daily_metrics_schedule(job: UnresolvedAssetJobDefinition, settings: Se
         return requests or dg.SkipReason(findings(verdicts))
 
     return daily_metrics_schedule
+
+
+def build_data_retention_schedule(job: UnresolvedAssetJobDefinition, settings: Settings) -> dg.ScheduleDefinition:
+    """The nightly retention, in METRICS_TIME_ZONE and running by default."""
+
+    @dg.schedule(
+        name="data_retention_schedule",
+        job=job,
+        cron_schedule="30 3 * * *",
+        execution_timezone=settings.time_zone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=_DATA_RETENTION,
+    )
+    def data_retention_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        scheduled_at = context.scheduled_execution_time
+        # A run that waits, or is repeated after a crash, still counts from the night that it was meant for.
+        return dg.RunRequest(run_key=f"{scheduled_at:%Y-%m-%d}", tags={SCHEDULED_AT_TAG: scheduled_at.isoformat()})
+
+    return data_retention_schedule
 
 
 def _is_hopeless(context: dg.ScheduleEvaluationContext, verdict: DayVerdict) -> bool:

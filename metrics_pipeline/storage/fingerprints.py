@@ -6,31 +6,22 @@ from datetime import date
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
-from metrics_pipeline.metrics.schema import DEFINITION_VERSION, FAILED_STATUS, SUCCESS_STATUS
+from metrics_pipeline.metrics.schema import DEFINITION_VERSION
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.storage.contract import UpstreamContract
 from metrics_pipeline.storage.ledger import stored_days
-from metrics_pipeline.storage.log_columns import CONTENT_HASH, LOG_COLUMNS
+from metrics_pipeline.storage.log_columns import FINGERPRINT, FINGERPRINT_INPUT
 
 # width_bucket numbers the windows from 1 by a search among their starts, so one index range scan, in parallel workers
-# where the server has some, serves them all. What lies between two windows counts for neither. A cost is regular as
-# the calculator means it.
-_FINGERPRINTS = """
-SELECT width_bucket(moment, CAST(:starts AS {timestamp_type}[])) AS day,
-       count(*) AS logs,
-       count(*) FILTER (WHERE status = '{success}') AS successful,
-       count(*) FILTER (WHERE status = '{failed}') AS failed,
-       coalesce(sum(latency_ms::bigint), 0) AS latency_ms,
-       coalesce(sum(token_count::bigint), 0) AS tokens,
-       coalesce(sum(exact_cost_usd * 1000000000) FILTER (
-           WHERE scale(trim_scale(exact_cost_usd)) <= 9 AND abs(exact_cost_usd) < 1e19), 0) AS cost_nano_usd,
-       sum({content_hash}) AS content_hash
+# where the server has some, serves them all. What lies between two windows counts for neither.
+_FINGERPRINTS = f"""
+SELECT width_bucket(moment, CAST(:starts AS {{timestamp_type}}[])) AS day, {FINGERPRINT}
 FROM (
-    SELECT "timestamp" AS moment, cost_usd AS exact_cost_usd, {log_columns}
+    SELECT {FINGERPRINT_INPUT}
     FROM agent_execution_logs
     WHERE "timestamp" >= :start AND "timestamp" < :end
 ) AS log
-WHERE moment < (CAST(:ends AS {timestamp_type}[]))[width_bucket(moment, CAST(:starts AS {timestamp_type}[]))]
+WHERE moment < (CAST(:ends AS {{timestamp_type}}[]))[width_bucket(moment, CAST(:starts AS {{timestamp_type}}[]))]
 GROUP BY 1"""
 
 
@@ -43,15 +34,8 @@ def present_fingerprints(
     """
     if not windows:
         return {}
-    statement = text(
-        _FINGERPRINTS.format(
-            timestamp_type="timestamp" if contract.timestamp_is_naive else "timestamptz",
-            success=SUCCESS_STATUS,
-            failed=FAILED_STATUS,
-            content_hash=CONTENT_HASH,
-            log_columns=LOG_COLUMNS,
-        )
-    )
+    timestamp_type = "timestamp" if contract.timestamp_is_naive else "timestamptz"
+    statement = text(_FINGERPRINTS.format(timestamp_type=timestamp_type))
     starts = [contract.instant(window.start) for window in windows]
     ends = [contract.instant(window.end) for window in windows]
     rows = connection.execute(

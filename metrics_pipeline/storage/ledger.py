@@ -19,6 +19,11 @@ _STORED_EXECUTIONS = text("""
 SELECT coalesce(sum(total_executions), 0)::bigint FROM agent_performance_metrics WHERE metric_date = :metric_date""")
 
 
+_SEALED_NEIGHBOUR = text("""
+SELECT metric_date, time_zone FROM metric_day_ledger
+WHERE metric_date <> :metric_date AND raw_pruned_at IS NOT NULL AND window_start < :end AND window_end > :start
+ORDER BY metric_date LIMIT 1""")
+
 _STORED_DAYS = text("""
 SELECT metric_date, time_zone, source_fingerprint, definition_version, aggregated_at, raw_pruned_at
 FROM metric_day_ledger WHERE metric_date BETWEEN :first AND :last""")
@@ -60,6 +65,18 @@ def refuse_unless_open(state: DayState, window: DayWindow) -> None:
             f"{window.metric_date} is stored as a day of {state.time_zone}, and METRICS_TIME_ZONE is now "
             f"{window.time_zone}. Set METRICS_TIME_ZONE back, or, to recompute the day as one of {window.time_zone}, "
             f"clear it first: DELETE FROM metric_day_ledger WHERE metric_date = '{window.metric_date}'."
+        )
+
+
+def refuse_if_partly_pruned(connection: Connection, window: DayWindow) -> None:
+    """Raises DayRefusedError where a sealed day of another zone shares hours with the window: logs may be gone."""
+    bounds = {"metric_date": window.metric_date, "start": window.start, "end": window.end}
+    neighbour = connection.execute(_SEALED_NEIGHBOUR, bounds).one_or_none()
+    if neighbour is not None:
+        raise DayRefusedError(
+            f"{window.metric_date} in {window.time_zone} shares hours with {neighbour.metric_date} in "
+            f"{neighbour.time_zone}, whose raw logs were pruned. Its metrics would miss those logs. "
+            f"Set METRICS_TIME_ZONE back to {neighbour.time_zone} to aggregate days of that time."
         )
 
 

@@ -1,6 +1,6 @@
-"""What of a log a metric depends on, as SQL: the same expressions for the extraction and for the fingerprints."""
+"""What of a log a metric depends on, as SQL: the same expressions for extraction, fingerprints and pruning."""
 
-from metrics_pipeline.metrics.schema import FAILED_STATUS
+from metrics_pipeline.metrics.schema import FAILED_STATUS, SUCCESS_STATUS
 
 #: The columns of LOGS_SCHEMA but content_hash, as a SELECT list over agent_execution_logs.
 LOG_COLUMNS = f"""
@@ -26,3 +26,18 @@ CONTENT_HASH = f"""
     hashtextextended(coalesce(cost_usd, '') COLLATE "C",
     hashint4extended(coalesce(latency_ms, 0),
     hashint4extended(coalesce(token_count, 0), human_intervention::int + {_NULLS})))))))"""
+
+#: What FINGERPRINT is made from, as a SELECT list over agent_execution_logs.
+FINGERPRINT_INPUT = f'"timestamp" AS moment, cost_usd AS exact_cost_usd, {LOG_COLUMNS}'
+
+#: The fields of SourceFingerprint as aggregates over rows of FINGERPRINT_INPUT. A cost is regular as the calculator
+#: means it.
+FINGERPRINT = f"""
+    count(*) AS logs,
+    count(*) FILTER (WHERE status = '{SUCCESS_STATUS}') AS successful,
+    count(*) FILTER (WHERE status = '{FAILED_STATUS}') AS failed,
+    coalesce(sum(latency_ms::bigint), 0) AS latency_ms,
+    coalesce(sum(token_count::bigint), 0) AS tokens,
+    coalesce(sum(exact_cost_usd * 1000000000) FILTER (
+        WHERE scale(trim_scale(exact_cost_usd)) <= 9 AND abs(exact_cost_usd) < 1e19), 0) AS cost_nano_usd,
+    coalesce(sum({CONTENT_HASH}), 0) AS content_hash"""

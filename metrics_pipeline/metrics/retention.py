@@ -1,0 +1,118 @@
+"""What retention may delete: the cutoffs of a policy, and the verdict on each day whose raw logs are old enough."""
+
+from dataclasses import dataclass, fields
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.metrics.fingerprint import SourceFingerprint
+from metrics_pipeline.metrics.reconciliation import StoredDay
+
+
+@dataclass(frozen=True)
+class RetentionPolicy:
+    """For how many days rows are kept. Raises PermanentError for a policy that could lose a number."""
+
+    raw_log_days: int = 30
+    metric_days: int = 365
+    alert_days: int = 90
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            days = getattr(self, field.name)
+            if days < 1:
+                raise PermanentError(f"{field.name} is {days}. Keep rows for at least 1 day.")
+        if self.raw_log_days > self.metric_days:
+            raise PermanentError(
+                f"raw_log_days is {self.raw_log_days}, more than metric_days, {self.metric_days}: metrics would go "
+                "before the logs that they were made of. Raise metric_days or lower raw_log_days."
+            )
+
+
+@dataclass(frozen=True)
+class Cutoffs:
+    """The first day of each kind that is kept, counted from `today`; what belongs to an earlier one may go."""
+
+    time_zone: str
+    today: date
+    raw_logs: date
+    metrics: date
+    alerts: date
+
+
+def cutoffs(policy: RetentionPolicy, at: datetime, time_zone: str) -> Cutoffs:
+    """The cutoffs of a run scheduled for the instant `at`: today, as clocks in `time_zone` show it, less N days."""
+    today = at.astimezone(ZoneInfo(time_zone)).date()
+    return Cutoffs(
+        time_zone,
+        today,
+        raw_logs=today - timedelta(days=policy.raw_log_days),
+        metrics=today - timedelta(days=policy.metric_days),
+        alerts=today - timedelta(days=policy.alert_days),
+    )
+
+
+@dataclass(frozen=True)
+class PruningProgress:
+    """A sealed day of which verified logs may still stand.
+
+    verified_before: logs written by transactions before this one were verified; 64 bits, it never wraps.
+    pruned: the fingerprint of the verified logs that are deleted by now.
+    """
+
+    verified_before: int
+    pruned: SourceFingerprint
+
+
+@dataclass(frozen=True)
+class StandingLogs:
+    """The logs of a day that stand in the table.
+
+    verifiable: those whose writers had all ended when the day was looked at or, of a sealed day, when it was sealed.
+    later: those written since.
+    """
+
+    verifiable: SourceFingerprint
+    later: SourceFingerprint
+
+    @property
+    def logs(self) -> int:
+        """How many logs stand."""
+        return self.verifiable.logs + self.later.logs
+
+
+#: Why a day waits whose logs are all as they were aggregated, but partly too fresh to be told from later ones.
+UNSETTLED = "written since the oldest transaction that is still open: left for the next run"
+
+
+def reason_to_hold_back(
+    standing: StandingLogs,
+    stored: StoredDay | None,
+    progress: PruningProgress | None,
+    *,
+    time_zone: str,
+    overlapping: date | None,
+) -> str | None:
+    """Why no log of the day may be deleted; None if the verifiable ones may.
+
+    stored: the day's ledger row. progress: of a sealed day that is not pruned to its end. overlapping: a day of another
+    zone, not sealed, whose window shares instants with this one's.
+    """
+    if stored is None:
+        return "never aggregated: backfill the day"
+    if stored.raw_pruned_at is not None:
+        if progress is None:
+            return f"arrived after the day was sealed on {stored.raw_pruned_at:%Y-%m-%d}: not in its metrics"
+        if progress.pruned + standing.verifiable != stored.source_fingerprint:
+            return "the verified logs of this half-pruned day were changed or deleted by somebody else"
+        return None
+    if stored.time_zone != time_zone:
+        return f"stored as a day of {stored.time_zone}, not of {time_zone}"
+    if overlapping is not None:
+        return f"shares hours with {overlapping}, which is stored under another time zone"
+    differences = stored.source_fingerprint.differences(standing.verifiable + standing.later)
+    if differences:
+        return f"differs from what was aggregated ({', '.join(differences)}): backfill the day"
+    if standing.later.logs:
+        return UNSETTLED
+    return None

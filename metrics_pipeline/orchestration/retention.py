@@ -1,0 +1,173 @@
+"""The asset data_retention: what of the old rows went, what was held back and why."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
+from metrics_pipeline.orchestration.failures import step_outcome
+from metrics_pipeline.orchestration.names import (
+    METRICS_ASSET_KEY,
+    PROCESS_TAG,
+    RETENTION_ASSET_KEY,
+    SCHEDULED_AT_TAG,
+)
+from metrics_pipeline.orchestration.processes import own_process
+from metrics_pipeline.orchestration.upstream import agent_execution_logs, alert_history
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.pruning.pace import Pace
+from metrics_pipeline.storage.pruning.report import RetentionReport
+from metrics_pipeline.storage.pruning.retention import apply_retention
+from metrics_pipeline.storage.readiness import require_ready
+
+_DESCRIPTION = """
+Deletes raw logs, metrics and resolved alerts that are older than the policy keeps.
+
+Raw logs of a day go only when its metrics stand and the logs are still those that they were made of. The day is then
+sealed: nobody aggregates it again. Every other day is held back, with the reason in the check `no_logs_held_back`.
+
+**When the check is red**, backfill the days that it names. Logs that came after their day was sealed stay until you
+delete them yourself; they are in no metric.
+"""
+
+# The first night after years without retention; each is a hundred bytes of the event.
+_MAX_LISTED_DAYS = 1000
+
+
+def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
+    """The asset, with the policy of the settings as the launchpad's defaults."""
+    policy, pace = settings.retention, Pace()
+
+    class RetentionConfig(dg.Config):
+        """What the launchpad offers for a run."""
+
+        raw_log_days: int = Field(
+            default=policy.raw_log_days, description="Keep raw logs of so many days before today."
+        )
+        metric_days: int = Field(default=policy.metric_days, description="Keep metrics of so many days before today.")
+        alert_days: int = Field(
+            default=policy.alert_days, description="Keep alerts that were resolved on so many days before today."
+        )
+        dry_run: bool = Field(default=False, description="Delete nothing; say what would go and what is held back.")
+        batch_rows: int = Field(default=pace.batch_rows, description="Rows per transaction.")
+        pause_ms: int = Field(default=pace.pause_ms, description="Milliseconds between two transactions.")
+        time_budget_minutes: int = Field(
+            default=pace.time_budget_minutes, description="After so many minutes the run ends; the next one goes on."
+        )
+
+    @dg.asset(
+        key=RETENTION_ASSET_KEY,
+        deps=[METRICS_ASSET_KEY, agent_execution_logs, alert_history],
+        group_name="metrics",
+        kinds={"postgres"},
+        description=_DESCRIPTION,
+        output_required=False,
+        check_specs=[
+            dg.AssetCheckSpec(
+                "no_logs_held_back",
+                asset=RETENTION_ASSET_KEY,
+                description="Every raw log that is old enough to go is in the metrics.",
+            )
+        ],
+    )
+    def data_retention(
+        context: dg.AssetExecutionContext, config: RetentionConfig, database: dg.ResourceParam[Database]
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetObservation | dg.AssetCheckResult]:
+        context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: own_process(context.run.run_id)})
+        started = time.perf_counter()
+        with step_outcome(context):
+            report = apply_retention(
+                database,
+                require_ready(database),
+                cutoffs(
+                    RetentionPolicy(config.raw_log_days, config.metric_days, config.alert_days),
+                    _scheduled_at(context),
+                    settings.time_zone,
+                ),
+                Pace(config.batch_rows, config.pause_ms, config.time_budget_minutes),
+                run_id=context.run.run_id,
+                is_dry_run=config.dry_run,
+                on_progress=context.log.info,
+            )
+        metadata = retention_metadata(report, time.perf_counter() - started)
+        if report.is_dry_run:
+            # An observation, as nothing was made: the asset's last materialisation stays the last real run.
+            yield dg.AssetObservation(RETENTION_ASSET_KEY, description="Dry run", metadata=metadata)
+        else:
+            yield dg.MaterializeResult(asset_key=RETENTION_ASSET_KEY, metadata=metadata)
+        yield dg.AssetCheckResult(
+            check_name="no_logs_held_back",
+            asset_key=RETENTION_ASSET_KEY,
+            passed=not report.held_back,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={key: metadata[key] for key in ("days_held_back", "logs_held_back", "held_back")},
+        )
+
+    return data_retention
+
+
+def retention_metadata(report: RetentionReport, seconds: float) -> dict[str, Any]:
+    """The same keys for every run: rows deleted per table, what stayed, and how long it took."""
+    held_back = sorted(report.held_back, key=lambda day: day.metric_date)
+    logs = sum(report.pruned_logs.values())
+    return {
+        "agent_execution_logs_deleted": dg.MetadataValue.int(logs),
+        "agent_performance_metrics_deleted": dg.MetadataValue.int(sum(report.expired_metrics.values())),
+        "metric_restatements_deleted": dg.MetadataValue.int(report.expired_restatements),
+        "alert_history_deleted": dg.MetadataValue.int(report.deleted_alerts),
+        "days_sealed": dg.MetadataValue.int(len(report.sealed_days)),
+        "days_expired": dg.MetadataValue.int(len(report.expired_metrics)),
+        "partitions_dropped": dg.MetadataValue.json(report.dropped_partitions),
+        "days_held_back": dg.MetadataValue.int(len({day.metric_date for day in held_back})),
+        "logs_held_back": dg.MetadataValue.int(sum(day.logs for day in held_back)),
+        "held_back": dg.MetadataValue.md(_held_back_table(report)),
+        "logs_left_before_cutoff": dg.MetadataValue.int(report.logs_left),
+        "is_out_of_time": dg.MetadataValue.bool(report.is_out_of_time),
+        "keeps_raw_logs_from": dg.MetadataValue.text(str(report.cutoffs.raw_logs)),
+        "keeps_metrics_from": dg.MetadataValue.text(str(report.cutoffs.metrics)),
+        "keeps_resolved_alerts_from": dg.MetadataValue.text(str(report.cutoffs.alerts)),
+        "days": dg.MetadataValue.json(days_of(report)[:_MAX_LISTED_DAYS]),
+        "seconds": dg.MetadataValue.float(round(seconds, 3)),
+        "logs_per_second": dg.MetadataValue.float(round(logs / seconds, 1)),
+    }
+
+
+def days_of(report: RetentionReport) -> list[dict[str, Any]]:
+    """What went and what stays of each day, oldest first."""
+    rows: dict[date, dict[str, Any]] = {}
+
+    def row(day: date) -> dict[str, Any]:
+        empty = {"day": str(day), "logs_deleted": 0, "metrics_deleted": 0, "logs_held_back": 0, "reason": ""}
+        return rows.setdefault(day, empty)
+
+    for day, logs in report.pruned_logs.items():
+        row(day)["logs_deleted"] = logs
+    for day, metrics in report.expired_metrics.items():
+        row(day)["metrics_deleted"] = metrics
+    for held_back in report.held_back:
+        row(held_back.metric_date).update(logs_held_back=held_back.logs, reason=held_back.reason)
+    return [rows[day] for day in sorted(rows)]
+
+
+def _held_back_table(report: RetentionReport) -> str:
+    if not report.held_back:
+        return "Nothing is held back."
+    held_back = sorted(report.held_back, key=lambda day: day.metric_date)
+    lines = ["| day | logs | reason |", "| --- | ---: | --- |"]
+    lines += [f"| {day.metric_date} | {day.logs:,} | {day.reason} |" for day in held_back[:_MAX_LISTED_DAYS]]
+    if len(held_back) > _MAX_LISTED_DAYS:
+        lines.append(f"| … | | and {len(held_back) - _MAX_LISTED_DAYS} more |")
+    return "\n".join(lines)
+
+
+def _scheduled_at(context: dg.AssetExecutionContext) -> datetime:
+    tag = context.run.tags.get(SCHEDULED_AT_TAG)
+    if tag is not None:
+        return datetime.fromisoformat(tag)
+    record = context.instance.get_run_record_by_id(context.run.run_id)
+    return record.create_timestamp.astimezone(UTC) if record else datetime.now(UTC)
