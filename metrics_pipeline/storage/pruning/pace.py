@@ -1,8 +1,8 @@
 """How gently rows are deleted: short transactions with time limits, pauses between them, and an end to a run."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import monotonic, sleep
 from typing import TypeVar
 
 from sqlalchemy import Connection, text
@@ -57,7 +57,7 @@ class PacedConnection:
 
     connection: Connection
     pace: Pace
-    _started: float = field(default_factory=time.monotonic)
+    _started: float = field(default_factory=monotonic)
 
     def transaction(
         self,
@@ -70,12 +70,12 @@ class PacedConnection:
 
         Raises OutOfTimeError, with nothing done, when the time budget is used up.
         """
-        if time.monotonic() - self._started > self.pace.time_budget_minutes * 60:
+        if monotonic() - self._started > self.pace.time_budget_minutes * 60:
             raise OutOfTimeError
         limits = {"lock": str(lock_timeout_ms), "statement": str(statement_timeout_ms)}
         for attempt in range(_ATTEMPTS):
             if attempt:
-                time.sleep(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
+                sleep(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
             try:
                 with self.connection.begin():
                     self.connection.execute(_LIMITS, limits)
@@ -87,4 +87,4 @@ class PacedConnection:
 
     def pause(self) -> None:
         """Lets others work."""
-        time.sleep(self.pace.pause_ms / 1000)
+        sleep(self.pace.pause_ms / 1000)

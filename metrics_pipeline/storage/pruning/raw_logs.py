@@ -85,10 +85,7 @@ class RawLogPruning:
     def preview(self) -> None:
         """Counts what `run` would delete and hold back at this moment. Writes nothing."""
         for day in self._days(ALL_LOGS):
-            examined = self._paced.transaction(
-                partial(examine, contract=self._contract, window=self._window(day)),
-                statement_timeout_ms=VERIFICATION_TIMEOUT_MS,
-            )
+            examined = examine(self._paced, self._contract, self._window(day))
             if examined.reason is not None:
                 self._hold_back(day, examined.standing.logs, examined.reason)
                 continue

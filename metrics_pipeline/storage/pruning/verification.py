@@ -1,8 +1,10 @@
 """Comparing the logs of a day that stand with those that were aggregated, and sealing the day if they are the same."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import partial
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, text
@@ -96,24 +98,9 @@ def days_with_logs(
         after = day_window(days[-1], time_zone).end
 
 
-def examine(connection: Connection, contract: UpstreamContract, window: DayWindow) -> ExaminedDay:
-    """Looks at the day's logs and at what is stored of it. Writes nothing."""
-    day = window.metric_date
-    stored = stored_days(connection, day, day).get(day)
-    progress = read_progress(connection, day)
-    standing, oldest_open = standing_logs(
-        connection, contract, ALL_LOGS, window, progress.verified_before if progress else None
-    )
-    reason = reason_to_hold_back(
-        standing, stored, progress, time_zone=window.time_zone, overlapping=_overlapping(connection, window)
-    )
-    return ExaminedDay(
-        window,
-        standing,
-        reason,
-        verified_before=progress.verified_before if progress else oldest_open,
-        is_sealed=stored is not None and stored.raw_pruned_at is not None,
-    )
+def examine(paced: PacedConnection, contract: UpstreamContract, window: DayWindow) -> ExaminedDay:
+    """Looks at the day's logs and at what is stored of it. Writes nothing, and waits as `seal` does."""
+    return _when_settled(paced, partial(_examine, contract=contract, window=window))
 
 
 def seal(paced: PacedConnection, contract: UpstreamContract, window: DayWindow) -> ExaminedDay:
@@ -125,7 +112,7 @@ def seal(paced: PacedConnection, contract: UpstreamContract, window: DayWindow) 
 
     def examine_and_seal(connection: Connection) -> ExaminedDay:
         lock_day(connection, window)
-        examined = examine(connection, contract, window)
+        examined = _examine(connection, contract, window)
         if examined.reason is None and not examined.is_sealed:
             connection.execute(
                 _SEAL,
@@ -137,12 +124,7 @@ def seal(paced: PacedConnection, contract: UpstreamContract, window: DayWindow) 
             )
         return examined
 
-    patience = time.monotonic() + _SETTLING_SECONDS
-    while True:
-        examined = paced.transaction(examine_and_seal, statement_timeout_ms=VERIFICATION_TIMEOUT_MS)
-        if examined.reason != UNSETTLED or time.monotonic() > patience:
-            return examined
-        time.sleep(0.5)
+    return _when_settled(paced, examine_and_seal)
 
 
 def standing_logs(
@@ -173,6 +155,34 @@ def read_progress(connection: Connection, metric_date: date) -> PruningProgress 
     if row is None:
         return None
     return PruningProgress(row.verified_before, SourceFingerprint.from_text(row.pruned_fingerprint))
+
+
+def _when_settled(paced: PacedConnection, look: Callable[[Connection], ExaminedDay]) -> ExaminedDay:
+    patience = time.monotonic() + _SETTLING_SECONDS
+    while True:
+        examined = paced.transaction(look, statement_timeout_ms=VERIFICATION_TIMEOUT_MS)
+        if examined.reason != UNSETTLED or time.monotonic() > patience:
+            return examined
+        time.sleep(0.5)
+
+
+def _examine(connection: Connection, contract: UpstreamContract, window: DayWindow) -> ExaminedDay:
+    day = window.metric_date
+    stored = stored_days(connection, day, day).get(day)
+    progress = read_progress(connection, day)
+    standing, oldest_open = standing_logs(
+        connection, contract, ALL_LOGS, window, progress.verified_before if progress else None
+    )
+    reason = reason_to_hold_back(
+        standing, stored, progress, time_zone=window.time_zone, overlapping=_overlapping(connection, window)
+    )
+    return ExaminedDay(
+        window,
+        standing,
+        reason,
+        verified_before=progress.verified_before if progress else oldest_open,
+        is_sealed=stored is not None and stored.raw_pruned_at is not None,
+    )
 
 
 def _overlapping(connection: Connection, window: DayWindow) -> date | None:

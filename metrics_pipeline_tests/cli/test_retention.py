@@ -1,0 +1,51 @@
+"""`metrics-pipeline retention`, as a process."""
+
+from datetime import UTC, datetime, timedelta
+
+from metrics_pipeline.metrics.windows import day_window, last_complete_day
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline_tests.days import Log, aggregate, store_agents, store_logs
+from metrics_pipeline_tests.storage.pruning.runs import contents, logs_by_day
+
+from .conftest import Start
+
+
+def test_a_dry_run_prints_what_the_real_run_then_does(start: Start, database: Database, database_url: str) -> None:
+    yesterday = last_complete_day(datetime.now(UTC), "UTC")
+    old, older = yesterday - timedelta(days=40), yesterday - timedelta(days=41)
+    store_agents(database, {"a": "active"})
+    for day in (old, older):
+        store_logs(database, [Log(timestamp=day_window(day, "UTC").start)] * 1234)
+    aggregate(database, day_window(older, "UTC"))
+
+    def retention(*options: str) -> str:
+        process = start("retention", *options, METRICS_DATABASE_URL=database_url)
+        stdout, stderr = process.communicate(timeout=120)
+        assert (process.returncode, stderr) == (0, "")
+        return stdout
+
+    before = contents(database)
+    dry = retention("--dry-run")
+    assert contents(database) == before
+    real = retention("--pause-ms", "0", "--batch-rows", "1000")
+    assert logs_by_day(database) == {old: 1234}
+    for printed, words in ((dry, "would be deleted"), (real, "deleted")):
+        assert f"logs {words}" in printed
+        [pruned] = [line.split() for line in printed.splitlines() if line.strip().startswith(str(older))]
+        assert pruned == [str(older), "1,234", "0", "0"]
+        [held_back] = [line.split(maxsplit=4) for line in printed.splitlines() if line.strip().startswith(str(old))]
+        assert held_back[:4] == [str(old), "0", "0", "1,234"]
+        assert held_back[4].strip() == "never aggregated: backfill the day"
+        [total] = [line.split() for line in printed.splitlines() if line.strip().startswith("agent_execution_logs")]
+        assert total == ["agent_execution_logs", "1,234", "1,234"]
+
+
+def test_days_that_could_lose_a_number_are_refused(start: Start, database_url: str) -> None:
+    process = start("retention", "--raw-log-days", "400", METRICS_DATABASE_URL=database_url)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert stderr.startswith("Error: raw_log_days is 400, more than metric_days, 365")
+    variable = {"METRICS_RETENTION_RAW_LOG_DAYS": "soon", "METRICS_DATABASE_URL": database_url}
+    process = start("retention", "--dry-run", **variable)
+    _, stderr = process.communicate(timeout=60)
+    assert stderr == ("Error: METRICS_RETENTION_RAW_LOG_DAYS is 'soon'. Set a whole number of days from 1 to 36,600.\n")

@@ -1,0 +1,136 @@
+from dataclasses import replace
+from datetime import UTC, date, datetime
+
+import pytest
+
+from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.metrics.fingerprint import SourceFingerprint
+from metrics_pipeline.metrics.reconciliation import StoredDay
+from metrics_pipeline.metrics.retention import (
+    UNSETTLED,
+    PruningProgress,
+    RetentionPolicy,
+    StandingLogs,
+    cutoffs,
+    reason_to_hold_back,
+)
+
+NOTHING = SourceFingerprint.of_no_logs()
+THREE = SourceFingerprint(
+    logs=3, successful=2, failed=1, latency_ms=60, tokens=9, cost_nano_usd=500, content_hash=-(2**70)
+)
+ONE = SourceFingerprint(logs=1, successful=1, failed=0, latency_ms=10, tokens=2, cost_nano_usd=100, content_hash=2**63)
+TWO = SourceFingerprint(
+    logs=2, successful=1, failed=1, latency_ms=50, tokens=7, cost_nano_usd=400, content_hash=-(2**70) - 2**63
+)
+OPEN = StoredDay(
+    time_zone="UTC",
+    source_fingerprint=THREE,
+    definition_version="1",
+    aggregated_at=datetime(2025, 3, 5, 2, tzinfo=UTC),
+    raw_pruned_at=None,
+)
+SEALED = replace(OPEN, raw_pruned_at=datetime(2025, 4, 5, 3, 30, tzinfo=UTC))
+
+
+def reason(
+    verifiable: SourceFingerprint,
+    later: SourceFingerprint = NOTHING,
+    *,
+    stored: StoredDay | None = OPEN,
+    progress: PruningProgress | None = None,
+    time_zone: str = "UTC",
+    overlapping: date | None = None,
+) -> str | None:
+    standing = StandingLogs(verifiable, later)
+    return reason_to_hold_back(standing, stored, progress, time_zone=time_zone, overlapping=overlapping)
+
+
+@pytest.mark.parametrize(
+    ("at", "zone", "today"),
+    [
+        ("2025-05-01T03:30:00+00:00", "UTC", date(2025, 5, 1)),
+        ("2025-05-01T23:59:59+00:00", "UTC", date(2025, 5, 1)),
+        ("2025-05-01T23:59:59+00:00", "Asia/Tokyo", date(2025, 5, 2)),
+        ("2025-05-01T03:30:00+00:00", "America/New_York", date(2025, 4, 30)),
+    ],
+)
+def test_days_are_counted_back_from_today_as_the_zone_has_it(at: str, zone: str, today: date) -> None:
+    policy = RetentionPolicy(raw_log_days=1, metric_days=400, alert_days=30)
+    found = cutoffs(policy, datetime.fromisoformat(at), zone)
+    assert found.today == today
+    assert (found.raw_logs - today).days == -1
+    assert (found.metrics - today).days == -400
+    assert (found.alerts - today).days == -30
+
+
+def test_by_default_raw_logs_stay_30_days_metrics_365_and_resolved_alerts_90() -> None:
+    found = cutoffs(RetentionPolicy(), datetime(2025, 5, 1, 3, 30, tzinfo=UTC), "UTC")
+    assert (found.raw_logs, found.metrics, found.alerts) == (date(2025, 4, 1), date(2024, 5, 1), date(2025, 1, 31))
+
+
+@pytest.mark.parametrize("field", ["raw_log_days", "metric_days", "alert_days"])
+@pytest.mark.parametrize("days", [0, -1])
+def test_a_policy_keeps_at_least_one_day(field: str, days: int) -> None:
+    with pytest.raises(PermanentError, match=f"{field} is {days}"):
+        RetentionPolicy(**{field: days})
+
+
+def test_raw_logs_are_not_kept_longer_than_their_metrics() -> None:
+    RetentionPolicy(raw_log_days=40, metric_days=40)
+    with pytest.raises(PermanentError, match="raw_log_days is 41, more than metric_days, 40"):
+        RetentionPolicy(raw_log_days=41, metric_days=40)
+
+
+def test_logs_that_are_as_they_were_aggregated_may_go() -> None:
+    assert reason(THREE) is None
+
+
+def test_logs_that_were_never_aggregated_stay() -> None:
+    assert reason(THREE, stored=None) == "never aggregated: backfill the day"
+    assert reason(NOTHING, stored=None) is not None
+
+
+@pytest.mark.parametrize("field", ["logs", "successful", "failed", "latency_ms", "tokens", "cost_nano_usd"])
+def test_logs_that_differ_in_any_total_stay(field: str) -> None:
+    said = reason(replace(THREE, **{field: getattr(THREE, field) + 1}))
+    assert said == f"differs from what was aggregated ({field} +1): backfill the day"
+
+
+def test_logs_that_differ_in_their_hash_only_stay() -> None:
+    said = reason(replace(THREE, content_hash=0))
+    assert said is not None
+    assert "values corrected" in said
+
+
+def test_logs_too_fresh_to_be_verified_wait_for_the_next_run() -> None:
+    assert reason(TWO, ONE) == UNSETTLED
+    assert reason(NOTHING, THREE) == UNSETTLED
+
+
+def test_a_day_of_another_zone_stays_and_so_does_one_that_shares_hours_with_it() -> None:
+    assert reason(THREE, time_zone="Asia/Tokyo") == "stored as a day of UTC, not of Asia/Tokyo"
+    assert reason(THREE, overlapping=date(2025, 3, 3)) == (
+        "shares hours with 2025-03-03, which is stored under another time zone"
+    )
+
+
+def test_what_came_after_the_seal_stays() -> None:
+    assert reason(ONE, stored=SEALED) == "arrived after the day was sealed on 2025-04-05: not in its metrics"
+    # Not even if it looks like what was pruned.
+    assert reason(THREE, stored=SEALED) is not None
+
+
+def test_a_half_pruned_day_goes_on_if_pruned_and_standing_logs_add_up_to_the_aggregated_ones() -> None:
+    assert reason(TWO, stored=SEALED, progress=PruningProgress(7, ONE)) is None
+    assert reason(THREE, stored=SEALED, progress=PruningProgress(7, NOTHING)) is None
+    assert reason(NOTHING, stored=SEALED, progress=PruningProgress(7, THREE)) is None
+    # What came later does not disturb it.
+    assert reason(TWO, ONE, stored=SEALED, progress=PruningProgress(7, ONE)) is None
+
+
+def test_a_half_pruned_day_stays_if_pruned_and_standing_logs_do_not_add_up() -> None:
+    said = reason(ONE, stored=SEALED, progress=PruningProgress(7, ONE))
+    assert said == "the verified logs of this half-pruned day were changed or deleted by somebody else"
+    assert reason(THREE, stored=SEALED, progress=PruningProgress(7, ONE)) == said
+    assert reason(replace(TWO, content_hash=0), stored=SEALED, progress=PruningProgress(7, ONE)) == said

@@ -1,0 +1,214 @@
+"""data_retention through Dagster: the schedule's request, the run, what it reports and checks."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.schedule_definition import ScheduleExecutionData
+
+from metrics_pipeline.definitions import build_defs
+from metrics_pipeline.metrics.retention import RetentionPolicy
+from metrics_pipeline.orchestration.names import RETENTION_ASSET_KEY, SCHEDULED_AT_TAG
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline_tests.days import DAY, aggregate, query
+from metrics_pipeline_tests.storage.pruning.runs import NIGHT, contents, logs_by_day, sealed, store_days, window
+
+#: Every key that a run's metadata has, whatever there was to do.
+KEYS = {
+    "agent_execution_logs_deleted",
+    "agent_performance_metrics_deleted",
+    "metric_restatements_deleted",
+    "alert_history_deleted",
+    "days_sealed",
+    "days_expired",
+    "partitions_dropped",
+    "days_held_back",
+    "logs_held_back",
+    "held_back",
+    "logs_left_before_cutoff",
+    "is_out_of_time",
+    "keeps_raw_logs_from",
+    "keeps_metrics_from",
+    "keeps_resolved_alerts_from",
+    "days",
+    "seconds",
+    "logs_per_second",
+}
+
+
+def tick(at: str, **settings: Any) -> ScheduleExecutionData:
+    defs = build_defs(**settings)
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        dg.build_schedule_context(
+            instance,
+            scheduled_execution_time=datetime.fromisoformat(at),
+            repository_def=defs.get_repository_def(),
+        ) as context,
+    ):
+        return defs.resolve_schedule_def("data_retention_schedule").evaluate_tick(context)
+
+
+def run(
+    database_url: str,
+    instance: dg.DagsterInstance,
+    config: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> dg.ExecuteInProcessResult:
+    return (
+        build_defs(database_url=database_url, **settings)
+        .resolve_job_def("data_retention_job")
+        .execute_in_process(
+            instance=instance,
+            run_config={"ops": {"data_retention": {"config": dict(config or {})}}},
+            tags={SCHEDULED_AT_TAG: NIGHT} if tags is None else tags,
+            raise_on_error=False,
+        )
+    )
+
+
+def metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    [event] = result.get_asset_materialization_events()
+    return {key: value.value for key, value in event.step_materialization_data.materialization.metadata.items()}
+
+
+def failure(result: dg.ExecuteInProcessResult) -> str:
+    [event] = [event for event in result.all_events if event.is_step_failure]
+    return event.step_failure_data.user_failure_data.description
+
+
+def test_it_is_asked_for_every_night_at_half_past_three_for_that_night() -> None:
+    defs = build_defs(time_zone="Europe/Berlin")
+    schedule = defs.resolve_schedule_def("data_retention_schedule")
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 3 * * *", "Europe/Berlin")
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+    [request] = tick("2025-04-04T03:30:00+02:00", time_zone="Europe/Berlin").run_requests
+    assert request.tags[SCHEDULED_AT_TAG] == "2025-04-04T03:30:00+02:00"
+    # Dagster starts one run per key: a tick that is evaluated twice prunes once.
+    assert request.run_key == "2025-04-04"
+
+
+def test_the_night_comes_from_the_schedule_and_not_from_the_clock(
+    database: Database, database_url: str, instance: dg.DagsterInstance
+) -> None:
+    store_days(database, 0, 1)
+    for at, left in ((tick("2025-04-03T03:30:00+00:00"), 6), (tick("2025-04-04T03:30:00+00:00"), 3)):
+        [request] = at.run_requests
+        assert run(database_url, instance, tags=request.tags).success
+        assert sum(logs_by_day(database).values()) == left
+    # By hand, today is the day of the run, years later.
+    assert run(database_url, instance, tags={}).success
+    assert logs_by_day(database) == {}
+
+
+def test_a_run_reports_what_went_and_its_check_passes(
+    database: Database, database_url: str, instance: dg.DagsterInstance
+) -> None:
+    store_days(database, -1, 0)
+    result = run(database_url, instance)
+    said = metadata(result)
+    assert set(said) == KEYS
+    assert said["agent_execution_logs_deleted"] == 6
+    assert (said["days_sealed"], said["days_held_back"], said["logs_held_back"]) == (2, 0, 0)
+    assert (said["keeps_raw_logs_from"], said["keeps_metrics_from"]) == ("2025-03-05", "2024-04-04")
+    assert said["held_back"] == "Nothing is held back."
+    empty = {"metrics_deleted": 0, "logs_held_back": 0, "reason": ""}
+    assert said["days"] == [{"day": f"2025-03-0{n}", "logs_deleted": 3, **empty} for n in (3, 4)]
+    [check] = result.get_asset_check_evaluations()
+    assert (check.check_name, check.passed) == ("no_logs_held_back", True)
+
+
+def test_a_run_without_anything_to_do_reports_the_same_keys(database_url: str, instance: dg.DagsterInstance) -> None:
+    said = metadata(run(database_url, instance))
+    assert set(said) == KEYS
+    assert (said["agent_execution_logs_deleted"], said["days"], said["logs_per_second"]) == (0, [], 0.0)
+
+
+def test_days_held_back_are_named_and_the_check_warns(
+    database: Database, database_url: str, instance: dg.DagsterInstance
+) -> None:
+    store_days(database, -1)
+    store_days(database, 0, is_aggregated=False)
+    result = run(database_url, instance)
+    assert result.success
+    said = metadata(result)
+    assert (said["days_held_back"], said["logs_held_back"], said["logs_left_before_cutoff"]) == (1, 3, 3)
+    assert said["held_back"].splitlines()[-1] == "| 2025-03-04 | 3 | never aggregated: backfill the day |"
+    assert said["days"][1]["reason"] == "never aggregated: backfill the day"
+    [check] = result.get_asset_check_evaluations()
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    # The remedy that it names works.
+    aggregate(database, window(0))
+    [check] = run(database_url, instance).get_asset_check_evaluations()
+    assert check.passed
+    assert logs_by_day(database) == {}
+
+
+def test_a_dry_run_is_an_observation_and_changes_nothing(
+    database: Database, database_url: str, instance: dg.DagsterInstance
+) -> None:
+    store_days(database, 0)
+    before = contents(database)
+    result = run(database_url, instance, {"dry_run": True})
+    assert result.success
+    assert result.get_asset_materialization_events() == []
+    [observation] = result.get_asset_observation_events()
+    said = observation.asset_observation_data.asset_observation.metadata
+    assert said["agent_execution_logs_deleted"].value == 3
+    assert contents(database) == before
+    assert not instance.get_latest_materialization_event(RETENTION_ASSET_KEY)
+
+
+def test_days_kept_come_from_the_run_config_then_from_the_settings(
+    database: Database, database_url: str, instance: dg.DagsterInstance
+) -> None:
+    store_days(database, 0)
+    forty = RetentionPolicy(raw_log_days=40, metric_days=50)
+    assert metadata(run(database_url, instance, retention=forty))["keeps_raw_logs_from"] == "2025-02-23"
+    said = metadata(run(database_url, instance, {"raw_log_days": 31, "alert_days": 1}, retention=forty))
+    assert (said["keeps_raw_logs_from"], said["keeps_metrics_from"]) == ("2025-03-04", "2025-02-13")
+    assert said["keeps_resolved_alerts_from"] == "2025-04-03"
+    assert logs_by_day(database) == {DAY: 3}
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"raw_log_days": 0}, "raw_log_days is 0"),
+        ({"raw_log_days": 400}, "raw_log_days is 400, more than metric_days, 365"),
+        ({"batch_rows": 0}, "batch_rows is 0. Choose a number from 1 to 1,000,000."),
+        ({"time_budget_minutes": 100_000}, "time_budget_minutes is 100000"),
+    ],
+)
+def test_a_run_config_that_could_do_harm_is_refused_at_once(
+    database: Database, database_url: str, instance: dg.DagsterInstance, config: dict[str, int], said: str
+) -> None:
+    store_days(database, 0)
+    result = run(database_url, instance, config)
+    assert said in failure(result)
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
+    assert (logs_by_day(database), sealed(database)) == ({DAY: 3}, {})
+
+
+def test_each_batch_is_told_in_the_log_of_the_run(
+    database: Database, database_url: str, instance: dg.DagsterInstance
+) -> None:
+    store_days(database, 0, logs=5)
+    result = run(database_url, instance, {"batch_rows": 2, "pause_ms": 0})
+    log = [entry.user_message for entry in instance.all_logs(result.run_id) if not entry.is_dagster_event]
+    assert log == [
+        "2025-03-04: sealed with 5 verified logs",
+        "2025-03-04: 2 of 5 logs deleted",
+        "2025-03-04: 4 of 5 logs deleted",
+        "2025-03-04: 5 of 5 logs deleted",
+    ]
+
+
+def test_a_missing_table_ends_the_run_with_the_remedy(
+    database: Database, bare_database_url: str, instance: dg.DagsterInstance
+) -> None:
+    assert "table agent_execution_logs is missing" in failure(run(bare_database_url, instance))
+    assert query(database, "SELECT 1") == [(1,)]
