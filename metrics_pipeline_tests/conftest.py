@@ -1,6 +1,9 @@
 """One embedded server for the whole session, and a fresh database for each test that asks for one."""
 
 import os
+import shutil
+import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +15,32 @@ from hypothesis import HealthCheck, settings
 from psycopg import sql
 
 from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.embedded import acquire, release
+from metrics_pipeline.storage.embedded import acquire, release, server_pid
 from metrics_pipeline.storage.migrating import upgrade
 from metrics_pipeline.storage.tables import upstream_metadata
 from metrics_pipeline.storage.urls import DatabaseUrl
 
 REAL_LOGS = Path(__file__).parents[2] / "shared" / "data" / "terminal_bench_executions.csv"
+
+# Not within pytest's own folder: as root, every other pytest on the machine closes that to the server's user.
+_HOME_VARIABLE = "PIPELINE_TESTS_HOME"
+
+
+def pytest_configure() -> None:
+    """Names the home of the session's server, before workers are started that inherit the name."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        os.environ[_HOME_VARIABLE] = tempfile.mkdtemp(prefix="pipeline-tests-", dir="/tmp")
+
+
+def pytest_unconfigure() -> None:
+    """Waits for the server's end, which the last worker's lease brings about, and removes what it leaves."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        home = Path(os.environ.pop(_HOME_VARIABLE))
+        deadline = time.monotonic() + 30
+        while server_pid(home) is not None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        shutil.rmtree(home)
+
 
 settings.register_profile(
     "default",
@@ -35,10 +58,9 @@ def _no_inherited_configuration() -> None:
 
 
 @pytest.fixture(scope="session")
-def server_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def server_home() -> Iterator[Path]:
     """METRICS_PIPELINE_HOME of the session, shared by the workers of pytest-xdist."""
-    base = tmp_path_factory.getbasetemp()
-    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "home"
+    home = Path(os.environ[_HOME_VARIABLE])
     yield home
     release(home)
 
