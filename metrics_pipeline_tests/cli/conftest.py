@@ -25,6 +25,10 @@ IMPATIENT = (
 Start = Callable[..., subprocess.Popen[str]]
 
 
+def bare_environment(home: Path) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "HOME": str(home.parent), "METRICS_PIPELINE_HOME": str(home)}
+
+
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
     """METRICS_PIPELINE_HOME of the module's commands. At the end nothing of them is left."""
@@ -46,10 +50,9 @@ def start(home: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
 
     def popen(*arguments: object, program: tuple[str, ...] = CLI, **environment: str) -> subprocess.Popen[str]:
-        bare = {"PATH": os.environ["PATH"], "HOME": str(home.parent), "METRICS_PIPELINE_HOME": str(home)}
         process = subprocess.Popen(
             [*program, *map(str, arguments)],
-            env=bare | environment,
+            env=bare_environment(home) | environment,
             cwd=home.parent,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,16 +1,11 @@
 """`dev`: the UI, the daemon and a run through them, and that nothing is left when it is told to stop."""
 
-import json
 import os
 import signal
 import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,7 +15,8 @@ from metrics_pipeline_tests.orchestration.conftest import DAYS, assert_equal_to_
 from metrics_pipeline_tests.orchestration.conftest import logs as logs
 from metrics_pipeline_tests.storage.embedded.conftest import has_ended, wait_until
 
-from .conftest import Start, processes
+from .conftest import processes
+from .ui import Ui, running_ui
 
 _SELECTOR = {"repositoryName": "__repository__", "repositoryLocationName": "metrics_pipeline"}
 _SCHEDULES = """query ($selector: RepositorySelector!) {
@@ -35,42 +31,16 @@ _LAUNCH = """mutation ($params: ExecutionParams!) {
 _RUN = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 
 
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return server.getsockname()[1]
-
-
-class Ui:
-    """A `dev` process, and its GraphQL."""
-
-    def __init__(self, start: Start, **environment: str) -> None:
-        self._port = free_port()
-        self.process: subprocess.Popen[str] = start("dev", "--port", self._port, **environment)
-        wait_until(self._serves, seconds=120)
-
-    def query(self, query: str, **variables: Any) -> dict[str, Any]:
-        body = json.dumps({"query": query, "variables": variables}).encode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self._port}/graphql", body, {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as response:
-            answer = json.load(response)
-        assert "errors" not in answer, answer
-        return answer["data"]
-
-    def _serves(self) -> bool:
-        assert self.process.poll() is None, self.process.communicate()
-        try:
-            return self.query("{ version }") is not None
-        except OSError:
-            time.sleep(0.1)
-            return False
-
-
 def test_dev_serves_the_ui_runs_schedules_and_launched_runs_until_ctrl_c(
-    start: Start, home: Path, logs: None, database: Database, database_url: str
+    home: Path, logs: None, database: Database, database_url: str
 ) -> None:
-    ui = Ui(start, METRICS_DATABASE_URL=database_url)
+    with running_ui(home, METRICS_DATABASE_URL=database_url) as ui:
+        assert_runs(ui, database)
+        assert len(processes(home)) >= 4
+        assert_ends(ui, home, signal.SIGINT)
+
+
+def assert_runs(ui: Ui, database: Database) -> None:
     schedules = ui.query(_SCHEDULES, selector=_SELECTOR)["schedulesOrError"]["results"]
     (nightly,) = [schedule for schedule in schedules if schedule["name"] == "daily_metrics_schedule"]
     assert nightly == {
@@ -79,7 +49,7 @@ def test_dev_serves_the_ui_runs_schedules_and_launched_runs_until_ctrl_c(
         "executionTimezone": "UTC",
         "scheduleState": {"status": "RUNNING"},
     }
-    wait_until(lambda: ui.query(_DAEMON)["instance"]["daemonHealth"]["daemonStatus"]["healthy"])
+    ui.wait_for(lambda: ui.query(_DAEMON)["instance"]["daemonHealth"]["daemonStatus"]["healthy"])
 
     launched = ui.query(
         _LAUNCH,
@@ -91,28 +61,26 @@ def test_dev_serves_the_ui_runs_schedules_and_launched_runs_until_ctrl_c(
     )["launchRun"]
     run_id = launched["run"]["runId"]
 
-    def status() -> str:
-        return ui.query(_RUN, id=run_id)["runOrError"]["status"]
-
-    wait_until(lambda: status() in ("SUCCESS", "FAILURE"))
-    assert status() == "SUCCESS"
+    status = ui.wait_for(
+        lambda: ui.query(_RUN, id=run_id)["runOrError"]["status"], lambda status: status in ("SUCCESS", "FAILURE")
+    )
+    assert status == "SUCCESS"
     assert ledger(database) == {DAYS[0]: run_id}
     assert_equal_to_oracle(database, DAYS[0])
-    assert len(processes(home)) >= 4
-    assert_ends(ui, home, signal.SIGINT)
 
 
-def test_dev_ends_at_sigterm_too(start: Start, home: Path) -> None:
-    assert_ends(Ui(start), home, signal.SIGTERM)
+def test_dev_ends_at_sigterm_too(home: Path) -> None:
+    with running_ui(home) as ui:
+        assert_ends(ui, home, signal.SIGTERM)
 
 
 def assert_ends(ui: Ui, home: Path, signal_: signal.Signals) -> None:
     os.kill(ui.process.pid, signal_)
-    stdout, stderr = ui.process.communicate(timeout=30)
-    assert ui.process.returncode == 0
-    assert stdout.startswith("Dagster UI: http://127.0.0.1:")
-    assert "Traceback" not in stderr
-    assert "superseded" not in stderr
+    assert ui.process.wait(timeout=60) == 0
+    printed = ui.output()
+    assert printed.startswith("Dagster UI: http://127.0.0.1:")
+    assert "Traceback" not in printed
+    assert "superseded" not in printed
     wait_until(lambda: has_ended(home) and not processes(home), seconds=30)
 
 
