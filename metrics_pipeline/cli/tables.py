@@ -14,14 +14,23 @@ def print_table(
     """Prints the rows under their headings. The columns in `left` are aligned left (default: the first), others right.
 
     A table that is wider than the terminal is wrapped by it rather than cut: a number that lost digits is a wrong one.
+    Values that people chose stay in their cell: what is no printable character is escaped, and nothing is markup.
     """
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
         is_left = heading in (headings[:1] if left is None else left)
         table.add_column(heading, justify="left" if is_left else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
-    # No markup: an agent may be called [bold].
-    terminal = Console(markup=False)
-    needed = Measurement.get(terminal, terminal.options.update(max_width=100_000), table).maximum
-    Console(width=max(terminal.width, needed), highlight=False, markup=False, emoji=False).print(table)
+        table.add_row(*map(_printable, row))
+    # An agent may be called [bold] or :smile:. Measured and printed by the same console, or a cell would be cut.
+    console = Console(highlight=False, markup=False, emoji=False)
+    needed = Measurement.get(console, console.options.update(max_width=100_000), table).maximum
+    console.width = max(console.width, needed)
+    console.print(table)
+
+
+def _printable(cell: str) -> str:
+    # A line break would look like another row, and an escape sequence would command the terminal.
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in cell
+    )

@@ -31,3 +31,23 @@ def test_a_cell_that_looks_like_markup_is_printed_as_it_is(capsys: pytest.Captur
     print_table("[bold]", ("agent", "logs"), [("[red]x[/red] [link=http://h]y", "1")])
     printed = capsys.readouterr().out
     assert "[red]x[/red] [link=http://h]y" in printed
+
+
+@pytest.mark.parametrize(
+    ("agent", "shown"),
+    [
+        (":smile: :warning:", ":smile: :warning:"),
+        ("a\nb\r\n2025-07-11", "a\\nb\\r\\n2025-07-11"),
+        ("\x1b[2J\x1b[31mred\x07\x08\t\x7f\x9b", "\\x1b[2J\\x1b[31mred\\x07\\x08\\t\\x7f\\x9b"),
+        ("\u202egpj\u2066 \u2028 \u200b", "\\u202egpj\\u2066 \\u2028 \\u200b"),
+        ("日本語 äöü 🙂 'quoted' \\", "日本語 äöü 🙂 'quoted' \\"),
+    ],
+)
+@pytest.mark.parametrize("columns", ["8", "200"])
+def test_a_hostile_name_stays_in_its_row_and_commands_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], agent: str, shown: str, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    print_table("T", ("agent", "logs"), [(agent, "1,234,567")])
+    _, _, _, _, row, _ = capsys.readouterr().out.split("\n")[:-1]
+    assert row.strip() == f"{shown}   1,234,567"
