@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import track
 
 from metrics_pipeline.cli.tables import print_table
-from metrics_pipeline.errors import DayRefusedError
+from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.comparison import DayChange
 from metrics_pipeline.metrics.windows import day_window, days_between
 from metrics_pipeline.orchestration.aggregation import preview_day
@@ -18,11 +18,11 @@ _MAX_NAMED_AGENTS = 5
 
 
 def preview_days(settings: Settings, first: date, last: date, *, include_inactive_agents: bool) -> None:
-    """Computes the days without writing and prints a row for each, then the days that would be refused and why."""
+    """Computes the days without writing and prints a row for each, then the days that would fail and why."""
     database = Database.from_settings(settings)
     contract = require_ready(database)
     changes: list[DayChange] = []
-    refused: list[str] = []
+    failures: list[str] = []
     for day in track(
         days_between(first, last), "Computing", console=Console(stderr=True), transient=True, show_speed=False
     ):
@@ -35,15 +35,15 @@ def preview_days(settings: Settings, first: date, last: date, *, include_inactiv
                     include_inactive_agents=include_inactive_agents,
                 )
             )
-        except DayRefusedError as error:
-            refused.append(str(error))
+        except PermanentError as error:
+            failures.append(f"{day} would fail and stay as it is: {error}")
     print_table(
         "Preview: nothing was written",
         ("day", "inserted", "changed", "unchanged", "executions", "tokens", "cost USD", "changed agents"),
         [_row(change) for change in changes],
     )
-    for reason in refused:
-        print(f"Would be refused: {reason}")
+    for failure in failures:
+        print(failure)
 
 
 def _row(change: DayChange) -> tuple[str, ...]:
