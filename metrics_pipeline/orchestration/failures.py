@@ -39,9 +39,14 @@ def step_outcome(context: dg.AssetExecutionContext) -> Iterator[None]:
 
 
 def raise_failed_days(failures: Mapping[str, PermanentError]) -> None:
-    """Raises one PermanentError that names the days of the run that failed, in their order, each with its reason."""
+    """Raises one PermanentError that names the days of the run that failed, in their order, each with its reason.
+
+    A single failure keeps its type.
+    """
     if len(failures) == 1:
-        raise next(iter(failures.values()))
+        ((partition_key, error),) = failures.items()
+        # A fault of the database knows nothing of days.
+        raise type(error)(str(error) if partition_key in str(error) else f"{partition_key}: {error}") from error
     if failures:
         reasons = "\n".join(f"{partition_key}: {error}" for partition_key, error in failures.items())
         raise PermanentError(f"{len(failures)} days failed and stay as they were; the others are stored.\n{reasons}")

@@ -128,6 +128,17 @@ def test_a_lasting_fault_is_tried_once(run: Run, logs: None, database: Database,
         assert connection.exec_driver_sql("SELECT last_value FROM faults").scalar() == 1
 
 
+def test_the_only_day_of_a_range_that_a_fault_hits_is_named_once(
+    run: Run, logs: None, database: Database, instance: dg.DagsterInstance, fault_at: Callable[..., None]
+) -> None:
+    fault_at(SATURDAY, "RAISE EXCEPTION 'never' USING ERRCODE = '23514';", times=1000)
+    ended = run(FRIDAY, SUNDAY)
+    assert ended.failure.startswith("2025-07-12: PostgreSQL refused a statement")
+    assert ended.failure.count("2025-07-12") == 1
+    assert ended.days == [KEYS[0], KEYS[2]]
+    assert partitions(instance) == ({KEYS[0], KEYS[2]}, {KEYS[1]})
+
+
 def test_a_run_that_repeats_a_failed_one_does_only_what_is_open(
     run: Run, logs: None, database: Database, fault_at: Callable[..., None]
 ) -> None:
