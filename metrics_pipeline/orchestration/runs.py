@@ -12,7 +12,7 @@ from metrics_pipeline.orchestration.partitions import window_of
 from metrics_pipeline.storage.contract import UpstreamContract
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.faults import database_faults
-from metrics_pipeline.storage.fingerprints import days_equal_to_their_logs
+from metrics_pipeline.storage.fingerprints import finished_days
 from metrics_pipeline.storage.publishing import Reason
 
 
@@ -30,22 +30,22 @@ def partitions_to_do(
     partitions: dg.TimeWindowPartitionsDefinition,
 ) -> list[str]:
     """The run's partitions without those that are done: materialised by this run, or by an unsuccessful one that it
-    repeats, and still equal to their logs.
+    repeats, and still equal to their logs or sealed.
 
     A step that is tried again after a lost connection, and a run that is started anew after a crash, thus go on
     where they stopped.
     """
     materialised = _materialised(context.instance, context.run) & set(context.partition_keys)
     windows = {key: window_of(partitions, key) for key in context.partition_keys}
-    done = _equal_to_their_logs(database, contract, [windows[key] for key in sorted(materialised)])
+    done = _finished(database, contract, [windows[key] for key in sorted(materialised)])
     return [key for key, window in windows.items() if window.metric_date not in done]
 
 
-def _equal_to_their_logs(database: Database, contract: UpstreamContract, windows: list[DayWindow]) -> set[date]:
+def _finished(database: Database, contract: UpstreamContract, windows: list[DayWindow]) -> set[date]:
     if not windows:
         return set()
     with database_faults(database.description), database.engine.connect() as connection:
-        return days_equal_to_their_logs(connection, contract, windows)
+        return finished_days(connection, contract, windows)
 
 
 def _materialised(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[str]:

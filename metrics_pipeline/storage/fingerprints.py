@@ -49,10 +49,11 @@ def present_fingerprints(
     }
 
 
-def days_equal_to_their_logs(
-    connection: Connection, contract: UpstreamContract, windows: Sequence[DayWindow]
-) -> set[date]:
-    """Those of `windows` that are stored under the present definition and of whose logs nothing has changed since."""
+def finished_days(connection: Connection, contract: UpstreamContract, windows: Sequence[DayWindow]) -> set[date]:
+    """Those of `windows` that are stored under the present definition and cannot be stored any better.
+
+    Nothing of their logs has changed since, or the logs were pruned.
+    """
     present = present_fingerprints(connection, contract, windows)
     stored = stored_days(connection, windows[0].metric_date, windows[-1].metric_date)
     return {
@@ -60,6 +61,9 @@ def days_equal_to_their_logs(
         for window in windows
         if window.metric_date in stored
         and stored[window.metric_date].definition_version == DEFINITION_VERSION
-        and stored[window.metric_date].source_fingerprint
-        == present.get(window.metric_date, SourceFingerprint.of_no_logs())
+        and (
+            stored[window.metric_date].raw_pruned_at is not None
+            or stored[window.metric_date].source_fingerprint
+            == present.get(window.metric_date, SourceFingerprint.of_no_logs())
+        )
     }

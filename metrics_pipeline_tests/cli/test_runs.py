@@ -148,22 +148,43 @@ def test_a_backfill_that_is_interrupted_keeps_its_days_and_goes_on_when_run_agai
     assert_equal_to_oracle(database, *DAYS)
 
 
-def test_a_backfill_that_is_killed_is_finished_by_the_next(
+@pytest.mark.parametrize(
+    ("correction", "option", "days"),
+    [
+        (None, (), ["2025-07-12", "2025-07-13"]),
+        ("UPDATE agent_execution_logs SET cost_usd = 1", (), ["2025-07-11", "2025-07-12", "2025-07-13"]),
+        (
+            None,
+            ("--include-inactive-agents",),
+            ["2025-07-11", "2025-07-12", "2025-07-13"],
+        ),
+    ],
+    ids=["as it was", "logs corrected since", "other agents"],
+)
+def test_a_backfill_that_is_killed_is_finished_by_the_next_which_repeats_only_what_has_changed(
     stopped_at_saturday: Callable[[signal.Signals], tuple[int, str, str]],
     start: Start,
     database: Database,
     database_url: str,
     instance: DagsterInstance,
+    correction: str | None,
+    option: tuple[str, ...],
+    days: list[str],
 ) -> None:
     code, _, _ = stopped_at_saturday(signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert list(ledger(database)) == [FRIDAY]
     killed = last_run(instance)
-    again = start("backfill", "--from", FRIDAY, "--to", SUNDAY, METRICS_DATABASE_URL=database_url)
-    assert list(table(again.communicate()[0])) == ["2025-07-12", "2025-07-13"]
+    if correction:
+        execute(database, correction)
+    again = start("backfill", "--from", FRIDAY, "--to", SUNDAY, *option, METRICS_DATABASE_URL=database_url)
+    stdout, _ = again.communicate(timeout=120)
     assert again.returncode == 0
-    assert_equal_to_oracle(database, *DAYS)
+    assert list(table(stdout)) == days
+    assert f"Went on where run {killed.run_id} stopped" in stdout
+    assert_equal_to_oracle(database, *DAYS, include_inactive=bool(option))
     assert instance.get_run_by_id(killed.run_id).status.value == "FAILURE"
+    assert last_run(instance).parent_run_id == killed.run_id
 
 
 def test_an_interrupt_ends_the_pause_before_the_next_attempt(

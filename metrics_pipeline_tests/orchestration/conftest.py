@@ -63,6 +63,7 @@ class Ended:
 
 
 Run = Callable[..., Ended]
+FaultAt = Callable[..., None]
 
 
 @pytest.fixture
@@ -107,6 +108,29 @@ def run(database_url: str, instance: dg.DagsterInstance) -> Run:
         return Ended(ended, events)
 
     return execute
+
+
+@pytest.fixture
+def fault_at(database: Database) -> FaultAt:
+    """Has PostgreSQL run `what` when the ledger's row of `day` is written, the first `times` times."""
+
+    def arrange(day: object, what: str, times: int) -> None:
+        # A sequence counts on when its transaction is rolled back.
+        execute(database, "CREATE SEQUENCE faults")
+        execute(
+            database,
+            f"""CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN
+                    IF NEW.metric_date = '{day}' AND nextval('faults') <= {times} THEN {what} END IF;
+                    RETURN NEW;
+                END $$""",
+        )
+        execute(
+            database,
+            "CREATE TRIGGER fault BEFORE INSERT OR UPDATE ON metric_day_ledger FOR EACH ROW EXECUTE FUNCTION fault()",
+        )
+
+    return arrange
 
 
 def partitions(instance: dg.DagsterInstance) -> tuple[set[str], set[str]]:

@@ -1,6 +1,6 @@
 """Which faults of a real PostgreSQL are tried again, how often, and what is left of a run that gives up."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -11,7 +11,7 @@ import pytest
 from metrics_pipeline.orchestration import failures
 from metrics_pipeline.storage.database import Database
 
-from .conftest import DAYS, Run, assert_equal_to_oracle, execute, ledger, partitions
+from .conftest import DAYS, FaultAt, Run, assert_equal_to_oracle, execute, ledger, partitions
 
 FRIDAY, SATURDAY, SUNDAY = DAYS
 KEYS = [day.isoformat() for day in DAYS]
@@ -20,29 +20,6 @@ KEYS = [day.isoformat() for day in DAYS]
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failures, "_FIRST_PAUSE_SECONDS", 0.001)
-
-
-@pytest.fixture
-def fault_at(database: Database) -> Callable[..., None]:
-    """Has PostgreSQL run `what` when the ledger's row of `day` is written, the first `times` times."""
-
-    def arrange(day: object, what: str, times: int) -> None:
-        # A sequence counts on when its transaction is rolled back.
-        execute(database, "CREATE SEQUENCE faults")
-        execute(
-            database,
-            f"""CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$
-                BEGIN
-                    IF NEW.metric_date = '{day}' AND nextval('faults') <= {times} THEN {what} END IF;
-                    RETURN NEW;
-                END $$""",
-        )
-        execute(
-            database,
-            "CREATE TRIGGER fault BEFORE INSERT OR UPDATE ON metric_day_ledger FOR EACH ROW EXECUTE FUNCTION fault()",
-        )
-
-    return arrange
 
 
 @pytest.mark.parametrize(
@@ -56,7 +33,7 @@ def fault_at(database: Database) -> Callable[..., None]:
     ids=["connection cut", "statement cancelled", "deadlock", "disk full"],
 )
 def test_a_passing_fault_is_tried_again_without_repeating_the_days_before_it(
-    run: Run, logs: None, database: Database, instance: dg.DagsterInstance, fault_at: Callable[..., None], what: str
+    run: Run, logs: None, database: Database, instance: dg.DagsterInstance, fault_at: FaultAt, what: str
 ) -> None:
     fault_at(SATURDAY, what, times=2)
     ended = run(FRIDAY, SUNDAY)
@@ -99,7 +76,7 @@ def test_retries_run_out_with_growing_pauses_and_keep_what_was_stored(
     logs: None,
     database: Database,
     instance: dg.DagsterInstance,
-    fault_at: Callable[..., None],
+    fault_at: FaultAt,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pauses: list[float] = []
@@ -118,7 +95,7 @@ def test_retries_run_out_with_growing_pauses_and_keep_what_was_stored(
     assert list(ledger(database)) == [FRIDAY]
 
 
-def test_a_lasting_fault_is_tried_once(run: Run, logs: None, database: Database, fault_at: Callable[..., None]) -> None:
+def test_a_lasting_fault_is_tried_once(run: Run, logs: None, database: Database, fault_at: FaultAt) -> None:
     fault_at(FRIDAY, "RAISE EXCEPTION 'never' USING ERRCODE = '23514';", times=1000)
     ended = run(FRIDAY)
     assert not ended.succeeded
@@ -129,7 +106,7 @@ def test_a_lasting_fault_is_tried_once(run: Run, logs: None, database: Database,
 
 
 def test_the_only_day_of_a_range_that_a_fault_hits_is_named_once(
-    run: Run, logs: None, database: Database, instance: dg.DagsterInstance, fault_at: Callable[..., None]
+    run: Run, logs: None, database: Database, instance: dg.DagsterInstance, fault_at: FaultAt
 ) -> None:
     fault_at(SATURDAY, "RAISE EXCEPTION 'never' USING ERRCODE = '23514';", times=1000)
     ended = run(FRIDAY, SUNDAY)
@@ -137,49 +114,3 @@ def test_the_only_day_of_a_range_that_a_fault_hits_is_named_once(
     assert ended.failure.count("2025-07-12") == 1
     assert ended.days == [KEYS[0], KEYS[2]]
     assert partitions(instance) == ({KEYS[0], KEYS[2]}, {KEYS[1]})
-
-
-def test_a_run_that_repeats_a_failed_one_does_only_what_is_open(
-    run: Run, logs: None, database: Database, fault_at: Callable[..., None]
-) -> None:
-    fault_at(SATURDAY, "RAISE EXCEPTION 'once' USING ERRCODE = '23514';", times=1)
-    failed = run(FRIDAY, SUNDAY)
-    assert failed.days == [KEYS[0], KEYS[2]]
-    repeated = run(FRIDAY, SUNDAY, parent=failed)
-    assert repeated.succeeded
-    assert repeated.days == [KEYS[1]]
-    assert_equal_to_oracle(database, *DAYS)
-
-
-def test_a_run_that_repeats_a_repeated_run_leaves_out_what_both_have_done(
-    run: Run, logs: None, database: Database, fault_at: Callable[..., None]
-) -> None:
-    fault_at(SATURDAY, "RAISE EXCEPTION 'twice' USING ERRCODE = '23514';", times=2)
-    first = run(FRIDAY, SATURDAY)
-    second = run(FRIDAY, SATURDAY, parent=first)
-    third = run(FRIDAY, SATURDAY, parent=second)
-    assert (first.days, second.days, third.days) == ([KEYS[0]], [], [KEYS[1]])
-
-
-def test_a_run_that_repeats_a_failed_one_does_a_day_again_whose_logs_changed_since(
-    run: Run, logs: None, database: Database, fault_at: Callable[..., None]
-) -> None:
-    fault_at(SATURDAY, "RAISE EXCEPTION 'once' USING ERRCODE = '23514';", times=1)
-    failed = run(FRIDAY, SATURDAY)
-    execute(database, "UPDATE agent_execution_logs SET cost_usd = 2")
-    assert run(FRIDAY, SATURDAY, parent=failed).days == KEYS[:2]
-    assert_equal_to_oracle(database, FRIDAY, SATURDAY)
-
-
-def test_a_run_that_repeats_a_failed_one_with_other_agents_does_every_day(
-    run: Run, logs: None, database: Database, fault_at: Callable[..., None]
-) -> None:
-    fault_at(SATURDAY, "RAISE EXCEPTION 'once' USING ERRCODE = '23514';", times=1)
-    failed = run(FRIDAY, SUNDAY)
-    repeated = run(FRIDAY, SUNDAY, parent=failed, config={"include_inactive_agents": True})
-    assert repeated.days == KEYS
-    assert_equal_to_oracle(database, *DAYS, include_inactive=True)
-
-
-def test_a_run_that_repeats_a_successful_one_does_all_again(run: Run, logs: None) -> None:
-    assert run(FRIDAY, SUNDAY, parent=run(FRIDAY, SUNDAY)).days == KEYS

@@ -16,7 +16,7 @@ from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.windows import DayWindow, day_window
 from metrics_pipeline.storage import fingerprints
 from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.fingerprints import days_equal_to_their_logs, present_fingerprints
+from metrics_pipeline.storage.fingerprints import finished_days, present_fingerprints
 from metrics_pipeline.storage.readiness import require_ready
 from metrics_pipeline_tests.days import (
     DAY,
@@ -40,10 +40,10 @@ def present(database: Database, *windows: DayWindow) -> dict[date, SourceFingerp
         return present_fingerprints(connection, contract, windows)
 
 
-def equal_to_their_logs(database: Database, windows: Sequence[DayWindow]) -> set[date]:
+def finished(database: Database, windows: Sequence[DayWindow]) -> set[date]:
     contract = require_ready(database)
     with database.engine.connect() as connection:
-        return days_equal_to_their_logs(connection, contract, windows)
+        return finished_days(connection, contract, windows)
 
 
 def neighbours(window: DayWindow, *offsets: int) -> list[DayWindow]:
@@ -203,19 +203,19 @@ def test_a_year_takes_one_statement_and_one_scan(database: Database) -> None:
     assert statements[0].count("FROM agent_execution_logs") == 1
 
 
-def test_days_equal_to_their_logs_are_the_stored_ones_that_nothing_has_changed_since(
+def test_finished_days_are_the_stored_ones_that_nothing_has_changed_since(
     known_day: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     windows = neighbours(WINDOW, -1, 0, 2)
-    assert equal_to_their_logs(known_day, windows) == set()
+    assert finished(known_day, windows) == set()
     for window in windows[:2]:
         aggregate(known_day, window)
-    assert equal_to_their_logs(known_day, windows) == {window.metric_date for window in windows[:2]}
+    assert finished(known_day, windows) == {window.metric_date for window in windows[:2]}
     # Neither of the days around the gap is theirs.
     store_logs(known_day, [Log("a", timestamp=WINDOW.end), Log("a", timestamp=windows[2].end)])
-    assert equal_to_their_logs(known_day, windows) == {window.metric_date for window in windows[:2]}
+    assert finished(known_day, windows) == {window.metric_date for window in windows[:2]}
     store_logs(known_day, [Log("a", timestamp=windows[0].start)])
-    assert equal_to_their_logs(known_day, windows) == {DAY}
+    assert finished(known_day, windows) == {DAY}
     for module in (schema, fingerprints):
         monkeypatch.setattr(module, "DEFINITION_VERSION", "2")
-    assert equal_to_their_logs(known_day, windows) == set()
+    assert finished(known_day, windows) == set()
