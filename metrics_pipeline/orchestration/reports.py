@@ -84,8 +84,12 @@ def _worst_agents(frame: pl.DataFrame) -> str:
         return "No failed executions."
     columns = ("agent_id", "total_executions", "failed_executions", "success_rate", "p95_latency_ms", "total_cost_usd")
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    lines += [
-        "| " + " | ".join(str(value).replace("|", "\\|") for value in row) + " |"
-        for row in worst.select(columns).iter_rows()
-    ]
+    lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in worst.select(columns).iter_rows()]
     return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    # As character references, nothing in an agent's name ends the cell or is taken for Markdown, a link or HTML.
+    return "".join(
+        character if character.isalnum() or character in " .-" else f"&#{ord(character)};" for character in str(value)
+    )
