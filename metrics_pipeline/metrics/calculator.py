@@ -45,8 +45,8 @@ class LogAggregates:
     """One pass over the logs of a day, of all agents whatever their status in the registry.
 
     sums: one row per agent_id with counts and sums. latencies: agent_id, latency_ms, executions.
-    users: agent_id, unique_users. errors: agent_id, error_type, executions. agent_id is a String but in latencies,
-    where it has the type it had in the logs.
+    users: the distinct (agent_id, user_id). errors: agent_id, error_type, executions. agent_id is a String but in
+    latencies and users, where it has the type it had in the logs.
     """
 
     sums: pl.DataFrame
@@ -108,7 +108,7 @@ def aggregate_logs(logs: pl.LazyFrame) -> LogAggregates:
     # that hands every batch to all four, not a store of the rows.
     logs = logs.cache()
     sums, latencies, users, errors = pl.collect_all(
-        [_sums(logs), _latency_counts(logs), _user_counts(logs), _error_counts(logs)], engine="streaming"
+        [_sums(logs), _latency_counts(logs), _users(logs), _error_counts(logs)], engine="streaming"
     )
     return LogAggregates(sums, latencies, users, errors)
 
@@ -126,7 +126,7 @@ def daily_metrics(
     metrics = (
         scope.join(sums, on="agent_id", how="left")
         .join(latency_percentiles(aggregates.latencies.lazy()), on="agent_id", how="left")
-        .join(aggregates.users.lazy(), on="agent_id", how="left")
+        .join(_user_counts(aggregates.users.lazy()), on="agent_id", how="left")
         .join(_error_distributions(aggregates.errors.lazy()), on="agent_id", how="left")
         .join(exact_costs.lazy(), on="agent_id", how="left")
         .with_columns(pl.lit(metric_date).alias("metric_date"), *_cost_columns())
@@ -209,12 +209,13 @@ def _latency_counts(logs: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
-def _user_counts(logs: pl.LazyFrame) -> pl.LazyFrame:
+def _users(logs: pl.LazyFrame) -> pl.LazyFrame:
+    return logs.filter(pl.col("user_id").is_not_null()).select("agent_id", "user_id").unique()
+
+
+def _user_counts(users: pl.LazyFrame) -> pl.LazyFrame:
     return (
-        logs.filter(pl.col("user_id").is_not_null())
-        .select("agent_id", "user_id")
-        .unique()
-        .group_by("agent_id")
+        users.group_by("agent_id")
         .agg(pl.len().cast(pl.Int64).alias("unique_users"))
         .with_columns(_AGENT.cast(pl.String))
     )

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from metrics_pipeline.metrics.calculator import DayMetrics, aggregate_logs, daily_metrics
 from metrics_pipeline.metrics.comparison import DayChange, compare_days
+from metrics_pipeline.metrics.totals import DayTotals, day_totals
 from metrics_pipeline.metrics.validation import validate_day
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.storage.contract import UpstreamContract
@@ -45,6 +46,7 @@ class ComputedDay:
 
     window: DayWindow
     metrics: DayMetrics
+    totals: DayTotals
     read_state: DayState
     snapshot_at: datetime
 
@@ -82,10 +84,11 @@ def compute_day(
             exact_costs = snapshot.exact_costs(window, aggregates.agents_with_irregular_costs)
         with timings.step("compute"):
             metrics = daily_metrics(aggregates, agents, window.metric_date, exact_costs)
+            totals = day_totals(aggregates, agents)
     with timings.step("validate"):
         refuse_if_logs_vanished(state, window, logs.rows_read)
         validate_day(metrics, window, logs.rows_read)
-    return ComputedDay(window, metrics, state, snapshot.taken_at)
+    return ComputedDay(window, metrics, totals, state, snapshot.taken_at)
 
 
 def preview_day(

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from decimal import Decimal
 
 import dagster as dg
 import polars as pl
@@ -18,9 +19,19 @@ from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 from metrics_pipeline.metrics.schema import DEFINITION_VERSION
 from metrics_pipeline.orchestration.aggregation import AggregatedDay
+from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.orchestration.upstream import SOURCE_ASSETS
 
 _TOP_AGENTS = 10
+_TOP_ERRORS = 50
+#: The columns of a table of agents, and their short headings: what is wider than the page is hard to read.
+_AGENT_COLUMNS = {
+    "total_executions": "executions",
+    "failed_executions": "failed",
+    "success_rate": "success rate",
+    "p95_latency_ms": "p95 ms",
+    "total_cost_usd": "cost USD",
+}
 
 
 def day_materialization(
@@ -49,6 +60,7 @@ def day_metadata(day: AggregatedDay) -> Mapping[str, dg.MetadataValue]:
     metrics, window, seconds = day.computed.metrics, day.computed.window, day.timings.seconds
     frame = metrics.metrics
     totals = frame.select(pl.col(pl.Int64).sum(), pl.col("total_cost_usd").sum()).row(0, named=True)
+    errors = _error_counts(frame)
     executions = totals["total_executions"]
     total_seconds = sum(seconds.values())
     return {
@@ -57,11 +69,15 @@ def day_metadata(day: AggregatedDay) -> Mapping[str, dg.MetadataValue]:
         "logs_skipped": dg.MetadataValue.int(metrics.skipped_logs),
         "logs_with_cost_not_a_number": dg.MetadataValue.int(metrics.not_finite_costs),
         "agents": dg.MetadataValue.int(frame.height),
+        "dagster/partition_row_count": dg.MetadataValue.int(frame.height),
         "executions": dg.MetadataValue.int(executions),
         "failed_executions": dg.MetadataValue.int(totals["failed_executions"]),
         "success_rate": dg.MetadataValue.float(
             round(totals["successful_executions"] / executions, 6) if executions else 1.0
         ),
+        # Of all executions and users of the day, not a sum or a mean over the agents.
+        "p95_latency_ms": dg.MetadataValue.int(day.computed.totals.p95_latency_ms),
+        "unique_users": dg.MetadataValue.int(day.computed.totals.unique_users),
         "tokens": dg.MetadataValue.int(totals["total_tokens"]),
         # A float, because Dagster plots floats only; the exact sum stands in the table.
         "cost_usd": dg.MetadataValue.float(float(totals["total_cost_usd"] or 0)),
@@ -72,24 +88,38 @@ def day_metadata(day: AggregatedDay) -> Mapping[str, dg.MetadataValue]:
         **{f"seconds_{step}": dg.MetadataValue.float(round(value, 4)) for step, value in seconds.items()},
         "logs_per_second": dg.MetadataValue.float(round(metrics.fingerprint.logs / total_seconds, 1)),
         "window": dg.MetadataValue.text(str(window)),
+        "time_zone": dg.MetadataValue.text(window.time_zone),
         "definition_version": dg.MetadataValue.text(DEFINITION_VERSION),
-        "agents_with_most_failures": dg.MetadataValue.md(_worst_agents(frame)),
+        "agents_with_most_failures": dg.MetadataValue.md(_top_agents(frame, "failed_executions")),
+        "agents_with_highest_cost": dg.MetadataValue.md(_top_agents(frame, "total_cost_usd")),
+        "agents_with_worst_p95": dg.MetadataValue.md(_top_agents(frame, "p95_latency_ms")),
+        "error_types": dg.MetadataValue.int(errors.height),
+        "error_distribution": dg.MetadataValue.json(dict(errors.head(_TOP_ERRORS).iter_rows())),
         "skipped_agents": dg.MetadataValue.json(metrics.skipped.head(_TOP_AGENTS).to_dicts()),
     }
 
 
-def _worst_agents(frame: pl.DataFrame) -> str:
-    worst = frame.filter(pl.col("failed_executions") > 0).sort("failed_executions", descending=True).head(_TOP_AGENTS)
-    if worst.is_empty():
-        return "No failed executions."
-    columns = ("agent_id", "total_executions", "failed_executions", "success_rate", "p95_latency_ms", "total_cost_usd")
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in worst.select(columns).iter_rows()]
-    return "\n".join(lines)
+def _top_agents(frame: pl.DataFrame, column: str) -> str:
+    """The agents with the highest values of `column`, which comes first; those with none are left out."""
+    ranked = frame.filter(pl.col(column) > 0).sort(column, "agent_id", descending=[True, False])
+    columns = list(dict.fromkeys(["agent_id", column, *_AGENT_COLUMNS]))
+    rows = ranked.head(_TOP_AGENTS).select(columns).iter_rows()
+    return markdown_table(
+        [_AGENT_COLUMNS.get(name, "agent") for name in columns],
+        # Decimal writes its zero as 0E-9.
+        [[f"{value.normalize():f}" if isinstance(value, Decimal) else value for value in row] for row in rows],
+        nothing="None.",
+        more=ranked.height - _TOP_AGENTS,
+    )
 
 
-def _cell(value: object) -> str:
-    # As character references, nothing in an agent's name ends the cell or is taken for Markdown, a link or HTML.
-    return "".join(
-        character if character.isalnum() or character in " .-" else f"&#{ord(character)};" for character in str(value)
+def _error_counts(frame: pl.DataFrame) -> pl.DataFrame:
+    """error_type, executions: over all agents, the most frequent first."""
+    return (
+        frame.select(pl.col("error_distribution").explode())
+        .unnest("error_distribution")
+        .drop_nulls()
+        .group_by("error_type")
+        .agg(pl.col("executions").sum())
+        .sort("executions", "error_type", descending=[True, False])
     )

@@ -48,7 +48,8 @@ def test_an_empty_day_says_as_much_of_itself_as_a_full_one(run: Run, logs: None)
     assert values["success_rate"] == 1.0
     assert values["cost_usd"] == 0.0
     assert values["agents"] == values["rows_inserted"] == 8
-    assert values["agents_with_most_failures"] == "No failed executions."
+    assert values["agents_with_most_failures"] == values["agents_with_worst_p95"] == "None."
+    assert values["unique_users"] == values["p95_latency_ms"] == values["error_types"] == 0
 
 
 def test_the_metadata_are_sums_over_the_stored_rows(run: Run, logs: None, database: Database) -> None:
@@ -59,12 +60,26 @@ def test_the_metadata_are_sums_over_the_stored_rows(run: Run, logs: None, databa
             "SELECT sum(total_executions), sum(failed_executions), sum(total_tokens), sum(total_cost_usd), "
             "sum(human_interventions), sum(successful_executions) FROM agent_performance_metrics"
         ).one()
+        whole_day = connection.exec_driver_sql(
+            "SELECT percentile_cont(0.95) WITHIN GROUP (ORDER BY latency_ms)::int, "
+            "count(DISTINCT metadata->>'user_id') "
+            "FROM agent_execution_logs JOIN agent_registry AS agent ON agent.id = agent_id "
+            "WHERE agent.status = 'active' AND \"timestamp\" < '2025-07-12'"
+        ).one()
+        errors = connection.exec_driver_sql(
+            "SELECT key, sum(value::bigint)::int FROM agent_performance_metrics, jsonb_each_text(error_distribution) "
+            "GROUP BY key"
+        ).all()
     executions, failed, tokens, cost, humans, successful = stored
     assert values["executions"] == values["logs_aggregated"] == executions
     assert values["failed_executions"] == failed
     assert values["tokens"] == tokens
     assert values["cost_usd"] == pytest.approx(float(cost))
     assert values["human_interventions"] == humans
+    assert (values["p95_latency_ms"], values["unique_users"]) == tuple(whole_day)
+    assert values["error_distribution"] == dict(map(tuple, errors))
+    assert values["error_types"] == len(errors)
+    assert sum(values["error_distribution"].values()) == failed
     assert values["success_rate"] == pytest.approx(float(successful / executions))
     assert values["logs_read"] == 200 == values["logs_aggregated"] + values["logs_skipped"]
     assert sum(agent["logs"] for agent in values["skipped_agents"]) == values["logs_skipped"] > 0

@@ -1,0 +1,34 @@
+"""What holds of a whole day, by hand."""
+
+import polars as pl
+
+from metrics_pipeline.metrics.calculator import aggregate_logs
+from metrics_pipeline.metrics.totals import DayTotals, day_totals
+
+from .test_calculator import logs
+
+
+def totals(frame: pl.LazyFrame, *agents: str) -> DayTotals:
+    return day_totals(aggregate_logs(frame), pl.Series(agents, dtype=pl.String))
+
+
+def test_they_are_of_all_executions_and_users_in_scope_and_of_no_others() -> None:
+    frame = logs(
+        *({"agent_id": "a", "latency_ms": latency, "user_id": "u"} for latency in (10, 20, 30)),
+        {"agent_id": "b", "latency_ms": 20, "user_id": "u"},
+        {"agent_id": "b", "latency_ms": 1000, "user_id": "v"},
+        {"agent_id": "b"},
+        {"agent_id": "retired", "latency_ms": 90_000, "user_id": "w"},
+    )
+    # 10, 20, 20, 30, 1000: position 0.95 * 4 = 3.8, so 30 + 0.8 * 970 = 806.
+    assert totals(frame, "a", "b", "idle") == DayTotals(p95_latency_ms=806, unique_users=2)
+    # 10, 20, 30: position 1.9, so 20 + 0.9 * 10 = 29.
+    assert totals(frame, "a") == DayTotals(p95_latency_ms=29, unique_users=1)
+    assert totals(frame) == totals(frame, "idle") == totals(logs(), "a") == DayTotals(0, 0)
+
+
+def test_agents_may_be_categories() -> None:
+    frame = logs({"latency_ms": 7, "user_id": "u"}, {"agent_id": "z", "latency_ms": 9}).cast(
+        {"agent_id": pl.Categorical, "user_id": pl.Categorical}
+    )
+    assert totals(frame, "a", "never seen") == DayTotals(7, 1)

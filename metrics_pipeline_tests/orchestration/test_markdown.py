@@ -1,0 +1,38 @@
+"""What a platform may call its agents never shapes a table."""
+
+import pytest
+
+from metrics_pipeline.orchestration.markdown import markdown_table, markdown_text
+
+HOSTILE = "x|y\n| `<b>`[a](b)\\ *c* _d_"
+HOSTILE_IN_A_CELL = "x\\|y\\\\n\\| \\`\\<b\\>\\`\\[a\\](b)\\\\ \\*c\\* \\_d\\_"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (HOSTILE, HOSTILE_IN_A_CELL),
+        ("plain-name/v1.2:3", "plain-name/v1.2:3"),
+        ("Zoë 东京", "Zoë 东京"),
+        ("\x1b[31mred\x00", "\\\\x1b\\[31mred\\\\x00"),
+        ("\u202eevil", "\\\\u202eevil"),
+        ("x" * 300, "x" * 200 + "…"),
+        (None, "NULL"),
+        (12, "12"),
+    ],
+)
+def test_text_stays_text_on_one_line(value: object, text: str) -> None:
+    assert markdown_text(value) == text
+
+
+def test_a_table_has_one_line_per_row_and_says_how_many_are_left_out() -> None:
+    assert markdown_table(("a", "b"), [("x|", 1), ("\n", 2)], nothing="None.", more=3).split("\n") == [
+        "| a | b |",
+        "| --- | --- |",
+        "| x\\| | 1 |",
+        "| \\\\n | 2 |",
+        "",
+        "and 3 more",
+    ]
+    assert markdown_table(("a",), [(1,)], nothing="None.", more=-9) == "| a |\n| --- |\n| 1 |"
+    assert markdown_table(("a",), [], nothing="None.") == "None."
