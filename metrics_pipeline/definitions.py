@@ -26,7 +26,7 @@ def build_defs(**overrides: Any) -> dg.Definitions:
     job = build_daily_metrics_job()
     retention_job = build_data_retention_job()
     return dg.Definitions(
-        assets=[*UPSTREAM_ASSETS, build_metrics_asset(partitions), build_retention_asset(settings)],
+        assets=[*UPSTREAM_ASSETS, build_metrics_asset(partitions, settings.owners), build_retention_asset(settings)],
         jobs=[job, retention_job],
         sensors=[build_late_logs_sensor(job, settings)],
         schedules=[

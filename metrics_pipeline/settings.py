@@ -1,6 +1,7 @@
 """The configuration: the only reader of os.environ, and one frozen object that holds what it read."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -18,6 +19,9 @@ DEFAULT_LOOKBACK_DAYS = 14
 _MAX_LOOKBACK_DAYS = 366
 _MAX_RETENTION_DAYS = 36_600
 
+#: What Dagster accepts as an owner.
+_OWNER = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}|team:.+")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -25,6 +29,7 @@ class Settings:
 
     `database_url` may hold a password, so it stays out of repr. None means the embedded server under `home`.
     `dagster_home` is an instance that somebody else set up; None means ours under `home`.
+    `owners` are email addresses and team:NAME, whom the UI names.
     """
 
     home: Path
@@ -34,6 +39,7 @@ class Settings:
     lookback_days: int = DEFAULT_LOOKBACK_DAYS
     dagster_home: Path | None = None
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
+    owners: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
@@ -53,6 +59,7 @@ class Settings:
             ),
             retention=_retention(env),
             start_date=_date("METRICS_START_DATE", env.get("METRICS_START_DATE"), DEFAULT_START_DATE),
+            owners=_owners(env.get("METRICS_OWNERS") or ""),
         )
 
 
@@ -101,3 +108,14 @@ def _date(variable: str, value: str | None, default: date) -> date:
         return date.fromisoformat(value)
     except ValueError as error:
         raise SettingsError(f"{variable} is {value!r}, which is no date. Write it as YYYY-MM-DD.") from error
+
+
+def _owners(value: str) -> tuple[str, ...]:
+    owners = tuple(dict.fromkeys(owner.strip() for owner in value.split(",") if owner.strip()))
+    for owner in owners:
+        if not _OWNER.fullmatch(owner):
+            raise SettingsError(
+                f"METRICS_OWNERS names {owner!r}, which is no owner. "
+                "Set email addresses and team:NAME, with commas between them."
+            )
+    return owners

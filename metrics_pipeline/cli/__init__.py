@@ -27,6 +27,7 @@ Start with `metrics-pipeline demo`, then open the Dagster UI with `metrics-pipel
 - `METRICS_RETENTION_RAW_LOG_DAYS`, `METRICS_RETENTION_METRIC_DAYS`, `METRICS_RETENTION_ALERT_DAYS`: how long raw logs
   (default 30), metrics (365) and resolved alerts (90) are kept
 
+- `METRICS_OWNERS`: whom the Dagster UI names as owners (email addresses and team:NAME)
 - `DAGSTER_HOME`: a Dagster instance of your own
 """,
 )

@@ -1,14 +1,17 @@
 """The asset that this code location exists for: agent_performance_metrics, one partition per day."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import dagster as dg
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from pydantic import Field
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.schema import DEFINITION_VERSION
 from metrics_pipeline.orchestration.aggregation import aggregate_day
+from metrics_pipeline.orchestration.columns import metrics_column_lineage, metrics_table_schema
 from metrics_pipeline.orchestration.failures import raise_failed_days, step_outcome
 from metrics_pipeline.orchestration.names import METRICS_ASSET_KEY, PROCESS_TAG
 from metrics_pipeline.orchestration.partitions import window_of
@@ -20,11 +23,17 @@ from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.readiness import require_ready
 
 _DESCRIPTION = """
-One row per agent and day: executions, success rate, latency percentiles, tokens, cost, errors, human interventions
-and users, exact to the last digit. The README defines every column.
+One row per agent and day, computed from the logs of the calendar day in METRICS_TIME_ZONE and exact to the last digit:
+executions, success rate, latency percentiles, tokens, cost, errors, human interventions and users. The column schema
+below defines every column. Every active agent has a row, also without logs.
+
+`daily_metrics_schedule` asks for yesterday at 02:00, `late_logs_sensor` for days whose logs have changed since.
 
 **When a day is red**, read the run's error: it names the cause and the remedy. Nothing of a failed day was written,
-so materialising it again is always safe.
+so materialising it again is always safe, and so is materialising a day that is green: only values that changed are
+replaced, and each is kept in `metric_restatements`.
+
+**When a check is red**, the day is stored all the same; the check's description says what to do.
 """
 
 
@@ -37,8 +46,8 @@ class AggregationConfig(dg.Config):
     )
 
 
-def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.AssetsDefinition:
-    """The asset over the given daily partitions."""
+def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, owners: Sequence[str]) -> dg.AssetsDefinition:
+    """The asset over the given daily partitions, with the owners that the UI names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # of backfill_policy; no operator could act on it
         daily_asset = dg.asset(
@@ -49,17 +58,24 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.Ass
             deps=SOURCE_ASSETS,
             group_name="metrics",
             kinds={"postgres", "polars"},
+            owners=owners,
+            tags={"written_by": "metrics_pipeline", "grain": "agent_day"},
+            metadata={
+                "dagster/table_name": METRICS_ASSET_KEY.to_user_string(),
+                "dagster/column_schema": metrics_table_schema(),
+                "dagster/column_lineage": metrics_column_lineage(),
+            },
             code_version=DEFINITION_VERSION,
             description=_DESCRIPTION,
             # Dagster would mark every partition of a run materialised at its end, and none if one failed. Instead
-            # the body reports each day when it is committed, and no output at the end.
-            output_required=False,
+            # the body reports each day when it is committed, and its output is nothing.
+            dagster_type=cast("dg.DagsterType", dg.Nothing),
         )
 
     @daily_asset
     def agent_performance_metrics(
         context: dg.AssetExecutionContext, config: AggregationConfig, database: dg.ResourceParam[Database]
-    ) -> Iterator[dg.AssetMaterialization]:
+    ) -> Iterator[dg.AssetMaterialization | dg.Output[None]]:
         failures: dict[str, PermanentError] = {}
         context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: own_process(context.run.run_id)})
         with step_outcome(context):
@@ -82,5 +98,7 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition) -> dg.Ass
                 else:
                     yield day_materialization(METRICS_ASSET_KEY, partition_key, day, context.run.tags)
             raise_failed_days(failures)
+        # The checks wait for an output. With this mark Dagster reports nothing of its own for it.
+        yield dg.Output(None, metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})
 
     return agent_performance_metrics

@@ -65,6 +65,8 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
         deps=[METRICS_ASSET_KEY, agent_execution_logs, alert_history],
         group_name="metrics",
         kinds={"postgres"},
+        owners=settings.owners,
+        tags={"written_by": "metrics_pipeline"},
         description=_DESCRIPTION,
         output_required=False,
         check_specs=[

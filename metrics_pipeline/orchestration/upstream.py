@@ -2,27 +2,41 @@
 
 import dagster as dg
 
-_GROUP = "upstream"
+from metrics_pipeline.orchestration.columns import upstream_table_schema
 
-agent_execution_logs = dg.AssetSpec(
+
+def _upstream(table: str, description: str) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        table,
+        group_name="upstream",
+        kinds={"postgres", "table"},
+        tags={"written_by": "platform"},
+        metadata={"dagster/table_name": table, "dagster/column_schema": upstream_table_schema(table)},
+        description=description,
+    )
+
+
+agent_execution_logs = _upstream(
     "agent_execution_logs",
-    group_name=_GROUP,
-    kinds={"postgres", "table"},
-    description="One row per execution of an agent, written by the platform. Raw logs are kept for 30 days.",
+    """
+One row per execution of an agent, written by the platform and read here. Raw logs are kept for 30 days.
+
+**When a check is yellow**, its description says which logs are meant and what happens to them. Correct them where they
+are written: `late_logs_sensor` finds corrected, late and deleted logs and has their days aggregated again.
+""",
 )
 
-agent_registry = dg.AssetSpec(
+agent_registry = _upstream(
     "agent_registry",
-    group_name=_GROUP,
-    kinds={"postgres", "table"},
-    description="The agents of the platform. Those with status 'active' get a row of metrics each day.",
+    """
+The agents of the platform. Each one with status `active` gets a row of metrics every day, also without logs. An agent
+that is retired later keeps its rows.
+""",
 )
 
-alert_history = dg.AssetSpec(
+alert_history = _upstream(
     "alert_history",
-    group_name=_GROUP,
-    kinds={"postgres", "table"},
-    description="Alerts that the platform raised. Resolved ones are kept for 90 days, unresolved ones for ever.",
+    "Alerts that the platform raised. Resolved ones are kept for 90 days, unresolved ones for ever.",
 )
 
 #: What a day is made of.

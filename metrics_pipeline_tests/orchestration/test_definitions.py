@@ -14,7 +14,10 @@ import yaml
 
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.errors import SettingsError
+from metrics_pipeline.metrics.schema import KEY_COLUMNS, METRIC_COLUMNS
+from metrics_pipeline.orchestration.columns import UPSTREAM_COLUMNS
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage import contract
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.embedded import release
 from metrics_pipeline_tests.storage.embedded.conftest import has_ended, wait_until
@@ -89,6 +92,38 @@ def test_the_graph_leads_from_the_upstream_tables_to_the_metrics() -> None:
     assert {key.to_user_string() for key in metrics.parent_keys} == {"agent_execution_logs", "agent_registry"}
     assert {key.to_user_string() for key in graph.external_asset_keys} == upstream
     assert metrics.is_materializable
+
+
+def test_each_column_is_described_and_led_back_to_columns_that_exist() -> None:
+    graph = build_defs().resolve_asset_graph()
+    tables = {dg.AssetKey("agent_performance_metrics"), *graph.external_asset_keys}
+    metadata = {key.to_user_string(): graph.get(key).metadata for key in tables}
+    columns = {
+        table: {column.name: column for column in found["dagster/column_schema"].columns}
+        for table, found in metadata.items()
+    }
+    assert {table: found["dagster/table_name"] for table, found in metadata.items()} == {
+        table: table for table in metadata
+    }
+    stored = {column.name for column in KEY_COLUMNS + METRIC_COLUMNS}
+    ours = columns["agent_performance_metrics"]
+    assert set(ours) == stored | {"created_at", "updated_at"}
+    assert ours["success_rate"].type == "numeric(7, 6)"
+    assert [name for name, column in ours.items() if column.constraints.nullable] == ["updated_at"]
+    assert all(column.description for table in columns.values() for column in table.values())
+
+    lineage = metadata["agent_performance_metrics"]["dagster/column_lineage"].deps_by_column
+    assert set(lineage) == stored
+    assert all(lineage.values())
+    for dependency in [dependency for found in lineage.values() for dependency in found]:
+        assert dependency.column_name in columns[dependency.asset_key.to_user_string()]
+    used = {dependency.column_name for found in lineage.values() for dependency in found}
+    assert used == set(columns["agent_execution_logs"]) - {"id"} | {"id", "status"}
+
+
+def test_upstream_columns_are_those_of_the_contract() -> None:
+    for table, accepted in contract._UPSTREAM.items():
+        assert list(UPSTREAM_COLUMNS[table]) == list(accepted)
 
 
 def test_pyproject_and_workspace_name_the_same_module_and_location() -> None:
