@@ -6,11 +6,20 @@ from typing import Any
 import dagster as dg
 
 from metrics_pipeline.orchestration.assets import build_metrics_asset
-from metrics_pipeline.orchestration.jobs import build_daily_metrics_job, build_data_retention_job
+from metrics_pipeline.orchestration.checks.assembly import build_checks
+from metrics_pipeline.orchestration.jobs import (
+    build_daily_checks_job,
+    build_daily_metrics_job,
+    build_data_retention_job,
+)
 from metrics_pipeline.orchestration.partitions import build_daily_partitions
 from metrics_pipeline.orchestration.resources import build_database_resource
 from metrics_pipeline.orchestration.retention import build_retention_asset
-from metrics_pipeline.orchestration.schedules import build_daily_metrics_schedule, build_data_retention_schedule
+from metrics_pipeline.orchestration.schedules import (
+    build_daily_checks_schedule,
+    build_daily_metrics_schedule,
+    build_data_retention_schedule,
+)
 from metrics_pipeline.orchestration.sensors import build_late_logs_sensor
 from metrics_pipeline.orchestration.upstream import UPSTREAM_ASSETS
 from metrics_pipeline.settings import Settings
@@ -23,14 +32,18 @@ def build_defs(**overrides: Any) -> dg.Definitions:
     """
     settings = replace(Settings.from_environment(), **overrides)
     partitions = build_daily_partitions(settings)
+    checks = build_checks(settings)
     job = build_daily_metrics_job()
+    checks_job = build_daily_checks_job(checks)
     retention_job = build_data_retention_job()
     return dg.Definitions(
         assets=[*UPSTREAM_ASSETS, build_metrics_asset(partitions, settings.owners), build_retention_asset(settings)],
-        jobs=[job, retention_job],
+        asset_checks=checks,
+        jobs=[job, checks_job, retention_job],
         sensors=[build_late_logs_sensor(job, settings)],
         schedules=[
             build_daily_metrics_schedule(job, settings),
+            build_daily_checks_schedule(checks_job, settings),
             build_data_retention_schedule(retention_job, settings),
         ],
         resources={"database": build_database_resource(settings)},

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+#: By this hour of the next day, on the clocks of the zone, a day has to be stored.
+DUE_HOUR = 3
+
 
 @dataclass(frozen=True)
 class DayWindow:
@@ -39,6 +42,11 @@ def days_between(first: date, last: date) -> list[date]:
 def last_complete_day(now: datetime, time_zone: str) -> date:
     """The newest day that has ended at the instant `now`: yesterday, as the clocks in `time_zone` show it."""
     return now.astimezone(ZoneInfo(time_zone)).date() - timedelta(days=1)
+
+
+def last_due_day(now: datetime, time_zone: str) -> date:
+    """The newest day that has to be stored at the instant `now`: it ended, and DUE_HOUR of the next has come."""
+    return last_complete_day(now, time_zone) - timedelta(days=now.astimezone(ZoneInfo(time_zone)).hour < DUE_HOUR)
 
 
 def _midnight(day: date, time_zone: str) -> datetime:

@@ -15,7 +15,7 @@ _FIRST_PAUSE_SECONDS = 10
 
 
 @contextmanager
-def step_outcome(context: dg.AssetExecutionContext) -> Iterator[None]:
+def step_outcome(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Iterator[None]:
     """Turns our errors into Dagster's.
 
     A TransientError becomes RetryRequested, a PermanentError a Failure that Dagster does not retry. Any other

@@ -1,9 +1,12 @@
 """The jobs that people and schedules start."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from metrics_pipeline.orchestration.names import (
+    DAILY_CHECKS_JOB,
     DAILY_METRICS_JOB,
     DATA_RETENTION_JOB,
     METRICS_ASSET_KEY,
@@ -12,13 +15,26 @@ from metrics_pipeline.orchestration.names import (
 
 
 def build_daily_metrics_job() -> UnresolvedAssetJobDefinition:
-    """Aggregates the days of its partitions."""
+    """Aggregates the days of its partitions, and then evaluates the checks of the asset."""
     return dg.define_asset_job(
         DAILY_METRICS_JOB,
         selection=dg.AssetSelection.assets(METRICS_ASSET_KEY),
-        # One step: a process of its own for it would double the run's start-up of 2.5 s.
+        # A process of its own for each step would cost as much as the run's start-up of 2.5 s.
         executor_def=dg.in_process_executor,
-        description="Turns the logs of each selected day into one row of metrics per agent.",
+        description=(
+            "Turns the logs of each selected day into one row of metrics per agent, then evaluates the asset's checks "
+            "once. Set `include_inactive_agents` to add agents that are not active, for backfills of retired ones."
+        ),
+    )
+
+
+def build_daily_checks_job(checks: Sequence[dg.AssetChecksDefinition]) -> UnresolvedAssetJobDefinition:
+    """Evaluates `checks`, and materialises nothing."""
+    return dg.define_asset_job(
+        DAILY_CHECKS_JOB,
+        selection=dg.AssetSelection.checks(*checks),
+        executor_def=dg.in_process_executor,
+        description="Evaluates every check on the days as they are now: of the stored metrics and of the logs.",
     )
 
 

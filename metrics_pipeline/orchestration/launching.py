@@ -135,7 +135,8 @@ def _execute(
     )
     for event in execute_run_iterator(job, run, instance):
         if event.is_step_failure:
-            outcome.failure = _message(event)
+            # The first: a check that cannot be evaluated comes after the days, and says the same as the next one.
+            outcome.failure = outcome.failure or _message(event)
         elif event.is_run_failure:
             outcome.failure = outcome.failure or event.message
             outcome.is_interrupted = event.job_failure_data.failure_reason is RunFailureReason.UNEXPECTED_TERMINATION

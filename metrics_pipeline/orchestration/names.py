@@ -5,6 +5,7 @@ import dagster as dg
 METRICS_ASSET_KEY = dg.AssetKey("agent_performance_metrics")
 RETENTION_ASSET_KEY = dg.AssetKey("data_retention")
 DAILY_METRICS_JOB = "daily_metrics_job"
+DAILY_CHECKS_JOB = "daily_checks_job"
 DATA_RETENTION_JOB = "data_retention_job"
 
 #: Set by whoever starts a run for a reason that Dagster's own tags do not tell.

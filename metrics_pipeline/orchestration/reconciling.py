@@ -44,13 +44,16 @@ def judge(
     contract: UpstreamContract,
     settings: Settings,
     days: list[date],
+    *,
+    apart_from: str | None = None,
 ) -> list[DayVerdict]:
     """The verdict on each of `days`, which follow one another. One pass over their logs, in the server.
 
+    `apart_from` is a run whose days are not taken for running: the one that asks.
     Database faults become TransientError or PermanentError.
     """
     # Before the database: a run that ends in between is then seen as running, and not as undone.
-    running = running_days(instance)
+    running = running_days(instance, apart_from=apart_from)
     with database_faults(database.description), database.engine.connect() as connection:
         connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         stored = stored_days(connection, days[0], days[-1]) if days else {}
@@ -58,15 +61,15 @@ def judge(
     return reconcile(days, time_zone=settings.time_zone, stored=stored, present=present, running=running)
 
 
-def running_days(instance: dg.DagsterInstance) -> set[date]:
-    """The days of all runs of our asset that have not ended, queued ones included.
+def running_days(instance: dg.DagsterInstance, *, apart_from: str | None = None) -> set[date]:
+    """The days of all runs of our asset that have not ended, queued ones included and the run `apart_from` excepted.
 
     Runs whose process was killed are ended on the way.
     """
     days: set[date] = set()
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         is_ours = run.asset_selection is None or METRICS_ASSET_KEY in run.asset_selection
-        if is_ours and not end_if_orphaned(instance, run):
+        if is_ours and run.run_id != apart_from and not end_if_orphaned(instance, run):
             days.update(_days_of(run))
     return days
 

@@ -5,6 +5,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from metrics_pipeline.errors import TransientError
 from metrics_pipeline.metrics.reconciliation import DayVerdict
+from metrics_pipeline.metrics.windows import DUE_HOUR
 from metrics_pipeline.orchestration.names import REASON_TAG, SCHEDULED_AT_TAG
 from metrics_pipeline.orchestration.reconciling import (
     findings,
@@ -29,6 +30,24 @@ _DATA_RETENTION = """
 Every night at 03:30 deletes the raw logs, metrics and resolved alerts that are older than the policy keeps. Raw logs go
 only of days whose metrics stand and equal them. The other days are held back, and the run says which and why.
 """
+
+
+_DAILY_CHECKS = f"""
+Every night at {DUE_HOUR:02}:05, when yesterday is due, evaluates all checks: a night without a run, and logs that
+nobody aggregates, are then seen too.
+"""
+
+
+def build_daily_checks_schedule(job: UnresolvedAssetJobDefinition, settings: Settings) -> dg.ScheduleDefinition:
+    """The schedule of the checks, in METRICS_TIME_ZONE and running by default."""
+    return dg.ScheduleDefinition(
+        name="daily_checks_schedule",
+        job=job,
+        cron_schedule=f"5 {DUE_HOUR} * * *",
+        execution_timezone=settings.time_zone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=_DAILY_CHECKS,
+    )
 
 
 def build_daily_metrics_schedule(job: UnresolvedAssetJobDefinition, settings: Settings) -> dg.ScheduleDefinition:

@@ -5,16 +5,19 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from datetime import date
+from datetime import date, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
 import yaml
+from dagster._utils.schedules import cron_string_iterator
 
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.errors import SettingsError
 from metrics_pipeline.metrics.schema import KEY_COLUMNS, METRIC_COLUMNS
+from metrics_pipeline.metrics.windows import last_due_day
 from metrics_pipeline.orchestration.columns import UPSTREAM_COLUMNS
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.storage import contract
@@ -124,6 +127,19 @@ def test_each_column_is_described_and_led_back_to_columns_that_exist() -> None:
 def test_upstream_columns_are_those_of_the_contract() -> None:
     for table, accepted in contract._UPSTREAM.items():
         assert list(UPSTREAM_COLUMNS[table]) == list(accepted)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Australia/Lord_Howe"])
+def test_the_checks_are_evaluated_every_night_shortly_after_yesterday_is_due(zone: str) -> None:
+    nightly = build_defs(time_zone=zone).resolve_schedule_def("daily_checks_schedule")
+    assert nightly.job_name == "daily_checks_job"
+    assert nightly.default_status is dg.DefaultScheduleStatus.RUNNING
+    year = datetime(2025, 1, 1, tzinfo=ZoneInfo(zone))
+    ticks = cron_string_iterator(year.timestamp(), nightly.cron_schedule, nightly.execution_timezone)
+    for night, tick in zip(range(365), ticks, strict=False):
+        local = tick.astimezone(ZoneInfo(zone))
+        assert local.replace(tzinfo=None) == datetime(2025, 1, 1, 3, 5) + timedelta(days=night)
+        assert last_due_day(tick, zone) == local.date() - timedelta(days=1)
 
 
 def test_pyproject_and_workspace_name_the_same_module_and_location() -> None:

@@ -1,0 +1,73 @@
+"""no_unusual_changes: agents that behave unlike themselves."""
+
+import dagster as dg
+
+from metrics_pipeline.metrics.anomalies import (
+    JUDGED,
+    MIN_EXECUTIONS,
+    MIN_SAME_WEEKDAYS,
+    MIN_TRAILING_DAYS,
+    SAME_WEEKDAYS,
+    TRAILING_DAYS,
+    days_of_interest,
+    unusual_values,
+)
+from metrics_pipeline.metrics.windows import last_complete_day
+from metrics_pipeline.orchestration.checks.evaluation import Situation
+from metrics_pipeline.orchestration.markdown import markdown_table
+from metrics_pipeline.storage.stored_evidence import agent_history, newest_stored_day
+
+_MAX_NAMED_VALUES = 20
+
+NO_UNUSUAL_CHANGES = f"""
+On the newest stored day, each agent's success rate, p95 latency, cost per execution and number of executions are usual
+for it: near the median of its last {TRAILING_DAYS} days, or near that of the same weekday in the last {SAME_WEEKDAYS}
+weeks. Near means within five robust standard deviations (from the median absolute deviation), and at least within 5
+percentage points of the success rate, or 50 % of the others. An agent is judged once it has {MIN_TRAILING_DAYS} such
+days and {MIN_SAME_WEEKDAYS} such weekdays; days with fewer than {MIN_EXECUTIONS} executions say nothing of rates,
+latency and cost.
+
+**When it is yellow**, the numbers are right, and the named agents have changed: ask their owners whether they know why.
+"""
+
+
+def no_unusual_changes(situation: Situation) -> dg.AssetCheckResult:
+    """Judges the newest stored day against the days before it; fails with severity WARN."""
+    day = newest_stored_day(situation.connection, last_complete_day(situation.now, situation.settings.time_zone))
+    if day is None:
+        day = last_complete_day(situation.now, situation.settings.time_zone)
+    unusual = unusual_values(agent_history(situation.connection, days_of_interest(day)), day)
+    values, agents = unusual.values, unusual.values["agent_id"].n_unique()
+    return dg.AssetCheckResult(
+        passed=values.is_empty(),
+        severity=dg.AssetCheckSeverity.WARN,
+        description=(
+            f"{agents:,} of {unusual.agents_with_history:,} agents changed on {day}: "
+            + ", ".join(
+                f"{values.filter(metric=metric).height:,} in {metric}"
+                for metric in JUDGED
+                if not values.filter(metric=metric).is_empty()
+            )
+            + "."
+            if agents
+            else f"None of {unusual.agents_with_history:,} agents with enough history changed on {day}."
+        ),
+        metadata={
+            "day": str(day),
+            "agents": unusual.agents,
+            "agents_with_enough_history": unusual.agents_with_history,
+            "agents_changed": agents,
+            **{f"changed_{metric}": values.filter(metric=metric).height for metric in JUDGED},
+            "changes": dg.MetadataValue.md(
+                markdown_table(
+                    ("agent", "metric", "value", f"median of {TRAILING_DAYS} days", "median of the weekday"),
+                    [
+                        (agent, metric, *(f"{number:,.6g}" for number in numbers))
+                        for agent, metric, *numbers in values.head(_MAX_NAMED_VALUES).drop("times_limit").iter_rows()
+                    ],
+                    nothing="None.",
+                    more=values.height - _MAX_NAMED_VALUES,
+                )
+            ),
+        },
+    )

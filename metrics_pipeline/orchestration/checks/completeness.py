@@ -1,0 +1,94 @@
+"""Whether the days that are due are stored and still equal their logs, and whether the newest of them is there."""
+
+from collections import Counter
+from datetime import timedelta
+
+import dagster as dg
+
+from metrics_pipeline.metrics.reconciliation import DayState
+from metrics_pipeline.metrics.windows import DUE_HOUR, last_due_day
+from metrics_pipeline.orchestration.checks.evaluation import Situation
+from metrics_pipeline.orchestration.markdown import markdown_table
+from metrics_pipeline.orchestration.reconciling import judge, lookback_days
+from metrics_pipeline.storage.stored_evidence import newest_stored_day
+
+NO_MISSING_OR_DIRTY_DAYS = f"""
+Every day of the last METRICS_LOOKBACK_DAYS that is due is stored and still equals its logs: none is missing, and none
+is dirty because a log arrived late, was corrected or was deleted. A day is due at {DUE_HOUR:02}:00 of the next one. A
+day that another run is writing is left to that run.
+
+**When it is red**, `late_logs_sensor` and `daily_metrics_schedule` ask for the named days by themselves; see that both
+are running, and read the error of the days' last runs. At once: materialise the named days.
+"""
+
+FRESHNESS = f"""
+The newest day that is due is stored: from {DUE_HOUR:02}:00 in METRICS_TIME_ZONE on, yesterday. It looks at that very
+day in the ledger, so storing an older day never turns it green.
+
+Evaluated at {DUE_HOUR:02}:05 by `daily_checks_schedule`, and with every materialisation.
+
+**When it is red**, read the error of last night's run of `daily_metrics_job`; without such a run, see that the daemon
+and `daily_metrics_schedule` are running. Then materialise the day.
+"""
+
+
+def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
+    """Judges the due days of the look-back window as schedule and sensor do; fails with severity ERROR."""
+    settings, due = situation.settings, last_due_day(situation.now, situation.settings.time_zone)
+    days = [day for day in lookback_days(settings, situation.now, settings.lookback_days) if day <= due]
+    verdicts = judge(
+        situation.instance, situation.database, situation.contract, settings, days, apart_from=situation.run_id
+    )
+    counts = Counter(verdict.state for verdict in verdicts)
+    broken = [verdict for verdict in verdicts if verdict.needs_run]
+    return dg.AssetCheckResult(
+        passed=not broken,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=(
+            f"{len(broken)} of {len(days)} days need a run: "
+            f"{', '.join(f'{verdict.metric_date} is {verdict.state}' for verdict in broken[:5])}"
+            f"{' …' if len(broken) > 5 else ''}."
+            if broken
+            else f"None of {len(days)} days is missing or dirty."
+        ),
+        metadata={
+            "days": f"{days[0]} to {days[-1]}" if days else "none",
+            "days_checked": len(days),
+            **{f"days_{state.name.lower()}": counts[state] for state in DayState},
+            "days_of_older_definition": sum(verdict.is_outdated for verdict in verdicts),
+            "unfinished_days": dg.MetadataValue.md(
+                markdown_table(
+                    ("day", "state", "why"),
+                    [(verdict.metric_date, verdict.state, verdict.reason) for verdict in broken],
+                    nothing="None.",
+                )
+            ),
+        },
+    )
+
+
+def freshness(situation: Situation) -> dg.AssetCheckResult:
+    """Looks for the newest due day in the ledger; fails with severity ERROR."""
+    settings, due = situation.settings, last_due_day(situation.now, situation.settings.time_zone)
+    newest = newest_stored_day(situation.connection, due)
+    is_any_due = due >= settings.start_date
+    passed = newest == due or not is_any_due
+    return dg.AssetCheckResult(
+        passed=passed,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=(
+            f"No day since METRICS_START_DATE, {settings.start_date}, is due yet."
+            if not is_any_due
+            else f"{due} is stored."
+            if passed
+            else f"{due} was due at {DUE_HOUR:02}:00 {settings.time_zone} of the next day and is not stored. "
+            f"The newest day that is: {newest or 'none'}."
+        ),
+        metadata={
+            "day_due": str(due) if is_any_due else "none",
+            "newest_stored_day": str(newest or "none"),
+            "days_behind": max(0, (due - (newest or settings.start_date - timedelta(days=1))).days),
+            "evaluated_at": dg.MetadataValue.timestamp(situation.now),
+            "time_zone": settings.time_zone,
+        },
+    )

@@ -1,0 +1,69 @@
+"""stored_rows_equal_ledger: nothing was lost, invented or edited since the days were stored."""
+
+from datetime import timedelta
+
+import dagster as dg
+
+from metrics_pipeline.metrics.conservation import contradictions, expired_days, is_cost_compared
+from metrics_pipeline.metrics.windows import day_window, last_complete_day
+from metrics_pipeline.orchestration.checks.evaluation import Situation
+from metrics_pipeline.orchestration.markdown import markdown_table
+from metrics_pipeline.orchestration.reconciling import lookback_days
+from metrics_pipeline.storage.source_evidence import log_costs
+from metrics_pipeline.storage.stored_evidence import days_without_ledger, stored_totals
+
+_MAX_NAMED_DAYS = 20
+
+STORED_ROWS_EQUAL_LEDGER = """
+Of every stored day: the logs read are those aggregated and those skipped; the rows' executions, failures, errors,
+tokens and cost add up to what the ledger says; no row contradicts itself. The cost of a day with skipped logs, or with
+costs finer than a nano-dollar, is compared with its logs, for the days of the look-back window and as long as they
+stand there unchanged. Days whose metrics expired are only counted.
+
+**When it is red**, somebody or something other than this pipeline wrote to `agent_performance_metrics` or
+`metric_day_ledger`. Materialise the named days again while their raw logs are there; pruned ones come from a backup.
+"""
+
+
+def stored_rows_equal_ledger(situation: Situation) -> dg.AssetCheckResult:
+    """Compares every day of the ledger with its rows; fails with severity ERROR."""
+    everything = stored_totals(situation.connection)
+    today = last_complete_day(situation.now, situation.settings.time_zone) + timedelta(days=1)
+    expired = expired_days(everything, today - timedelta(days=situation.settings.retention.metric_days))
+    days = [day for day in everything if day.metric_date not in expired]
+    recent = set(lookback_days(situation.settings, situation.now, situation.settings.lookback_days))
+    in_question = [
+        day_window(day.metric_date, situation.settings.time_zone)
+        for day in days
+        if not day.has_ledger_cost and not day.is_sealed and day.metric_date in recent
+    ]
+    costs = log_costs(situation.connection, situation.contract, in_question)
+    broken = {day.metric_date: contradictions(day, costs.get(day.metric_date)) for day in days}
+    broken = {day: found for day, found in broken.items() if found}
+    return dg.AssetCheckResult(
+        passed=not broken,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=(
+            f"{len(broken)} of {len(days)} stored days do not add up: {', '.join(map(str, list(broken)[:5]))}"
+            f"{' …' if len(broken) > 5 else ''}. Materialise them again while their raw logs are there."
+            if broken
+            else f"All {len(days)} stored days add up."
+        ),
+        metadata={
+            "days": f"{days[0].metric_date} to {days[-1].metric_date}" if days else "none",
+            "days_checked": len(days),
+            "days_broken": len(broken),
+            "days_expired": len(expired),
+            "days_without_cost_to_compare": sum(not is_cost_compared(day, costs.get(day.metric_date)) for day in days),
+            "days_without_ledger": days_without_ledger(situation.connection),
+            "executions": sum(day.executions for day in days),
+            "broken_days": dg.MetadataValue.md(
+                markdown_table(
+                    ("day", "what does not add up"),
+                    [(day, "; ".join(found)) for day, found in list(broken.items())[:_MAX_NAMED_DAYS]],
+                    nothing="None.",
+                    more=len(broken) - _MAX_NAMED_DAYS,
+                )
+            ),
+        },
+    )

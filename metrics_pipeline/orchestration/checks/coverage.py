@@ -1,0 +1,104 @@
+"""Which agents and which of their logs are in the metrics, and which are not."""
+
+import dagster as dg
+
+from metrics_pipeline.metrics.windows import day_window, last_complete_day
+from metrics_pipeline.orchestration.checks.evaluation import Situation
+from metrics_pipeline.orchestration.markdown import markdown_table
+from metrics_pipeline.orchestration.reconciling import lookback_days
+from metrics_pipeline.storage.ledger import stored_days
+from metrics_pipeline.storage.queries import ledger_rows
+from metrics_pipeline.storage.source_evidence import skipped_agents
+from metrics_pipeline.storage.stored_evidence import agents_without_row, newest_stored_day
+
+_MAX_NAMED_AGENTS = 20
+
+ACTIVE_AGENTS_HAVE_ROWS = """
+Every agent that is active in `agent_registry` has its row of the newest stored day, also if it had no logs.
+
+**When it is yellow**, the named agents were activated after that day was stored. Materialise the day again to add them.
+"""
+
+NO_SKIPPED_LOGS = """
+Every log of the last METRICS_LOOKBACK_DAYS is in some agent's metrics: none was skipped because its agent is inactive
+or not in `agent_registry`.
+
+**When it is yellow**, register or activate the named agents and materialise their days again. For agents that were
+retired on purpose, materialise with `include_inactive_agents: true`, or leave it: what was skipped is counted in the
+ledger.
+"""
+
+
+def active_agents_have_rows(situation: Situation) -> dg.AssetCheckResult:
+    """Looks for rows of the newest stored day; fails with severity WARN."""
+    day = newest_stored_day(situation.connection, last_complete_day(situation.now, situation.settings.time_zone))
+    found = agents_without_row(situation.connection, day, limit=_MAX_NAMED_AGENTS) if day else None
+    missing = found.missing_agents if found else 0
+    return dg.AssetCheckResult(
+        passed=missing == 0,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=(
+            f"{missing} active agents have no row of {day}. Materialise the day again to add them."
+            if missing
+            else f"Every active agent has its row of {day}."
+            if day
+            else "No day is stored yet."
+        ),
+        metadata={
+            "day": str(day or "none"),
+            "active_agents": found.active_agents if found else 0,
+            "agents_without_row": missing,
+            "agents": dg.MetadataValue.md(
+                markdown_table(
+                    ("agent", "name"), found.named if found else (), nothing="None.", more=missing - _MAX_NAMED_AGENTS
+                )
+            ),
+        },
+    )
+
+
+def no_skipped_logs(situation: Situation) -> dg.AssetCheckResult:
+    """Adds up the ledger's skipped logs, and names their agents where logs still stand; fails with severity WARN."""
+    settings = situation.settings
+    days = lookback_days(settings, situation.now, settings.lookback_days)
+    first, last = (days[0], days[-1]) if days else (settings.start_date, settings.start_date)
+    ledger = ledger_rows(situation.connection, first, last)
+    sealed = {
+        day
+        for day, stored in stored_days(situation.connection, first, last).items()
+        if stored.raw_pruned_at is not None
+    }
+    affected = [day for day, row in sorted(ledger.items()) if row.skipped_logs > 0]
+    windows = [day_window(day, settings.time_zone) for day in affected if day not in sealed]
+    agents, named = skipped_agents(situation.connection, situation.contract, windows, limit=_MAX_NAMED_AGENTS)
+    skipped = sum(row.skipped_logs for row in ledger.values())
+    read = sum(row.source_logs for row in ledger.values())
+    return dg.AssetCheckResult(
+        passed=skipped == 0,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=(
+            f"{skipped:,} of {read:,} logs on {len(affected)} days are in no metric; "
+            f"their agents ({agents:,} found) are inactive or not registered."
+            if skipped
+            else f"All {read:,} logs of {len(ledger)} stored days are in the metrics."
+        ),
+        metadata={
+            "days": f"{first} to {last}" if days else "none",
+            "days_stored": len(ledger),
+            "days_with_skipped_logs": len(affected),
+            "logs_read": read,
+            "logs_skipped": skipped,
+            "agents_skipped": agents,
+            "agents": dg.MetadataValue.md(
+                markdown_table(
+                    ("agent", "in agent_registry", "skipped logs", "days"),
+                    [
+                        (agent.agent_id, agent.status or "not registered", f"{agent.logs:,}", agent.days)
+                        for agent in named
+                    ],
+                    nothing="None.",
+                    more=agents - len(named),
+                )
+            ),
+        },
+    )

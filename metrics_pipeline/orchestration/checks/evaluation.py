@@ -1,0 +1,65 @@
+"""How every check is evaluated: on one state of the database, and never taking an error of its own for a verdict."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import dagster as dg
+from sqlalchemy import Connection
+
+from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.orchestration.failures import step_outcome
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.contract import UpstreamContract
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.faults import database_faults
+from metrics_pipeline.storage.readiness import require_ready
+
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a check is handed: a read-only transaction that sees one state of the database, and the moment.
+
+    run_id: the run that the check belongs to.
+    """
+
+    connection: Connection
+    database: Database
+    contract: UpstreamContract
+    settings: Settings
+    instance: dg.DagsterInstance
+    run_id: str
+    now: datetime
+
+
+def build_check(
+    name: str,
+    asset: dg.AssetKey,
+    description: str,
+    evaluate: Callable[[Situation], dg.AssetCheckResult],
+    settings: Settings,
+    now: Clock,
+) -> dg.AssetChecksDefinition:
+    """A check of `asset` that does not block: what is red stays stored, and is named.
+
+    A database fault is tried again as in the daily run; then, and for any other error, the step fails.
+    """
+
+    @dg.asset_check(asset=asset, name=name, description=description, compute_kind="postgres")
+    def check(context: dg.AssetCheckExecutionContext, database: dg.ResourceParam[Database]) -> dg.AssetCheckResult:
+        with step_outcome(context):
+            try:
+                contract = require_ready(database)
+                with database_faults(database.description), database.engine.connect() as connection:
+                    connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+                    return evaluate(
+                        Situation(connection, database, contract, settings, context.instance, context.run.run_id, now())
+                    )
+            except PermanentError as error:
+                raise PermanentError(
+                    f"The check {name} could not be evaluated; what is stored stays as it is. {error}"
+                ) from error
+
+    return check

@@ -1,0 +1,71 @@
+"""no_suspicious_values: what stands in the logs is taken as it is, but is not always right."""
+
+from datetime import timedelta
+
+import dagster as dg
+
+from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.orchestration.checks.evaluation import Situation
+from metrics_pipeline.orchestration.markdown import markdown_table
+from metrics_pipeline.orchestration.reconciling import lookback_days
+from metrics_pipeline.storage.source_evidence import KNOWN_STATUSES, future_logs, suspicious_values
+
+_EXAMPLES = 3
+#: Clocks of other machines may be ahead of ours by this much.
+_CLOCK_SKEW = timedelta(minutes=5)
+
+NO_SUSPICIOUS_VALUES = f"""
+No log of the last METRICS_LOOKBACK_DAYS has a negative latency, cost or number of tokens, a cost that is no number, or
+a status other than {", ".join(KNOWN_STATUSES)}; and no log lies more than
+{_CLOCK_SKEW // timedelta(minutes=1)} minutes in the future.
+
+Such values are aggregated as the README defines it: negative ones are added, costs that are no number count as NULL,
+and an unknown status counts in the total only. A log in the future is aggregated with its day.
+
+**When it is yellow**, have the platform correct the named logs; the corrected days are aggregated again by themselves.
+"""
+
+
+def no_suspicious_values(situation: Situation) -> dg.AssetCheckResult:
+    """Counts the suspicious logs of the look-back window by kind; fails with severity WARN."""
+    settings = situation.settings
+    days = lookback_days(settings, situation.now, settings.lookback_days)
+    first, last = (days[0], days[-1]) if days else (settings.start_date, settings.start_date - timedelta(days=1))
+    logs, found = suspicious_values(
+        situation.connection,
+        situation.contract,
+        day_window(first, settings.time_zone).start,
+        day_window(last, settings.time_zone).end,
+        examples=_EXAMPLES,
+    )
+    found["in_the_future"] = future_logs(
+        situation.connection, situation.contract, situation.now + _CLOCK_SKEW, examples=_EXAMPLES
+    )
+    kinds = {kind: suspicion.logs for kind, suspicion in found.items() if suspicion.logs}
+    return dg.AssetCheckResult(
+        passed=not kinds,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=(
+            "Logs with suspicious values: "
+            + ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in kinds.items())
+            + "."
+            if kinds
+            else f"None of {logs:,} logs holds a suspicious value."
+        ),
+        metadata={
+            "days": f"{first} to {last}" if days else "none",
+            "logs": logs,
+            **{f"logs_{kind}": suspicion.logs for kind, suspicion in found.items()},
+            "newest_examples": dg.MetadataValue.md(
+                markdown_table(
+                    ("what", "log", "agent", "timestamp (UTC)", "value"),
+                    [
+                        (kind.replace("_", " "), log.log_id, log.agent_id, log.timestamp, log.value)
+                        for kind, suspicion in found.items()
+                        for log in suspicion.examples
+                    ],
+                    nothing="None.",
+                )
+            ),
+        },
+    )

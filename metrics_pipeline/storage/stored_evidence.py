@@ -1,0 +1,112 @@
+"""What our own tables say of themselves: the ledger beside the rows it accounts for, and an agent's past."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+
+import polars as pl
+from sqlalchemy import Connection, text
+
+from metrics_pipeline.metrics.anomalies import HISTORY_SCHEMA
+from metrics_pipeline.metrics.conservation import StoredTotals
+from metrics_pipeline.metrics.fingerprint import SourceFingerprint
+from metrics_pipeline.metrics.schema import NANO_USD_PER_USD
+
+_MAX_NAMED_AGENTS = 5
+
+# The last rule holds of exact costs and of rounded ones: each of the two is off by half a nano-dollar at most.
+_CONTRADICTION = """(
+    errors <> failed_executions
+    OR successful_executions + failed_executions > total_executions
+    OR success_rate <> CASE total_executions WHEN 0 THEN 1
+                       ELSE round(successful_executions::numeric / total_executions, 6) END
+    OR abs(avg_cost_per_execution * total_executions - total_cost_usd) > (total_executions + 1) * 0.0000000005
+    OR NOT (p50_latency_ms <= p95_latency_ms AND p95_latency_ms <= p99_latency_ms))"""
+
+_STORED_TOTALS = text(f"""
+SELECT ledger.metric_date, source_logs, aggregated_logs, skipped_logs, agents, source_fingerprint,
+       raw_pruned_at IS NOT NULL AS is_sealed,
+       coalesce(rows, 0) AS rows, coalesce(executions, 0) AS executions, coalesce(successful, 0) AS successful,
+       coalesce(failed, 0) AS failed, coalesce(counted, 0) AS errors, coalesce(tokens, 0) AS tokens,
+       coalesce(cost_nano_usd, 0) AS cost_nano_usd, coalesce(contradictory, '{{}}') AS contradictory_agents
+FROM metric_day_ledger AS ledger
+LEFT JOIN (
+    SELECT metric_date, count(*) AS rows, sum(total_executions) AS executions,
+           sum(successful_executions) AS successful, sum(failed_executions) AS failed, sum(errors) AS counted,
+           sum(total_tokens) AS tokens, sum(total_cost_usd) * {NANO_USD_PER_USD} AS cost_nano_usd,
+           (array_agg(agent_id ORDER BY agent_id) FILTER (WHERE {_CONTRADICTION}))[1:{_MAX_NAMED_AGENTS}]
+               AS contradictory
+    FROM agent_performance_metrics
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(executions::numeric), 0) AS errors FROM jsonb_each_text(error_distribution)
+            AS error(type, executions)) AS distribution
+    GROUP BY metric_date
+) AS stored USING (metric_date)
+ORDER BY metric_date""")
+
+_DAYS_WITHOUT_LEDGER = text("""
+SELECT count(DISTINCT metric_date) FROM agent_performance_metrics AS metrics
+WHERE NOT EXISTS (SELECT FROM metric_day_ledger AS ledger WHERE ledger.metric_date = metrics.metric_date)""")
+
+_NEWEST_DAY = text("SELECT max(metric_date) FROM metric_day_ledger WHERE metric_date <= :last")
+
+_AGENTS_WITHOUT_ROW = text("""
+SELECT count(*) OVER () AS agents, id::text AS agent_id, name
+FROM agent_registry
+WHERE status::text = 'active' AND NOT EXISTS (
+    SELECT FROM agent_performance_metrics WHERE agent_id = id::text AND metric_date = :metric_date)
+ORDER BY id::text LIMIT :limit""")
+
+_ACTIVE_AGENTS = text("SELECT count(*) FROM agent_registry WHERE status::text = 'active'")
+
+_HISTORY = text(f"""
+SELECT {", ".join(HISTORY_SCHEMA.names())} FROM agent_performance_metrics WHERE metric_date = ANY(:days)""")
+
+
+@dataclass(frozen=True)
+class AgentsWithoutRow:
+    """The active agents that have no row of a day: how many, and the first of them as (id, name)."""
+
+    active_agents: int
+    missing_agents: int
+    named: Sequence[tuple[str, str]]
+
+
+def stored_totals(connection: Connection) -> list[StoredTotals]:
+    """Every day of the ledger with the sums over its rows, oldest first. Reads no logs."""
+    totals = []
+    for row in map(dict, connection.execute(_STORED_TOTALS).mappings()):
+        fingerprint = SourceFingerprint.from_text(row.pop("source_fingerprint"))
+        # sum() of a bigint is a numeric.
+        sums = {name: int(value) for name, value in row.items() if isinstance(value, Decimal)}
+        agents = tuple(row.pop("contradictory_agents"))
+        totals.append(StoredTotals(**{**row, **sums}, fingerprint=fingerprint, contradictory_agents=agents))
+    return totals
+
+
+def days_without_ledger(connection: Connection) -> int:
+    """How many days have rows of metrics, but none in the ledger: stored before we came, or cleared since."""
+    return int(connection.execute(_DAYS_WITHOUT_LEDGER).scalar_one())
+
+
+def newest_stored_day(connection: Connection, last: date) -> date | None:
+    """The newest day in the ledger, not after `last`."""
+    newest: date | None = connection.execute(_NEWEST_DAY, {"last": last}).scalar_one()
+    return newest
+
+
+def agents_without_row(connection: Connection, metric_date: date, *, limit: int) -> AgentsWithoutRow:
+    """The agents that are active now and have no row of the day; at most `limit` of them by name."""
+    rows = connection.execute(_AGENTS_WITHOUT_ROW, {"metric_date": metric_date, "limit": limit}).all()
+    return AgentsWithoutRow(
+        active_agents=int(connection.execute(_ACTIVE_AGENTS).scalar_one()),
+        missing_agents=rows[0].agents if rows else 0,
+        named=[(row.agent_id, row.name) for row in rows],
+    )
+
+
+def agent_history(connection: Connection, days: Sequence[date]) -> pl.DataFrame:
+    """The stored rows of `days` as HISTORY_SCHEMA."""
+    rows = connection.execute(_HISTORY, {"days": list(days)})
+    return pl.DataFrame([tuple(row) for row in rows], schema=HISTORY_SCHEMA, orient="row", strict=False)

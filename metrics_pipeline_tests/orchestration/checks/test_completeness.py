@@ -1,0 +1,134 @@
+"""Missing, dirty and overdue days, and the moment from which a day is overdue."""
+
+from datetime import datetime, timedelta
+
+import dagster as dg
+import pytest
+from dagster._core.storage.tags import PARTITION_NAME_TAG
+
+from metrics_pipeline.metrics.windows import day_window, last_due_day
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, store_agents, store_logs
+from metrics_pipeline_tests.orchestration.nights import waiting_run
+
+from .conftest import TOMORROW, Evaluate, values
+
+NAME = "no_missing_or_dirty_days"
+DAYS = [DAY - timedelta(days=n) for n in (2, 1, 0)]
+THREE_DAYS = {"start_date": DAYS[0]}
+
+
+@pytest.fixture
+def stored(database: Database) -> Database:
+    """Three days of one agent."""
+    store_agents(database, {"a": "active"})
+    for day in DAYS:
+        store_logs(database, [Log("a", timestamp=day_window(day, "UTC").start)])
+        aggregate(database, day_window(day, "UTC"))
+    return database
+
+
+def test_days_that_are_stored_and_equal_their_logs_pass(stored: Database, evaluate: Evaluate) -> None:
+    verdict = evaluate(NAME, **THREE_DAYS)
+    assert verdict.passed
+    assert verdict.description == "None of 3 days is missing or dirty."
+    assert values(verdict) == {
+        "days": "2025-03-02 to 2025-03-04",
+        "days_checked": 3,
+        "days_fine": 3,
+        "days_missing": 0,
+        "days_dirty": 0,
+        "days_sealed": 0,
+        "days_running": 0,
+        "days_other_zone": 0,
+        "days_of_older_definition": 0,
+        "unfinished_days": "None.",
+    }
+
+
+def test_missing_and_dirty_days_are_named_with_the_reason(stored: Database, evaluate: Evaluate) -> None:
+    execute(stored, "DELETE FROM metric_day_ledger WHERE metric_date = '2025-03-02'")
+    store_logs(stored, [Log("a", latency_ms=7, timestamp=day_window(DAYS[1], "UTC").start)])
+    verdict = evaluate(NAME, **THREE_DAYS)
+    assert not verdict.passed
+    assert verdict.severity is dg.AssetCheckSeverity.ERROR
+    assert verdict.description == "2 of 3 days need a run: 2025-03-02 is missing, 2025-03-03 is dirty."
+    assert "| 2025-03-02 | missing | never aggregated, 1 logs |" in values(verdict)["unfinished_days"]
+    assert "| 2025-03-03 | dirty | logs +1, successful +1, latency\\_ms +7 |" in values(verdict)["unfinished_days"]
+
+
+def test_a_day_that_another_run_writes_is_left_to_it(
+    stored: Database, evaluate: Evaluate, instance: dg.DagsterInstance
+) -> None:
+    execute(stored, "DELETE FROM metric_day_ledger WHERE metric_date = '2025-03-04'")
+    run = waiting_run(instance, dg.DagsterRunStatus.STARTED, {PARTITION_NAME_TAG: "2025-03-04"})
+    verdict = evaluate(NAME, **THREE_DAYS)
+    assert verdict.passed
+    assert values(verdict)["days_running"] == 1
+    instance.report_run_canceled(run)
+    assert not evaluate(NAME, **THREE_DAYS).passed
+
+
+def test_a_day_that_is_not_due_is_not_missing(stored: Database, evaluate: Evaluate) -> None:
+    execute(stored, "DELETE FROM metric_day_ledger WHERE metric_date = '2025-03-04'")
+    before, after = (datetime.fromisoformat(f"2025-03-05T0{time}+00:00") for time in ("2:59:59", "3:00:00"))
+    assert values(evaluate(NAME, now=before, **THREE_DAYS))["days"] == "2025-03-02 to 2025-03-03"
+    assert evaluate(NAME, now=before, **THREE_DAYS).passed
+    assert not evaluate(NAME, now=after, **THREE_DAYS).passed
+
+
+def test_before_the_first_day_is_due_there_is_nothing_to_miss(database: Database, evaluate: Evaluate) -> None:
+    for name in (NAME, "freshness"):
+        verdict = evaluate(name, start_date=DAY + timedelta(days=1))
+        assert verdict.passed, verdict
+    assert values(evaluate(NAME, start_date=DAY + timedelta(days=1)))["days_checked"] == 0
+
+
+@pytest.mark.parametrize(
+    ("zone", "just_before", "from_then_on"),
+    [
+        ("UTC", "2025-03-05T02:59:59+00:00", "2025-03-05T03:00:00+00:00"),
+        ("Asia/Tokyo", "2025-03-04T17:59:59+00:00", "2025-03-04T18:00:00+00:00"),
+        ("America/New_York", "2025-03-05T07:59:59+00:00", "2025-03-05T08:00:00+00:00"),
+    ],
+)
+def test_yesterday_is_overdue_from_three_on_the_wall(
+    stored: Database, evaluate: Evaluate, zone: str, just_before: str, from_then_on: str
+) -> None:
+    execute(stored, "DELETE FROM metric_day_ledger WHERE metric_date = '2025-03-04'")
+    before = evaluate("freshness", now=datetime.fromisoformat(just_before), time_zone=zone)
+    assert before.passed
+    assert before.description == "2025-03-03 is stored."
+    after = evaluate("freshness", now=datetime.fromisoformat(from_then_on), time_zone=zone)
+    assert not after.passed
+    assert after.severity is dg.AssetCheckSeverity.ERROR
+    assert f"2025-03-04 was due at 03:00 {zone} of the next day and is not stored." in after.description
+    assert values(after)["newest_stored_day"] == "2025-03-03"
+    assert values(after)["days_behind"] == 1
+    assert list(before.metadata) == list(after.metadata)
+
+
+@pytest.mark.parametrize(
+    ("at", "day"),
+    [
+        # Clocks go from 2:00 to 3:00: at that instant the day is due.
+        ("2025-03-30T01:59:59+01:00", "2025-03-28"),
+        ("2025-03-30T03:00:00+02:00", "2025-03-29"),
+        # Clocks go from 3:00 back to 2:00: there is one 3:00, four hours after midnight.
+        ("2025-10-26T02:59:59+02:00", "2025-10-24"),
+        ("2025-10-26T02:59:59+01:00", "2025-10-24"),
+        ("2025-10-26T03:00:00+01:00", "2025-10-25"),
+    ],
+)
+def test_where_clocks_change_three_on_the_wall_decides(at: str, day: str) -> None:
+    assert last_due_day(datetime.fromisoformat(at), "Europe/Berlin").isoformat() == day
+
+
+def test_storing_an_older_day_leaves_an_overdue_one_red(stored: Database, evaluate: Evaluate) -> None:
+    execute(stored, "DELETE FROM metric_day_ledger WHERE metric_date >= '2025-03-03'")
+    assert not evaluate("freshness").passed
+    aggregate(stored, day_window(DAYS[1], "UTC"))
+    assert not evaluate("freshness").passed
+    aggregate(stored, day_window(DAY, "UTC"))
+    assert evaluate("freshness").passed
+    assert not evaluate("freshness", now=TOMORROW + timedelta(days=1)).passed
