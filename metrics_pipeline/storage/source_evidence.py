@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -70,6 +70,10 @@ SELECT id::text AS log_id, agent_id::text AS agent_id, "timestamp"::text AS time
 FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" < :end AND {condition}
 ORDER BY "timestamp" DESC, id LIMIT :limit"""
 
+_BEGINNING = text("""
+SELECT (SELECT min("timestamp") FROM agent_execution_logs) AS first_log,
+       (SELECT min(window_start) FROM metric_day_ledger) AS first_stored""")
+
 _IN_THE_FUTURE = """FROM agent_execution_logs WHERE "timestamp" > :now"""
 
 
@@ -99,6 +103,13 @@ class Suspicion:
 
     logs: int
     examples: Sequence[SuspiciousLog]
+
+
+def beginning(connection: Connection) -> datetime | None:
+    """The instant (UTC) from which on there is anything: the first log that stands, or the first stored day."""
+    first_log, first_stored = connection.execute(_BEGINNING).one()
+    instants = [first.replace(tzinfo=first.tzinfo or UTC) for first in (first_log, first_stored) if first is not None]
+    return min(instants, default=None)
 
 
 def log_costs(connection: Connection, contract: UpstreamContract, windows: Sequence[DayWindow]) -> dict[date, LogCosts]:

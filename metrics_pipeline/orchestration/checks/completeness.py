@@ -6,16 +6,17 @@ from datetime import timedelta
 import dagster as dg
 
 from metrics_pipeline.metrics.reconciliation import DayState
-from metrics_pipeline.metrics.windows import DUE_HOUR, last_due_day
+from metrics_pipeline.metrics.windows import DUE_HOUR, day_window, last_due_day
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.orchestration.reconciling import judge, lookback_days
+from metrics_pipeline.storage.source_evidence import beginning
 from metrics_pipeline.storage.stored_evidence import newest_stored_day
 
 NO_MISSING_OR_DIRTY_DAYS = f"""
 Every day of the last METRICS_LOOKBACK_DAYS that is due is stored and still equals its logs: none is missing, and none
 is dirty because a log arrived late, was corrected or was deleted. A day is due at {DUE_HOUR:02}:00 of the next one. A
-day that another run is writing is left to that run.
+day that another run is writing is left to that run, and days before the first log are left out.
 
 **When it is red**, `late_logs_sensor` and `daily_metrics_schedule` ask for the named days by themselves; see that both
 are running, and read the error of the days' last runs. At once: materialise the named days.
@@ -35,7 +36,10 @@ and `daily_metrics_schedule` are running. Then materialise the day.
 def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
     """Judges the due days of the look-back window as schedule and sensor do; fails with severity ERROR."""
     settings, due = situation.settings, last_due_day(situation.now, situation.settings.time_zone)
-    days = [day for day in lookback_days(settings, situation.now, settings.lookback_days) if day <= due]
+    due_days = [day for day in lookback_days(settings, situation.now, settings.lookback_days) if day <= due]
+    start = beginning(situation.connection)
+    # Days before the first log are the schedule's to store, and nobody misses them.
+    days = [day for day in due_days if start is not None and start < day_window(day, settings.time_zone).end]
     verdicts = judge(
         situation.instance, situation.database, situation.contract, settings, days, apart_from=situation.run_id
     )
@@ -54,6 +58,7 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
         metadata={
             "days": f"{days[0]} to {days[-1]}" if days else "none",
             "days_checked": len(days),
+            "days_before_the_first_log": len(due_days) - len(days),
             **{f"days_{state.name.lower()}": counts[state] for state in DayState},
             "days_of_older_definition": sum(verdict.is_outdated for verdict in verdicts),
             "unfinished_days": dg.MetadataValue.md(

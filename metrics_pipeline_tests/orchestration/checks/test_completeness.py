@@ -35,6 +35,7 @@ def test_days_that_are_stored_and_equal_their_logs_pass(stored: Database, evalua
     assert values(verdict) == {
         "days": "2025-03-02 to 2025-03-04",
         "days_checked": 3,
+        "days_before_the_first_log": 0,
         "days_fine": 3,
         "days_missing": 0,
         "days_dirty": 0,
@@ -55,6 +56,23 @@ def test_missing_and_dirty_days_are_named_with_the_reason(stored: Database, eval
     assert verdict.description == "2 of 3 days need a run: 2025-03-02 is missing, 2025-03-03 is dirty."
     assert "| 2025-03-02 | missing | never aggregated, 1 logs |" in values(verdict)["unfinished_days"]
     assert "| 2025-03-03 | dirty | logs +1, successful +1, latency\\_ms +7 |" in values(verdict)["unfinished_days"]
+
+
+@pytest.mark.parametrize("naive", [False, True], ids=["timestamptz", "timestamp"])
+def test_days_before_the_first_log_are_not_missed(stored: Database, evaluate: Evaluate, naive: bool) -> None:
+    if naive:
+        execute(stored, 'ALTER TABLE agent_execution_logs ALTER "timestamp" TYPE timestamp')
+    verdict = evaluate(NAME)
+    assert verdict.passed
+    assert (values(verdict)["days_checked"], values(verdict)["days_before_the_first_log"]) == (3, 11)
+    # In Tokyo the first log, at midnight in London, belongs to the same date; in New York, to the day before.
+    execute(stored, "DELETE FROM metric_day_ledger", "DELETE FROM agent_performance_metrics")
+    for zone, missing in (("UTC", 3), ("Asia/Tokyo", 3), ("America/New_York", 4)):
+        assert values(evaluate(NAME, time_zone=zone))["days_missing"] == missing
+    # A day that was stored before its logs were pruned is a beginning as well.
+    aggregate(stored, day_window(DAYS[0] - timedelta(days=1), "UTC"))
+    assert values(evaluate(NAME))["days_missing"] == 3
+    assert values(evaluate(NAME))["days_fine"] == 1
 
 
 def test_a_day_that_another_run_writes_is_left_to_it(
