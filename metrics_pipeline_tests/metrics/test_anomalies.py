@@ -91,6 +91,13 @@ def test_an_agent_is_judged_from_its_third_same_weekday_on(days: int, found: lis
     assert unusual_values(frame, DAY).agents == 1
 
 
+def test_weekdays_of_more_than_eight_weeks_ago_do_not_count() -> None:
+    age = (pl.lit(DAY) - pl.col("metric_date")).dt.total_days()
+    # Of the same weekdays, those of one, two and eight weeks ago are left, and then nine instead of eight.
+    assert unusual(history({"success_rate": 0.1}, days=70).filter((age < 20) | (age == 56))) == ["success_rate"]
+    assert unusual(history({"success_rate": 0.1}, days=70).filter((age < 20) | (age == 63))) == []
+
+
 def test_too_few_trailing_days_judge_nothing() -> None:
     old = history({"success_rate": 0.1}).filter(
         (pl.col("metric_date") < DAY - timedelta(days=28))

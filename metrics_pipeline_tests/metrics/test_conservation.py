@@ -92,6 +92,7 @@ def test_with_skipped_logs_the_rows_may_lack_at_most_those() -> None:
 
 def test_a_cost_is_compared_with_the_logs_where_the_ledger_cannot_confirm_it() -> None:
     assert contradictions(replace(SOME, cost_nano_usd=36), SAME_LOGS) == ["cost in nano-dollars 36, but logs 35"]
+    assert contradictions(replace(SOME, cost_nano_usd=50), SAME_LOGS) == ["cost in nano-dollars 50, but logs 35"]
     # Two costs of 0.4 nano-dollars, which the ledger's total leaves out, were rounded up to one.
     finer = replace(ALL, cost_nano_usd=51)
     assert contradictions(finer, replace(SAME_LOGS, aggregated_cost_nano_usd=51)) == []

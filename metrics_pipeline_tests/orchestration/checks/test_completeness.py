@@ -1,12 +1,19 @@
 """Missing, dirty and overdue days, and the moment from which a day is overdue."""
 
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from metrics_pipeline.metrics.windows import day_window, last_due_day
+from metrics_pipeline.orchestration.assets import build_metrics_asset
+from metrics_pipeline.orchestration.checks.assembly import build_checks
+from metrics_pipeline.orchestration.jobs import build_daily_metrics_job
+from metrics_pipeline.orchestration.partitions import build_daily_partitions
+from metrics_pipeline.orchestration.upstream import UPSTREAM_ASSETS
+from metrics_pipeline.settings import Settings
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, store_agents, store_logs
 from metrics_pipeline_tests.orchestration.nights import waiting_run
@@ -85,6 +92,24 @@ def test_a_day_that_another_run_writes_is_left_to_it(
     assert values(verdict)["days_running"] == 1
     instance.report_run_canceled(run)
     assert not evaluate(NAME, **THREE_DAYS).passed
+
+
+def test_the_days_of_its_own_run_are_judged(database: Database, instance: dg.DagsterInstance) -> None:
+    store_agents(database, {"a": "active"})
+    store_logs(database, [Log("a")])
+    settings = Settings(Path("/nowhere"), start_date=DAY)
+    defs = dg.Definitions(
+        assets=[*UPSTREAM_ASSETS, build_metrics_asset(build_daily_partitions(settings), ())],
+        asset_checks=build_checks(settings, now=lambda: TOMORROW),
+        jobs=[build_daily_metrics_job()],
+        resources={"database": database},
+    )
+    result = defs.resolve_job_def("daily_metrics_job").execute_in_process(
+        instance=instance, partition_key=DAY.isoformat()
+    )
+    (verdict,) = [found for found in result.get_asset_check_evaluations() if found.check_name == NAME]
+    assert verdict.passed
+    assert values(verdict)["days_fine"] == 1
 
 
 def test_a_day_that_is_not_due_is_not_missing(stored: Database, evaluate: Evaluate) -> None:
