@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from metrics_pipeline.cli import db, demo, dev, history, logs, retention, runs
+from metrics_pipeline.cli import db, demo, dev, history, instance, logs, retention, runs
 from metrics_pipeline.errors import PipelineError
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ app.command("status")(history.status)
 app.command("restatements")(history.restatements)
 app.add_typer(logs.app, name="logs")
 app.add_typer(db.app, name="db")
+app.add_typer(instance.app, name="instance")
 
 
 def main() -> None:

@@ -2,16 +2,26 @@
 
 import os
 import socket
+from pathlib import Path
 
 import dagster as dg
 import psutil
 
 from metrics_pipeline.orchestration.names import PROCESS_TAG
 
+_PROCESS_NAMESPACE = Path("/proc/self/ns/pid")
+
 
 def own_process(run_id: str) -> str:
     """The process that calls as the one that works on the run, in the form of PROCESS_TAG."""
-    return f"{run_id}/{socket.gethostname()}/{os.getpid()}/{_identity(psutil.Process())}"
+    return f"{run_id}/{_host()}/{os.getpid()}/{_identity(psutil.Process())}"
+
+
+def is_orphaned(run: dg.DagsterRun) -> bool:
+    """Whether the process that works on the run is one of this host, and gone."""
+    # A repeated run inherits the tags of its parent, whose process says nothing of it.
+    run_id, host, pid, identity = run.tags.get(PROCESS_TAG, "///").split("/")
+    return run_id == run.run_id and host == _host() and not _is_alive(int(pid), identity)
 
 
 def end_if_orphaned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
@@ -19,16 +29,21 @@ def end_if_orphaned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 
     The code server does so for the workers that it started, but not for commands, and not if it was killed as well.
     """
-    # A repeated run inherits the tags of its parent, whose process says nothing of it.
-    run_id, host, pid, identity = run.tags.get(PROCESS_TAG, "///").split("/")
-    if run_id != run.run_id or host != socket.gethostname() or _is_alive(int(pid), identity):
+    if not is_orphaned(run):
         return False
     # Read again: as the process was found gone, this is the status it has left.
     last = instance.get_run_by_id(run.run_id)
     if last is None or last.is_finished:
         return False
+    pid = run.tags[PROCESS_TAG].split("/")[2]
     instance.report_run_failed(run, f"The process that worked on this run ({pid}) was killed. Start it again.")
     return True
+
+
+def _host() -> str:
+    # Containers may share a name and yet not see one another's processes.
+    namespace = _PROCESS_NAMESPACE.readlink() if _PROCESS_NAMESPACE.is_symlink() else ""
+    return f"{socket.gethostname()}:{namespace}"
 
 
 def _is_alive(pid: int, identity: str) -> bool:
