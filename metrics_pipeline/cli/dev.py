@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from metrics_pipeline.cli import supervisor
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.orchestration.instance import instance_folder, workspace_file
 from metrics_pipeline.settings import Settings
@@ -19,19 +20,18 @@ def dev(
     """Opens the Dagster UI with its daemon, so that schedules and sensors run.
 
     Runs and events are kept under METRICS_PIPELINE_HOME, in the embedded PostgreSQL, and are there again next time.
-    Stop it with Ctrl-C.
+    Stop it with Ctrl-C. However it ends, nothing of it is left.
     """
     settings = Settings.from_environment()
     _require_free(host, port)
     print(f"Dagster UI: http://{host}:{port} (Ctrl-C stops it)", flush=True)
-    # This process becomes `dagster dev`, so that signals and exit codes need no forwarding.
-    os.execve(
-        sys.executable,
+    exit_code = supervisor.run(
         # Dagster recommends its `dg dev`, which would need a package more and does the same.
         [sys.executable, "-W", "ignore:Function `dev_command` is superseded", "-m", "dagster", "dev",
          "--workspace", str(workspace_file(settings)), "--host", host, "--port", str(port), "--log-level", "warning"],
         {**os.environ, "DAGSTER_HOME": str(instance_folder(settings)), "METRICS_PIPELINE_HOME": str(settings.home)},
     )  # fmt: skip
+    raise typer.Exit(exit_code)
 
 
 def _require_free(host: str, port: int) -> None:

@@ -1,0 +1,123 @@
+"""A command and what it starts end with the process that asked for it, however that ends: with real processes."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from metrics_pipeline_tests.storage.embedded.conftest import is_gone, wait_until
+
+# Says who it and its child are, and when told to end says so and leaves its child behind.
+_COMMAND = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE)
+child.stdout.readline()
+try:
+    print(os.getpid(), child.pid, flush=True)
+    time.sleep(600)
+except KeyboardInterrupt:
+    print("told to end", flush=True)
+    sys.exit(7)
+"""
+_PATIENT = "import time; print(flush=True); time.sleep(600)"
+_STUBBORN = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); " + _PATIENT
+# Shorter of patience; its process has no other way to be told.
+_CALLER = "import sys; from metrics_pipeline.cli import supervisor; sys.exit(supervisor.run(sys.argv[1:], {}))"
+_GUARD = """
+import sys
+from metrics_pipeline.cli import supervisor
+supervisor._REST_SECONDS = 0.3
+sys.exit(supervisor._guard(0, sys.argv[1:]))
+"""
+
+
+class Family:
+    """A process that supervises _COMMAND, and the ids of the command and its child."""
+
+    def __init__(self, program: str, child: str = _PATIENT) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program, sys.executable, "-c", _COMMAND, child],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.pids = [int(pid) for pid in self.process.stdout.readline().split()]
+        assert len(self.pids) == 2, self.process.communicate()
+
+    def is_gone(self) -> bool:
+        return all(map(is_gone, self.pids))
+
+    def kill(self) -> None:
+        for pid in self.pids:
+            if not is_gone(pid):
+                psutil.Process(pid).kill()
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def families() -> Iterator[list[Family]]:
+    families: list[Family] = []
+    yield families
+    for family in families:
+        family.kill()
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_command_gently_and_its_exit_code_is_ours(
+    signal_: signal.Signals, families: list[Family]
+) -> None:
+    family = Family(_CALLER)
+    families.append(family)
+    family.process.send_signal(signal_)
+    output, errors = family.process.communicate(timeout=60)
+    assert (output, errors.count("Traceback"), family.process.returncode) == ("told to end\n", 1, 7)
+    assert "KeyboardInterrupt" in errors  # the child's, which was told as well
+    assert family.is_gone()
+
+
+def test_a_caller_that_is_killed_takes_all_with_it_gently(families: list[Family]) -> None:
+    family = Family(_CALLER)
+    families.append(family)
+    family.process.kill()
+    assert family.process.stdout.readline() == "told to end\n"
+    wait_until(family.is_gone)
+
+
+def test_a_command_that_is_killed_leaves_nobody_behind(families: list[Family]) -> None:
+    family = Family(_CALLER)
+    families.append(family)
+    psutil.Process(family.pids[0]).kill()
+    family.process.communicate(timeout=60)
+    assert family.process.returncode == 256 - signal.SIGKILL
+    assert family.is_gone()
+
+
+def test_who_does_not_listen_is_killed(families: list[Family]) -> None:
+    family = Family(_GUARD, _STUBBORN)
+    families.append(family)
+    family.process.stdin.close()
+    family.process.stdin = None
+    family.process.communicate(timeout=60)
+    assert family.process.returncode == 7
+    assert family.is_gone()
+
+
+def test_signals_to_all_at_once_leave_nobody_behind(families: list[Family]) -> None:
+    family = Family(_CALLER)
+    families.append(family)
+    caller = psutil.Process(family.process.pid)
+    for process in (*caller.children(recursive=True), caller):
+        process.send_signal(signal.SIGTERM)
+    family.process.communicate(timeout=60)
+    assert family.is_gone()
+
+
+def test_a_command_that_ends_by_itself_ends_us() -> None:
+    command = [sys.executable, "-c", _CALLER, sys.executable, "-c", "print('done'); raise SystemExit(3)"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (result.stdout, result.returncode) == ("done\n", 3)
