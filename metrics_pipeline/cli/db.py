@@ -1,5 +1,7 @@
 """`db`: our tables' revision, and the contract with the tables that other systems own."""
 
+from typing import Annotated
+
 import typer
 
 from metrics_pipeline.settings import Settings
@@ -7,6 +9,7 @@ from metrics_pipeline.storage import migrating
 from metrics_pipeline.storage.contract import check_contract
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.faults import database_faults
+from metrics_pipeline.storage.privileges import Purpose, grant_statements, require_privileges
 
 app = typer.Typer(no_args_is_help=True, help="Prepare the database, and check that it holds what the pipeline needs.")
 
@@ -33,7 +36,8 @@ def upgrade() -> None:
 def check() -> None:
     """Checks the tables that we read, their types and privileges, and the revision of our own tables.
 
-    Reads the catalog only. Exits with 1 and one error that names everything that is missing.
+    Run it as the role that the pipeline uses. Reads the catalog only. Exits with 1 and one error that names everything
+    that is missing.
     """
     database = Database.from_settings(Settings.from_environment())
     with database_faults(database.description), database.engine.connect() as connection:
@@ -47,3 +51,31 @@ def check() -> None:
         for warning in contract.warnings:
             typer.echo(f"Warning: {warning}")
         migrating.require_current(connection)
+        require_privileges(connection, Purpose.PIPELINE)
+
+
+@app.command()
+def grants(
+    pipeline: Annotated[
+        str | None, typer.Option(metavar="ROLE", help="Who aggregates: schedule, sensor, runs.")
+    ] = None,
+    retention: Annotated[str | None, typer.Option(metavar="ROLE", help="Who prunes old rows.")] = None,
+    reader: Annotated[str | None, typer.Option(metavar="ROLE", help="Who only reads: the API, dashboards.")] = None,
+) -> None:
+    """Prints the GRANT statements that give each role what it needs and nothing more.
+
+    The roles must exist when the statements are applied, by somebody who may grant on these tables: their owners.
+    One role may be named for several purposes. Without any, the roles are metrics_pipeline, metrics_retention and
+    metrics_reader.
+
+    Example: `metrics-pipeline db grants --pipeline metrics --reader dashboards | psql …`
+    """
+    named = {Purpose.PIPELINE: pipeline, Purpose.RETENTION: retention, Purpose.READER: reader}
+    roles = {purpose: role for purpose, role in named.items() if role is not None} or {
+        purpose: f"metrics_{purpose}" for purpose in Purpose
+    }
+    database = Database.from_settings(Settings.from_environment())
+    with database_faults(database.description), database.engine.connect() as connection:
+        statements = grant_statements(connection, roles)
+    # All or nothing: psql goes on after an error.
+    typer.echo("\n".join(["BEGIN;", *statements, "COMMIT;"]))

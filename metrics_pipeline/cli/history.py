@@ -11,6 +11,7 @@ from metrics_pipeline.metrics.reconciliation import DayVerdict
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.orchestration.reconciling import findings, judge, lookback_days
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.contract import SOURCE_TABLES
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.faults import database_faults
 from metrics_pipeline.storage.queries import LedgerRow, Restatement, ledger_rows
@@ -37,7 +38,7 @@ def status(
     database = Database.from_settings(settings)
     window = lookback_days(settings, datetime.now(UTC), days or settings.lookback_days)
     with open_instance(settings) as instance:
-        verdicts = judge(instance, database, require_ready(database), settings, window)
+        verdicts = judge(instance, database, require_ready(database, SOURCE_TABLES), settings, window)
     with database_faults(database.description), database.engine.connect() as connection:
         ledger = ledger_rows(connection, window[0], window[-1]) if window else {}
     print_table(
@@ -64,7 +65,7 @@ def restatements(
     Example: `metrics-pipeline restatements --agent support-triage --from 2025-07-01 --to 2025-07-31`
     """
     database = Database.from_settings(Settings.from_environment())
-    require_ready(database)
+    require_ready(database, SOURCE_TABLES)
     with database_faults(database.description), database.engine.connect() as connection:
         found = stored_restatements(connection, first.date(), last.date(), agent_id=agent, limit=limit)
     if not found:

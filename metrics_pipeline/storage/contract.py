@@ -1,6 +1,6 @@
 """The contract with the upstream tables: which columns we read, in which types, and whether a database keeps it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -42,6 +42,10 @@ _UPSTREAM: dict[str, dict[str, tuple[str, ...]]] = {
         "resolved_at": _INSTANT,
     },
 }
+
+UPSTREAM_TABLES = tuple(_UPSTREAM)
+#: Those that metrics are made of.
+SOURCE_TABLES = ("agent_registry", "agent_execution_logs")
 
 _SERVER = text("""
     SELECT current_setting('server_version_num')::int / 10000 AS version,
@@ -101,19 +105,22 @@ class UpstreamContract:
         return moment.replace(tzinfo=None) if self.timestamp_is_naive else moment
 
 
-def check_contract(connection: Connection) -> UpstreamContract:
+def check_contract(connection: Connection, tables: Collection[str] = UPSTREAM_TABLES) -> UpstreamContract:
     """Reads the catalog only, as the role of `connection` sees it through its search_path.
+
+    `tables` are those that the caller reads, so that a role needs no privilege on the others.
 
     Raises one ContractError that names every missing table, column and privilege and every wrong type.
     """
     server = connection.execute(_SERVER).one()
-    columns = connection.execute(_COLUMNS, {"tables": list(_UPSTREAM)}).all()
+    columns = connection.execute(_COLUMNS, {"tables": list(tables)}).all()
     problems = []
     if server.version < _MINIMUM_VERSION:
         problems.append(f"the server is PostgreSQL {server.version}, needed is {_MINIMUM_VERSION} or newer")
     if server.encoding != "UTF8":
         problems.append(f"the database's encoding is {server.encoding}, needed is UTF8")
-    for table, accepted in _UPSTREAM.items():
+    for table in tables:
+        accepted = _UPSTREAM[table]
         found = {column.column_name: column for column in columns if column.table_name == table}
         problems += _table_problems(table, accepted, found)
     if problems:

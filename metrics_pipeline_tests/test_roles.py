@@ -1,0 +1,262 @@
+"""The roles of `db grants`, with real logins: each does what it is for, and nothing more."""
+
+import shlex
+import subprocess
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import dagster as dg
+import psycopg
+import pytest
+from psycopg import errors, sql
+from typer.testing import CliRunner, Result
+
+from metrics_pipeline.cli import app
+from metrics_pipeline.errors import ContractError, PermanentError
+from metrics_pipeline.storage.contract import SOURCE_TABLES
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.embedded.installation import binaries
+from metrics_pipeline.storage.fingerprints import days_equal_to_their_logs
+from metrics_pipeline.storage.queries import ledger_rows, metrics_of_day, restatements
+from metrics_pipeline.storage.readiness import require_ready
+from metrics_pipeline.storage.urls import DatabaseUrl
+from metrics_pipeline_tests.days import (
+    DAY,
+    WINDOW,
+    Log,
+    aggregate,
+    assert_exact,
+    execute,
+    query,
+    store_agents,
+    store_logs,
+)
+from metrics_pipeline_tests.orchestration.nights import Nights, asked
+
+OURS = ("agent_performance_metrics", "metric_day_ledger", "metric_restatements")
+TABLES = ("agent_registry", "agent_execution_logs", "alert_history", *OURS, "metrics_pipeline_alembic_version")
+
+NIGHT = "2025-03-05T02:00:00+00:00"
+NOON = "2025-03-05T12:00:00+00:00"
+
+#: What is tried on each table.
+ATTEMPTS = {
+    "SELECT": "SELECT 1 FROM {}",
+    "INSERT": "INSERT INTO {} DEFAULT VALUES",
+    "UPDATE": "UPDATE {} SET {} = NULL WHERE false",
+    "DELETE": "DELETE FROM {} WHERE false",
+    "TRUNCATE": "TRUNCATE {}",
+    "DROP": "DROP TABLE {}",
+    "ALTER": "ALTER TABLE {} ADD COLUMN mine text",
+    "INDEX": "CREATE INDEX ON {} (({}))",
+}
+
+
+@dataclass(frozen=True)
+class Role:
+    """A role that may log in, and the database as it sees it."""
+
+    name: str
+    url: str
+
+    @property
+    def database(self) -> Database:
+        return Database(DatabaseUrl.parse(self.url))
+
+    def allowed(self) -> dict[str, set[str]]:
+        """What it gets done on each table, with everything rolled back."""
+        found: dict[str, set[str]] = {table: set() for table in TABLES}
+        with psycopg.connect(self.url) as connection:
+            for table in TABLES:
+                column = first_column(connection, table)
+                for what, statement in ATTEMPTS.items():
+                    composed = sql.SQL(statement).format(*map(sql.Identifier, (table, column)))
+                    try:
+                        with connection.transaction(force_rollback=True):
+                            connection.execute(composed)
+                    except errors.InsufficientPrivilege:
+                        continue
+                    except errors.IntegrityError:
+                        pass  # it was allowed to, but the row was no good
+                    found[table].add(what)
+        return found
+
+
+def first_column(connection: psycopg.Connection, table: str) -> str:
+    query = "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum = 1"
+    return connection.execute(query, [table]).fetchone()[0]
+
+
+@pytest.fixture
+def roles(server_uri: str, database: Database, database_url: str) -> Iterator[dict[str, Role]]:
+    """One role per purpose, with no privileges but those that psql was given as printed."""
+    suffix = uuid.uuid4().hex[:8]
+    roles = {}
+    for purpose in ("pipeline", "retention", "reader"):
+        name = f"""{purpose} "{suffix}'; --"""
+        url = urlsplit(database_url)
+        roles[purpose] = Role(name, url._replace(netloc=f"{quote(name, safe='')}@").geturl())
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        for role in roles.values():
+            connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role.name)))
+        try:
+            apply(printed(database_url, *(f"--{purpose}={role.name}" for purpose, role in roles.items())), database_url)
+            yield roles
+        finally:
+            for role in roles.values():
+                for statement in ("DROP OWNED BY {}", "DROP ROLE {}"):
+                    connection.execute(sql.SQL(statement).format(sql.Identifier(role.name)))
+
+
+def printed(url: str, *options: str) -> str:
+    result = CliRunner().invoke(app, ["db", "grants", *options], env={"METRICS_DATABASE_URL": url})
+    assert result.exit_code == 0, result.exception
+    return result.output
+
+
+def apply(script: str, url: str) -> None:
+    command = [str(binaries() / "psql"), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", url]
+    result = subprocess.run(command, input=script, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def store_day(database: Database) -> None:
+    store_agents(database, {"a": "active", "b": "active", "c": "inactive"})
+    store_logs(
+        database,
+        [
+            Log("a", "success", 10, 20, "0.1", metadata='{"user_id": "u"}'),
+            Log("a", "failed", 30, 40, "0.0000000001", "timeout"),
+            Log("b", "success", None, None, "NaN"),
+            Log("c", "success", 1, 1, "1"),
+        ],
+    )
+
+
+def test_the_pipelines_role_heals_a_day_by_schedule_and_sensor(
+    database: Database, roles: dict[str, Role], tmp_path: Path
+) -> None:
+    store_day(database)
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        nights = Nights(roles["pipeline"].database, instance, {"start_date": DAY, "lookback_days": 1})
+        tick = nights.schedule(NIGHT)
+        assert asked(tick) == [DAY.isoformat()]
+        assert [result.success for result in nights.launch(*tick.run_requests)] == [True]
+        assert_exact(database)
+        store_logs(database, [Log("a", "failed", 5, 6, "7.00000000001")])
+        tick = nights.sensor(NOON)
+        assert [result.success for result in nights.launch(*tick.run_requests)] == [True]
+    assert_exact(database)
+    assert query(database, "SELECT agent_id, reason FROM metric_restatements") == [("a", "late logs")]
+
+
+def test_the_readers_role_reads_metrics_ledger_restatements_and_the_state_of_days(
+    database: Database, roles: dict[str, Role]
+) -> None:
+    store_day(database)
+    aggregate(database)
+    reader = roles["reader"].database
+    contract = require_ready(reader, SOURCE_TABLES)
+    with reader.engine.connect() as connection:
+        assert metrics_of_day(connection, DAY)["agent_id"].to_list() == ["a", "b"]
+        assert ledger_rows(connection, DAY, DAY)[DAY].source_logs == 4
+        assert restatements(connection, DAY, DAY, agent_id=None, limit=1) == []
+        assert days_equal_to_their_logs(connection, contract, [WINDOW]) == {DAY}
+    with pytest.raises(ContractError, match="the privilege SELECT on table alert_history is missing"):
+        require_ready(reader)
+
+
+READ = frozenset({"SELECT"})
+PRUNE = frozenset({"SELECT", "DELETE"})
+EXPECTED = {
+    "pipeline": dict.fromkeys(TABLES, READ)
+    | {
+        "agent_performance_metrics": {"SELECT", "INSERT", "UPDATE"},
+        "metric_day_ledger": {"SELECT", "INSERT", "UPDATE"},
+        "metric_restatements": {"SELECT", "INSERT"},
+    },
+    "retention": dict.fromkeys(TABLES, PRUNE)
+    | {
+        "agent_registry": READ,
+        "metric_day_ledger": {"SELECT", "UPDATE", "DELETE"},
+        "metrics_pipeline_alembic_version": READ,
+    },
+    "reader": dict.fromkeys(TABLES, READ) | {"alert_history": set()},
+}
+
+
+def test_nothing_more_works_than_each_role_is_for(roles: dict[str, Role]) -> None:
+    assert {purpose: role.allowed() for purpose, role in roles.items()} == EXPECTED
+    for role in roles.values():
+        with psycopg.connect(role.url) as connection, pytest.raises(errors.InsufficientPrivilege):
+            connection.execute("CREATE TABLE mine (id int)")
+
+
+def test_check_names_the_privileges_that_a_role_lacks_on_our_tables(database: Database, roles: dict[str, Role]) -> None:
+    def check(role: Role) -> Result:
+        return CliRunner().invoke(app, ["db", "check"], env={"METRICS_DATABASE_URL": role.url})
+
+    pipeline, reader = roles["pipeline"], roles["reader"]
+    assert check(pipeline).exit_code == 0
+    execute(database, f"GRANT SELECT ON alert_history TO {identifier(reader.name)}")
+    lacking = check(reader)
+    assert isinstance(lacking.exception, PermanentError)
+    message = str(lacking.exception)
+    assert message.startswith(
+        f"Role {reader.name} lacks what the pipeline needs: INSERT on agent_performance_metrics, "
+        "UPDATE on agent_performance_metrics, INSERT on metric_day_ledger, UPDATE on metric_day_ledger, "
+        "INSERT on metric_restatements. "
+    )
+    assert message.endswith(f"metrics-pipeline db grants --pipeline {shlex.quote(reader.name)}")
+
+
+def test_tables_are_granted_where_search_path_finds_them_with_their_serials(
+    database: Database, database_url: str, roles: dict[str, Role]
+) -> None:
+    execute(
+        database,
+        'CREATE SCHEMA "the platform\'s"',
+        'ALTER TABLE agent_execution_logs SET SCHEMA "the platform\'s"',
+        "ALTER TABLE agent_performance_metrics ADD COLUMN number serial",
+    )
+    path = quote('-csearch_path=public,"the\\ platform\'s"')
+    pipeline = roles["pipeline"]
+    apply(printed(f"{database_url}&options={path}", f"--pipeline={pipeline.name}"), database_url)
+    store_day(Database(DatabaseUrl.parse(f"{database_url}&options={path}")))
+    aggregate(Database(DatabaseUrl.parse(f"{pipeline.url}&options={path}")))
+    assert query(database, "SELECT agent_id, number FROM agent_performance_metrics") == [("a", 1), ("b", 2)]
+
+
+def test_the_same_role_may_serve_every_purpose_and_only_named_purposes_are_granted(database_url: str) -> None:
+    everything = printed(database_url, "--pipeline=r", "--retention=r", "--reader=r")
+    assert everything.count('TO "r"') == everything.count("GRANT")
+    assert 'GRANT SELECT, INSERT ON TABLE "public"."metric_restatements" TO "r";' in everything
+    only = printed(database_url, "--reader=r")
+    assert "INSERT" not in only
+    assert "DELETE" not in only
+    assert only.startswith("BEGIN;\n")
+    assert only.endswith("COMMIT;\n")
+    defaults = printed(database_url)
+    assert {f'TO "metrics_{purpose}";' in defaults for purpose in ("pipeline", "retention", "reader")} == {True}
+
+
+@pytest.mark.parametrize("name", ["", "é" * 32])
+def test_a_name_that_postgresql_would_take_for_another_is_refused(name: str, database_url: str) -> None:
+    arguments = ["db", "grants", "--reader", name]
+    result = CliRunner().invoke(app, arguments, env={"METRICS_DATABASE_URL": database_url})
+    assert isinstance(result.exception, PermanentError)
+    assert f"{name!r} cannot be the name of a role" in str(result.exception)
+
+
+def test_missing_tables_are_named_with_the_remedy(bare_database_url: str) -> None:
+    result = CliRunner().invoke(app, ["db", "grants"], env={"METRICS_DATABASE_URL": bare_database_url})
+    assert isinstance(result.exception, PermanentError)
+    assert "nothing to grant on agent_execution_logs, agent_performance_metrics" in str(result.exception)
+    assert "metrics-pipeline db upgrade" in str(result.exception)
+
+
+def identifier(name: str) -> str:
+    return sql.Identifier(name).as_string().replace(":", "\\:")
