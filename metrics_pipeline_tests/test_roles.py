@@ -1,12 +1,8 @@
 """The roles of `db grants`, with real logins: each does what it is for, and nothing more."""
 
 import shlex
-import subprocess
-import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import dagster as dg
 import psycopg
@@ -18,7 +14,6 @@ from metrics_pipeline.cli import app
 from metrics_pipeline.errors import ContractError, PermanentError
 from metrics_pipeline.storage.contract import SOURCE_TABLES
 from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.embedded.installation import binaries
 from metrics_pipeline.storage.fingerprints import days_equal_to_their_logs
 from metrics_pipeline.storage.queries import ledger_rows, metrics_of_day, restatements
 from metrics_pipeline.storage.readiness import require_ready
@@ -35,6 +30,9 @@ from metrics_pipeline_tests.days import (
     store_logs,
 )
 from metrics_pipeline_tests.orchestration.nights import Nights, asked
+
+from .roles import Role, apply, printed
+from .roles import roles as roles
 
 OURS = ("agent_performance_metrics", "metric_day_ledger", "metric_restatements")
 TABLES = ("agent_registry", "agent_execution_logs", "alert_history", *OURS, "metrics_pipeline_alembic_version")
@@ -55,72 +53,28 @@ ATTEMPTS = {
 }
 
 
-@dataclass(frozen=True)
-class Role:
-    """A role that may log in, and the database as it sees it."""
-
-    name: str
-    url: str
-
-    @property
-    def database(self) -> Database:
-        return Database(DatabaseUrl.parse(self.url))
-
-    def allowed(self) -> dict[str, set[str]]:
-        """What it gets done on each table, with everything rolled back."""
-        found: dict[str, set[str]] = {table: set() for table in TABLES}
-        with psycopg.connect(self.url) as connection:
-            for table in TABLES:
-                column = first_column(connection, table)
-                for what, statement in ATTEMPTS.items():
-                    composed = sql.SQL(statement).format(*map(sql.Identifier, (table, column)))
-                    try:
-                        with connection.transaction(force_rollback=True):
-                            connection.execute(composed)
-                    except errors.InsufficientPrivilege:
-                        continue
-                    except errors.IntegrityError:
-                        pass  # it was allowed to, but the row was no good
-                    found[table].add(what)
-        return found
+def allowed(role: Role) -> dict[str, set[str]]:
+    """What it gets done on each table, with everything rolled back."""
+    found: dict[str, set[str]] = {table: set() for table in TABLES}
+    with psycopg.connect(role.url) as connection:
+        for table in TABLES:
+            column = first_column(connection, table)
+            for what, statement in ATTEMPTS.items():
+                composed = sql.SQL(statement).format(*map(sql.Identifier, (table, column)))
+                try:
+                    with connection.transaction(force_rollback=True):
+                        connection.execute(composed)
+                except errors.InsufficientPrivilege:
+                    continue
+                except errors.IntegrityError:
+                    pass  # it was allowed to, but the row was no good
+                found[table].add(what)
+    return found
 
 
 def first_column(connection: psycopg.Connection, table: str) -> str:
     query = "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum = 1"
     return connection.execute(query, [table]).fetchone()[0]
-
-
-@pytest.fixture
-def roles(server_uri: str, database: Database, database_url: str) -> Iterator[dict[str, Role]]:
-    """One role per purpose, with no privileges but those that psql was given as printed."""
-    suffix = uuid.uuid4().hex[:8]
-    roles = {}
-    for purpose in ("pipeline", "retention", "reader"):
-        name = f"""{purpose} "{suffix}'; --"""
-        url = urlsplit(database_url)
-        roles[purpose] = Role(name, url._replace(netloc=f"{quote(name, safe='')}@").geturl())
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        for role in roles.values():
-            connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role.name)))
-        try:
-            apply(printed(database_url, *(f"--{purpose}={role.name}" for purpose, role in roles.items())), database_url)
-            yield roles
-        finally:
-            for role in roles.values():
-                for statement in ("DROP OWNED BY {}", "DROP ROLE {}"):
-                    connection.execute(sql.SQL(statement).format(sql.Identifier(role.name)))
-
-
-def printed(url: str, *options: str) -> str:
-    result = CliRunner().invoke(app, ["db", "grants", *options], env={"METRICS_DATABASE_URL": url})
-    assert result.exit_code == 0, result.exception
-    return result.output
-
-
-def apply(script: str, url: str) -> None:
-    command = [str(binaries() / "psql"), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", url]
-    result = subprocess.run(command, input=script, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stderr) == (0, "")
 
 
 def store_day(database: Database) -> None:
@@ -189,7 +143,7 @@ EXPECTED = {
 
 
 def test_nothing_more_works_than_each_role_is_for(roles: dict[str, Role]) -> None:
-    assert {purpose: role.allowed() for purpose, role in roles.items()} == EXPECTED
+    assert {purpose: allowed(role) for purpose, role in roles.items()} == EXPECTED
     for role in roles.values():
         with psycopg.connect(role.url) as connection, pytest.raises(errors.InsufficientPrivilege):
             connection.execute("CREATE TABLE mine (id int)")

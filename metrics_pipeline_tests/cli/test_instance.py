@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +19,7 @@ from metrics_pipeline.cli.instance import app
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.orchestration.instance_files import embedded_configuration
 from metrics_pipeline.orchestration.run_launcher import WatchingRunLauncher
+from metrics_pipeline_tests.storage.embedded.conftest import wait_until
 
 
 @pytest.fixture
@@ -59,6 +62,32 @@ def test_the_workspace_is_the_code_server_that_the_next_steps_start(tmp_path: Pa
     )
     assert command in printed
     assert f"DAGSTER_HOME={folder}\n" in printed
+
+
+def test_the_code_server_of_the_next_steps_serves_the_workspace(
+    tmp_path: Path, server_uri: str, bare_database_url: str
+) -> None:
+    printed = init(tmp_path / "dagster").output
+    (arguments,) = (line.split()[1:] for line in printed.splitlines() if line.strip().startswith("dagster api grpc"))
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "DAGSTER_HOME": str(tmp_path / "dagster"),
+        "DAGSTER_POSTGRES_URL": bare_database_url.replace("postgresql://", "postgresql+psycopg2://", 1),
+        "METRICS_DATABASE_URL": server_uri,
+    }
+    dagster = (sys.executable, "-m", "dagster")
+    with (tmp_path / "output").open("w") as output:
+        server = subprocess.Popen([*dagster, *arguments], env=environment, cwd=tmp_path, stdout=output, stderr=output)
+    try:
+        wait_until((tmp_path / "dagster" / "code.sock").exists, seconds=120)
+        command = [*dagster, "definitions", "validate", "-w", str(tmp_path / "dagster" / "workspace.yaml")]
+        validated = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert "Validation successful for code location metrics_pipeline." in validated.stdout + validated.stderr
+        server.terminate()
+        server.wait(timeout=60)
+    finally:
+        server.kill()
 
 
 def test_nobody_else_can_read_the_files_whatever_the_umask(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A running `metrics-pipeline dev`: its GraphQL, its output, and waiting for what it does."""
+"""A running `metrics-pipeline dev` or `dagster dev`: its GraphQL, its output, and waiting for what it does."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,14 +29,16 @@ def free_port() -> int:
 class Ui:
     """The process leads a group of its own, and writes into a file: a pipe that nobody reads would stop it."""
 
-    def __init__(self, home: Path, **environment: str) -> None:
+    def __init__(
+        self, home: Path, command: Sequence[str] = (*CLI, "dev"), folder: Path | None = None, **environment: str
+    ) -> None:
         self._port = free_port()
         self._output = home.parent / f"dev-{self._port}.txt"
         with self._output.open("w") as output:
             self.process = subprocess.Popen(
-                [*CLI, "dev", "--port", str(self._port)],
+                [*command, "--port", str(self._port)],
                 env=bare_environment(home) | environment,
-                cwd=home.parent,
+                cwd=folder or home.parent,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -84,9 +86,9 @@ class Ui:
 
 
 @contextmanager
-def running_ui(home: Path, **environment: str) -> Iterator[Ui]:
+def running_ui(home: Path, *command_and_folder: Any, **environment: str) -> Iterator[Ui]:
     """`dev` once it answers. At the end it and its children are gone."""
-    ui = Ui(home, **environment)
+    ui = Ui(home, *command_and_folder, **environment)
     try:
         ui.wait_for(ui.serves)
         yield ui

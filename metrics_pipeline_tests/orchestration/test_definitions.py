@@ -155,9 +155,13 @@ def test_pyproject_and_workspace_name_the_same_module_and_location() -> None:
 
 def test_dagster_loads_the_same_by_each_of_them_and_finds_nothing_wrong(command: Command, home: Path) -> None:
     closed_port = "postgresql://u:p@127.0.0.1:1/m"
-    validated = command(*DAGSTER, "definitions", "validate")
-    assert "Validation successful for code location metrics_pipeline" in validated.stderr + validated.stdout
-    command(*DAGSTER, "definitions", "validate", "-w", "workspace.yaml", METRICS_DATABASE_URL=closed_port)
+    for source, location in (
+        ((), "metrics_pipeline"),
+        (("-w", "workspace.yaml"), "metrics_pipeline"),
+        (("-m", MODULE), MODULE),
+    ):
+        validated = command(*DAGSTER, "definitions", "validate", *source, METRICS_DATABASE_URL=closed_port)
+        assert f"Validation successful for code location {location}." in validated.stderr + validated.stdout
     assert not home.exists()
 
 

@@ -1,0 +1,199 @@
+"""`dagster dev` in the project's folder, on the instance of `instance init` and under the role of `db grants`."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    ScheduleInstigatorData,
+)
+
+from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
+from metrics_pipeline.orchestration.instance_files import write_instance
+from metrics_pipeline.sample.agents import SampleSpec
+from metrics_pipeline.sample.storing import store_sample
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline_tests.cli.conftest import home as home
+from metrics_pipeline_tests.cli.conftest import processes
+from metrics_pipeline_tests.cli.ui import Ui, running_ui
+from metrics_pipeline_tests.days import Log, aggregate, query, store_logs
+from metrics_pipeline_tests.orchestration.conftest import assert_equal_to_oracle, ledger
+from metrics_pipeline_tests.storage.embedded.conftest import wait_until
+
+from .roles import Role, apply, printed
+from .roles import roles as roles
+
+PROJECT = Path(__file__).parents[1]
+
+# The last tick of the nightly schedule before now asks for the last of these days.
+NEWEST = last_complete_day(datetime.now(UTC) - timedelta(hours=2), "UTC")
+*BACKFILLED, BY_HAND, _, LATE, MISSED = DAYS = days_between(NEWEST - timedelta(days=5), NEWEST)
+
+_REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": "metrics_pipeline"}
+_METRICS = {"path": ["agent_performance_metrics"]}
+_LAUNCH_RUN = """mutation ($params: ExecutionParams!) {
+    launchRun(executionParams: $params) { __typename ... on LaunchRunSuccess { run { runId } } }
+}"""
+_LAUNCH_BACKFILL = """mutation ($params: LaunchBackfillParams!) {
+    launchPartitionBackfill(backfillParams: $params) { __typename ... on LaunchBackfillSuccess { backfillId } }
+}"""
+_RUNS = "{ runsOrError { ... on Runs { results { id status tags { key value } } } } }"
+_TICKS = """query ($selector: InstigationSelector!) { instigationStateOrError(instigationSelector: $selector) {
+    ... on InstigationState { ticks { status runKeys error { message } } }
+} }"""
+_ASSETS = """{ assetNodes {
+    assetKey { path } dependencyKeys { path }
+    assetChecksOrError { ... on AssetChecks { checks { name executionForLatestMaterialization { status } } } }
+} }"""
+_METADATA = """query ($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
+    assetMaterializations { partition metadataEntries { label ... on IntMetadataEntry { intValue } } }
+} } }"""
+
+
+@pytest.fixture
+def role(roles: dict[str, Role], database_url: str) -> Role:
+    """One role for all that Dagster runs: the pipeline and retention."""
+    role = roles["pipeline"]
+    apply(printed(database_url, f"--retention={role.name}"), database_url)
+    return role
+
+
+@pytest.fixture
+def environment(home: Path, role: Role, bare_database_url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What every service is given. Dagster's storage is a database of its own."""
+    storage = bare_database_url.replace("postgresql://", "postgresql+psycopg2://", 1)
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", storage)
+    folder = home.parent / "dagster"
+    write_instance(folder, force=False)
+    return {
+        "DAGSTER_HOME": str(folder),
+        "DAGSTER_POSTGRES_URL": storage,
+        "METRICS_DATABASE_URL": role.url,
+        "METRICS_START_DATE": DAYS[0].isoformat(),
+        "METRICS_LOOKBACK_DAYS": "2",
+    }
+
+
+@pytest.fixture
+def instance(environment: dict[str, str]) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.from_config(environment["DAGSTER_HOME"]) as instance:
+        yield instance
+
+
+def note_that_the_daemon_was_down(instance: dg.DagsterInstance) -> None:
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("metrics_pipeline"), "__repository__")
+    instance.add_instigator_state(
+        InstigatorState(
+            RemoteInstigatorOrigin(repository, "daily_metrics_schedule"),
+            InstigatorType.SCHEDULE,
+            InstigatorStatus.DECLARED_IN_CODE,
+            ScheduleInstigatorData("0 2 * * *", (datetime.now(UTC) - timedelta(days=2)).timestamp()),
+        )
+    )
+
+
+def launch_run(ui: Ui, job: str, **tags: str) -> str:
+    launched = ui.query(
+        _LAUNCH_RUN,
+        params={
+            "selector": {**_REPOSITORY, "pipelineName": job},
+            "runConfigData": {},
+            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
+        },
+    )["launchRun"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    return launched["run"]["runId"]
+
+
+def launch_backfill(ui: Ui, *days: date) -> str:
+    params = {"assetSelection": [_METRICS], "partitionNames": [day.isoformat() for day in days]}
+    launched = ui.query(_LAUNCH_BACKFILL, params=params)["launchPartitionBackfill"]
+    assert launched["__typename"] == "LaunchBackfillSuccess", launched
+    return launched["backfillId"]
+
+
+def asked_by(ui: Ui, name: str) -> set[str]:
+    """The days that the first tick of a schedule or sensor asks for."""
+
+    def ended_ticks() -> list[dict[str, Any]]:
+        state = ui.query(_TICKS, selector={**_REPOSITORY, "name": name})["instigationStateOrError"]
+        return [tick for tick in state.get("ticks", []) if tick["status"] != "STARTED"]
+
+    first = ui.wait_for(ended_ticks)[-1]
+    assert first["error"] is None
+    return {key.partition("@")[0] for key in first["runKeys"]}
+
+
+def ended_runs(ui: Ui, count: int) -> list[dict[str, Any]]:
+    """All runs, once there are so many and none is under way."""
+    return ui.wait_for(
+        lambda: ui.query(_RUNS)["runsOrError"]["results"],
+        lambda runs: len(runs) >= count and all(run["status"] in ("SUCCESS", "FAILURE") for run in runs),
+    )
+
+
+def test_everything_that_an_operator_does_in_the_ui_works_in_production(
+    home: Path, database: Database, instance: dg.DagsterInstance, environment: dict[str, str]
+) -> None:
+    store_sample(database.engine, SampleSpec(seed=5, agents=9, logs_per_day=60), DAYS, "UTC", lambda *_: None)
+    aggregate(database, day_window(LATE, "UTC"), run_id="long ago")
+    store_logs(database, [Log("unregistered", timestamp=day_window(LATE, "UTC").start)])
+    note_that_the_daemon_was_down(instance)
+    command = (sys.executable, "-m", "dagster", "dev", "--log-level", "warning")
+    with running_ui(home, command, PROJECT, **environment) as ui:
+        backfill = launch_backfill(ui, *BACKFILLED)
+        by_hand = launch_run(ui, "daily_metrics_job", **{"dagster/partition": BY_HAND.isoformat()})
+        asked = [asked_by(ui, name) for name in ("daily_metrics_schedule", "late_logs_sensor")]
+        assert set.union(*asked) == {LATE.isoformat(), MISSED.isoformat()}
+        runs = ended_runs(ui, 2 + len(asked[0]) + len(asked[1]))
+        assert {run["status"] for run in runs} == {"SUCCESS"}
+        run_ids = {tag["value"]: run["id"] for run in runs for tag in run["tags"]}
+
+        stored = ledger(database)
+        assert list(stored) == [*BACKFILLED, BY_HAND, LATE, MISSED]
+        assert stored[BY_HAND] == by_hand
+        assert {stored[day] for day in BACKFILLED} == {run_ids[backfill]}
+        assert_equal_to_oracle(database, *stored)
+        assert_is_shown(ui, database)
+        os.kill(ui.process.pid, signal.SIGINT)
+        assert ui.process.wait(timeout=60) == 0
+        wait_until(lambda: not processes(home), seconds=30)
+        assert "Traceback" not in ui.output()
+
+
+def assert_is_shown(ui: Ui, database: Database) -> None:
+    nodes = {node["assetKey"]["path"][-1]: node for node in ui.query(_ASSETS)["assetNodes"]}
+    upstream = {key["path"][-1] for key in nodes["agent_performance_metrics"]["dependencyKeys"]}
+    assert upstream == {"agent_execution_logs", "agent_registry"}
+    checks = nodes["agent_performance_metrics"]["assetChecksOrError"]["checks"]
+    evaluations = {check["name"]: check["executionForLatestMaterialization"] for check in checks}
+    assert {evaluation["status"] for evaluation in evaluations.values()} <= {"SUCCEEDED", "FAILED"}, evaluations
+
+    materialized = ui.query(_METADATA, key=_METRICS)["assetNodeOrError"]["assetMaterializations"]
+    logs_read = {
+        each["partition"]: entry["intValue"]
+        for each in reversed(materialized)
+        for entry in each["metadataEntries"]
+        if entry["label"] == "logs_read"
+    }
+    logs = query(
+        database,
+        """SELECT metric_date::text, count(*) FROM metric_day_ledger
+             JOIN agent_execution_logs ON "timestamp" >= window_start AND "timestamp" < window_end
+            GROUP BY 1""",
+    )
+    assert logs_read == dict(logs)
