@@ -1,6 +1,7 @@
 """The roles of `db grants`, with real logins: each does what it is for, and nothing more."""
 
 import shlex
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,7 +12,9 @@ from psycopg import errors, sql
 from typer.testing import CliRunner, Result
 
 from metrics_pipeline.cli import app
+from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.errors import ContractError, PermanentError
+from metrics_pipeline.orchestration.names import SCHEDULED_AT_TAG
 from metrics_pipeline.storage.contract import SOURCE_TABLES
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.fingerprints import days_equal_to_their_logs
@@ -34,9 +37,10 @@ from metrics_pipeline_tests.orchestration.nights import Nights, asked
 from .roles import Role, apply, printed
 from .roles import roles as roles
 
-OURS = ("agent_performance_metrics", "metric_day_ledger", "metric_restatements")
+OURS = ("agent_performance_metrics", "metric_day_ledger", "metric_restatements", "metric_day_pruning")
 TABLES = ("agent_registry", "agent_execution_logs", "alert_history", *OURS, "metrics_pipeline_alembic_version")
 
+NOW = datetime.now(UTC)
 NIGHT = "2025-03-05T02:00:00+00:00"
 NOON = "2025-03-05T12:00:00+00:00"
 
@@ -123,6 +127,51 @@ def test_the_readers_role_reads_metrics_ledger_restatements_and_the_state_of_day
         require_ready(reader)
 
 
+PARTITIONED = (
+    "CREATE SCHEMA parts",
+    "ALTER TABLE agent_execution_logs RENAME TO plain",
+    "CREATE TABLE agent_execution_logs (LIKE plain INCLUDING DEFAULTS) PARTITION BY RANGE (timestamp)",
+    "CREATE TABLE parts.y2025 PARTITION OF agent_execution_logs FOR VALUES FROM ('2025-01-01') TO ('2026-01-01')",
+    "CREATE TABLE rest PARTITION OF agent_execution_logs DEFAULT",
+)
+
+
+@pytest.mark.parametrize("layout", [(), PARTITIONED], ids=["plain", "partitioned"])
+def test_retentions_role_prunes_logs_then_metrics_and_alerts(
+    layout: tuple[str, ...], database: Database, database_url: str, roles: dict[str, Role], tmp_path: Path
+) -> None:
+    execute(database, *layout)
+    apply(printed(database_url, f"--retention={roles['retention'].name}"), database_url)
+    store_day(database)
+    store_logs(database, [Log("a", timestamp=NOW)])
+    aggregate(database)
+    execute(database, "UPDATE agent_execution_logs SET latency_ms = 11 WHERE latency_ms = 10")
+    aggregate(database)
+    execute(
+        database,
+        "INSERT INTO alert_history (agent_id, alert_type, severity, message, triggered_at, resolved_at) "
+        "VALUES ('a', 't', 's', 'm', '2025-01-01', '2025-01-02'), ('a', 't', 's', 'm', '2025-01-01', NULL)",
+    )
+    job = build_defs(start_date=DAY).resolve_job_def("data_retention_job")
+
+    def prune(at: datetime) -> None:
+        tags = {SCHEDULED_AT_TAG: at.isoformat()}
+        assert job.execute_in_process(
+            instance=instance, resources={"database": roles["retention"].database}, tags=tags
+        ).success
+
+    counts = (
+        "SELECT (SELECT count(*) FROM agent_execution_logs), (SELECT count(*) FROM agent_performance_metrics), "
+        "(SELECT count(*) FROM metric_restatements), (SELECT count(*) FROM alert_history)"
+    )
+    assert query(database, counts) == [(5, 2, 1, 2)]
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        prune(WINDOW.end + timedelta(days=40))
+        assert query(database, counts) == [(1, 2, 1, 1)]
+        prune(NOW)
+    assert query(database, counts) == [(1, 0, 0, 1)]
+
+
 READ = frozenset({"SELECT"})
 PRUNE = frozenset({"SELECT", "DELETE"})
 EXPECTED = {
@@ -131,14 +180,16 @@ EXPECTED = {
         "agent_performance_metrics": {"SELECT", "INSERT", "UPDATE"},
         "metric_day_ledger": {"SELECT", "INSERT", "UPDATE"},
         "metric_restatements": {"SELECT", "INSERT"},
+        "metric_day_pruning": set(),
     },
     "retention": dict.fromkeys(TABLES, PRUNE)
     | {
-        "agent_registry": READ,
-        "metric_day_ledger": {"SELECT", "UPDATE", "DELETE"},
+        "agent_registry": set(),
+        "metric_day_ledger": {"SELECT", "INSERT", "UPDATE"},
+        "metric_day_pruning": {"SELECT", "INSERT", "UPDATE", "DELETE"},
         "metrics_pipeline_alembic_version": READ,
     },
-    "reader": dict.fromkeys(TABLES, READ) | {"alert_history": set()},
+    "reader": dict.fromkeys(TABLES, READ) | {"alert_history": set(), "metric_day_pruning": set()},
 }
 
 

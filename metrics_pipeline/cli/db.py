@@ -13,6 +13,10 @@ from metrics_pipeline.storage.privileges import Purpose, grant_statements, requi
 
 app = typer.Typer(no_args_is_help=True, help="Prepare the database, and check that it holds what the pipeline needs.")
 
+_ON_PARTITIONS = """\
+-- Partitions that are made later need the same grants for retention. It deletes their logs; to drop whole partitions
+-- instead, which is faster, its role must be a member of the role that owns agent_execution_logs and its partitions."""
+
 
 @app.command()
 def upgrade() -> None:
@@ -77,5 +81,7 @@ def grants(
     database = Database.from_settings(Settings.from_environment())
     with database_faults(database.description), database.engine.connect() as connection:
         statements = grant_statements(connection, roles)
+    if Purpose.RETENTION in roles:
+        typer.echo(_ON_PARTITIONS)
     # All or nothing: psql goes on after an error.
     typer.echo("\n".join(["BEGIN;", *statements, "COMMIT;"]))

@@ -20,6 +20,7 @@ from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.orchestration.launching import Report, run_retention
 from metrics_pipeline.orchestration.retention import retention_metadata
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.contract import PRUNED_TABLES
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.pruning.pace import Pace
 from metrics_pipeline.storage.pruning.retention import apply_retention
@@ -85,7 +86,7 @@ def _preview(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Call
     started = time.perf_counter()
     report = apply_retention(
         database,
-        require_ready(database),
+        require_ready(database, PRUNED_TABLES),
         cutoffs(policy, datetime.now(UTC), settings.time_zone),
         pace,
         run_id="",
@@ -98,7 +99,7 @@ def _preview(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Call
 
 def _run(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Callable[[str], None]) -> Report:
     # Checked here first: inside a run, a database that cannot be reached is tried again for minutes.
-    require_ready(Database.from_settings(settings))
+    require_ready(Database.from_settings(settings), PRUNED_TABLES)
     with open_instance(settings) as instance:
         outcome = run_retention(instance, {**asdict(policy), **asdict(pace)}, on_message=show)
     if outcome.is_interrupted:

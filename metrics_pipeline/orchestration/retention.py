@@ -19,6 +19,7 @@ from metrics_pipeline.orchestration.names import (
 from metrics_pipeline.orchestration.processes import own_process
 from metrics_pipeline.orchestration.upstream import agent_execution_logs, alert_history
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.contract import PRUNED_TABLES
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.pruning.pace import Pace
 from metrics_pipeline.storage.pruning.report import RetentionReport
@@ -85,7 +86,7 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
         with step_outcome(context):
             report = apply_retention(
                 database,
-                require_ready(database),
+                require_ready(database, PRUNED_TABLES),
                 cutoffs(
                     RetentionPolicy(config.raw_log_days, config.metric_days, config.alert_days),
                     _scheduled_at(context),

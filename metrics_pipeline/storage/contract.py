@@ -46,6 +46,8 @@ _UPSTREAM: dict[str, dict[str, tuple[str, ...]]] = {
 UPSTREAM_TABLES = tuple(_UPSTREAM)
 #: Those that metrics are made of.
 SOURCE_TABLES = ("agent_registry", "agent_execution_logs")
+#: Those that retention deletes from.
+PRUNED_TABLES = ("agent_execution_logs", "alert_history")
 
 _SERVER = text("""
     SELECT current_setting('server_version_num')::int / 10000 AS version,

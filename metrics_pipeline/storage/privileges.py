@@ -37,12 +37,12 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
         VERSION_TABLE: _READ,
     },
     Purpose.RETENTION: {
-        "agent_registry": _READ,
         "agent_execution_logs": _PRUNE,
         "alert_history": _PRUNE,
         "agent_performance_metrics": _PRUNE,
-        "metric_day_ledger": ("SELECT", "UPDATE", "DELETE"),
         "metric_restatements": _PRUNE,
+        "metric_day_ledger": ("SELECT", "INSERT", "UPDATE"),
+        "metric_day_pruning": ("SELECT", "INSERT", "UPDATE", "DELETE"),
         VERSION_TABLE: _READ,
     },
     Purpose.READER: {
@@ -55,9 +55,15 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
     },
 }
 
-# An adopted table may have a serial column of its own, whose default every insert evaluates.
+# Rows are deleted from the partitions themselves, where the privileges of the partitioned table do not count. And an
+# adopted table may have a serial column of its own, whose default every insert evaluates.
 _FOUND = text("""
 SELECT name, n.nspname AS schema, c.relname AS relation,
+       ARRAY(SELECT ARRAY[pn.nspname::text, p.relname::text]
+               FROM pg_partition_tree(c.oid) AS tree
+               JOIN pg_class AS p ON p.oid = tree.relid AND tree.isleaf AND tree.level > 0
+               JOIN pg_namespace AS pn ON pn.oid = p.relnamespace
+              ORDER BY 1) AS partitions,
        ARRAY(SELECT ARRAY[sn.nspname::text, s.relname::text]
                FROM pg_attrdef AS d
                JOIN pg_depend AS dep ON dep.classid = 'pg_attrdef'::regclass AND dep.objid = d.oid
@@ -83,6 +89,7 @@ _NAME_BYTES = 63
 class _Relation:
     schema: str
     name: sql.Identifier
+    partitions: list[tuple[str, str]]
     sequences: list[sql.Composable]
 
 
@@ -98,14 +105,17 @@ def grant_statements(connection: Connection, roles: Mapping[Purpose, str]) -> li
     database = sql.Identifier(connection.execute(text("SELECT current_database()")).scalar_one())
     statements = []
     for purpose, role in roles.items():
-        granted: dict[str, list[sql.Composable]] = defaultdict(list)
-        granted["CONNECT ON DATABASE"] = [database]
+        granted: dict[str, list[sql.Composable]] = defaultdict(list, {"CONNECT ON DATABASE": [database]})
         schemas = {relations[table].schema for table in PRIVILEGES[purpose]}
-        granted["USAGE ON SCHEMA"] = [sql.Identifier(schema) for schema in sorted(schemas)]
         for table, privileges in PRIVILEGES[purpose].items():
-            granted[f"{', '.join(privileges)} ON TABLE"].append(relations[table].name)
+            names = granted[f"{', '.join(privileges)} ON TABLE"]
+            names.append(relations[table].name)
+            if "DELETE" in privileges:
+                names += [sql.Identifier(*partition) for partition in relations[table].partitions]
+                schemas |= {schema for schema, _ in relations[table].partitions}
             if "INSERT" in privileges:
                 granted["USAGE ON SEQUENCE"] += relations[table].sequences
+        granted["USAGE ON SCHEMA"] = [sql.Identifier(schema) for schema in sorted(schemas)]
         statements += [
             sql.SQL("GRANT {} {} TO {};")
             .format(sql.SQL(what), sql.SQL(", ").join(names), sql.Identifier(role))
@@ -142,7 +152,10 @@ def require_privileges(connection: Connection, purpose: Purpose) -> None:
 def _relations(connection: Connection, tables: Collection[str]) -> dict[str, _Relation]:
     found = {
         row.name: _Relation(
-            row.schema, sql.Identifier(row.schema, row.relation), [sql.Identifier(*name) for name in row.sequences]
+            row.schema,
+            sql.Identifier(row.schema, row.relation),
+            row.partitions,
+            [sql.Identifier(*name) for name in row.sequences],
         )
         for row in connection.execute(_FOUND, {"tables": list(tables)})
     }

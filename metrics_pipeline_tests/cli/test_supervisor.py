@@ -1,5 +1,6 @@
 """A command and what it starts end with the process that asked for it, however that ends: with real processes."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -44,6 +45,7 @@ class Family:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         self.pids = [int(pid) for pid in self.process.stdout.readline().split()]
         assert len(self.pids) == 2, self.process.communicate()
@@ -73,7 +75,7 @@ def test_a_signal_ends_the_command_gently_and_its_exit_code_is_ours(
 ) -> None:
     family = Family(_CALLER)
     families.append(family)
-    family.process.send_signal(signal_)
+    os.killpg(family.process.pid, signal_)  # as a terminal does
     output, errors = family.process.communicate(timeout=60)
     assert (output, errors.count("Traceback"), family.process.returncode) == ("told to end\n", 1, 7)
     assert "KeyboardInterrupt" in errors  # the child's, which was told as well
@@ -83,7 +85,7 @@ def test_a_signal_ends_the_command_gently_and_its_exit_code_is_ours(
 def test_a_caller_that_is_killed_takes_all_with_it_gently(families: list[Family]) -> None:
     family = Family(_CALLER)
     families.append(family)
-    family.process.kill()
+    os.killpg(family.process.pid, signal.SIGKILL)
     assert family.process.stdout.readline() == "told to end\n"
     wait_until(family.is_gone)
 
@@ -107,13 +109,15 @@ def test_who_does_not_listen_is_killed(families: list[Family]) -> None:
     assert family.is_gone()
 
 
-def test_signals_to_all_at_once_leave_nobody_behind(families: list[Family]) -> None:
+def test_a_guard_that_is_told_to_end_sees_the_command_through(families: list[Family]) -> None:
     family = Family(_CALLER)
     families.append(family)
     caller = psutil.Process(family.process.pid)
-    for process in (*caller.children(recursive=True), caller):
-        process.send_signal(signal.SIGTERM)
-    family.process.communicate(timeout=60)
+    (guard,) = caller.children()
+    guard.terminate()
+    caller.terminate()
+    output, _ = family.process.communicate(timeout=60)
+    assert (output, family.process.returncode) == ("told to end\n", 7)
     assert family.is_gone()
 
 
