@@ -38,7 +38,9 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
             held = -1
 
     for signal_ in _SIGNALS:
-        signal.signal(signal_, let_go)
+        # nohup means what it says.
+        if signal.getsignal(signal_) is not signal.SIG_IGN:
+            signal.signal(signal_, let_go)
     # In a session of its own, so that Ctrl-C reaches it by this way only.
     guard = subprocess.Popen(
         [sys.executable, "-P", __file__, str(watched), *command],
@@ -52,7 +54,8 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
 def _guard(pipe: int, command: Sequence[str]) -> int:
     for signal_ in _SIGNALS:
-        # Whoever ends everything at once (systemd does) ends the command too; somebody has to see it through.
+        # Whoever ends everything at once (systemd does) ends the command too; somebody has to see it through. And the
+        # command starts with these signals at their defaults, also where a shell has us ignore Ctrl-C.
         signal.signal(signal_, lambda _signal, _frame: None)
     process = subprocess.Popen(command, process_group=0)
     while process.poll() is None and not select.select([pipe], [], [], _WATCH_SECONDS)[0]:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -119,6 +120,18 @@ def test_a_guard_that_is_told_to_end_sees_the_command_through(families: list[Fam
     output, _ = family.process.communicate(timeout=60)
     assert (output, family.process.returncode) == ("told to end\n", 7)
     assert family.is_gone()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+def test_nohup_means_what_it_says(families: list[Family]) -> None:
+    family = Family(f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); {_CALLER}")
+    families.append(family)
+    status = Path(f"/proc/{family.process.pid}/status").read_text()
+    (ignored,) = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigIgn:"))
+    assert ignored >> (signal.SIGHUP - 1) & 1
+    family.process.terminate()
+    output, _ = family.process.communicate(timeout=60)
+    assert (output, family.process.returncode) == ("told to end\n", 7)
 
 
 def test_a_command_that_ends_by_itself_ends_us() -> None:
