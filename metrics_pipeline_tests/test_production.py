@@ -4,23 +4,12 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.remote_origin import (
-    RegisteredCodeLocationOrigin,
-    RemoteInstigatorOrigin,
-    RemoteRepositoryOrigin,
-)
-from dagster._core.scheduler.instigation import (
-    InstigatorState,
-    InstigatorStatus,
-    InstigatorType,
-    ScheduleInstigatorData,
-)
 
 from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
 from metrics_pipeline.orchestration.instance_files import write_instance
@@ -29,7 +18,14 @@ from metrics_pipeline.sample.storing import store_sample
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline_tests.cli.conftest import home as home
 from metrics_pipeline_tests.cli.conftest import processes
-from metrics_pipeline_tests.cli.ui import Ui, running_ui
+from metrics_pipeline_tests.cli.ui import (
+    Ui,
+    first_tick,
+    launch_backfill,
+    launch_run,
+    note_that_the_daemon_was_down,
+    running_ui,
+)
 from metrics_pipeline_tests.days import Log, aggregate, query, store_logs
 from metrics_pipeline_tests.orchestration.conftest import assert_equal_to_oracle, ledger
 from metrics_pipeline_tests.storage.embedded.conftest import wait_until
@@ -46,18 +42,8 @@ NEWEST = last_complete_day(datetime.now(UTC) - timedelta(hours=2), "UTC")
 # Older than raw logs are kept.
 OLD = NEWEST - timedelta(days=40)
 
-_REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": "metrics_pipeline"}
 _METRICS = {"path": ["agent_performance_metrics"]}
-_LAUNCH_RUN = """mutation ($params: ExecutionParams!) {
-    launchRun(executionParams: $params) { __typename ... on LaunchRunSuccess { run { runId } } }
-}"""
-_LAUNCH_BACKFILL = """mutation ($params: LaunchBackfillParams!) {
-    launchPartitionBackfill(backfillParams: $params) { __typename ... on LaunchBackfillSuccess { backfillId } }
-}"""
 _RUNS = "{ runsOrError { ... on Runs { results { id status tags { key value } } } } }"
-_TICKS = """query ($selector: InstigationSelector!) { instigationStateOrError(instigationSelector: $selector) {
-    ... on InstigationState { ticks { status runKeys error { message } } }
-} }"""
 _ASSETS = """{ assetNodes {
     assetKey { path } dependencyKeys { path }
     assetChecksOrError { ... on AssetChecks { checks { name executionForLatestMaterialization { status } } } }
@@ -97,48 +83,11 @@ def instance(environment: dict[str, str]) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def note_that_the_daemon_was_down(instance: dg.DagsterInstance) -> None:
-    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("metrics_pipeline"), "__repository__")
-    instance.add_instigator_state(
-        InstigatorState(
-            RemoteInstigatorOrigin(repository, "daily_metrics_schedule"),
-            InstigatorType.SCHEDULE,
-            InstigatorStatus.DECLARED_IN_CODE,
-            ScheduleInstigatorData("0 2 * * *", (datetime.now(UTC) - timedelta(days=2)).timestamp()),
-        )
-    )
-
-
-def launch_run(ui: Ui, job: str, **tags: str) -> str:
-    launched = ui.query(
-        _LAUNCH_RUN,
-        params={
-            "selector": {**_REPOSITORY, "pipelineName": job},
-            "runConfigData": {},
-            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
-        },
-    )["launchRun"]
-    assert launched["__typename"] == "LaunchRunSuccess", launched
-    return launched["run"]["runId"]
-
-
-def launch_backfill(ui: Ui, *days: date) -> str:
-    params = {"assetSelection": [_METRICS], "partitionNames": [day.isoformat() for day in days]}
-    launched = ui.query(_LAUNCH_BACKFILL, params=params)["launchPartitionBackfill"]
-    assert launched["__typename"] == "LaunchBackfillSuccess", launched
-    return launched["backfillId"]
-
-
 def asked_by(ui: Ui, name: str) -> set[str]:
     """The days that the first tick of a schedule or sensor asks for."""
-
-    def ended_ticks() -> list[dict[str, Any]]:
-        state = ui.query(_TICKS, selector={**_REPOSITORY, "name": name})["instigationStateOrError"]
-        return [tick for tick in state.get("ticks", []) if tick["status"] != "STARTED"]
-
-    first = ui.wait_for(ended_ticks)[-1]
-    assert first["error"] is None
-    return {key.partition("@")[0] for key in first["runKeys"]}
+    tick = first_tick(ui, name)
+    assert tick["error"] is None
+    return {key.partition("@")[0] for key in tick["runKeys"]}
 
 
 def ended_runs(ui: Ui, count: int) -> list[dict[str, Any]]:
@@ -160,7 +109,9 @@ def test_everything_that_an_operator_does_in_the_ui_works_in_production(
     note_that_the_daemon_was_down(instance)
     command = (sys.executable, "-m", "dagster", "dev", "--log-level", "warning")
     with running_ui(home, command, PROJECT, **environment) as ui:
-        backfill = launch_backfill(ui, *BACKFILLED)
+        backfill = launch_backfill(
+            ui, assetSelection=[_METRICS], partitionNames=[day.isoformat() for day in BACKFILLED]
+        )
         by_hand = launch_run(ui, "daily_metrics_job", **{"dagster/partition": BY_HAND.isoformat()})
         launch_run(ui, "data_retention_job")
         asked = [asked_by(ui, name) for name in ("daily_metrics_schedule", "late_logs_sensor")]

@@ -16,18 +16,14 @@ from metrics_pipeline_tests.orchestration.conftest import logs as logs
 from metrics_pipeline_tests.storage.embedded.conftest import has_ended, wait_until
 
 from .conftest import processes
-from .ui import Ui, running_ui
+from .ui import REPOSITORY, Ui, launch_run, running_ui
 
-_SELECTOR = {"repositoryName": "__repository__", "repositoryLocationName": "metrics_pipeline"}
 _SCHEDULES = """query ($selector: RepositorySelector!) {
     schedulesOrError(repositorySelector: $selector) {
         ... on Schedules { results { name cronSchedule executionTimezone scheduleState { status } } }
     }
 }"""
 _DAEMON = '{ instance { daemonHealth { daemonStatus(daemonType: "SCHEDULER") { healthy } } } }'
-_LAUNCH = """mutation ($params: ExecutionParams!) {
-    launchRun(executionParams: $params) { __typename ... on LaunchRunSuccess { run { runId } } }
-}"""
 _RUN = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 
 
@@ -41,7 +37,7 @@ def test_dev_serves_the_ui_runs_schedules_and_launched_runs_until_ctrl_c(
 
 
 def assert_runs(ui: Ui, database: Database) -> None:
-    schedules = ui.query(_SCHEDULES, selector=_SELECTOR)["schedulesOrError"]["results"]
+    schedules = ui.query(_SCHEDULES, selector=REPOSITORY)["schedulesOrError"]["results"]
     (nightly,) = [schedule for schedule in schedules if schedule["name"] == "daily_metrics_schedule"]
     assert nightly == {
         "name": "daily_metrics_schedule",
@@ -51,16 +47,7 @@ def assert_runs(ui: Ui, database: Database) -> None:
     }
     ui.wait_for(lambda: ui.query(_DAEMON)["instance"]["daemonHealth"]["daemonStatus"]["healthy"])
 
-    launched = ui.query(
-        _LAUNCH,
-        params={
-            "selector": {**_SELECTOR, "pipelineName": "daily_metrics_job"},
-            "runConfigData": {},
-            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": DAYS[0].isoformat()}]},
-        },
-    )["launchRun"]
-    run_id = launched["run"]["runId"]
-
+    run_id = launch_run(ui, "daily_metrics_job", **{"dagster/partition": DAYS[0].isoformat()})
     status = ui.wait_for(
         lambda: ui.query(_RUN, id=run_id)["runOrError"]["status"], lambda status: status in ("SUCCESS", "FAILURE")
     )

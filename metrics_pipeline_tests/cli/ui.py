@@ -9,8 +9,22 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+
+import dagster as dg
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    ScheduleInstigatorData,
+)
 
 from .conftest import CLI, bare_environment
 
@@ -19,6 +33,17 @@ State = TypeVar("State")
 #: Whoever waits so long on a loaded machine waits for something that does not come.
 PATIENCE_SECONDS = 180
 _OUTPUT_CHARACTERS = 5000
+
+REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": "metrics_pipeline"}
+_TICKS = """query ($selector: InstigationSelector!) { instigationStateOrError(instigationSelector: $selector) {
+    ... on InstigationState { ticks { status runKeys skipReason error { message } } }
+} }"""
+_LAUNCH_RUN = """mutation ($params: ExecutionParams!) {
+    launchRun(executionParams: $params) { __typename ... on LaunchRunSuccess { run { runId } } }
+}"""
+_LAUNCH_BACKFILL = """mutation ($params: LaunchBackfillParams!) {
+    launchPartitionBackfill(backfillParams: $params) { __typename ... on LaunchBackfillSuccess { backfillId } }
+}"""
 
 
 def free_port() -> int:
@@ -94,3 +119,44 @@ def running_ui(home: Path, *command_and_folder: Any, **environment: str) -> Iter
         yield ui
     finally:
         ui.kill()
+
+
+def note_that_the_daemon_was_down(instance: dg.DagsterInstance) -> None:
+    """What Dagster has noted of the schedule when its daemon was last there, four nights ago."""
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("metrics_pipeline"), "__repository__")
+    last_seen = (datetime.now(UTC) - timedelta(days=4)).timestamp()
+    instance.add_instigator_state(
+        InstigatorState(
+            RemoteInstigatorOrigin(repository, "daily_metrics_schedule"),
+            InstigatorType.SCHEDULE,
+            InstigatorStatus.DECLARED_IN_CODE,
+            ScheduleInstigatorData("0 2 * * *", last_seen),
+        )
+    )
+
+
+def first_tick(ui: Ui, name: str) -> dict[str, Any]:
+    def ended_ticks() -> list[dict[str, Any]]:
+        state = ui.query(_TICKS, selector={**REPOSITORY, "name": name})["instigationStateOrError"]
+        return [tick for tick in state.get("ticks", []) if tick["status"] != "STARTED"]
+
+    return ui.wait_for(ended_ticks)[-1]
+
+
+def launch_backfill(ui: Ui, **params: Any) -> str:
+    launched = ui.query(_LAUNCH_BACKFILL, params=params)["launchPartitionBackfill"]
+    assert launched["__typename"] == "LaunchBackfillSuccess", launched
+    return launched["backfillId"]
+
+
+def launch_run(ui: Ui, job: str, **tags: str) -> str:
+    launched = ui.query(
+        _LAUNCH_RUN,
+        params={
+            "selector": {**REPOSITORY, "pipelineName": job},
+            "runConfigData": {},
+            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
+        },
+    )["launchRun"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    return launched["run"]["runId"]

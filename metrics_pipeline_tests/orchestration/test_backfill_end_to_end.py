@@ -8,17 +8,6 @@ from typing import Any
 import dagster as dg
 import psutil
 import pytest
-from dagster._core.remote_origin import (
-    RegisteredCodeLocationOrigin,
-    RemoteInstigatorOrigin,
-    RemoteRepositoryOrigin,
-)
-from dagster._core.scheduler.instigation import (
-    InstigatorState,
-    InstigatorStatus,
-    InstigatorType,
-    ScheduleInstigatorData,
-)
 from dagster._core.storage.tags import PARENT_RUN_ID_TAG
 
 from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
@@ -30,7 +19,14 @@ from metrics_pipeline.settings import Settings
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.publishing import lock_day
 from metrics_pipeline_tests.cli.conftest import home as home
-from metrics_pipeline_tests.cli.ui import Ui, running_ui
+from metrics_pipeline_tests.cli.ui import (
+    REPOSITORY,
+    Ui,
+    first_tick,
+    launch_backfill,
+    note_that_the_daemon_was_down,
+    running_ui,
+)
 from metrics_pipeline_tests.days import Log, aggregate, execute, query, store_logs
 
 from .conftest import assert_equal_to_oracle, ledger
@@ -42,18 +38,11 @@ EARLIER = days_between(NEWEST - timedelta(days=11), NEWEST - timedelta(days=8))
 DAYS = days_between(NEWEST - timedelta(days=7), NEWEST)
 FIRST, LATE, _, SEALED, STORED, OUTDATED, MISSED, CORRECTED = DAYS
 
-_REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": "metrics_pipeline"}
 _ASSET = {"path": ["agent_performance_metrics"]}
-_TICKS = """query ($selector: InstigationSelector!) { instigationStateOrError(instigationSelector: $selector) {
-    ... on InstigationState { ticks { status runKeys skipReason error { message } } }
-} }"""
 _RUNS = """query ($filter: RunsFilter) { runsOrError(filter: $filter) { ... on Runs { results {
     id status tags { key value }
     eventConnection { events { ... on ExecutionStepFailureEvent { failureMetadata { description } } } }
 } } } }"""
-_LAUNCH = """mutation ($params: LaunchBackfillParams!) {
-    launchPartitionBackfill(backfillParams: $params) { __typename ... on LaunchBackfillSuccess { backfillId } }
-}"""
 _BACKFILL = (
     """query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"""
 )
@@ -108,20 +97,6 @@ def store_days(database: Database) -> None:
     )
 
 
-def note_that_the_daemon_was_down(instance: dg.DagsterInstance) -> None:
-    """What Dagster has noted of the schedule when its daemon was last there, four nights ago."""
-    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("metrics_pipeline"), "__repository__")
-    last_seen = (datetime.now(UTC) - timedelta(days=4)).timestamp()
-    instance.add_instigator_state(
-        InstigatorState(
-            RemoteInstigatorOrigin(repository, "daily_metrics_schedule"),
-            InstigatorType.SCHEDULE,
-            InstigatorStatus.DECLARED_IN_CODE,
-            ScheduleInstigatorData("0 2 * * *", last_seen),
-        )
-    )
-
-
 def runs(ui: Ui, **tags: str) -> list[dict[str, Any]]:
     """The runs with these tags, newest first."""
     wanted = [{"key": key, "value": value} for key, value in tags.items()]
@@ -133,20 +108,6 @@ def ended_runs(ui: Ui, **tags: str) -> list[dict[str, Any]]:
         lambda: runs(ui, **tags),
         lambda found: found and all(run["status"] in ("SUCCESS", "FAILURE") for run in found),
     )
-
-
-def first_tick(ui: Ui, name: str) -> dict[str, Any]:
-    def ended_ticks() -> list[dict[str, Any]]:
-        state = ui.query(_TICKS, selector={**_REPOSITORY, "name": name})["instigationStateOrError"]
-        return [tick for tick in state.get("ticks", []) if tick["status"] != "STARTED"]
-
-    return ui.wait_for(ended_ticks)[-1]
-
-
-def launch(ui: Ui, **params: Any) -> str:
-    launched = ui.query(_LAUNCH, params=params)["launchPartitionBackfill"]
-    assert launched["__typename"] == "LaunchBackfillSuccess", launched
-    return launched["backfillId"]
 
 
 def end_of(ui: Ui, backfill_id: str) -> str:
@@ -200,7 +161,7 @@ def test_days_heal_by_the_daemon_and_by_backfills_each_by_itself(
         with database.engine.connect() as connection:
             lock_day(connection, day_window(EARLIER[2], "UTC"))
             interrupted, backfill = (
-                launch(ui, assetSelection=[_ASSET], partitionNames=keys(*days)) for days in (EARLIER, DAYS)
+                launch_backfill(ui, assetSelection=[_ASSET], partitionNames=keys(*days)) for days in (EARLIER, DAYS)
             )
             killed = kill_the_worker(ui, database, interrupted)
         a_backfill_of_the_asset_shows_each_day_by_itself(ui, database, backfill)
@@ -268,8 +229,8 @@ def a_backfill_of_the_job_changes_no_stored_row(ui: Ui, database: Database) -> N
         ]
 
     before = stored()
-    selector = {"partitionSetName": "daily_metrics_job_partition_set", "repositorySelector": _REPOSITORY}
-    backfill_id = launch(ui, selector=selector, partitionNames=keys(*DAYS))
+    selector = {"partitionSetName": "daily_metrics_job_partition_set", "repositorySelector": REPOSITORY}
+    backfill_id = launch_backfill(ui, selector=selector, partitionNames=keys(*DAYS))
     (run,) = ended_runs(ui, **{"dagster/backfill": backfill_id})
     assert failures(run)[0].startswith(f"{SEALED} is sealed")
     assert [each["partition"] for each in materializations(ui, run["id"])] == keys(*sorted(set(DAYS) - {SEALED}))
