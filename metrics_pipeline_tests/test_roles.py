@@ -17,7 +17,7 @@ from metrics_pipeline.errors import ContractError, PermanentError
 from metrics_pipeline.orchestration.names import SCHEDULED_AT_TAG
 from metrics_pipeline.storage.contract import SOURCE_TABLES
 from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.fingerprints import days_equal_to_their_logs
+from metrics_pipeline.storage.fingerprints import finished_days
 from metrics_pipeline.storage.queries import ledger_rows, metrics_of_day, restatements
 from metrics_pipeline.storage.readiness import require_ready
 from metrics_pipeline.storage.urls import DatabaseUrl
@@ -122,7 +122,7 @@ def test_the_readers_role_reads_metrics_ledger_restatements_and_the_state_of_day
         assert metrics_of_day(connection, DAY)["agent_id"].to_list() == ["a", "b"]
         assert ledger_rows(connection, DAY, DAY)[DAY].source_logs == 4
         assert restatements(connection, DAY, DAY, agent_id=None, limit=1) == []
-        assert days_equal_to_their_logs(connection, contract, [WINDOW]) == {DAY}
+        assert finished_days(connection, contract, [WINDOW]) == {DAY}
     with pytest.raises(ContractError, match="the privilege SELECT on table alert_history is missing"):
         require_ready(reader)
 
