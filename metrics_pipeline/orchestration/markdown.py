@@ -1,11 +1,9 @@
 """Tables for the UI: bounded, and safe against whatever a platform has called its agents."""
 
-import re
 from collections.abc import Iterable, Sequence
 
 _MAX_CELL_CHARACTERS = 200
-# What Markdown could take for markup within a cell. An underscore, a dot or a hyphen inside a name means nothing.
-_MARKUP = re.compile(r"([\\`*_\[\]<>|~&!#$])")
+_HARMLESS = " .,-…"
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, nothing: str, more: int = 0) -> str:
@@ -18,11 +16,14 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, 
 
 
 def markdown_text(value: object) -> str:
-    """The value, NULL for None, as text that Markdown shows as it is: one line, no markup, nothing invisible."""
+    """The value, NULL for None, as text that Markdown shows as it is and on one line.
+
+    Whatever is neither a letter nor a digit becomes a character reference, so that nothing ends the cell or is taken
+    for Markdown, a link or HTML.
+    """
     text = "NULL" if value is None else str(value)
-    shown = "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    if len(text) > _MAX_CELL_CHARACTERS:
+        text = f"{text[:_MAX_CELL_CHARACTERS]}…"
+    return "".join(
+        character if character.isalnum() or character in _HARMLESS else f"&#{ord(character)};" for character in text
     )
-    if len(shown) > _MAX_CELL_CHARACTERS:
-        shown = f"{shown[:_MAX_CELL_CHARACTERS]}…"
-    return _MARKUP.sub(r"\\\1", shown)

@@ -64,8 +64,8 @@ def test_agents_that_changed_are_named_with_what_is_usual_for_them(stored: Datab
     assert verdict.description == "1 of 2 agents changed on 2025-03-04: 1 in success_rate, 1 in p95_latency_ms."
     assert values(verdict)["agents_changed"] == 1
     assert values(verdict)["changes"].splitlines()[2:] == [
-        f"| {HOSTILE_IN_A_CELL} | success\\_rate | 0.5 | 0.9 | 0.9 |",
-        f"| {HOSTILE_IN_A_CELL} | p95\\_latency\\_ms | 4,000 | 1,000 | 1,000 |",
+        f"| {HOSTILE_IN_A_CELL} | success&#95;rate | 0.5 | 0.9 | 0.9 |",
+        f"| {HOSTILE_IN_A_CELL} | p95&#95;latency&#95;ms | 4,000 | 1,000 | 1,000 |",
     ]
 
 

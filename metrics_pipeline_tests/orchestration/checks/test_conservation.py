@@ -65,7 +65,7 @@ def test_days_that_are_as_they_were_stored_pass(stored: Database, evaluate: Eval
         (
             "UPDATE agent_performance_metrics SET error_distribution = '{}' WHERE agent_id = 'b|c'",
             4,
-            "errors 1, but failed executions 2; rows that contradict themselves: 'b\\|c'",
+            "errors 1, but failed executions 2&#59; rows that contradict themselves&#58; &#39;b&#124;c&#39;",
         ),
         (
             """UPDATE agent_performance_metrics SET total_cost_usd = 4, avg_cost_per_execution = 2
@@ -73,10 +73,10 @@ def test_days_that_are_as_they_were_stored_pass(stored: Database, evaluate: Eval
             4,
             "cost in nano-dollars 4100000001, but logs 2100000001",
         ),
-        ("UPDATE agent_performance_metrics SET total_cost_usd = 3 WHERE agent_id = 'b|c'", 4, "'b\\|c'"),
+        ("UPDATE agent_performance_metrics SET total_cost_usd = 3 WHERE agent_id = 'b|c'", 4, "&#39;b&#124;c&#39;"),
         ("UPDATE agent_performance_metrics SET total_tokens = 12", 3, "tokens 36, but ledger 13"),
-        ("UPDATE agent_performance_metrics SET success_rate = 0.5 WHERE agent_id = 'idle'", 3, "'idle'"),
-        ("UPDATE agent_performance_metrics SET p50_latency_ms = 99 WHERE agent_id = 'a'", 3, "'a'"),
+        ("UPDATE agent_performance_metrics SET success_rate = 0.5 WHERE agent_id = 'idle'", 3, "&#39;idle&#39;"),
+        ("UPDATE agent_performance_metrics SET p50_latency_ms = 99 WHERE agent_id = 'a'", 3, "&#39;a&#39;"),
         (
             "UPDATE metric_day_ledger SET skipped_logs = skipped_logs + 1",
             3,
