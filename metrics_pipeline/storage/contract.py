@@ -1,6 +1,6 @@
 """The contract with the upstream tables: which columns we read, in which types, and whether a database keeps it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -101,21 +101,23 @@ class UpstreamContract:
         return moment.replace(tzinfo=None) if self.timestamp_is_naive else moment
 
 
-def check_contract(connection: Connection) -> UpstreamContract:
+def check_contract(connection: Connection, tables: Collection[str] = tuple(_UPSTREAM)) -> UpstreamContract:
     """Reads the catalog only, as the role of `connection` sees it through its search_path.
+
+    `tables` are those that the caller reads, agent_execution_logs among them.
 
     Raises one ContractError that names every missing table, column and privilege and every wrong type.
     """
     server = connection.execute(_SERVER).one()
-    columns = connection.execute(_COLUMNS, {"tables": list(_UPSTREAM)}).all()
+    columns = connection.execute(_COLUMNS, {"tables": list(tables)}).all()
     problems = []
     if server.version < _MINIMUM_VERSION:
         problems.append(f"the server is PostgreSQL {server.version}, needed is {_MINIMUM_VERSION} or newer")
     if server.encoding != "UTF8":
         problems.append(f"the database's encoding is {server.encoding}, needed is UTF8")
-    for table, accepted in _UPSTREAM.items():
+    for table in tables:
         found = {column.column_name: column for column in columns if column.table_name == table}
-        problems += _table_problems(table, accepted, found)
+        problems += _table_problems(table, _UPSTREAM[table], found)
     if problems:
         raise ContractError(
             f"The database does not hold what the pipeline reads (role {server.role}, search_path {server.schemas}): "
