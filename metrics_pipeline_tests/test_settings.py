@@ -75,7 +75,7 @@ def test_the_webserver_s_address_is_taken_without_its_last_slash(url: str, kept:
 
 @pytest.mark.parametrize(
     "url",
-    ["127.0.0.1:3000", "ftp://x", "http://", "http://x:port", "http://x:99999", "http://[::1", "http://x/?a", "http://x "],
+    ["127.0.0.1:3000", "ftp://x", "http://", "http://x:99999", "http://[::1", "http://x/?a", "http://x b"],
 )  # fmt: skip
 def test_what_is_no_address_of_a_webserver_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match=r"^DAGSTER_WEBSERVER_URL is no HTTP URL\. Set DAGSTER_WEBSERVER_URL to"):

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from metrics_pipeline.cli import db, demo, dev, history, logs, runs
+from metrics_pipeline.cli import api, db, demo, dev, history, logs, runs
 from metrics_pipeline.errors import PipelineError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ Start with `metrics-pipeline demo`, then open the Dagster UI with `metrics-pipel
 - `METRICS_TIME_ZONE`: the zone whose calendar days are aggregated (default UTC)
 - `METRICS_START_DATE`: the first day (default 2025-01-01)
 - `METRICS_LOOKBACK_DAYS`: how many days back missing, late and corrected logs are looked for (default 14)
+- `METRICS_API_TOKENS`, `METRICS_API_DATABASE_URL`, `DAGSTER_WEBSERVER_URL`: see `metrics-pipeline api --help`
 - `DAGSTER_HOME`: a Dagster instance of your own
 """,
 )
@@ -33,6 +34,7 @@ app.command("aggregate")(runs.aggregate)
 app.command("backfill")(runs.backfill)
 app.command("status")(history.status)
 app.command("restatements")(history.restatements)
+app.command("api")(api.api)
 app.add_typer(logs.app, name="logs")
 app.add_typer(db.app, name="db")
 
