@@ -249,6 +249,11 @@ def test_waiting_answers_with_the_agents_of_the_day_and_gives_up_in_time(
         "run_id": "new",
         "ui_url": f"{webserver.url}/runs/new",
     }
+    # A run that stored nothing has not completed the day, whatever Dagster says of it.
+    execute(database, "DELETE FROM metric_day_ledger")
+    webserver.answers["runOrError"]["eventConnection"] = {"cursor": "", "hasMore": False, "events": []}
+    unstored = serve(dagster_webserver_url=webserver.url).post(TRIGGER, params={"wait": "true"})
+    assert (unstored.status_code, unstored.json()["run_id"]) == (502, "new")
     webserver.answers["runOrError"] = graphql_run("new", "STARTED", partition="2025-03-04")
     impatient = serve(dagster=DagsterRuns(webserver.url, wait_seconds=0.6))
     late = impatient.post(TRIGGER, params={"wait": "true"})

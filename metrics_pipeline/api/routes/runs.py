@@ -74,8 +74,9 @@ async def trigger(
         running = next((work.run_id for work in under_way if work.run_id), None)
         run_id = running or await context.dagster.start_day(day)
     if parameters.wait and (ended := await _wait(context, run_id)):
-        await _require_success(context, ended)
         agents = await run_in_threadpool(_agents_stored, context, day)
+        if ended.status != "success" or agents is None:
+            raise await _failed(context, ended)
         return JSONResponse(
             {
                 "status": "completed",
@@ -226,21 +227,22 @@ async def _wait(context: Context, run_id: str) -> DagsterRun | None:
     return None
 
 
-async def _require_success(context: Context, ended: DagsterRun) -> None:
-    if ended.status != "success":
-        reason = await context.dagster.failure(ended.run_id)
-        raise ProblemError(
-            HTTPStatus.BAD_GATEWAY,
-            f"Run {ended.run_id} ended as {ended.status}. {reason or 'The Dagster UI has its log.'}",
-            kind="run-failed",
-            run_id=ended.run_id,
-            ui_url=context.dagster.run_url(ended.run_id),
-        )
+async def _failed(context: Context, ended: DagsterRun) -> ProblemError:
+    reason = await context.dagster.failure(ended.run_id)
+    return ProblemError(
+        HTTPStatus.BAD_GATEWAY,
+        f"Run {ended.run_id} ended as {ended.status}. "
+        f"{reason or 'The day is not stored; the Dagster UI has the log of the run.'}",
+        kind="run-failed",
+        run_id=ended.run_id,
+        ui_url=context.dagster.run_url(ended.run_id),
+    )
 
 
-def _agents_stored(context: Context, day: date) -> int:
+def _agents_stored(context: Context, day: date) -> int | None:
     with context.reading() as connection:
-        return ledger_rows(connection, day, day)[day].agents
+        row = ledger_rows(connection, day, day).get(day)
+    return None if row is None else row.agents
 
 
 def _under_way(context: Context, id_: str, *, is_backfill: bool) -> ProblemError:
