@@ -1,6 +1,7 @@
 """`api`: the metrics over HTTP."""
 
 import socket
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -63,7 +64,9 @@ def api(
     server = uvicorn.Server(
         uvicorn.Config(app, log_config=_LOGGING, access_log=False, server_header=False, timeout_graceful_shutdown=10)
     )
-    server.run(sockets=[listener])
+    # Uvicorn raises it again once the last request is answered.
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
 
 
 def _database(settings: Settings) -> Database:
