@@ -25,10 +25,18 @@ The daily metrics of AI agents, exact to the last digit.
 
 - **Money and rates** are JSON numbers with the digits of the database. Read them as decimals, not as binary floats.
 - **Lists** come as JSON, NDJSON or CSV: `format=csv`, or an `Accept` header.
-- **Every answer has an ETag.** Sent back as `If-None-Match` it is answered with 304 while nothing has changed.
+- **Every list and summary has an ETag.** Sent back as `If-None-Match` it is answered with 304 while nothing changed.
 - **Errors** are problem details (RFC 9457) with the wrong parameter named.
 - **A day that is not there was not computed**: `GET /api/v1/coverage` tells the state of every day.
 """
+
+_TAGS = [
+    {"name": "metrics", "description": "One agent's days, its summary, and all agents of a day."},
+    {"name": "agents", "description": "Who has metrics."},
+    {"name": "days", "description": "What is stored of each day, and what of it was replaced."},
+    {"name": "runs", "description": "Dagster runs that aggregate days."},
+    {"name": "operations", "description": "For monitoring. Health and readiness need no token."},
+]
 
 
 def build_app(
@@ -57,10 +65,12 @@ def build_app(
         title="metrics_pipeline",
         version=__version__,
         description=_DESCRIPTION,
+        openapi_tags=_TAGS,
         lifespan=lifespan,
         middleware=layers,
         docs_url=None,
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,  # an agent id may end in a slash
     )
     app.state.context = context

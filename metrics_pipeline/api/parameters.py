@@ -123,8 +123,8 @@ async def agent_in_path(
     agent_id: Annotated[
         str,
         Path(
-            description="The agent, percent-encoded. A slash may stand as it is, but in an id that ends in /summary "
-            "write its last one as %2F.",
+            description="The agent; in a URL percent-encoded. A slash may stand as it is, but in an id that ends in "
+            "/summary the last one is written %2F.",
             examples=["support-triage"],
         ),
     ],

@@ -3,6 +3,8 @@
 import json
 import logging
 import re
+import uuid
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.urls import DatabaseUrl
-from metrics_pipeline_tests.days import execute
+from metrics_pipeline_tests.days import aggregate, execute, store_agents
 
 from .conftest import Serve
 
@@ -57,6 +59,27 @@ def test_a_token_that_reads_starts_nothing(guarded: httpx2.Client) -> None:
         assert response.status_code == 403
         assert response.headers["WWW-Authenticate"] == 'Bearer error="insufficient_scope"'
         assert guarded.post(path, headers=bearer(TRIGGER)).status_code == 503
+
+
+def test_a_role_that_may_select_from_six_tables_is_enough(serve: Serve, database: Database, database_url: str) -> None:
+    aggregate(database)
+    role = f"reader_{uuid.uuid4().hex}"
+    execute(
+        database,
+        f"CREATE ROLE {role} LOGIN",
+        "GRANT SELECT ON agent_performance_metrics, metric_day_ledger, metric_restatements, "
+        f"metrics_pipeline_alembic_version, agent_registry, agent_execution_logs TO {role}",
+    )
+    try:
+        reader = Database(DatabaseUrl.parse(urlsplit(database_url)._replace(netloc=f"{role}@").geturl()))
+        api = serve(database=reader, dagster_webserver_url="http://127.0.0.1:9")
+        assert reader.description.endswith(f"(user {role})")
+        store_agents(database, {"a": "active"})
+        for path in [path for path in GETS if "x" not in path] + OPEN:
+            assert api.get(path).status_code == 200, path
+        assert api.post(POSTS[0]).json()["type"] == "urn:metrics-pipeline:problem:dagster-unavailable"
+    finally:
+        execute(database, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
 def test_with_tokens_any_host_and_any_origin_is_served(guarded: httpx2.Client) -> None:
