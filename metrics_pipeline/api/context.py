@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from metrics_pipeline.api.dagster_runs import DagsterRuns
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.contract import UpstreamContract, check_contract
+from metrics_pipeline.storage.contract import SOURCE_TABLES, UpstreamContract, check_contract
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.faults import database_faults
 
@@ -56,7 +56,7 @@ class Context:
     def contract(self) -> UpstreamContract:
         """How the logs and the registry are typed; looked at once. Raises ContractError where they cannot be read."""
         with self.reading() as connection:
-            return check_contract(connection, tables=("agent_registry", "agent_execution_logs"))
+            return check_contract(connection, SOURCE_TABLES)
 
     @asynccontextmanager
     async def starting_runs(self) -> AsyncIterator[None]:

@@ -43,6 +43,12 @@ _UPSTREAM: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
+UPSTREAM_TABLES = tuple(_UPSTREAM)
+#: Those that metrics are made of.
+SOURCE_TABLES = ("agent_registry", "agent_execution_logs")
+#: Those that retention deletes from.
+PRUNED_TABLES = ("agent_execution_logs", "alert_history")
+
 _SERVER = text("""
     SELECT current_setting('server_version_num')::int / 10000 AS version,
            current_setting('server_encoding') AS encoding,
@@ -101,10 +107,10 @@ class UpstreamContract:
         return moment.replace(tzinfo=None) if self.timestamp_is_naive else moment
 
 
-def check_contract(connection: Connection, tables: Collection[str] = tuple(_UPSTREAM)) -> UpstreamContract:
+def check_contract(connection: Connection, tables: Collection[str] = UPSTREAM_TABLES) -> UpstreamContract:
     """Reads the catalog only, as the role of `connection` sees it through its search_path.
 
-    `tables` are those that the caller reads, agent_execution_logs among them.
+    `tables` are those that the caller reads, so that a role needs no privilege on the others.
 
     Raises one ContractError that names every missing table, column and privilege and every wrong type.
     """
@@ -116,8 +122,9 @@ def check_contract(connection: Connection, tables: Collection[str] = tuple(_UPST
     if server.encoding != "UTF8":
         problems.append(f"the database's encoding is {server.encoding}, needed is UTF8")
     for table in tables:
+        accepted = _UPSTREAM[table]
         found = {column.column_name: column for column in columns if column.table_name == table}
-        problems += _table_problems(table, _UPSTREAM[table], found)
+        problems += _table_problems(table, accepted, found)
     if problems:
         raise ContractError(
             f"The database does not hold what the pipeline reads (role {server.role}, search_path {server.schemas}): "
