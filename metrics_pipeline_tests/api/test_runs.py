@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -53,6 +54,8 @@ class Webserver:
             "launchPartitionBackfill": {"__typename": "LaunchBackfillSuccess", "backfillId": "abc"},
         }
         self.raw: tuple[int, bytes] | None = None
+        #: Where those meet who ask for the runs under way, before any of them is answered.
+        self.meeting: threading.Barrier | None = None
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -62,6 +65,9 @@ class Webserver:
                 outer.asked.extend((name, request["variables"]) for name in fields)
                 body = json.dumps({"data": {name: outer.answers[name] for name in fields}}).encode()
                 status, body = outer.raw or (200, body)
+                if outer.meeting is not None and "runsOrError" in fields:
+                    with suppress(threading.BrokenBarrierError):
+                        outer.meeting.wait(1)
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -229,9 +235,11 @@ def test_of_two_servers_that_are_asked_at_once_one_starts_the_run(serve: Serve, 
             return super().items()
 
     webserver.answers["launchRun"] = Launching(launch)
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda number: clients[number % 2].post(TRIGGER).json()["status"], range(8)))
-    assert sorted(answers) == ["already_running"] * 7 + ["started"]
+    webserver.meeting = threading.Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda client: client.post(TRIGGER).json()["status"], clients))
+    assert sorted(answers) == ["already_running", "started"]
+    assert webserver.meeting.broken
     assert len(webserver.launched()) == 1
 
 
