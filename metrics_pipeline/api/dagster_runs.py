@@ -7,6 +7,16 @@ from typing import Any
 
 import httpx2
 
+from metrics_pipeline.api.dagster_queries import (
+    BACKFILL,
+    EVENTS,
+    LATEST,
+    LAUNCH_BACKFILL,
+    LAUNCH_RUN,
+    RUN,
+    UNFINISHED,
+)
+
 JOB = "daily_metrics_job"
 ASSET_PATH = ["agent_performance_metrics"]
 LOCATION = "metrics_pipeline"
@@ -20,59 +30,6 @@ RANGE_END_TAG = "dagster/asset_partition_range_end"
 _UNFINISHED_RUNS = ("NOT_STARTED", "MANAGED", "QUEUED", "STARTING", "STARTED", "CANCELING")
 _UNFINISHED_BACKFILLS = ("REQUESTED", "CANCELING", "FAILING")
 _MAX_EVENT_PAGES = 50
-
-_RUN_FIELDS = """
-    runId jobName status creationTime startTime endTime
-    tags { key value }
-    assetSelection { path }
-    repositoryOrigin { repositoryLocationName }
-"""
-_ERROR_FIELDS = "__typename ... on Error { message }"
-
-_RUN = f"query ($id: ID!) {{ runOrError(runId: $id) {{ {_ERROR_FIELDS} ... on Run {{ {_RUN_FIELDS} }} }} }}"
-_LATEST = f"""query ($filter: RunsFilter!) {{
-    runsOrError(filter: $filter, limit: 1) {{ {_ERROR_FIELDS} ... on Runs {{ results {{ {_RUN_FIELDS} }} }} }}
-}}"""
-_EVENTS = """query ($id: ID!, $cursor: String) {
-    runOrError(runId: $id) { ... on Run { eventConnection(afterCursor: $cursor, limit: 1000) {
-        cursor hasMore
-        events {
-            __typename
-            ... on ExecutionStepFailureEvent {
-                error { message errorChain { error { message } } } failureMetadata { description }
-            }
-            ... on RunFailureEvent { message }
-        }
-    } } }
-}"""
-_UNFINISHED = f"""query ($runs: RunsFilter!, $backfills: BulkActionsFilter!) {{
-    runsOrError(filter: $runs) {{ {_ERROR_FIELDS} ... on Runs {{ results {{ {_RUN_FIELDS} }} }} }}
-    partitionBackfillsOrError(filters: $backfills, limit: 100) {{
-        {_ERROR_FIELDS} ... on PartitionBackfills {{ results {{ id assetSelection {{ path }} partitionNames }} }}
-    }}
-}}"""
-_BACKFILL = f"""query ($id: String!) {{
-    partitionBackfillOrError(backfillId: $id) {{
-        {_ERROR_FIELDS}
-        ... on PartitionBackfill {{
-            id status creationTime endTimestamp assetSelection {{ path }} partitionNames error {{ message }}
-            runs {{ runId }}
-        }}
-    }}
-}}"""
-_LAUNCH_RUN = f"""mutation ($params: ExecutionParams!) {{
-    launchRun(executionParams: $params) {{
-        {_ERROR_FIELDS}
-        ... on RunConfigValidationInvalid {{ errors {{ message }} }}
-        ... on LaunchRunSuccess {{ run {{ runId }} }}
-    }}
-}}"""
-_LAUNCH_BACKFILL = f"""mutation ($params: LaunchBackfillParams!) {{
-    launchPartitionBackfill(backfillParams: $params) {{
-        {_ERROR_FIELDS}
-        ... on LaunchBackfillSuccess {{ backfillId }}
-    }}
-}}"""
 
 
 class DagsterUnavailableError(Exception):
@@ -148,19 +105,19 @@ class DagsterRuns:
             "runConfigData": {},
             "executionMetadata": {"tags": _tag_list(tags)},
         }
-        answer = _expect((await self._ask(_LAUNCH_RUN, params=params))["launchRun"], "LaunchRunSuccess")
+        answer = _expect((await self._ask(LAUNCH_RUN, params=params))["launchRun"], "LaunchRunSuccess")
         return str(answer["run"]["runId"])
 
     async def start_backfill(self, first: date, last: date) -> str:
         """Starts a backfill of the days from `first` to `last`, and returns its id."""
         days = [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
         params = {"assetSelection": [{"path": ASSET_PATH}], "partitionNames": days}
-        answer = (await self._ask(_LAUNCH_BACKFILL, params=params))["launchPartitionBackfill"]
+        answer = (await self._ask(LAUNCH_BACKFILL, params=params))["launchPartitionBackfill"]
         return str(_expect(answer, "LaunchBackfillSuccess")["backfillId"])
 
     async def run(self, run_id: str) -> DagsterRun | None:
         """The run; None if Dagster has none of this id in our code location."""
-        answer = (await self._ask(_RUN, id=run_id))["runOrError"]
+        answer = (await self._ask(RUN, id=run_id))["runOrError"]
         if answer["__typename"] == "RunNotFoundError":
             return None
         found = _expect(answer, "Run")
@@ -168,14 +125,14 @@ class DagsterRuns:
 
     async def latest_finished_run(self) -> DagsterRun | None:
         """The newest run of the daily job that succeeded; None before the first."""
-        answer = (await self._ask(_LATEST, filter={"pipelineName": JOB, "statuses": ["SUCCESS"]}))["runsOrError"]
+        answer = (await self._ask(LATEST, filter={"pipelineName": JOB, "statuses": ["SUCCESS"]}))["runsOrError"]
         return next((_run(found) for found in _expect(answer, "Runs")["results"]), None)
 
     async def failure(self, run_id: str) -> str | None:
         """Why the run failed, in the words of the step that did; None if it did not say."""
         cursor, message = None, None
         for _ in range(_MAX_EVENT_PAGES):
-            page = (await self._ask(_EVENTS, id=run_id, cursor=cursor))["runOrError"]["eventConnection"]
+            page = (await self._ask(EVENTS, id=run_id, cursor=cursor))["runOrError"]["eventConnection"]
             for event in page["events"]:
                 if event["__typename"] == "ExecutionStepFailureEvent":
                     return _step_failure(event)
@@ -188,7 +145,7 @@ class DagsterRuns:
 
     async def backfill(self, backfill_id: str) -> DagsterBackfill | None:
         """The backfill; None if Dagster has none of this id for our asset."""
-        answer = (await self._ask(_BACKFILL, id=backfill_id))["partitionBackfillOrError"]
+        answer = (await self._ask(BACKFILL, id=backfill_id))["partitionBackfillOrError"]
         if answer["__typename"] == "BackfillNotFoundError":
             return None
         found = _expect(answer, "PartitionBackfill")
@@ -209,7 +166,7 @@ class DagsterRuns:
     async def work_under_way(self) -> list[Work]:
         """The runs and backfills of our asset that have not ended, queued ones included."""
         answer = await self._ask(
-            _UNFINISHED, runs={"statuses": _UNFINISHED_RUNS}, backfills={"statuses": _UNFINISHED_BACKFILLS}
+            UNFINISHED, runs={"statuses": _UNFINISHED_RUNS}, backfills={"statuses": _UNFINISHED_BACKFILLS}
         )
         runs = _expect(answer["runsOrError"], "Runs")["results"]
         backfills = _expect(answer["partitionBackfillsOrError"], "PartitionBackfills")["results"]

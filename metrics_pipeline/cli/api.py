@@ -46,6 +46,12 @@ def api(
     The documentation is at /docs. Without METRICS_API_TOKENS whoever is on this machine may read and start runs.
     The log is JSON, a line each. Stop it with Ctrl-C.
 
+    **Environment**
+
+    - `METRICS_API_TOKENS`: `name:role:token`, separated by commas; role `read` or `trigger`, 32 characters or more
+    - `METRICS_API_DATABASE_URL`: a login that may only read (default METRICS_DATABASE_URL)
+    - `DAGSTER_WEBSERVER_URL`: where runs are started (default http://127.0.0.1:3000)
+
     **Examples**
 
     - `metrics-pipeline api`, then `curl http://127.0.0.1:8000/api/v1/metrics`

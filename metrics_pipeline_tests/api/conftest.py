@@ -15,6 +15,8 @@ from metrics_pipeline.api.app import build_app
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.storage.database import Database
 
+from .webserver import Webserver
+
 #: Yesterday is 2025-03-04, the DAY of metrics_pipeline_tests.days.
 NOW = datetime(2025, 3, 5, 9, 30, tzinfo=UTC)
 
@@ -51,3 +53,14 @@ def serve(database: Database) -> Iterator[Serve]:
 def api(serve: Serve) -> httpx2.Client:
     """A client of a server without tokens, at NOW."""
     return serve()
+
+
+@pytest.fixture
+def webserver() -> Iterator[Webserver]:
+    webserver = Webserver()
+    thread = threading.Thread(target=webserver.server.serve_forever)
+    thread.start()
+    yield webserver
+    webserver.server.shutdown()
+    thread.join()
+    webserver.server.server_close()

@@ -10,8 +10,7 @@ from metrics_pipeline.storage.database import Database
 from metrics_pipeline_tests.days import DAY, NOON, Log, aggregate, execute, store_agents, store_logs
 
 from .conftest import Serve
-from .test_runs import Webserver, graphql_run
-from .test_runs import webserver as webserver
+from .webserver import Webserver, graphql_run
 
 
 def gauges(text: str) -> dict[str, float]:

@@ -24,8 +24,7 @@ from metrics_pipeline_tests.days import Log, aggregate, store_agents, store_logs
 
 from .conftest import Serve
 from .test_access import TOKENS, TRIGGER, bearer
-from .test_runs import Webserver, graphql_run
-from .test_runs import webserver as webserver
+from .webserver import Webserver, graphql_run
 
 CHECKS = [
     not_a_server_error,
