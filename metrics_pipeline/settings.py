@@ -1,11 +1,13 @@
 """The configuration: the only reader of os.environ, and one frozen object that holds what it read."""
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import platformdirs
@@ -16,11 +18,26 @@ from metrics_pipeline.metrics.retention import RetentionPolicy
 DEFAULT_TIME_ZONE = "UTC"
 DEFAULT_START_DATE = date(2025, 1, 1)
 DEFAULT_LOOKBACK_DAYS = 14
+DEFAULT_DAGSTER_WEBSERVER_URL = "http://127.0.0.1:3000"
 _MAX_LOOKBACK_DAYS = 366
 _MAX_RETENTION_DAYS = 36_600
 
 #: What Dagster accepts as an owner.
 _OWNER = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}|team:.+")
+
+#: 32 characters of the alphabet of RFC 6750's bearer tokens: more than 128 random bits in base64 or hexadecimal.
+_TOKEN_ENTRY = re.compile(
+    r"(?P<name>[\w.-]{1,64}):(?P<role>read|trigger):(?P<token>[A-Za-z0-9._~+/-]{32,}=*)", re.ASCII
+)
+
+
+@dataclass(frozen=True)
+class ApiToken:
+    """Somebody's access to the API. Of the token itself only its SHA-256 is kept."""
+
+    name: str
+    may_trigger: bool
+    sha256: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,7 @@ class Settings:
     `database_url` may hold a password, so it stays out of repr. None means the embedded server under `home`.
     `dagster_home` is an instance that somebody else set up; None means ours under `home`.
     `owners` are email addresses and team:NAME, whom the UI names.
+    `api_database_url` is the API's own way to the same database; None means `database_url`.
     """
 
     home: Path
@@ -40,6 +58,9 @@ class Settings:
     dagster_home: Path | None = None
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
     owners: tuple[str, ...] = ()
+    api_database_url: str | None = field(default=None, repr=False)
+    api_tokens: tuple[ApiToken, ...] = ()
+    dagster_webserver_url: str = DEFAULT_DAGSTER_WEBSERVER_URL
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
@@ -60,6 +81,11 @@ class Settings:
             retention=_retention(env),
             start_date=_date("METRICS_START_DATE", env.get("METRICS_START_DATE"), DEFAULT_START_DATE),
             owners=_owners(env.get("METRICS_OWNERS") or ""),
+            api_database_url=env.get("METRICS_API_DATABASE_URL") or None,
+            api_tokens=_tokens(env.get("METRICS_API_TOKENS") or ""),
+            dagster_webserver_url=_http_url(
+                "DAGSTER_WEBSERVER_URL", env.get("DAGSTER_WEBSERVER_URL") or DEFAULT_DAGSTER_WEBSERVER_URL
+            ),
         )
 
 
@@ -119,3 +145,40 @@ def _owners(value: str) -> tuple[str, ...]:
                 "Set email addresses and team:NAME, with commas between them."
             )
     return owners
+
+
+def _tokens(value: str) -> tuple[ApiToken, ...]:
+    # The messages count entries and quote nothing: any part of a misspelt entry may be the token.
+    tokens: dict[str, ApiToken] = {}
+    digests = set()
+    for number, entry in enumerate(value.split(",") if value else [], start=1):
+        match = _TOKEN_ENTRY.fullmatch(entry.strip())
+        if match is None:
+            raise SettingsError(
+                f"Entry {number} of METRICS_API_TOKENS cannot be read. Write name:role:token, separated by commas: a "
+                "name of letters, digits, . _ and -, the role read or trigger, and a token of at least 32 characters "
+                "(letters, digits and . _ ~ + / - with = at the end), such as openssl rand -hex 32 prints."
+            )
+        token = ApiToken(match["name"], match["role"] == "trigger", hashlib.sha256(match["token"].encode()).digest())
+        if token.name in tokens or token.sha256 in digests:
+            raise SettingsError(
+                f"Entry {number} of METRICS_API_TOKENS repeats the name or the token of an earlier one. "
+                "Give each user a name and a token of their own."
+            )
+        tokens[token.name] = token
+        digests.add(token.sha256)
+    return tuple(tokens.values())
+
+
+def _http_url(variable: str, value: str) -> str:
+    remedy = f"Set {variable} to the address that the UI has in a browser, such as {DEFAULT_DAGSTER_WEBSERVER_URL}."
+    try:
+        url = urlsplit(value)
+        is_usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable or re.search(r"[\s\x00-\x1f?#]", value):
+        raise SettingsError(f"{variable} is no HTTP URL. {remedy}")
+    if "@" in url.netloc:
+        raise SettingsError(f"{variable} holds a user or a password, which would stand in links and logs. {remedy}")
+    return value.rstrip("/")

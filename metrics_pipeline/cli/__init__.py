@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from metrics_pipeline.cli import db, demo, dev, history, instance, logs, retention, runs
+from metrics_pipeline.cli import api, db, demo, dev, history, instance, logs, retention, runs
 from metrics_pipeline.errors import PipelineError
 
 app = typer.Typer(
@@ -28,6 +28,8 @@ Start with `metrics-pipeline demo`, then open the Dagster UI with `metrics-pipel
   (default 30), metrics (365) and resolved alerts (90) are kept
 
 - `METRICS_OWNERS`: whom the Dagster UI names as owners (email addresses and team:NAME)
+
+- `METRICS_API_TOKENS`, `METRICS_API_DATABASE_URL`, `DAGSTER_WEBSERVER_URL`: see `metrics-pipeline api --help`
 - `DAGSTER_HOME`: a Dagster instance of your own
 """,
 )
@@ -38,6 +40,7 @@ app.command("backfill")(runs.backfill)
 app.command("retention")(retention.retention)
 app.command("status")(history.status)
 app.command("restatements")(history.restatements)
+app.command("api")(api.api)
 app.add_typer(logs.app, name="logs")
 app.add_typer(db.app, name="db")
 app.add_typer(instance.app, name="instance")

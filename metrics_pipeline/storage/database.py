@@ -7,7 +7,7 @@ from typing import Any
 
 import adbc_driver_postgresql.dbapi
 import psycopg
-from sqlalchemy import Engine, NullPool, create_engine, event
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.storage.embedded import acquire
@@ -34,17 +34,37 @@ class Database:
         # No pool: a run makes a handful of transactions, and a local connection costs 3 ms. A connection that is not
         # kept is never found dead after a restart of the server, never shared by a fork, and never delays the embedded
         # server's end.
-        self.engine: Engine = create_engine(
+        self.engine: Engine = self._engine(poolclass=NullPool)
+
+    def reading_engine(self, *, connections: int, statement_timeout_seconds: int) -> Engine:
+        """An engine for a server of many small reads: at most `connections`, kept open and probed before each use.
+
+        Its transactions are read-only, and no statement in them takes longer than the timeout. Who finds no connection
+        free within 5 seconds gets sqlalchemy.exc.TimeoutError.
+        """
+        engine = self._engine(pool_size=connections, max_overflow=0, pool_timeout=5, pool_pre_ping=True)
+        engine = engine.execution_options(postgresql_readonly=True)
+
+        # Per transaction, not per session: PgBouncer would hand a session's settings on to a pipeline's.
+        @event.listens_for(engine, "begin")
+        def limit(connection: Connection) -> None:
+            connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{statement_timeout_seconds}s'")
+
+        return engine
+
+    def _engine(self, **pool: Any) -> Engine:
+        engine = create_engine(
             "postgresql+psycopg://",
             # The URL stays bare, so no message or repr of SQLAlchemy's can show a secret of the parameters.
             # prepare_threshold: PgBouncer before 1.21 loses prepared statements in transaction mode.
-            connect_args={**url.parameters, "prepare_threshold": None},
-            poolclass=NullPool,
+            connect_args={**self._url.parameters, "prepare_threshold": None},
             # Whatever the server's default is: who waited for a lock has to see what its holder committed.
             isolation_level="READ COMMITTED",
             hide_parameters=True,
+            **pool,
         )
-        event.listen(self.engine, "connect", _set_up_session)
+        event.listen(engine, "connect", _set_up_session)
+        return engine
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Database":

@@ -6,7 +6,8 @@ from urllib.parse import quote
 
 import pytest
 from sqlalchemy import inspect, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.storage.database import Database
@@ -127,3 +128,38 @@ with Database.from_settings(Settings(Path(sys.argv[1]))).engine.connect() as con
             assert list(pool.map(run, range(4))) == [f"{head_revision()}\n"] * 4
     finally:
         release(tmp_path)
+
+
+def test_a_reading_engine_writes_nothing_and_stops_what_takes_too_long(database: Database) -> None:
+    engine = database.reading_engine(connections=1, statement_timeout_seconds=1)
+    for statement, sqlstate in [
+        ("INSERT INTO agent_registry VALUES ('a', 'a', 'active')", "25006"),
+        ("SELECT pg_sleep(60)", "57014"),
+    ]:
+        with pytest.raises(DBAPIError) as raised, engine.connect() as connection:
+            connection.execute(text(statement))
+        assert raised.value.orig.sqlstate == sqlstate
+    # The limits are the transaction's: behind a pooler the session may go to a pipeline next.
+    connection = engine.raw_connection()
+    connection.driver_connection.autocommit = True
+    assert connection.driver_connection.execute("SHOW statement_timeout").fetchone() == ("0",)
+    assert connection.driver_connection.execute("SHOW transaction_read_only").fetchone() == ("off",)
+    connection.close()
+    engine.dispose()
+
+
+def test_a_reading_engine_keeps_its_connections_and_replaces_dead_ones(database: Database) -> None:
+    engine = database.reading_engine(connections=1, statement_timeout_seconds=5)
+
+    def session() -> int:
+        with engine.connect() as connection:
+            return connection.scalar(text("SELECT pg_backend_pid()"))
+
+    first = session()
+    assert session() == first
+    with database.engine.connect() as connection:
+        connection.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": first})
+    assert session() != first
+    with engine.connect(), pytest.raises(PoolTimeoutError):
+        engine.connect()
+    engine.dispose()

@@ -1,0 +1,83 @@
+"""The application: routes, layers and documentation put together."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from metrics_pipeline import __version__
+from metrics_pipeline.api.authentication import LoopbackHosts
+from metrics_pipeline.api.context import Context
+from metrics_pipeline.api.dagster_runs import DagsterRuns
+from metrics_pipeline.api.documentation import install_documentation
+from metrics_pipeline.api.gauges import Gauges
+from metrics_pipeline.api.parameters import RawAgentIds
+from metrics_pipeline.api.problems import install_problems
+from metrics_pipeline.api.request_log import RequestLog
+from metrics_pipeline.api.routes import coverage, metrics, operations, records, runs
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.database import Database
+
+_DESCRIPTION = """
+The daily metrics of AI agents, exact to the last digit.
+
+- **Money and rates** are JSON numbers with the digits of the database. Read them as decimals, not as binary floats.
+- **Lists** come as JSON, NDJSON or CSV: `format=csv`, or an `Accept` header.
+- **Every list and summary has an ETag.** Sent back as `If-None-Match` it is answered with 304 while nothing changed.
+- **Errors** are problem details (RFC 9457) with the wrong parameter named.
+- **A day that is not there was not computed**: `GET /api/v1/coverage` tells the state of every day.
+"""
+
+_TAGS = [
+    {"name": "metrics", "description": "One agent's days, its summary, and all agents of a day."},
+    {"name": "agents", "description": "Who has metrics."},
+    {"name": "days", "description": "What is stored of each day, and what of it was replaced."},
+    {"name": "runs", "description": "Dagster runs that aggregate days."},
+    {"name": "operations", "description": "For monitoring. Health and readiness need no token."},
+]
+
+
+def build_app(
+    settings: Settings,
+    database: Database,
+    *,
+    dagster: DagsterRuns | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> FastAPI:
+    """The API over a database, which it does not connect to before it is asked something.
+
+    Without tokens in the settings it answers only requests that name this machine as their host.
+    """
+    context = Context(settings, database, dagster or DagsterRuns(settings.dagster_webserver_url), now)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await context.dagster.close()
+        context.engine.dispose()
+
+    layers = [Middleware(RequestLog), Middleware(RawAgentIds)]
+    if not settings.api_tokens:
+        layers.append(Middleware(LoopbackHosts))
+    app = FastAPI(
+        title="metrics_pipeline",
+        version=__version__,
+        description=_DESCRIPTION,
+        openapi_tags=_TAGS,
+        lifespan=lifespan,
+        middleware=layers,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+        redirect_slashes=False,  # an agent id may end in a slash
+    )
+    app.state.context = context
+    app.state.gauges = Gauges(context)
+    install_problems(app)
+    # The triggers before the metrics, whose paths take any agent.
+    for family in (operations, runs, metrics, records, coverage):
+        app.include_router(family.router)
+    install_documentation(app)
+    return app

@@ -1,0 +1,31 @@
+"""The interactive documentation, all of whose files come from this server."""
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.staticfiles import StaticFiles
+from starlette.responses import HTMLResponse, RedirectResponse
+
+_FILES = "/docs/files"
+
+
+def install_documentation(app: FastAPI) -> None:
+    """Adds /docs, its files, and the way there from /. The OpenAPI document is at /openapi.json."""
+    # The package carries Swagger UI; its own factory of applications would fix more than the files.
+    app.mount(_FILES, StaticFiles(packages=[("fastapi_offline", "static")]), name="files")
+
+    # Relative addresses, so that the page works below any prefix of a proxy.
+    @app.get("/docs", include_in_schema=False)
+    async def swagger_ui() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title=app.title,
+            swagger_js_url=f".{_FILES}/swagger-ui-bundle.js",
+            swagger_css_url=f".{_FILES}/swagger-ui.css",
+            swagger_favicon_url=f".{_FILES}/favicon.png",
+            # Swagger UI would send the document's address to a validator on the internet.
+            swagger_ui_parameters={"validatorUrl": None, "displayRequestDuration": True, "tryItOutEnabled": True},
+        )
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("docs")

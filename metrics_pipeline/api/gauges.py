@@ -1,0 +1,83 @@
+"""The gauges of /metrics: what a monitoring system should know of the days, in OpenMetrics."""
+
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from threading import Lock
+
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.openmetrics.exposition import generate_latest
+from sqlalchemy import text
+
+from metrics_pipeline.api.context import Context
+from metrics_pipeline.api.dagster_runs import DagsterRun
+from metrics_pipeline.api.days import DayJudgement, judge_days
+from metrics_pipeline.metrics.reconciliation import DayState
+
+#: As often as the sensor: judging the days reads all logs of the look-back window.
+_JUDGED_FOR_SECONDS = 15 * 60
+
+_LEDGER = text("""
+SELECT extract(epoch FROM window_end) AS ended, extract(epoch FROM aggregated_at - snapshot_at) AS seconds
+FROM metric_day_ledger ORDER BY metric_date DESC LIMIT 1""")
+
+
+@dataclass
+class Gauges:
+    """Renders the gauges of one server. The days are judged at most every 15 minutes, by one request at a time."""
+
+    context: Context
+    _lock: Lock = field(init=False, default_factory=Lock)
+    _judged_at: float = field(init=False, default=float("-inf"))
+    _judged: list[DayJudgement] = field(init=False, default_factory=list)
+
+    def render(self, latest_run: DagsterRun | None, *, is_dagster_up: bool) -> bytes:
+        """The OpenMetrics text. Raises the errors of a database that does not answer."""
+        registry = CollectorRegistry()
+
+        def gauge(name: str, meaning: str, value: float) -> None:
+            Gauge(f"metrics_pipeline_{name}", meaning, registry=registry).set(value)
+
+        with self.context.reading() as connection:
+            newest = connection.execute(_LEDGER).one_or_none()
+        with self._lock:
+            if time.monotonic() - self._judged_at >= _JUDGED_FOR_SECONDS:
+                self._judged = self._judge()
+                self._judged_at = time.monotonic()
+            days, age = self._judged, time.monotonic() - self._judged_at
+
+        if newest is not None:
+            gauge("newest_day_end_timestamp_seconds", "The end of the newest aggregated day.", newest.ended)
+            gauge(
+                "newest_day_aggregation_seconds",
+                "From the snapshot to the publication of the newest aggregated day.",
+                newest.seconds,
+            )
+        states = Gauge("metrics_pipeline_days", "Days of the look-back window by state.", ["state"], registry=registry)
+        for state in DayState:
+            if state is not DayState.RUNNING:
+                states.labels(state.value.replace(" ", "_")).set(sum(day.verdict.state is state for day in days))
+        gauge(
+            "skipped_logs",
+            "Logs of inactive or unregistered agents in the look-back window, which are in no metric.",
+            sum(day.ledger.skipped_logs for day in days if day.ledger),
+        )
+        gauge("days_judged_age_seconds", "How long ago the days were compared with their logs.", age)
+        gauge("dagster_up", "Whether the Dagster webserver answers.", is_dagster_up)
+        if latest_run is not None and latest_run.started_at and latest_run.ended_at:
+            gauge(
+                "run_duration_seconds",
+                "How long the newest successful run of daily_metrics_job took.",
+                (latest_run.ended_at - latest_run.started_at).total_seconds(),
+            )
+            gauge(
+                "run_end_timestamp_seconds",
+                "When the newest successful run of daily_metrics_job ended.",
+                latest_run.ended_at.timestamp(),
+            )
+        return bytes(generate_latest(registry))  # type: ignore[no-untyped-call]
+
+    def _judge(self) -> list[DayJudgement]:
+        settings, last = self.context.settings, self.context.yesterday()
+        first = max(settings.start_date, last - timedelta(days=settings.lookback_days - 1))
+        return judge_days(self.context, first, last) if first <= last else []

@@ -1,0 +1,139 @@
+"""The parameters that endpoints share: dates, ranges, pages and agents, each with its bounds."""
+
+import re
+from datetime import date, timedelta
+from http import HTTPStatus
+from typing import Annotated
+from urllib.parse import unquote_to_bytes, urlencode
+
+from fastapi import Path
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from starlette.datastructures import QueryParams
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from metrics_pipeline.api.formats import Format
+from metrics_pipeline.api.problems import ProblemError, not_acceptable
+
+#: One answer covers at most so many days: ten years.
+MAX_DAYS = 3660
+MAX_PAGE = 1000
+_MAX_OFFSET = 1_000_000
+_AGENT_PREFIX = "/api/v1/metrics/"
+
+
+def _iso_date(value: object) -> object:
+    # Pydantic alone would also take a timestamp or a number of seconds, and leave the reader to guess which day it is.
+    if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value, re.ASCII):
+        raise ValueError("write a date as YYYY-MM-DD")
+    return value
+
+
+def _stored_text(value: str | None) -> str | None:
+    if value is not None and "\0" in value:
+        raise ValueError("PostgreSQL has no text with a NUL character")
+    return value
+
+
+IsoDate = Annotated[date, BeforeValidator(_iso_date)]
+# What may be left out is described without null, which no query can hold.
+OptionalDate = Annotated[date | None, BeforeValidator(_iso_date), WithJsonSchema({"type": "string", "format": "date"})]
+OptionalFormat = Annotated[Format | None, WithJsonSchema({"type": "string", "enum": [*Format]})]
+#: Text that a column of PostgreSQL can hold.
+OptionalText = Annotated[str | None, AfterValidator(_stored_text), WithJsonSchema({"type": "string"})]
+
+
+class Parameters(BaseModel):
+    """Query parameters. A misspelt one is refused: the answer would be right, and to another question."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ListParameters(Parameters):
+    """What every list takes."""
+
+    format: OptionalFormat = Field(
+        default=None, description="The form of the answer; without it, what the Accept header names."
+    )
+
+
+class PageParameters(ListParameters):
+    """What every paged list takes. The Link header names the next page, if there is one."""
+
+    limit: int = Field(default=100, ge=1, le=MAX_PAGE, description="At most so many rows.")
+    offset: int = Field(default=0, ge=0, le=_MAX_OFFSET, description="So many rows are left out first.")
+
+    def link(self, query: QueryParams, *, has_more: bool) -> dict[str, str]:
+        """The Link header (RFC 8288) with the next page and the previous one, as far as they exist."""
+        links = []
+        if has_more and self.offset + self.limit <= _MAX_OFFSET:
+            links.append((self.offset + self.limit, "next"))
+        if self.offset:
+            links.append((max(self.offset - self.limit, 0), "prev"))
+        pages = [
+            f'<?{urlencode({**query, "limit": self.limit, "offset": offset})}>; rel="{relation}"'
+            for offset, relation in links
+        ]
+        return {"Link": ", ".join(pages)} if pages else {}
+
+
+def day_range(
+    start_date: date | None, end_date: date | None, *, default_end: date, default_days: int, max_days: int = MAX_DAYS
+) -> tuple[date, date]:
+    """The first and the last day that are asked for; without a start it is `default_days` days up to the end.
+
+    Raises ProblemError (422) for a start after the end and for more than `max_days` days.
+    """
+    last = end_date or default_end
+    first = start_date or last - min(timedelta(days=default_days - 1), last - date.min)
+    if first > last:
+        raise not_acceptable("start_date", f"{first} comes after end_date, {last}.")
+    if (last - first).days >= max_days:
+        raise not_acceptable("start_date", f"{first} to {last} are more than {max_days} days. Ask for fewer at a time.")
+    return first, last
+
+
+def unknown_agent(agent_id: str) -> ProblemError:
+    """404 for an agent that neither the registry nor the stored metrics know."""
+    return ProblemError(
+        HTTPStatus.NOT_FOUND,
+        f"Neither agent_registry nor the stored metrics know an agent {agent_id!r}. GET /api/v1/agents lists all.",
+        kind="unknown-agent",
+    )
+
+
+class RawAgentIds:
+    """Below /api/v1/metrics/ routes the path as it was sent, before percent-decoding.
+
+    Servers decode %2F to a slash, and an agent `x/summary` could not be told from the summary of agent `x`.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hands the request on."""
+        if scope["type"] == "http" and scope["path"].startswith(_AGENT_PREFIX):
+            sent = scope["raw_path"].decode("latin-1")
+            if sent.startswith(_AGENT_PREFIX):
+                scope = {**scope, "path": sent}
+        await self._app(scope, receive, send)
+
+
+async def agent_in_path(
+    agent_id: Annotated[
+        str,
+        Path(
+            description="The agent; in a URL percent-encoded. A slash may stand as it is, but in an id that ends in "
+            "/summary the last one is written %2F.",
+            examples=["support-triage"],
+        ),
+    ],
+) -> str:
+    """The agent id that a path names."""
+    try:
+        decoded = unquote_to_bytes(agent_id).decode()
+    except UnicodeDecodeError as error:
+        raise unknown_agent(agent_id) from error
+    if "\0" in decoded:
+        raise unknown_agent(decoded)  # PostgreSQL has no such text
+    return decoded

@@ -1,0 +1,185 @@
+"""Errors as RFC 9457 problem details: what is said, and how every exception becomes one."""
+
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import TimeoutError as NoConnectionFreeError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from metrics_pipeline.api.dagster_runs import DagsterUnavailableError
+from metrics_pipeline.errors import PipelineError
+
+MEDIA_TYPE = "application/problem+json"
+
+_log = logging.getLogger("metrics_pipeline.api")
+
+
+class FieldError(BaseModel):
+    """What is wrong with one part of the request."""
+
+    field: str = Field(description="The parameter.", examples=["start_date"])
+    location: str = Field(description="Where it stands: query, path or header.", examples=["query"])
+    detail: str = Field(description="What is wrong with it, and what would be accepted.")
+
+
+class Problem(BaseModel):
+    """Problem details as RFC 9457 has them."""
+
+    type: str = Field(description="Tells kinds of problems apart; about:blank says no more than the status.")
+    title: str = Field(description="The kind of problem in words.", examples=["Unprocessable Content"])
+    status: int = Field(description="The HTTP status.", examples=[422])
+    detail: str = Field(description="What happened here, and what to do about it.")
+    request_id: str = Field(description="The X-Request-ID, by which the server's log is found.")
+    errors: list[FieldError] | None = Field(default=None, description="The parameters that are wrong.")
+    run_id: str | None = Field(default=None, description="The Dagster run that this is about.")
+    ui_url: str | None = Field(default=None, description="Where the Dagster UI shows it.")
+
+
+class ProblemError(Exception):
+    """Ends a request with a problem.
+
+    `kind` names one that programs may want to tell from others of the same status; None leaves it at the status.
+    """
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        *,
+        kind: str | None = None,
+        errors: Sequence[FieldError] = (),
+        run_id: str | None = None,
+        ui_url: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.kind = kind
+        self.errors = list(errors)
+        self.members = {"run_id": run_id, "ui_url": ui_url}
+        self.headers = headers
+
+
+def not_acceptable(field: str, detail: str, location: str = "query") -> ProblemError:
+    """422 for a value that is well-formed and still cannot be used, with its field named."""
+    error = FieldError(field=field, location=location, detail=detail)
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{field}: {detail}", errors=[error])
+
+
+def problem_response(request_id: str, error: ProblemError) -> Response:
+    """The problem as the response."""
+    body = Problem(
+        type=f"urn:metrics-pipeline:problem:{error.kind}" if error.kind else "about:blank",
+        title=error.kind.replace("-", " ").capitalize() if error.kind else error.status.phrase,
+        status=error.status,
+        detail=error.detail,
+        request_id=request_id,
+        errors=error.errors or None,
+        **error.members,
+    )
+    return JSONResponse(
+        body.model_dump(exclude_none=True), status_code=error.status, headers=error.headers, media_type=MEDIA_TYPE
+    )
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The documentation of these statuses for a route's `responses`."""
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        status: {"description": _MEANINGS[HTTPStatus(status)], "content": {MEDIA_TYPE: schema}} for status in statuses
+    }
+
+
+_MEANINGS = {
+    HTTPStatus.BAD_REQUEST: "The request names a host that this server does not answer for.",
+    HTTPStatus.UNAUTHORIZED: "The bearer token is missing or unknown.",
+    HTTPStatus.FORBIDDEN: "The token may only read, or the request comes from another site's page.",
+    HTTPStatus.NOT_FOUND: "There is no such thing.",
+    HTTPStatus.NOT_ACCEPTABLE: "None of the accepted media types can be given.",
+    HTTPStatus.CONFLICT: "The state of a day, or a run that is under way, forbids it.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "A parameter is malformed, out of range or unknown; `errors` names it.",
+    HTTPStatus.BAD_GATEWAY: "The Dagster run failed; `detail` says why.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The database or Dagster cannot be reached or did not answer in time.",
+}
+
+
+def install_problems(app: FastAPI) -> None:
+    """Makes every error of a route a problem, and describes problems in the OpenAPI document."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        document["components"]["schemas"] |= {**schema.pop("$defs"), "Problem": schema}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+    @app.exception_handler(ProblemError)
+    async def ours(request: Request, error: ProblemError) -> Response:
+        return problem_response(request.state.request_id, error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return problem_response(request.state.request_id, _invalid_parameters(error))
+
+    @app.exception_handler(HTTPException)
+    async def plain(request: Request, error: HTTPException) -> Response:
+        status = HTTPStatus(error.status_code)
+        headers = dict(error.headers) if error.headers else None
+        return problem_response(request.state.request_id, ProblemError(status, status.description, headers=headers))
+
+    @app.exception_handler(DagsterUnavailableError)
+    async def dagster(request: Request, error: DagsterUnavailableError) -> Response:
+        _log.warning("%s", error, extra={"request_id": request.state.request_id})
+        return problem_response(
+            request.state.request_id,
+            ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                str(error),
+                kind="dagster-unavailable",
+                headers={"Retry-After": "10"},
+            ),
+        )
+
+    @app.exception_handler(PipelineError)
+    @app.exception_handler(NoConnectionFreeError)
+    async def database(request: Request, error: Exception) -> Response:
+        # The message names servers and users, which is for the log.
+        _log.error("%s", error, extra={"request_id": request.state.request_id})
+        return problem_response(
+            request.state.request_id,
+            ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "The database did not answer, or not in time. Try again, or ask for less; the server's log has the "
+                "cause under this request_id.",
+                kind="database-unavailable",
+                headers={"Retry-After": "10"},
+            ),
+        )
+
+
+def _invalid_parameters(error: RequestValidationError) -> ProblemError:
+    errors = [
+        FieldError(
+            field=str(found["loc"][1]),
+            location=str(found["loc"][0]),
+            detail=(
+                "there is no such parameter"
+                if found["type"] == "extra_forbidden"
+                else str(found["ctx"]["error"])
+                if found["type"] == "value_error"
+                else found["msg"]
+            ),
+        )
+        for found in error.errors()
+    ]
+    detail = "; ".join(f"{found.field}: {found.detail}" for found in errors)
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)

@@ -1,0 +1,187 @@
+"""Stored metrics: one agent's days, its summary, and all agents of a day."""
+
+from dataclasses import asdict
+from datetime import date, timedelta
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from metrics_pipeline.api.authentication import may_read
+from metrics_pipeline.api.conditions import EntityTags
+from metrics_pipeline.api.context import Context, context_of
+from metrics_pipeline.api.formats import negotiate, render_rows, to_json
+from metrics_pipeline.api.models import DayMetrics, Summary
+from metrics_pipeline.api.parameters import (
+    ListParameters,
+    OptionalDate,
+    PageParameters,
+    Parameters,
+    agent_in_path,
+    day_range,
+    unknown_agent,
+)
+from metrics_pipeline.api.problems import ProblemError
+from metrics_pipeline.api.routes.answers import list_responses, not_modified, object_responses, versioned_headers
+from metrics_pipeline.metrics.summary import changes, summarise
+from metrics_pipeline.storage.answers.metrics import COLUMNS, SORTABLE, agent_series, day_page
+from metrics_pipeline.storage.answers.rows import page_of
+from metrics_pipeline.storage.answers.totals import agent_totals
+
+router = APIRouter(prefix="/api/v1/metrics", tags=["metrics"], dependencies=[Depends(may_read)])
+
+_DEFAULT_DAYS = 30
+
+Sort = StrEnum(  # type: ignore[misc]
+    "Sort", {f"{sign}{name}": f"{sign}{name}" for name in SORTABLE for sign in ("", "-")}
+)
+
+
+class DayParameters(PageParameters):
+    """Which day, and in which order."""
+
+    date: OptionalDate = Field(default=None, description="The day. Default: yesterday.", examples=["2025-07-11"])
+    sort: Sort = Field(
+        default=Sort("agent_id"),
+        description="The column to sort by, ascending, or descending with a minus before it.",
+        examples=["-total_cost_usd"],
+    )
+
+
+class SeriesParameters(ListParameters):
+    """Which days."""
+
+    start_date: OptionalDate = Field(
+        default=None, description="The first day. Default: 29 days before end_date.", examples=["2025-06-12"]
+    )
+    end_date: OptionalDate = Field(default=None, description="The last day. Default: today.", examples=["2025-07-11"])
+
+
+class SummaryParameters(Parameters):
+    """How long the period is."""
+
+    days: int = Field(default=30, ge=1, le=365, description="Whole days, the last of which is yesterday.")
+
+
+@router.get(
+    "",
+    summary="All agents of a day",
+    response_model=list[DayMetrics],  # type: ignore[valid-type]
+    responses=list_responses(DayMetrics, 404),
+)
+def agents_of_a_day(
+    request: Request,
+    context: Annotated[Context, Depends(context_of)],
+    parameters: Annotated[DayParameters, Query()],
+    accept: Annotated[str | None, Header(include_in_schema=False)] = None,
+    if_none_match: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> Response:
+    """Each agent's row of one day.
+
+    404 for a day that was never aggregated: an empty list would look like a day without activity.
+    """
+    form = negotiate(parameters.format, accept)
+    day = parameters.date or context.yesterday()
+    sort = parameters.sort.value
+    tags = EntityTags("day", day, sort, parameters.limit, parameters.offset, form)
+    with context.reading() as connection:
+        answer = day_page(
+            connection,
+            day,
+            sort=sort.removeprefix("-"),
+            is_descending=sort.startswith("-"),
+            limit=parameters.limit + 1,
+            offset=parameters.offset,
+            form=form.row_form,
+            held=tags.held(if_none_match),
+        )
+    if not answer.is_known:
+        raise ProblemError(
+            HTTPStatus.NOT_FOUND,
+            f"{day} was never aggregated. GET /api/v1/coverage tells the state of every day.",
+            kind="day-not-aggregated",
+        )
+    if answer.rows is None:
+        return not_modified(tags, answer.version)
+    rows, has_more = page_of(answer.rows, parameters.limit)
+    headers = versioned_headers(tags, answer.version) | parameters.link(request.query_params, has_more=has_more)
+    return render_rows(rows, COLUMNS, form, headers)
+
+
+@router.get(
+    "/{agent_id:path}/summary",
+    summary="An agent's figures over whole days that end yesterday",
+    response_model=Summary,
+    responses=object_responses(404),
+)
+def agent_summary(
+    context: Annotated[Context, Depends(context_of)],
+    agent_id: Annotated[str, Depends(agent_in_path)],
+    parameters: Annotated[SummaryParameters, Query()],
+    if_none_match: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> Response:
+    """Means of the days' values, figures weighted by executions, the same of the period before, and the differences."""
+    last = context.yesterday()
+    middle = last - timedelta(days=parameters.days - 1)
+    first = middle - timedelta(days=parameters.days)
+    tags = EntityTags("summary", agent_id, first, last)
+    held = tags.held(if_none_match)
+    with context.reading() as connection:
+        totals = agent_totals(connection, agent_id, first, middle, last, held=held)
+    if not totals.is_known:
+        raise unknown_agent(agent_id)
+    if totals.version in held:
+        return not_modified(tags, totals.version)
+    previous, current = summarise(totals.previous), summarise(totals.current)
+    body = {
+        "agent_id": agent_id,
+        "days": parameters.days,
+        **_period(middle, last, totals.current.days_stored),
+        **asdict(current),
+        "previous": {
+            **_period(first, middle - timedelta(days=1), totals.previous.days_stored),
+            **asdict(previous),
+        },
+        "change": asdict(changes(previous, current)),
+    }
+    return Response(to_json(body), headers=versioned_headers(tags, totals.version), media_type="application/json")
+
+
+# After the summary, whose path it would match too.
+@router.get(
+    "/{agent_id:path}",
+    summary="One agent's days, newest first",
+    response_model=list[DayMetrics],  # type: ignore[valid-type]
+    responses=list_responses(DayMetrics, 404, is_paged=False),
+)
+def agent_days(
+    context: Annotated[Context, Depends(context_of)],
+    agent_id: Annotated[str, Depends(agent_in_path)],
+    parameters: Annotated[SeriesParameters, Query()],
+    accept: Annotated[str | None, Header(include_in_schema=False)] = None,
+    if_none_match: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> Response:
+    """Every stored day of the agent in the range. A day that is not there was not aggregated, or not for this agent."""
+    form = negotiate(parameters.format, accept)
+    first, last = day_range(
+        parameters.start_date,
+        parameters.end_date,
+        default_end=context.yesterday() + timedelta(days=1),
+        default_days=_DEFAULT_DAYS,
+    )
+    tags = EntityTags("series", agent_id, first, last, form)
+    with context.reading() as connection:
+        answer = agent_series(connection, agent_id, first, last, form=form.row_form, held=tags.held(if_none_match))
+    if not answer.is_known:
+        raise unknown_agent(agent_id)
+    if answer.rows is None:
+        return not_modified(tags, answer.version)
+    return render_rows(answer.rows, COLUMNS, form, versioned_headers(tags, answer.version))
+
+
+def _period(first: date, last: date, days_stored: int) -> dict[str, object]:
+    return {"start_date": first.isoformat(), "end_date": last.isoformat(), "days_stored": days_stored}

@@ -1,0 +1,69 @@
+"""What operators' tools ask: health, readiness, and gauges for monitoring."""
+
+import asyncio
+import logging
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from metrics_pipeline.api.authentication import may_read
+from metrics_pipeline.api.context import Context, context_of
+from metrics_pipeline.api.dagster_runs import DagsterUnavailableError
+from metrics_pipeline.api.gauges import Gauges
+from metrics_pipeline.api.models import Health, Readiness
+from metrics_pipeline.api.problems import problems
+from metrics_pipeline.api.readiness import readiness
+
+router = APIRouter(tags=["operations"])
+
+#: Prometheus gives a scrape ten seconds; Dagster must not cost it the other gauges.
+_DAGSTER_SECONDS = 3
+
+_log = logging.getLogger("metrics_pipeline.api")
+
+
+@router.get("/healthz", summary="The process answers", response_model=Health, responses=problems(400))
+async def healthz() -> Health:
+    """Asks nothing of the database. Needs no token."""
+    return Health(status="ok")
+
+
+@router.get(
+    "/readyz",
+    summary="The database answers, with the schema of this version",
+    response_model=Readiness,
+    responses={503: {"description": "Not ready.", "model": Readiness}, **problems(400)},
+)
+def readyz(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
+    """Old coverage does not make a server unready; it says how old it is. Needs no token, and names no server."""
+    found = readiness(context, request.state.request_id)
+    status = HTTPStatus.OK if found.status == "ready" else HTTPStatus.SERVICE_UNAVAILABLE
+    return JSONResponse(found.model_dump(mode="json"), status_code=status)
+
+
+@router.get(
+    "/metrics",
+    summary="Gauges in OpenMetrics format",
+    dependencies=[Depends(may_read)],
+    response_class=Response,
+    responses={
+        200: {"content": {"application/openmetrics-text": {"schema": {"type": "string"}}}},
+        **problems(400, 401, 503),
+    },
+)
+async def openmetrics(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
+    """Days by state, logs that are in no metric, the newest aggregated day, and how long runs take."""
+    gauges: Gauges = request.app.state.gauges
+    latest, is_up = None, True
+    try:
+        latest = await asyncio.wait_for(context.dagster.latest_finished_run(), _DAGSTER_SECONDS)
+    except (DagsterUnavailableError, TimeoutError) as error:
+        is_up = False
+        _log.warning("The gauges say nothing of runs: %s", error, extra={"request_id": request.state.request_id})
+    text = await run_in_threadpool(gauges.render, latest, is_dagster_up=is_up)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)

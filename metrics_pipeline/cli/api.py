@@ -1,0 +1,91 @@
+"""`api`: the metrics over HTTP."""
+
+import socket
+from contextlib import suppress
+from typing import Annotated, Any
+
+import typer
+import uvicorn
+from pythonjsonlogger.core import RESERVED_ATTRS
+
+from metrics_pipeline.api.app import build_app
+from metrics_pipeline.api.authentication import is_loopback
+from metrics_pipeline.errors import PermanentError, SettingsError
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.urls import DatabaseUrl
+
+_LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "json": {
+            "()": "pythonjsonlogger.json.JsonFormatter",
+            "fmt": ["levelname", "name", "message"],
+            "rename_fields": {"levelname": "level", "name": "logger"},
+            "timestamp": "time",
+            "reserved_attrs": [*RESERVED_ATTRS, "color_message"],
+        }
+    },
+    "handlers": {"stdout": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stdout"}},
+    "loggers": {
+        "metrics_pipeline": {"handlers": ["stdout"], "level": "INFO", "propagate": False},
+        "uvicorn": {"handlers": ["stdout"], "level": "INFO", "propagate": False},
+    },
+}
+
+
+def api(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on. Without METRICS_API_TOKENS only a loopback address is taken.")
+    ] = "127.0.0.1",
+) -> None:
+    """Serves the metrics over HTTP: series, summaries, days, coverage, restatements, and Dagster runs on request.
+
+    The documentation is at /docs. Without METRICS_API_TOKENS whoever is on this machine may read and start runs.
+    The log is JSON, a line each. Stop it with Ctrl-C.
+
+    **Environment**
+
+    - `METRICS_API_TOKENS`: `name:role:token`, separated by commas; role `read` or `trigger`, 32 characters or more
+    - `METRICS_API_DATABASE_URL`: a login that may only read (default METRICS_DATABASE_URL)
+    - `DAGSTER_WEBSERVER_URL`: where runs are started (default http://127.0.0.1:3000)
+
+    **Examples**
+
+    - `metrics-pipeline api`, then `curl http://127.0.0.1:8000/api/v1/metrics`
+    - `METRICS_API_TOKENS=grafana:read:… metrics-pipeline api --host 0.0.0.0`
+    """
+    settings = Settings.from_environment()
+    if not settings.api_tokens and not is_loopback(host):
+        raise SettingsError(
+            f"Without METRICS_API_TOKENS the API listens on a loopback address only, and --host is {host}. "
+            "Set METRICS_API_TOKENS to name:role:token, …, or leave --host out."
+        )
+    listener = _listen(host, port)
+    database = _database(settings)
+    typer.echo(f"API: http://{f'[{host}]' if ':' in host else host}:{port}/docs (Ctrl-C stops it)", err=True)
+    app = build_app(settings, database)
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=_LOGGING, access_log=False, server_header=False, timeout_graceful_shutdown=10)
+    )
+    # Uvicorn raises it again once the last request is answered.
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
+
+
+def _database(settings: Settings) -> Database:
+    if settings.api_database_url is None:
+        return Database.from_settings(settings)
+    return Database(DatabaseUrl.parse(settings.api_database_url, "METRICS_API_DATABASE_URL"))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise PermanentError(
+            f"The API cannot listen on {host}:{port}: {error.strerror}. Choose another with --port or --host."
+        ) from error

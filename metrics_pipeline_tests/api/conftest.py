@@ -1,0 +1,66 @@
+"""The API as programs meet it: uvicorn on a free port, asked by a real HTTP client."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+
+from metrics_pipeline.api.app import build_app
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.database import Database
+
+from .webserver import Webserver
+
+#: Yesterday is 2025-03-04, the DAY of metrics_pipeline_tests.days.
+NOW = datetime(2025, 3, 5, 9, 30, tzinfo=UTC)
+
+Serve = Callable[..., httpx2.Client]
+
+
+@pytest.fixture
+def serve(database: Database) -> Iterator[Serve]:
+    """Starts a server over the test's database and returns a client for it. Keywords are fields of Settings."""
+    ends: list[Callable[[], object]] = []
+    tests = database
+
+    def start(
+        *, now: datetime = NOW, dagster: Any = None, database: Database = tests, **settings: Any
+    ) -> httpx2.Client:
+        app = build_app(Settings(Path("/nowhere"), **settings), database, dagster=dagster, now=lambda: now)
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
+        ends.extend([client.close, lambda: setattr(server, "should_exit", True), thread.join])
+        return client
+
+    yield start
+    for end in ends:
+        end()
+
+
+@pytest.fixture
+def api(serve: Serve) -> httpx2.Client:
+    """A client of a server without tokens, at NOW."""
+    return serve()
+
+
+@pytest.fixture
+def webserver() -> Iterator[Webserver]:
+    webserver = Webserver()
+    thread = threading.Thread(target=webserver.server.serve_forever)
+    thread.start()
+    yield webserver
+    webserver.server.shutdown()
+    thread.join()
+    webserver.server.server_close()

@@ -1,0 +1,49 @@
+"""Which form an answer takes, and numbers written with all their digits."""
+
+from decimal import Decimal
+
+import pytest
+
+from metrics_pipeline.api.formats import Format, negotiate, to_json
+from metrics_pipeline.api.problems import ProblemError
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (None, Format.JSON),
+        ("", Format.JSON),
+        ("*/*", Format.JSON),
+        ("application/*", Format.JSON),
+        ("text/*", Format.CSV),
+        ("text/csv", Format.CSV),
+        ("application/x-ndjson", Format.NDJSON),
+        ("TEXT/CSV; charset=utf-8", Format.CSV),
+        ("text/html, text/csv;q=0.5, */*;q=0.1", Format.CSV),
+        ("application/json;q=0.2, text/csv; q=0.3", Format.CSV),
+        ("text/csv, application/json", Format.JSON),
+        # The most specific range decides, not the most welcoming one.
+        ("application/json;q=0, */*", Format.NDJSON),
+        ("*/*, application/json;q=0.1, application/x-ndjson;q=0.2", Format.CSV),
+    ],
+)
+def test_the_most_welcome_form_is_given(accept: str | None, expected: Format) -> None:
+    assert negotiate(None, accept) is expected
+    assert negotiate(Format.NDJSON, accept) is Format.NDJSON
+
+
+@pytest.mark.parametrize("accept", ["text/html", "image/*", "*/*;q=0", "text/csv;q=much", ";", "application/xml"])
+def test_what_cannot_be_given_is_a_406_unless_the_format_is_named(accept: str) -> None:
+    with pytest.raises(ProblemError) as raised:
+        negotiate(None, accept)
+    assert raised.value.status == 406
+    assert negotiate(Format.CSV, accept) is Format.CSV
+
+
+def test_decimals_are_json_numbers_without_an_exponent() -> None:
+    value = {"a": Decimal("1E-9"), "b": [Decimal("0E-9"), None, 2**70], "c": Decimal("-12345678901.100000000")}
+    assert (
+        to_json(value) == '{"a":0.000000001,"b":[0.000000000,null,1180591620717411303424],"c":-12345678901.100000000}'
+    )
+    with pytest.raises(TypeError):
+        to_json({"a": object()})

@@ -1,0 +1,113 @@
+"""The OpenAPI document is true: whatever it allows and forbids, every answer is one that it describes."""
+
+import re
+
+import httpx2
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    ignored_auth,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+)
+
+from metrics_pipeline.api.dagster_runs import DagsterRuns
+from metrics_pipeline.metrics.schema import KEY_COLUMNS, METRIC_COLUMNS
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline_tests.days import Log, aggregate, store_agents, store_logs
+
+from .conftest import Serve
+from .test_access import TOKENS, TRIGGER, bearer
+from .webserver import Webserver, graphql_run
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+    ignored_auth,
+    unsupported_method,
+]
+
+
+@pytest.fixture
+def guarded(serve: Serve, webserver: Webserver, database: Database) -> httpx2.Client:
+    """A server with tokens, the documents' example agent with a restated day, and a Dagster that is busy."""
+    store_agents(database, {"support-triage": "active"})
+    store_logs(database, [Log("support-triage", "failed", 5, 7, "0.25", "timeout")])
+    aggregate(database)
+    store_logs(database, [Log("support-triage")])
+    aggregate(database)
+    webserver.answers["runOrError"] = graphql_run("new", "STARTED", partition="2025-03-04")
+    webserver.answers["partitionBackfillOrError"] = {"__typename": "BackfillNotFoundError", "message": "no"}
+    return serve(api_tokens=TOKENS, dagster=DagsterRuns(webserver.url, wait_seconds=0))
+
+
+@pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
+def test_no_request_is_answered_outside_the_document(guarded: httpx2.Client, mode: schemathesis.GenerationMode) -> None:
+    document = schemathesis.openapi.from_url(f"{guarded.base_url}/openapi.json")
+    for result in document.get_all_operations():
+        operation = result.ok()
+        if mode.is_negative and not operation.definition.raw.get("parameters"):
+            continue  # nothing of it could be wrong
+
+        @settings(
+            max_examples=10, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+        )
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def ask(case: schemathesis.Case) -> None:
+            case.call_and_validate(headers=bearer(TRIGGER), checks=CHECKS)
+
+        ask()
+
+
+def test_every_example_of_the_document_is_answered_as_described(guarded: httpx2.Client) -> None:
+    document = guarded.get("/openapi.json").json()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            parameters = operation.get("parameters", [])
+            example = {p["name"]: p["examples"][0] if "examples" in p else p["schema"].get("examples", [None])[0]
+                       for p in parameters}  # fmt: skip
+            url = path.format(**{name: example.get(name) or "x" for name in re.findall(r"{(\w+)}", path)})
+            answer = guarded.request(method, url, headers=bearer(TRIGGER))
+            assert answer.status_code < 500
+            assert operation["summary"]
+            assert operation["responses"]
+            assert all(p.get("description") for p in parameters), (path, [p["name"] for p in parameters])
+
+
+def test_the_metric_columns_are_described_as_the_schema_declares_them(serve: Serve) -> None:
+    schemas = serve().get("/openapi.json").json()["components"]["schemas"]
+    described = schemas["DayMetrics"]["properties"]
+    columns = KEY_COLUMNS + METRIC_COLUMNS
+    assert list(described) == [column.name for column in columns] + ["created_at", "updated_at"]
+    for column in columns:
+        assert described[column.name]["description"] == column.description
+        kind = {"text": "string", "date": "string", "bigint": "integer", "jsonb": "object"}.get(
+            column.sql_type, "number"
+        )
+        assert described[column.name]["type"] == kind
+        assert described[column.name]["examples"]
+    assert schemas["Problem"]["required"] == ["type", "title", "status", "detail", "request_id"]
+
+
+def test_the_documentation_needs_nothing_from_elsewhere(serve: Serve) -> None:
+    api = serve()
+    page = api.get("/docs")
+    assert page.headers["Content-Type"].startswith("text/html")
+    files = re.findall(r"""(?:src|href)="([^"]+)"|url: '([^']+)'""", page.text)
+    addresses = [first or second for first, second in files]
+    assert len(addresses) == 4
+    assert "://" not in page.text
+    for address in addresses:
+        assert api.get(str(httpx2.URL("/docs").join(address))).status_code == 200
+    assert "SwaggerUIBundle" in page.text
+    assert api.get("/", follow_redirects=True).url.path == "/docs"

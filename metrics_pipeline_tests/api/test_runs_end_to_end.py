@@ -1,0 +1,147 @@
+"""Trigger, waiting, backfill and Dagster's absence, against a real webserver with its daemon."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.embedded import release
+from metrics_pipeline_tests.cli.conftest import CLI
+from metrics_pipeline_tests.cli.test_dev import free_port
+from metrics_pipeline_tests.orchestration.conftest import DAYS, assert_equal_to_oracle, execute, ledger
+from metrics_pipeline_tests.orchestration.conftest import logs as logs
+from metrics_pipeline_tests.storage.embedded.conftest import has_ended, wait_until
+
+from .conftest import Serve
+
+TRIGGER = "/api/v1/metrics/aggregate/trigger"
+#: Yesterday is the last of DAYS.
+NOW = datetime(2025, 7, 14, 9, tzinfo=UTC)
+
+
+class Webserver:
+    """`metrics-pipeline dev` in a process group of its own, with its output in a file."""
+
+    def __init__(self, base: Path, database_url: str) -> None:
+        self.home = base / "home"
+        self._log = base / "dev.log"
+        self._database_url = database_url
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*CLI, "dev", "--port", str(self._port)],
+                env={
+                    "PATH": os.environ["PATH"],
+                    "HOME": str(self.home.parent),
+                    "METRICS_PIPELINE_HOME": str(self.home),
+                    "METRICS_DATABASE_URL": self._database_url,
+                },
+                cwd=self.home.parent,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        wait_until(self._serves, seconds=180)
+
+    def end(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(60)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(10)
+        self._process = None
+
+    def _serves(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self._log.read_text()
+        time.sleep(0.2)
+        with suppress(httpx2.HTTPError):
+            return httpx2.get(f"{self.url}/server_info", trust_env=False).status_code == 200
+        return False
+
+
+@pytest.fixture
+def webserver(database_url: str) -> Iterator[Webserver]:
+    base = Path(tempfile.mkdtemp(prefix="api-", dir="/tmp"))
+    webserver = Webserver(base, database_url)
+    yield webserver
+    webserver.end()
+    release(webserver.home)
+    wait_until(lambda: has_ended(webserver.home))
+    shutil.rmtree(base)
+
+
+def polled(ask: Callable[[], httpx2.Response]) -> dict[str, object]:
+    """The answer once it tells of something finished."""
+    deadline = time.monotonic() + 180
+    while not (answer := ask()).json().get("is_finished"):
+        assert answer.status_code == 200
+        assert time.monotonic() < deadline, answer.text
+        time.sleep(0.3)
+    return answer.json()
+
+
+def test_runs_and_backfills_start_through_the_webserver_and_end_equal_to_the_oracle(
+    webserver: Webserver, serve: Serve, logs: None, database: Database
+) -> None:
+    api = serve(now=NOW, dagster_webserver_url=webserver.url)
+    away = api.post(TRIGGER)
+    assert away.status_code == 503
+    assert f"The Dagster webserver at {webserver.url} cannot be reached" in away.json()["detail"]
+    assert "metrics_pipeline_dagster_up 0.0" in api.get("/metrics").text
+
+    webserver.start()
+    completed = api.post(TRIGGER, params={"target_date": DAYS[0].isoformat(), "wait": "true"})
+    assert completed.status_code == 200, completed.text
+    run_id = completed.json()["run_id"]
+    assert ledger(database) == {DAYS[0]: run_id}
+    assert_equal_to_oracle(database, DAYS[0])
+    (agents,) = api.get("/api/v1/coverage", params={"end_date": DAYS[0].isoformat()}).json()[:1]
+    assert completed.json()["status"] == "completed"
+    assert completed.json()["agents_processed"] == agents["agents"] == 8
+    run = api.get(f"/api/v1/runs/{run_id}").json()
+    assert (run["status"], run["job"], run["error"]) == ("success", "daily_metrics_job", None)
+    assert (run["start_date"], run["end_date"]) == (DAYS[0].isoformat(),) * 2
+    gauges = api.get("/metrics").text
+    assert "metrics_pipeline_dagster_up 1.0" in gauges
+    assert "metrics_pipeline_run_duration_seconds " in gauges
+
+    started = api.post("/api/v1/metrics/aggregate/backfill", params={"start_date": DAYS[1].isoformat()})
+    assert started.status_code == 202, started.text
+    again = api.post("/api/v1/metrics/aggregate/backfill", params={"start_date": DAYS[2].isoformat()})
+    assert (again.status_code, again.json()["type"]) == (409, "urn:metrics-pipeline:problem:already-running")
+    backfill = polled(lambda: api.get(started.headers["Location"]))
+    assert (backfill["status"], backfill["error"]) == ("completed_success", None)
+    assert (backfill["start_date"], backfill["end_date"]) == (DAYS[1].isoformat(), DAYS[2].isoformat())
+    (its_run,) = backfill["run_ids"]
+    assert ledger(database) == {DAYS[0]: run_id, DAYS[1]: its_run, DAYS[2]: its_run}
+    assert_equal_to_oracle(database, *DAYS)
+
+    # What the run refuses reaches who waits for it.
+    execute(database, "DELETE FROM agent_execution_logs WHERE timestamp < '2025-07-12'")
+    refused = api.post(TRIGGER, params={"target_date": DAYS[0].isoformat(), "wait": "true"})
+    assert refused.status_code == 502
+    assert f"{DAYS[0]} has stored metrics of" in refused.json()["detail"]
+    assert api.get(f"/api/v1/runs/{refused.json()['run_id']}").json()["error"] in refused.json()["detail"]
+
+    for unknown in ("/api/v1/runs/x", "/api/v1/runs/00000000-0000-4000-8000-000000000000", "/api/v1/backfills/x"):
+        assert api.get(unknown).status_code == 404
+    webserver.end()
+    assert api.get(f"/api/v1/runs/{run_id}").status_code == 503
