@@ -17,7 +17,7 @@ import pytest
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.embedded import release
 from metrics_pipeline_tests.cli.conftest import CLI
-from metrics_pipeline_tests.cli.test_dev import free_port
+from metrics_pipeline_tests.cli.ui import free_port
 from metrics_pipeline_tests.orchestration.conftest import DAYS, assert_equal_to_oracle, execute, ledger
 from metrics_pipeline_tests.orchestration.conftest import logs as logs
 from metrics_pipeline_tests.storage.embedded.conftest import has_ended, wait_until

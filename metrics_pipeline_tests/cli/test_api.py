@@ -16,7 +16,7 @@ from metrics_pipeline.cli import main
 from metrics_pipeline_tests.storage.embedded.conftest import wait_until
 
 from .conftest import Start
-from .test_dev import free_port
+from .ui import free_port
 
 TOKEN = "t0k3n" * 8
 
