@@ -63,16 +63,19 @@ def api(
             f"Without METRICS_API_TOKENS the API listens on a loopback address only, and --host is {host}. "
             "Set METRICS_API_TOKENS to name:role:token, …, or leave --host out."
         )
-    listener = _listen(host, port)
-    database = _database(settings)
-    typer.echo(f"API: http://{f'[{host}]' if ':' in host else host}:{port}/docs (Ctrl-C stops it)", err=True)
-    app = build_app(settings, database)
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_config=_LOGGING, access_log=False, server_header=False, timeout_graceful_shutdown=10)
-    )
-    # Uvicorn raises it again once the last request is answered.
-    with suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
+    with _listen(host, port) as listener:
+        database = _database(settings)
+        typer.echo(f"API: http://{f'[{host}]' if ':' in host else host}:{port}/docs (Ctrl-C stops it)", err=True)
+        config = uvicorn.Config(
+            build_app(settings, database),
+            log_config=_LOGGING,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=10,
+        )
+        # Uvicorn raises it again once the last request is answered.
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def _database(settings: Settings) -> Database:
