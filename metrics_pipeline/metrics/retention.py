@@ -103,9 +103,13 @@ def reason_to_hold_back(
     if stored.raw_pruned_at is not None:
         if progress is None:
             return f"arrived after the day was sealed on {stored.raw_pruned_at:%Y-%m-%d}: not in its metrics"
-        if progress.pruned + standing.verifiable != stored.source_fingerprint:
-            return "the verified logs of this half-pruned day were changed or deleted by somebody else"
-        return None
+        if stored.time_zone != time_zone:
+            return f"half pruned as a day of {stored.time_zone}, not of {time_zone}"
+        if progress.pruned + standing.verifiable == stored.source_fingerprint:
+            return None
+        if progress.pruned + standing.verifiable + standing.later == stored.source_fingerprint:
+            return UNSETTLED
+        return "the verified logs of this half-pruned day were changed or deleted by somebody else"
     if stored.time_zone != time_zone:
         return f"stored as a day of {stored.time_zone}, not of {time_zone}"
     if overlapping is not None:

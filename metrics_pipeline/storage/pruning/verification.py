@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from zoneinfo import ZoneInfo
 
@@ -16,7 +16,7 @@ from metrics_pipeline.storage.contract import UpstreamContract
 from metrics_pipeline.storage.ledger import stored_days
 from metrics_pipeline.storage.log_columns import FINGERPRINT, FINGERPRINT_INPUT
 from metrics_pipeline.storage.pruning.pace import PacedConnection
-from metrics_pipeline.storage.pruning.partitions import Leaf
+from metrics_pipeline.storage.pruning.partitions import SourceTable
 from metrics_pipeline.storage.pruning.transaction_ids import OLDEST_OPEN, WRITER
 from metrics_pipeline.storage.publishing import lock_day
 
@@ -27,14 +27,15 @@ _SETTLING_SECONDS = 30.0
 _EARLIEST = date(1900, 1, 1)
 
 #: The table itself, all its partitions included.
-ALL_LOGS = Leaf("agent_execution_logs", is_droppable=False)
+ALL_LOGS = SourceTable("agent_execution_logs")
 
 _NEXT_LOG = """
 SELECT min("timestamp") FROM {leaf} WHERE "timestamp" >= :after AND "timestamp" < :before"""
 
+_OLDEST_OPEN = text(f"SELECT {OLDEST_OPEN}")
+
 _STANDING = f"""
-SELECT writer < coalesce(CAST(:verified_before AS bigint), {OLDEST_OPEN}) AS is_verifiable,
-       {OLDEST_OPEN} AS oldest_open, {FINGERPRINT}
+SELECT writer < :verified_before AS is_verifiable, {FINGERPRINT}
 FROM (
     SELECT {WRITER} AS writer, {FINGERPRINT_INPUT}
     FROM {{leaf}}
@@ -57,7 +58,13 @@ WITH sealed AS (
     RETURNING metric_date
 )
 INSERT INTO metric_day_pruning (metric_date, verified_before, pruned_fingerprint)
-SELECT metric_date, :verified_before, :nothing FROM sealed""")
+SELECT metric_date, :verified_before, :nothing FROM sealed
+ON CONFLICT (metric_date) DO UPDATE
+    SET verified_before = EXCLUDED.verified_before, pruned_fingerprint = EXCLUDED.pruned_fingerprint""")
+
+_SEAL_ANEW = text("""
+UPDATE metric_day_pruning SET verified_before = :verified_before
+WHERE metric_date = :metric_date AND verified_before <> :verified_before""")
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ class ExaminedDay:
 
 
 def days_with_logs(
-    connection: Connection, leaf: Leaf, contract: UpstreamContract, time_zone: str, before: date
+    connection: Connection, leaf: SourceTable, contract: UpstreamContract, time_zone: str, before: date
 ) -> list[date]:
     """The days that have logs in the table, oldest first, by one look into the index for each."""
     after = day_window(_EARLIEST, time_zone).start
@@ -94,59 +101,55 @@ def days_with_logs(
         if moment is None:
             return days
         instant = moment.replace(tzinfo=UTC) if contract.timestamp_is_naive else moment
-        days.append(instant.astimezone(ZoneInfo(time_zone)).date())
-        after = day_window(days[-1], time_zone).end
+        window = day_window(instant.astimezone(ZoneInfo(time_zone)).date(), time_zone)
+        if window.end <= instant:
+            # Clocks that go back over midnight show the day before again after the new one has begun.
+            window = day_window(window.metric_date + timedelta(days=1), time_zone)
+        days.append(window.metric_date)
+        after = window.end
 
 
-def examine(paced: PacedConnection, contract: UpstreamContract, window: DayWindow) -> ExaminedDay:
+def examine(paced: PacedConnection, contract: UpstreamContract, window: DayWindow, *, is_patient: bool) -> ExaminedDay:
     """Looks at the day's logs and at what is stored of it. Writes nothing, and waits as `seal` does."""
-    return _when_settled(paced, partial(_examine, contract=contract, window=window))
+    return _when_settled(paced, partial(_examine, contract=contract, window=window), is_patient=is_patient)
 
 
-def seal(paced: PacedConnection, contract: UpstreamContract, window: DayWindow) -> ExaminedDay:
+def seal(paced: PacedConnection, contract: UpstreamContract, window: DayWindow, *, is_patient: bool) -> ExaminedDay:
     """Examines the day and, if its logs may go, marks it as sealed in the ledger, in one transaction.
 
-    From then on nobody aggregates it again. A day whose logs were written only just now is looked at again for some
-    seconds, until older transactions have ended and its logs can be verified.
+    From then on nobody aggregates it again. If `is_patient`, a day whose logs were written only just now is looked at
+    again for some seconds, until older transactions have ended and its logs can be verified.
     """
 
     def examine_and_seal(connection: Connection) -> ExaminedDay:
         lock_day(connection, window)
         examined = _examine(connection, contract, window)
-        if examined.reason is None and not examined.is_sealed:
-            connection.execute(
-                _SEAL,
-                {
-                    "metric_date": window.metric_date,
-                    "verified_before": examined.verified_before,
-                    "nothing": SourceFingerprint.of_no_logs().to_text(),
-                },
-            )
+        if examined.reason is None:
+            parameters = {"metric_date": window.metric_date, "verified_before": examined.verified_before}
+            if examined.is_sealed:
+                connection.execute(_SEAL_ANEW, parameters)
+            else:
+                connection.execute(_SEAL, {**parameters, "nothing": SourceFingerprint.of_no_logs().to_text()})
         return examined
 
-    return _when_settled(paced, examine_and_seal)
+    return _when_settled(paced, examine_and_seal, is_patient=is_patient)
 
 
 def standing_logs(
-    connection: Connection, contract: UpstreamContract, leaf: Leaf, window: DayWindow, verified_before: int | None
-) -> tuple[StandingLogs, int]:
-    """The logs of the window in the table, and the oldest transaction that was open when they were read.
-
-    verified_before: None takes that very transaction as the limit of what can be verified.
-    """
+    connection: Connection, contract: UpstreamContract, leaf: SourceTable, window: DayWindow, verified_before: int
+) -> StandingLogs:
+    """The logs of the window in the table; verifiable are those that transactions before `verified_before` wrote."""
     nothing = SourceFingerprint.of_no_logs()
     parts = {True: nothing, False: nothing}
-    oldest_open = 0
     parameters = {
         "verified_before": verified_before,
         "start": contract.instant(window.start),
         "end": contract.instant(window.end),
     }
     for row in map(dict, connection.execute(leaf.sql(_STANDING), parameters).mappings()):
-        oldest_open = row.pop("oldest_open")
         is_verifiable = row.pop("is_verifiable")
         parts[is_verifiable] = SourceFingerprint(**{name: int(value) for name, value in row.items()})
-    return StandingLogs(verifiable=parts[True], later=parts[False]), oldest_open
+    return StandingLogs(verifiable=parts[True], later=parts[False])
 
 
 def read_progress(connection: Connection, metric_date: date) -> PruningProgress | None:
@@ -157,11 +160,13 @@ def read_progress(connection: Connection, metric_date: date) -> PruningProgress 
     return PruningProgress(row.verified_before, SourceFingerprint.from_text(row.pruned_fingerprint))
 
 
-def _when_settled(paced: PacedConnection, look: Callable[[Connection], ExaminedDay]) -> ExaminedDay:
-    patience = time.monotonic() + _SETTLING_SECONDS
+def _when_settled(
+    paced: PacedConnection, look: Callable[[Connection], ExaminedDay], *, is_patient: bool
+) -> ExaminedDay:
+    patience = time.monotonic() + (_SETTLING_SECONDS if is_patient else 0)
     while True:
         examined = paced.transaction(look, statement_timeout_ms=VERIFICATION_TIMEOUT_MS)
-        if examined.reason != UNSETTLED or time.monotonic() > patience:
+        if examined.reason != UNSETTLED or time.monotonic() >= patience:
             return examined
         time.sleep(0.5)
 
@@ -169,20 +174,22 @@ def _when_settled(paced: PacedConnection, look: Callable[[Connection], ExaminedD
 def _examine(connection: Connection, contract: UpstreamContract, window: DayWindow) -> ExaminedDay:
     day = window.metric_date
     stored = stored_days(connection, day, day).get(day)
-    progress = read_progress(connection, day)
-    standing, oldest_open = standing_logs(
-        connection, contract, ALL_LOGS, window, progress.verified_before if progress else None
-    )
-    reason = reason_to_hold_back(
-        standing, stored, progress, time_zone=window.time_zone, overlapping=_overlapping(connection, window)
-    )
-    return ExaminedDay(
-        window,
-        standing,
-        reason,
-        verified_before=progress.verified_before if progress else oldest_open,
-        is_sealed=stored is not None and stored.raw_pruned_at is not None,
-    )
+    is_sealed = stored is not None and stored.raw_pruned_at is not None
+    progress = read_progress(connection, day) if is_sealed else None
+    overlapping = _overlapping(connection, window)
+
+    def look(verified_before: int) -> ExaminedDay:
+        standing = standing_logs(connection, contract, ALL_LOGS, window, verified_before)
+        reason = reason_to_hold_back(standing, stored, progress, time_zone=window.time_zone, overlapping=overlapping)
+        return ExaminedDay(window, standing, reason, verified_before, is_sealed)
+
+    oldest_open = connection.execute(_OLDEST_OPEN).scalar_one()
+    if progress is None:
+        return look(oldest_open)
+    # A database that was restored counts its transactions anew, so the limit of the seal may lie in the future and let
+    # pass what is yet to come, or lie before all rows. Then the day is verified once more with the limit of today.
+    examined = look(min(progress.verified_before, oldest_open))
+    return look(oldest_open) if examined.reason == UNSETTLED else examined
 
 
 def _overlapping(connection: Connection, window: DayWindow) -> date | None:

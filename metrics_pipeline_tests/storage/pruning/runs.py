@@ -1,5 +1,6 @@
 """Runs of retention under the test's clock, and looks at what they left."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, datetime, timedelta
@@ -84,6 +85,15 @@ def sealed(database: Database) -> dict[date, int]:
 
 def held_back(report: RetentionReport) -> dict[date, tuple[int, str]]:
     return {day.metric_date: (day.logs, day.reason) for day in report.held_back}
+
+
+def settle(database: Database) -> None:
+    """Waits until every transaction that is open now has ended, those of other tests on the server among them."""
+    with database.engine.connect() as connection:
+        newest = connection.exec_driver_sql("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").scalar_one()
+    oldest_open = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+    while query(database, oldest_open)[0][0] < newest:
+        time.sleep(0.01)
 
 
 def contents(database: Database) -> dict[str, list[tuple[Any, ...]]]:

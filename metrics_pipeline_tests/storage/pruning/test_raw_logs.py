@@ -23,7 +23,7 @@ from metrics_pipeline_tests.days import (
     written_rows,
 )
 
-from .runs import NIGHT, contents, held_back, logs_by_day, prune, sealed, store_days, window
+from .runs import NIGHT, contents, held_back, logs_by_day, prune, sealed, settle, store_days, window
 
 
 def day(offset: int) -> date:
@@ -288,6 +288,7 @@ def test_after_a_cut_off_nothing_goes_if_what_stands_is_not_what_was_verified(da
     # As after a restore from a dump, which gives every row a new transaction: the seal's limit would let all pass.
     execute(database, "UPDATE metric_day_pruning SET verified_before = verified_before + 1000000")
     store_logs(database, [Log(latency_ms=99)])
+    settle(database)
     before = contents(database)
     for is_dry_run in (True, False):
         report = prune(database, is_dry_run=is_dry_run)
