@@ -1,0 +1,74 @@
+"""`metrics-pipeline retention`, killed between two batches while others write."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+from metrics_pipeline.metrics.windows import day_window, last_complete_day
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline_tests.days import Log, aggregate, execute, query, store_agents, store_logs
+from metrics_pipeline_tests.storage.embedded.conftest import wait_until
+
+from .conftest import Start
+
+_INSERT = """INSERT INTO agent_execution_logs (agent_id, "timestamp", status, latency_ms)
+             VALUES ('a', :moment, 'late', :number)"""
+
+
+@contextmanager
+def writer(database: Database, *moments: datetime) -> Iterator[list[int]]:
+    """Inserts a log at each of the moments, over and over; yields the count of inserts."""
+    ends, written = threading.Event(), []
+
+    def write() -> None:
+        while not ends.is_set():
+            for moment in moments:
+                execute(database, _INSERT, moment=moment, number=len(written))
+                written.append(len(written))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield written
+    finally:
+        ends.set()
+        thread.join()
+
+
+def test_a_run_that_is_killed_while_others_write_is_continued_and_nothing_is_lost(
+    start: Start, database: Database, database_url: str
+) -> None:
+    yesterday = last_complete_day(datetime.now(UTC), "UTC")
+    old = yesterday - timedelta(days=40)
+    moment = day_window(old, "UTC").start
+    store_agents(database, {"a": "active"})
+    store_logs(database, [Log(timestamp=moment + timedelta(seconds=n), latency_ms=n) for n in range(2000)])
+    aggregate(database, day_window(old, "UTC"))
+    metrics = query(database, "SELECT * FROM agent_performance_metrics")
+
+    def verified_logs() -> int:
+        return query(database, "SELECT count(*) FROM agent_execution_logs WHERE status <> 'late'")[0][0]  # type: ignore[no-any-return]
+
+    with writer(database, datetime.now(UTC)) as recent:
+        # A tenth of a second between batches of which 2000 are needed.
+        killed = start("retention", "--batch-rows", "1", "--pause-ms", "100", METRICS_DATABASE_URL=database_url)
+        wait_until(lambda: verified_logs() < 2000)
+        # Before the seal, a late log would have held the day back.
+        with writer(database, moment, moment + timedelta(hours=1)) as late:
+            standing = verified_logs()
+            wait_until(lambda: verified_logs() < standing)
+            killed.kill()
+            killed.communicate()
+            assert verified_logs() > 0
+            go_on = start("retention", "--batch-rows", "300", "--pause-ms", "0", METRICS_DATABASE_URL=database_url)
+            stdout, stderr = go_on.communicate(timeout=120)
+    assert (go_on.returncode, stderr) == (0, "")
+    assert verified_logs() == 0
+    # Every log that was written meanwhile stands, those of the sealed day among them, and the metrics are as they were.
+    numbers = [number for (number,) in query(database, "SELECT latency_ms FROM agent_execution_logs ORDER BY 1")]
+    assert numbers == sorted(recent + late)
+    assert query(database, "SELECT raw_pruned_logs, source_logs FROM metric_day_ledger") == [(2000, 2000)]
+    assert query(database, "SELECT 1 FROM metric_day_pruning") == []
+    assert query(database, "SELECT * FROM agent_performance_metrics") == metrics
+    assert "written after the day was" in " ".join(stdout.split())
