@@ -1,0 +1,243 @@
+"""Pruning beside a writer: `python -m metrics_pipeline_tests.benchmarks.retention`, on an embedded server of its own.
+
+Makes --logs logs on 30 days, a third of which, or --prune, are old enough to go, and aggregates those days. Then a
+writer inserts one recent log after the other, first alone, then beside each contender: our retention, as a process of
+its own, and one DELETE of the same rows, on a copy of the same table. The whole size is
+`--logs 30000000 --prune 10000000`; it needs about 20 GB of disk.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+from sqlalchemy import text
+
+from metrics_pipeline.metrics.windows import day_window, last_complete_day
+from metrics_pipeline.orchestration.aggregation import aggregate_day
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.embedded import acquire, release, server_pid
+from metrics_pipeline.storage.publishing import Reason
+from metrics_pipeline.storage.readiness import require_ready
+
+_DAYS = 30
+_IDLE_SECONDS = 10.0
+#: Days are kept for so long; the old ones are so much older.
+_KEEP = 30
+
+# Made in the server, because tens of millions are.
+_LOAD = text("""
+INSERT INTO agent_execution_logs
+    (agent_id, "timestamp", status, latency_ms, token_count, cost_usd, error_type, metadata)
+SELECT 'agent-' || n % 500, CAST(:start AS timestamptz) + n * (CAST(:span AS interval) / :logs),
+       CASE WHEN n % 20 = 0 THEN 'failed' ELSE 'success' END, (n * 7919) % 10000, (n * 104729) % 5000,
+       ((n * 15485863) % 1000000)::numeric / 1000000, CASE WHEN n % 20 = 0 THEN 'timeout' END,
+       jsonb_build_object('user_id', 'user-' || n % 1000, 'session', md5(n::text))
+FROM generate_series(0, CAST(:logs AS bigint) - 1) AS n""")
+
+_WRITE = text("""
+INSERT INTO agent_execution_logs (agent_id, "timestamp", status, latency_ms, metadata)
+VALUES ('agent-1', now(), 'success', 5, '{"user_id": "writer"}')""")
+
+_RUN = """
+import resource, sys, time
+from datetime import UTC, datetime
+from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.pruning.pace import Pace
+from metrics_pipeline.storage.pruning.retention import apply_retention
+from metrics_pipeline.storage.readiness import require_ready
+from metrics_pipeline.storage.urls import DatabaseUrl
+database = Database(DatabaseUrl.parse(sys.argv[1]))
+raw_log_days, batch_rows, pause_ms = map(int, sys.argv[2:])
+started = time.perf_counter()
+report = apply_retention(
+    database,
+    require_ready(database),
+    cutoffs(RetentionPolicy(raw_log_days=raw_log_days), datetime.now(UTC), "UTC"),
+    Pace(batch_rows=batch_rows, pause_ms=pause_ms, time_budget_minutes=24 * 60),
+    run_id="benchmark",
+    is_dry_run=False,
+    on_progress=lambda message: None,
+)
+seconds = time.perf_counter() - started
+memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+print(sum(report.pruned_logs.values()), report.logs_left, memory_mb, seconds)
+"""
+
+
+@dataclass
+class Measured:
+    """seconds of the whole, deleted rows, and the writer's milliseconds for each of its inserts.
+
+    memory_mb: the peak of our process, or None where the server does everything; of the server's backends the greatest
+    private memory that was seen.
+    """
+
+    deleted: int = 0
+    seconds: float = 0.0
+    memory_mb: int | None = None
+    server_mb: int = 0
+    latencies_ms: list[float] = field(default_factory=list)
+
+    def percentile(self, share: float) -> float:
+        """Of the writer's latencies, the nearest rank."""
+        return sorted(self.latencies_ms)[min(len(self.latencies_ms) - 1, int(share * len(self.latencies_ms)))]
+
+
+def main() -> None:
+    """Prints a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--logs", type=int, default=1_500_000, help="logs in the table (default %(default)s)")
+    parser.add_argument("--prune", type=int, help="logs that are old enough to go (default a third)")
+    parser.add_argument("--batch-rows", type=int, default=10_000, help="rows per transaction (default %(default)s)")
+    parser.add_argument("--pause-ms", type=int, default=100, help="between two transactions (default %(default)s)")
+    options = parser.parse_args()
+    prune = options.logs // 3 if options.prune is None else options.prune
+    home = Path(tempfile.mkdtemp(prefix="bench"))
+    try:
+        _measure(home, options.logs, prune, options.batch_rows, options.pause_ms)
+    finally:
+        release(home)
+        while server_pid(home) is not None:
+            time.sleep(0.05)
+        shutil.rmtree(home)
+
+
+def _measure(home: Path, logs: int, prune: int, batch_rows: int, pause_ms: int) -> None:
+    database = Database.from_settings(Settings(home=home))
+    uri = acquire(home)
+    print(f"Making {logs:,} logs, of which {prune:,} are old enough to go", flush=True)
+    _load(database, logs, prune)
+    idle = Measured()
+    with _watched(home, database, idle):
+        time.sleep(_IDLE_SECONDS)
+    ours, delete = Measured(), Measured()
+    _on_a_copy(database, lambda: _measure_delete(home, database, delete))
+    with _watched(home, database, ours):
+        arguments = [uri, str(_KEEP), str(batch_rows), str(pause_ms)]
+        printed = subprocess.run([sys.executable, "-c", _RUN, *arguments], check=True, capture_output=True, text=True)
+    ours.deleted, left, ours.memory_mb = map(int, printed.stdout.split()[:3])
+    # Without the start of Python.
+    ours.seconds = float(printed.stdout.split()[3])
+    if (ours.deleted, delete.deleted, left) != (prune, prune, 0):
+        raise SystemExit(f"Deleted were {ours.deleted:,} and {delete.deleted:,} logs instead of {prune:,}.")
+    _print_table({"the writer alone": idle, "metrics_pipeline": ours, "one DELETE": delete})
+
+
+def _load(database: Database, logs: int, prune: int) -> None:
+    today = last_complete_day(datetime.now(UTC), "UTC") + timedelta(days=1)
+    # The old days end where the kept ones begin; the young ones are this month's.
+    old_days, young_days = _DAYS // 3, _DAYS - _DAYS // 3
+    old = day_window(today - timedelta(days=_KEEP + old_days), "UTC")
+    young = day_window(today - timedelta(days=young_days), "UTC")
+    with database.engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO agent_registry SELECT 'agent-' || n, 'agent', 'active' FROM generate_series(0, 499) AS n")
+        )
+        for window, count, days in ((old, prune, old_days), (young, logs - prune, young_days)):
+            connection.execute(_LOAD, {"start": window.start, "span": timedelta(days=days), "logs": count})
+    _vacuum(database)
+    contract = require_ready(database)
+    for n in range(old_days):
+        window = day_window(old.metric_date + timedelta(days=n), "UTC")
+        aggregate_day(
+            database, contract, window, include_inactive_agents=False, run_id="benchmark", reason=Reason.MANUAL
+        )
+
+
+def _on_a_copy(database: Database, work: Callable[[], None]) -> None:
+    """The other contender gets the same rows, in the same order, with the same indexes, and leaves nothing behind."""
+    with database.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE agent_execution_logs RENAME TO original"))
+        connection.execute(text("CREATE TABLE agent_execution_logs (LIKE original INCLUDING ALL)"))
+        connection.execute(text("INSERT INTO agent_execution_logs SELECT * FROM original"))
+    _vacuum(database)
+    try:
+        work()
+    finally:
+        with database.engine.begin() as connection:
+            connection.execute(text("DROP TABLE agent_execution_logs"))
+            connection.execute(text("ALTER TABLE original RENAME TO agent_execution_logs"))
+        _vacuum(database)
+
+
+def _measure_delete(home: Path, database: Database, measured: Measured) -> None:
+    today = last_complete_day(datetime.now(UTC), "UTC") + timedelta(days=1)
+    before = day_window(today - timedelta(days=_KEEP), "UTC").start
+    with _watched(home, database, measured), database.engine.begin() as connection:
+        statement = text('DELETE FROM agent_execution_logs WHERE "timestamp" < :before')
+        measured.deleted = connection.execute(statement, {"before": before}).rowcount
+
+
+@contextmanager
+def _watched(home: Path, database: Database, measured: Measured) -> Iterator[None]:
+    """Inserts one log after the other and watches the server's memory while the block runs."""
+    ends = threading.Event()
+
+    def write() -> None:
+        with database.engine.connect() as connection:
+            while not ends.is_set():
+                started = time.perf_counter()
+                connection.execute(_WRITE)
+                connection.commit()
+                measured.latencies_ms.append((time.perf_counter() - started) * 1000)
+
+    def watch() -> None:
+        while not ends.wait(0.2):
+            measured.server_mb = max(measured.server_mb, _greatest_backend_mb(home))
+
+    threads = [threading.Thread(target=write), threading.Thread(target=watch)]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        measured.seconds = time.perf_counter() - started
+        ends.set()
+        for thread in threads:
+            thread.join()
+
+
+def _greatest_backend_mb(home: Path) -> int:
+    pid = server_pid(home)
+    greatest = 0
+    for process in psutil.Process(pid).children() if pid else []:
+        try:
+            memory = process.memory_full_info()
+        except psutil.NoSuchProcess:
+            continue
+        greatest = max(greatest, memory.uss // 2**20)
+    return greatest
+
+
+def _vacuum(database: Database) -> None:
+    with database.engine.connect() as connection:
+        autocommit = connection.execution_options(isolation_level="AUTOCOMMIT")
+        autocommit.execute(text("VACUUM ANALYZE agent_execution_logs"))
+        autocommit.execute(text("CHECKPOINT"))
+
+
+def _print_table(contenders: dict[str, Measured]) -> None:
+    print("\n| contender | rows per second | s | writer's p50 ms | p99 ms | slowest ms | peak MB | backend's peak MB |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for name, measured in contenders.items():
+        rows = f"{measured.deleted / measured.seconds:,.0f}" if measured.deleted else "-"
+        latencies = " | ".join(f"{measured.percentile(share):.2f}" for share in (0.5, 0.99, 1))
+        memory = "-" if measured.memory_mb is None else measured.memory_mb
+        print(f"| {name} | {rows} | {measured.seconds:.1f} | {latencies} | {memory} | {measured.server_mb} |")
+
+
+if __name__ == "__main__":
+    main()
