@@ -223,4 +223,4 @@ def test_no_history_loses_a_number_or_a_log(database: Database, *, is_partitione
     machine: Callable[[], RuleBasedStateMachine] = type(
         "OnTable", (Histories,), {"database": database, "partitions": PARTITIONS if is_partitioned else ()}
     )
-    run_state_machine_as_test(machine, settings=settings(max_examples=15, stateful_step_count=14))
+    run_state_machine_as_test(machine, settings=settings(max_examples=10, stateful_step_count=14))
