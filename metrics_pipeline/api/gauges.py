@@ -13,6 +13,8 @@ from metrics_pipeline.api.context import Context
 from metrics_pipeline.api.dagster_runs import DagsterRun
 from metrics_pipeline.api.days import DayJudgement, judge_days
 from metrics_pipeline.metrics.reconciliation import DayState
+from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.storage.pruning.raw_logs import count_logs_before
 
 #: As often as the sensor: judging the days reads all logs of the look-back window.
 _JUDGED_FOR_SECONDS = 15 * 60
@@ -30,6 +32,7 @@ class Gauges:
     _lock: Lock = field(init=False, default_factory=Lock)
     _judged_at: float = field(init=False, default=float("-inf"))
     _judged: list[DayJudgement] = field(init=False, default_factory=list)
+    _held_back: int = field(init=False, default=0)
 
     def render(self, latest_run: DagsterRun | None, *, is_dagster_up: bool) -> bytes:
         """The OpenMetrics text. Raises the errors of a database that does not answer."""
@@ -42,9 +45,9 @@ class Gauges:
             newest = connection.execute(_LEDGER).one_or_none()
         with self._lock:
             if time.monotonic() - self._judged_at >= _JUDGED_FOR_SECONDS:
-                self._judged = self._judge()
+                self._judged, self._held_back = self._judge(), self._count_held_back()
                 self._judged_at = time.monotonic()
-            days, age = self._judged, time.monotonic() - self._judged_at
+            days, held_back, age = self._judged, self._held_back, time.monotonic() - self._judged_at
 
         if newest is not None:
             gauge("newest_day_end_timestamp_seconds", "The end of the newest aggregated day.", newest.ended)
@@ -62,6 +65,11 @@ class Gauges:
             "Logs of inactive or unregistered agents in the look-back window, which are in no metric.",
             sum(day.ledger.skipped_logs for day in days if day.ledger),
         )
+        gauge(
+            "logs_held_back",
+            "Logs older than the retention keeps them that stand all the same: held back, or not pruned yet.",
+            held_back,
+        )
         gauge("days_judged_age_seconds", "How long ago the days were compared with their logs.", age)
         gauge("dagster_up", "Whether the Dagster webserver answers.", is_dagster_up)
         if latest_run is not None and latest_run.started_at and latest_run.ended_at:
@@ -76,6 +84,13 @@ class Gauges:
                 latest_run.ended_at.timestamp(),
             )
         return bytes(generate_latest(registry))  # type: ignore[no-untyped-call]
+
+    def _count_held_back(self) -> int:
+        settings = self.context.settings
+        kept_from = self.context.yesterday() + timedelta(days=1 - settings.retention.raw_log_days)
+        with self.context.reading() as connection:
+            window = day_window(kept_from, settings.time_zone)
+            return count_logs_before(connection, self.context.contract, window.start)
 
     def _judge(self) -> list[DayJudgement]:
         settings, last = self.context.settings, self.context.yesterday()

@@ -34,6 +34,8 @@ def test_days_logs_and_runs_are_told_as_openmetrics(
     for days in (0, 1, 2):
         aggregate(database, day_window(DAY - timedelta(days=days), "UTC"))
     store_logs(database, [Log("a")])
+    # The first of these is older than 30 days.
+    store_logs(database, [Log("a", timestamp=NOON - timedelta(days=days)) for days in (30, 29)])
     execute(
         database,
         "UPDATE metric_day_ledger SET snapshot_at = aggregated_at - interval '2.5 s' WHERE metric_date = '2025-03-04'",
@@ -51,6 +53,7 @@ def test_days_logs_and_runs_are_told_as_openmetrics(
         "days sealed": 0,
         "days other_zone": 0,
         "skipped_logs": 4,
+        "logs_held_back": 1,
         "dagster_up": 1,
         "run_duration_seconds": 3.5,
         "run_end_timestamp_seconds": 1741160005,
