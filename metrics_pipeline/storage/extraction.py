@@ -1,9 +1,12 @@
 """Reading a day: one snapshot for the logs, the agents and what is stored; the logs as a streamed LazyFrame."""
 
-from collections.abc import Iterator
+import os
+from collections import deque
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
+from itertools import pairwise
 
 import adbc_driver_postgresql
 import polars as pl
@@ -17,9 +20,16 @@ from metrics_pipeline.storage.contract import UpstreamContract
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.faults import database_faults
 from metrics_pipeline.storage.log_columns import CONTENT_HASH, LOG_COLUMNS
+from metrics_pipeline.storage.merging import merge
 
 # Small enough that reading and grouping overlap, large enough that a batch's fixed cost is lost in it.
 _BATCH_BYTES = 4 * 1024 * 1024
+# For a small day, a second connection and a query per slice cost more than they win.
+_PARALLEL_FROM_LOGS = 100_000
+# More slices than readers, so that a reader with quiet hours takes over some of the busy ones.
+_SLICES = 8
+# A reader keeps nearly a core here and one in the server busy. More than four gain little beside Polars' own threads.
+_MAX_READERS = 4
 
 # OFFSET 0 keeps PostgreSQL from evaluating the JSON look-ups, the dearest part of a row, once more for the hash.
 _LOGS = f"""
@@ -30,6 +40,13 @@ FROM (
     WHERE "timestamp" >= {{start}} AND "timestamp" < {{end}}
     OFFSET 0
 ) AS log"""
+
+# A reader that waits behind an ALTER TABLE does so before it has taken a slice, and another reader takes them all.
+_LOCK = "SELECT 1 FROM agent_execution_logs LIMIT 0"
+
+_PLAN = """
+EXPLAIN (FORMAT JSON)
+SELECT 1 FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" < :end"""
 
 # Whole-number division, because numeric's own quotient is rounded before it could be rounded to nano-dollars.
 _EXACT_COSTS = text(f"""
@@ -82,9 +99,10 @@ class Snapshot:
         return pl.Series("agent_id", rows.scalars().all(), dtype=pl.String)
 
     def logs(self, window: DayWindow) -> LogScan:
-        """The logs of the window. Nothing is read before `lazy` is collected.
+        """The logs of the window, in no certain order. Nothing is read before `lazy` is collected.
 
-        While it is collected, database faults surface as TransientError or PermanentError.
+        A large window is read in slices of time by several connections, if an index serves such slices. While it is
+        collected, database faults surface as TransientError or PermanentError.
         """
         # One set of categories per scan, so that a year's users do not pile up in one process.
         categories = pl.Categorical(pl.Categories.random())
@@ -94,22 +112,17 @@ class Snapshot:
                 for name, dtype in LOGS_SCHEMA.items()
             }
         )
-        query = (
-            sql.SQL(_LOGS)
-            .format(
-                start=sql.Literal(self._contract.instant(window.start)),
-                end=sql.Literal(self._contract.instant(window.end)),
-            )
-            .as_string()
-        )
 
         def read(
             columns: list[str] | None, predicate: pl.Expr | None, row_limit: int | None, _batch_rows: int | None
         ) -> Iterator[pl.DataFrame]:
-            for batch in self._batches(query):
+            # The first rows of a day need no second reader.
+            slices = deque(self._slices(window) if row_limit is None else [(window.start, window.end)])
+            readers = min(len(slices), _MAX_READERS, os.cpu_count() or 1)
+            for batch in merge([self._read(slices, schema) for _ in range(readers)]):
                 rows = batch if row_limit is None else batch.head(row_limit - scan.rows_read)
                 scan.rows_read += rows.height
-                frame = rows.cast(schema).lazy()
+                frame = rows.lazy()
                 if predicate is not None:
                     frame = frame.filter(predicate)
                 yield frame.select(columns or schema.names()).collect()
@@ -131,7 +144,35 @@ class Snapshot:
         texts = pl.DataFrame([tuple(row) for row in rows], schema=EXACT_COSTS_SCHEMA.names(), orient="row")
         return texts.cast(EXACT_COSTS_SCHEMA, strict=False)
 
-    def _batches(self, query: str) -> Iterator[pl.DataFrame]:
+    def _slices(self, window: DayWindow) -> list[tuple[datetime, datetime]]:
+        """The window as one slice or, where it pays, as several of equal length."""
+        step = (window.end - window.start) / _SLICES
+        bounds = [*(window.start + number * step for number in range(_SLICES)), window.end]
+        slices = list(pairwise(bounds))
+        with database_faults(self._database.description):
+            estimate, _ = self._plan(window.start, window.end)
+            if estimate < _PARALLEL_FROM_LOGS:
+                return [(window.start, window.end)]
+            # Without an index each slice would read the whole table.
+            _, scans = self._plan(*slices[_SLICES // 2])
+        return [(window.start, window.end)] if "Seq Scan" in scans else slices
+
+    def _plan(self, start: datetime, end: datetime) -> tuple[int, set[str]]:
+        """The server's estimate of the rows between two moments, and the types of its plan's nodes."""
+        bounds = {"start": self._contract.instant(start), "end": self._contract.instant(end)}
+        # Rolled back at once, because EXPLAIN locks the table as reading it does: an ALTER TABLE that queued behind
+        # this transaction would keep the readers waiting, and this transaction waits for the readers.
+        with self.connection.begin_nested() as savepoint:
+            plan = self.connection.execute(text(_PLAN), bounds).scalar_one()[0]["Plan"]
+            savepoint.rollback()
+        nodes, types = [plan], set()
+        for node in nodes:
+            types.add(node["Node Type"])
+            nodes += node.get("Plans", [])
+        return plan["Plan Rows"], types
+
+    def _read(self, slices: deque[tuple[datetime, datetime]], schema: pl.Schema) -> Generator[pl.DataFrame]:
+        """Takes one slice after the other, until none is left, and yields its logs in batches."""
         with (
             database_faults(self._database.description),
             self._database.adbc_connect() as connection,
@@ -139,12 +180,26 @@ class Snapshot:
         ):
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             cursor.execute(f"SET TRANSACTION SNAPSHOT '{self._exported_id}'")
+            cursor.execute(_LOCK)
             cursor.adbc_statement.set_options(
                 **{adbc_driver_postgresql.StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(_BATCH_BYTES)}
             )
-            cursor.execute(query)
-            for batch in cursor.fetch_record_batch():
-                yield pl.DataFrame(pl.from_arrow(batch))
+            for start, end in _taken(slices):
+                query = sql.SQL(_LOGS).format(
+                    start=sql.Literal(self._contract.instant(start)), end=sql.Literal(self._contract.instant(end))
+                )
+                cursor.execute(query.as_string())
+                for batch in cursor.fetch_record_batch():
+                    yield pl.DataFrame(pl.from_arrow(batch)).cast(schema)
+
+
+def _taken(slices: deque[tuple[datetime, datetime]]) -> Iterator[tuple[datetime, datetime]]:
+    """Takes from a queue that other threads take from as well."""
+    while True:
+        try:
+            yield slices.popleft()
+        except IndexError:
+            return
 
 
 @contextmanager

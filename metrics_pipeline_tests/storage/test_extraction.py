@@ -1,3 +1,4 @@
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -250,25 +251,92 @@ def test_exact_costs_are_rounded_once_half_away_from_zero(database: Database) ->
     assert costs.schema == nothing.schema == EXACT_COSTS_SCHEMA
 
 
-def test_one_day_of_thirty_is_read_through_the_index_on_timestamp(database: Database) -> None:
+@pytest.fixture
+def a_log_each_minute(database: Database) -> Database:
+    """Thirty days of logs, which is enough for the planner to prefer the index. Each 3 hours, a log is due at once."""
     execute(
         database,
-        """INSERT INTO agent_execution_logs (agent_id, "timestamp", status, cost_usd)
-           SELECT 'a', timestamptz '2025-03-01 00:00Z' + n * interval '1 minute', 'success', 0.0000000001
+        """INSERT INTO agent_execution_logs (agent_id, "timestamp", status, latency_ms, cost_usd)
+           SELECT 'a', timestamptz '2025-03-01 00:00Z' + n * interval '1 minute', 'success', n, 0.0000000001
              FROM generate_series(0, 30 * 1440 - 1) AS n""",
         "ANALYZE agent_execution_logs",
         "SELECT pg_stat_reset()",
     )
-    with open_snapshot(database, require_ready(database)) as snapshot:
+    return database
+
+
+def scans(database: Database, at_least: int) -> tuple[int, int]:
+    """How often the logs were scanned whole, and through an index."""
+    usage = "SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relname = 'agent_execution_logs'"
+    # A session reports what it used when it ends, which it does a moment after we closed it.
+    deadline = time.monotonic() + 30
+    while sum(query(database, usage)[0]) < at_least and time.monotonic() < deadline:
+        pass
+    whole, by_index = query(database, usage)[0]
+    return whole, by_index
+
+
+def test_one_day_of_thirty_is_read_through_the_index_on_timestamp(a_log_each_minute: Database) -> None:
+    with open_snapshot(a_log_each_minute, require_ready(a_log_each_minute)) as snapshot:
         scan = snapshot.logs(WINDOW)
         aggregate_logs(scan.lazy)
         snapshot.exact_costs(WINDOW, ["a"])
     assert scan.rows_read == 1440
-    usage = "SELECT seq_scan, idx_scan, idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'agent_execution_logs'"
-    # A session reports what it used when it ends, which it does a moment after we closed it.
-    while sum(query(database, usage)[0][:2]) < 2:
-        pass
-    assert query(database, usage) == [(0, 2, 2 * 1440)]
+    assert scans(a_log_each_minute, 2) == (0, 2)
+
+
+def test_a_large_day_is_read_in_slices_and_every_log_once(
+    a_log_each_minute: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metrics_pipeline.storage.extraction._PARALLEL_FROM_LOGS", 1000)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    with open_snapshot(a_log_each_minute, require_ready(a_log_each_minute)) as snapshot:
+        scan = snapshot.logs(WINDOW)
+        frame = scan.lazy.collect()
+        # What holds no lock cannot make a reader wait for an ALTER TABLE that waits for us.
+        own = snapshot.connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        locks = "SELECT mode FROM pg_locks WHERE relation = 'agent_execution_logs'::regclass"
+        assert query(a_log_each_minute, f"{locks} AND pid = {own}") == []
+    first = 3 * 1440
+    assert sorted(frame["latency_ms"]) == list(range(first, first + 1440))
+    assert scan.rows_read == 1440
+    assert scans(a_log_each_minute, 8) == (0, 8)
+    aggregate(a_log_each_minute)
+    assert_exact(a_log_each_minute)
+
+
+def test_a_large_day_without_an_index_is_read_in_one_pass(
+    a_log_each_minute: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metrics_pipeline.storage.extraction._PARALLEL_FROM_LOGS", 1000)
+    execute(a_log_each_minute, *query_drop_indexes(a_log_each_minute))
+    with open_snapshot(a_log_each_minute, require_ready(a_log_each_minute)) as snapshot:
+        scan = snapshot.logs(WINDOW)
+        scan.lazy.collect()
+    assert scan.rows_read == 1440
+    assert scans(a_log_each_minute, 1) == (1, 0)
+
+
+def query_drop_indexes(database: Database) -> list[str]:
+    """The statements that drop the indexes on timestamp."""
+    names = """SELECT 'DROP INDEX ' || indexname FROM pg_indexes
+                WHERE tablename = 'agent_execution_logs' AND indexdef LIKE '%("timestamp"%'"""
+    return [row[0] for row in query(database, names)]
+
+
+def test_a_reader_that_is_cut_off_in_a_large_day_ends_the_others_and_is_a_transient_error(
+    a_log_each_minute: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metrics_pipeline.storage.extraction._PARALLEL_FROM_LOGS", 1000)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    readers = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                  WHERE datname = current_database() AND query LIKE '%content_hash%' AND pid <> pg_backend_pid()"""
+    with open_snapshot(a_log_each_minute, require_ready(a_log_each_minute)) as snapshot:
+        batches = iter(snapshot.logs(WINDOW).lazy.collect_batches(chunk_size=1))
+        next(batches)
+        assert query(a_log_each_minute, readers)[0][0] > 0
+        with pytest.raises(Exception, match=r"The server ended the session|connection"):
+            list(batches)
 
 
 def test_a_day_of_an_agent_list_without_inactive_ones_includes_those_with_stored_rows(database: Database) -> None:
