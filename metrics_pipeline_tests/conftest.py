@@ -42,6 +42,12 @@ def pytest_unconfigure() -> None:
         shutil.rmtree(home)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: half of the time a worker waits for a process that it started."""
+    return (os.cpu_count() or 1) + 1
+
+
 settings.register_profile(
     "default",
     deadline=None,  # a shared machine is slow at times; slowness is measured in the benchmarks
