@@ -11,7 +11,7 @@ help:
 	@echo 'make dev    open the Dagster UI on http://127.0.0.1:3000'
 	@echo 'make test   run the test suite on a real (embedded) PostgreSQL'
 	@echo 'make lint   ruff and mypy'
-	@echo 'make bench  measure the aggregation of a day against its alternatives'
+	@echo 'make bench  measure the aggregation of a day against its alternatives; options: make bench BENCH_ARGUMENTS=--help'
 
 demo: $(VENV)/.installed
 	@$(BIN)/metrics-pipeline demo
@@ -27,8 +27,8 @@ lint: $(VENV)/.installed-lint
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: $(VENV)/.installed-test
-	@$(BIN)/python -m metrics_pipeline_tests.benchmarks
+bench: $(VENV)/.installed-bench
+	@$(BIN)/python -m metrics_pipeline_tests.benchmarks $(BENCH_ARGUMENTS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info
@@ -43,7 +43,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/pytho
 	@$(PIP_INSTALL) --editable .
 	@touch $@
 
-$(VENV)/.installed-test $(VENV)/.installed-lint: $(VENV)/.installed-%: $(VENV)/.installed
+$(VENV)/.installed-test $(VENV)/.installed-lint $(VENV)/.installed-bench: $(VENV)/.installed-%: $(VENV)/.installed
 	@echo 'Installing what $* needs'
 	@$(PIP_INSTALL) --editable '.[$*]'
 	@touch $@

@@ -8,12 +8,10 @@ import argparse
 import contextlib
 import os
 import random
-import shutil
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +24,7 @@ from sqlalchemy import text
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.embedded import release, server_pid
+from metrics_pipeline_tests.benchmarks.server import temporary_home
 
 _DAYS = 365
 _CLIENTS = (1, 8)
@@ -49,17 +47,11 @@ def main() -> None:
     parser.add_argument("--agents", type=int, default=500, help="agents stored (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=5, help="seconds per measurement (default %(default)s)")
     options = parser.parse_args()
-    home = Path(tempfile.mkdtemp(prefix="bench"))
-    try:
+    with temporary_home() as home:
         last = last_complete_day(datetime.now(UTC), "UTC")
         _store(home, options.agents, last)
         with _server(home) as url:
             _measure(url, options.agents, last, options.seconds)
-    finally:
-        release(home)
-        while server_pid(home) is not None:
-            time.sleep(0.05)
-        shutil.rmtree(home)
 
 
 def _store(home: Path, agents: int, last: date) -> None:

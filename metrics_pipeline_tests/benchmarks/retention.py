@@ -7,10 +7,8 @@ its own, and one DELETE of the same rows, on a copy of the same table. The whole
 """
 
 import argparse
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,9 +24,10 @@ from metrics_pipeline.metrics.windows import day_window, last_complete_day
 from metrics_pipeline.orchestration.aggregation import aggregate_day
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.embedded import acquire, release, server_pid
+from metrics_pipeline.storage.embedded import acquire, server_pid
 from metrics_pipeline.storage.publishing import Reason
 from metrics_pipeline.storage.readiness import require_ready
+from metrics_pipeline_tests.benchmarks.server import temporary_home
 
 _DAYS = 30
 _IDLE_SECONDS = 10.0
@@ -104,14 +103,8 @@ def main() -> None:
     parser.add_argument("--pause-ms", type=int, default=100, help="between two transactions (default %(default)s)")
     options = parser.parse_args()
     prune = options.logs // 3 if options.prune is None else options.prune
-    home = Path(tempfile.mkdtemp(prefix="bench"))
-    try:
+    with temporary_home() as home:
         _measure(home, options.logs, prune, options.batch_rows, options.pause_ms)
-    finally:
-        release(home)
-        while server_pid(home) is not None:
-            time.sleep(0.05)
-        shutil.rmtree(home)
 
 
 def _measure(home: Path, logs: int, prune: int, batch_rows: int, pause_ms: int) -> None:
