@@ -17,27 +17,34 @@ UNKNOWN_ERROR_TYPE = "unknown"
 #: Changes whenever the same logs would yield another number. The ledger stores it with each day.
 DEFINITION_VERSION = "1"
 
-#: What the extraction delivers of each log. Strings may come as Categorical, which is smaller and groups faster.
-#: cost_usd is numeric's text without trailing zeros: exact at any precision, and cheaper to make, send and read than
-#: any other form. error_type is NULL unless the log failed. content_hash is a hash of all the others.
-LOGS_SCHEMA = pl.Schema(
-    {
-        "agent_id": pl.String(),
-        "status": pl.String(),
-        "latency_ms": pl.Int32(),
-        "token_count": pl.Int32(),
-        "cost_usd": pl.String(),
-        "error_type": pl.String(),
-        "human_intervention": pl.Boolean(),
-        "user_id": pl.String(),
-        "content_hash": pl.Int64(),
-    }
-)
 
-#: How PostgreSQL writes the values of numeric that are no number.
-NOT_FINITE = ("NaN", "Infinity", "-Infinity")
+def logs_schema() -> pl.Schema:
+    """What the extraction delivers of each log, with categories that no other schema shares.
 
-#: Exact costs of the agents that have irregular ones (see calculator), rounded half away from zero to nano-dollars.
+    Texts are categories, which are grouped as whole numbers; a process that aggregates a year drops a day's categories
+    with its logs. is_successful, is_failed: neither for any other status. The cost is what parse_costs makes of it.
+    error_type is NULL unless the log failed. content_hash is a hash of all the others.
+    """
+    category = pl.Categorical(pl.Categories.random())
+    return pl.Schema(
+        {
+            "agent_id": category,
+            "is_successful": pl.Boolean(),
+            "is_failed": pl.Boolean(),
+            "latency_ms": pl.Int32(),
+            "token_count": pl.Int32(),
+            "cost_nano_usd": pl.Int128(),
+            "is_cost_irregular": pl.Boolean(),
+            "is_cost_not_finite": pl.Boolean(),
+            "error_type": category,
+            "human_intervention": pl.Boolean(),
+            "user_id": category,
+            "content_hash": pl.Int64(),
+        }
+    )
+
+
+#: Exact costs of the agents that have irregular ones (see costs), rounded half away from zero to nano-dollars.
 EXACT_COSTS_SCHEMA = pl.Schema(
     {"agent_id": pl.String(), "total_cost_nano_usd": pl.Int128(), "avg_cost_nano_usd": pl.Int128()}
 )

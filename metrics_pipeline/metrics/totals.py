@@ -22,15 +22,13 @@ class DayTotals:
 def day_totals(aggregates: LogAggregates, agents: pl.Series) -> DayTotals:
     """The totals over the logs of `agents` (String, distinct); logs of other agents are left out."""
 
-    def in_scope(frame: pl.DataFrame) -> pl.LazyFrame:
+    def in_scope(frame: pl.DataFrame) -> pl.DataFrame:
         # In the type of the frame, which compares whole numbers where agents are categories.
-        scope = agents.cast(frame.schema["agent_id"]).to_frame("agent_id")
-        return frame.lazy().join(scope.lazy(), on="agent_id", how="semi")
+        return frame.join(agents.cast(frame.schema["agent_id"]).to_frame("agent_id"), on="agent_id", how="semi")
 
-    percentiles = latency_percentiles(in_scope(aggregates.latencies).with_columns(agent_id=pl.lit("all")))
-    users = in_scope(aggregates.users).select(pl.col("user_id").n_unique())
-    latency_frame, users_frame = pl.collect_all([percentiles, users])
+    latencies = in_scope(aggregates.latencies).select(pl.lit("all").alias("agent_id"), pl.col("latency_ms").sort())
+    percentiles = latency_percentiles(latencies)
     return DayTotals(
-        p95_latency_ms=0 if latency_frame.is_empty() else latency_frame["p95_latency_ms"].item(),
-        unique_users=users_frame.item(),
+        p95_latency_ms=0 if percentiles.is_empty() else percentiles["p95_latency_ms"].item(),
+        unique_users=in_scope(aggregates.users)["user_id"].n_unique(),
     )

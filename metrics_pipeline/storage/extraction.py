@@ -14,12 +14,21 @@ from polars.io.plugins import register_io_source
 from psycopg import sql
 from sqlalchemy import Connection, text
 
-from metrics_pipeline.metrics.schema import EXACT_COSTS_SCHEMA, LOGS_SCHEMA, NOT_FINITE
+from metrics_pipeline.metrics.costs import NOT_FINITE, parse_costs
+from metrics_pipeline.metrics.schema import EXACT_COSTS_SCHEMA, logs_schema
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.storage.contract import UpstreamContract
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.faults import database_faults
-from metrics_pipeline.storage.log_columns import CONTENT_HASH, LOG_COLUMNS
+from metrics_pipeline.storage.log_columns import (
+    CONTENT_HASH,
+    FAILED,
+    HUMAN_INTERVENTION,
+    LOG_COLUMNS,
+    NO_LATENCY,
+    NO_TOKENS,
+    SUCCESSFUL,
+)
 from metrics_pipeline.storage.merging import merge
 
 # Small enough that reading and grouping overlap, large enough that a batch's fixed cost is lost in it.
@@ -73,7 +82,7 @@ ORDER BY agent_id""")
 class LogScan:
     """The logs of a window as a stream that can be read once.
 
-    lazy: LOGS_SCHEMA with agent_id, error_type and user_id as Categorical. rows_read: counted as the batches arrive.
+    lazy: logs_schema(). rows_read: counted as the batches arrive.
     """
 
     lazy: pl.LazyFrame
@@ -104,14 +113,7 @@ class Snapshot:
         A large window is read in slices of time by several connections, if an index serves such slices. While it is
         collected, database faults surface as TransientError or PermanentError.
         """
-        # One set of categories per scan, so that a year's users do not pile up in one process.
-        categories = pl.Categorical(pl.Categories.random())
-        schema = pl.Schema(
-            {
-                name: categories if name in ("agent_id", "error_type", "user_id") else dtype
-                for name, dtype in LOGS_SCHEMA.items()
-            }
-        )
+        schema = logs_schema()
 
         def read(
             columns: list[str] | None, predicate: pl.Expr | None, row_limit: int | None, _batch_rows: int | None
@@ -190,7 +192,35 @@ class Snapshot:
                 )
                 cursor.execute(query.as_string())
                 for batch in cursor.fetch_record_batch():
-                    yield pl.DataFrame(pl.from_arrow(batch)).cast(schema)
+                    yield _unpacked(pl.DataFrame(pl.from_arrow(batch)), schema)
+
+
+def _unpacked(rows: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+    """LOG_COLUMNS and content_hash, as the server packed them, in the schema of logs."""
+
+    def has(flag: int) -> pl.Expr:
+        return (pl.col("flags") & flag) != 0
+
+    numbers = pl.col("latency_and_tokens")
+    return (
+        rows.hstack(parse_costs(rows["cost_usd"]))
+        .select(
+            "agent_id",
+            "cost_nano_usd",
+            "is_cost_irregular",
+            "is_cost_not_finite",
+            "user_id",
+            "content_hash",
+            error_type=pl.when(has(FAILED)).then("label"),
+            is_successful=has(SUCCESSFUL),
+            is_failed=has(FAILED),
+            human_intervention=has(HUMAN_INTERVENTION),
+            latency_ms=pl.when(~has(NO_LATENCY)).then(numbers // (1 << 32)),
+            # Wrapped around, the lower half is a signed number again.
+            token_count=pl.when(~has(NO_TOKENS)).then(numbers.cast(pl.Int32, wrap_numerical=True)),
+        )
+        .select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+    )
 
 
 def _taken(slices: deque[tuple[datetime, datetime]]) -> Iterator[tuple[datetime, datetime]]:

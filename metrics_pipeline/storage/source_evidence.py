@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.metrics.conservation import LogCosts
-from metrics_pipeline.metrics.schema import FAILED_STATUS, NANO_USD_PER_USD, NOT_FINITE, SUCCESS_STATUS
+from metrics_pipeline.metrics.costs import NOT_FINITE
+from metrics_pipeline.metrics.schema import FAILED_STATUS, NANO_USD_PER_USD, SUCCESS_STATUS
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.storage.contract import UpstreamContract
 

@@ -7,7 +7,7 @@ import pytest
 
 from metrics_pipeline.errors import InvariantError
 from metrics_pipeline.metrics.calculator import aggregate_logs, daily_metrics
-from metrics_pipeline.metrics.schema import EXACT_COSTS_SCHEMA, LOGS_SCHEMA
+from metrics_pipeline.metrics.schema import EXACT_COSTS_SCHEMA, logs_schema
 from metrics_pipeline.metrics.validation import validate_day
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.extraction import open_snapshot
@@ -45,19 +45,21 @@ def test_a_row_comes_with_what_the_metrics_depend_on(database: Database) -> None
         assert scan.rows_read == 0
         frame = scan.lazy.collect().sort("agent_id")
     assert scan.rows_read == 2
-    assert frame.columns == LOGS_SCHEMA.names()
+    assert frame.columns == logs_schema().names()
     assert frame.drop("content_hash").rows() == [
-        ("a", "failed", 5, 7, "1.5", "x", True, "1"),
-        ("b", "success", None, None, None, None, False, None),
+        ("a", False, True, 5, 7, 1_500_000_000, False, False, "x", True, "1"),
+        ("b", True, False, None, None, None, False, False, None, False, None),
     ]
 
 
 ASKED: dict[str, Callable[[pl.LazyFrame], pl.LazyFrame]] = {
     "a filter": lambda logs: logs.filter(pl.col("latency_ms") > 4),
     "a filter on categories": lambda logs: logs.filter(pl.col("agent_id") == "a"),
-    "a filter on a column that is not selected": lambda logs: logs.filter(pl.col("agent_id") == "a").select("status"),
+    "a filter on a column that is not selected": lambda logs: logs.filter(pl.col("agent_id") == "a").select(
+        "is_failed"
+    ),
     "a filter that nothing passes": lambda logs: logs.filter(pl.col("latency_ms") > 100),
-    "columns in another order": lambda logs: logs.select("status", "latency_ms"),
+    "columns in another order": lambda logs: logs.select("is_failed", "latency_ms"),
     "the number of rows": lambda logs: logs.select(pl.len()),
     "a sum": lambda logs: logs.select(pl.col("latency_ms").sum()),
     "a head": lambda logs: logs.head(3).select("latency_ms"),
