@@ -23,19 +23,26 @@ from metrics_pipeline.storage.urls import DatabaseUrl
 REAL_LOGS = Path(__file__).parents[2] / "shared" / "data" / "terminal_bench_executions.csv"
 
 # Not within pytest's own folder: as root, every other pytest on the machine closes that to the server's user.
-_HOME_VARIABLE = "PIPELINE_TESTS_HOME"
+HOME_VARIABLE = "PIPELINE_TESTS_HOME"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of faults/, which pytest reads only from a conftest.py that it knows from the beginning."""
+    group = parser.getgroup("faults")
+    group.addoption("--seeds", type=int, default=2, metavar="N", help="try each scenario of faults/ with N seeds")
+    group.addoption("--seed", type=int, metavar="K", help="try each scenario of faults/ with this seed only")
 
 
 def pytest_configure() -> None:
     """Names the home of the session's server, before workers are started that inherit the name."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        os.environ[_HOME_VARIABLE] = tempfile.mkdtemp(prefix="pipeline-tests-", dir="/tmp")
+        os.environ[HOME_VARIABLE] = tempfile.mkdtemp(prefix="pipeline-tests-", dir="/tmp")
 
 
 def pytest_unconfigure() -> None:
     """Waits for the server's end, which the last worker's lease brings about, and removes what it leaves."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        home = Path(os.environ.pop(_HOME_VARIABLE))
+        home = Path(os.environ.pop(HOME_VARIABLE))
         deadline = time.monotonic() + 30
         while server_pid(home) is not None and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -66,7 +73,7 @@ def _no_inherited_configuration() -> None:
 @pytest.fixture(scope="session")
 def server_home() -> Iterator[Path]:
     """METRICS_PIPELINE_HOME of the session, shared by the workers of pytest-xdist."""
-    home = Path(os.environ[_HOME_VARIABLE])
+    home = Path(os.environ[HOME_VARIABLE])
     yield home
     release(home)
 
@@ -79,7 +86,7 @@ def server_uri(server_home: Path) -> str:
 
 @pytest.fixture(scope="session")
 def _template(server_uri: str) -> Iterator[str]:
-    with _scratch_database(server_uri, "template0") as uri:
+    with scratch_database(server_uri, "template0") as uri:
         database = Database(DatabaseUrl.parse(uri))
         upstream_metadata.create_all(database.engine)
         upgrade(database.engine)
@@ -89,7 +96,7 @@ def _template(server_uri: str) -> Iterator[str]:
 @pytest.fixture
 def database_url(server_uri: str, _template: str) -> Iterator[str]:
     """A database with all tables and nothing in them."""
-    with _scratch_database(server_uri, _template) as uri:
+    with scratch_database(server_uri, _template) as uri:
         yield uri
 
 
@@ -102,7 +109,7 @@ def database(database_url: str) -> Database:
 @pytest.fixture
 def bare_database_url(server_uri: str) -> Iterator[str]:
     """A database without any table."""
-    with _scratch_database(server_uri, "template0") as uri:
+    with scratch_database(server_uri, "template0") as uri:
         yield uri
 
 
@@ -114,7 +121,9 @@ def real_logs() -> Path:
     return REAL_LOGS
 
 
-class _scratch_database:  # noqa: N801 - used like a function
+class scratch_database:  # noqa: N801 - used like a function
+    """A database that is dropped at the end."""
+
     def __init__(self, server_uri: str, template: str) -> None:
         self._server_uri = server_uri
         self._template = template

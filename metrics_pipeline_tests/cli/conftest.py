@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -32,6 +33,13 @@ def bare_environment(home: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
     """METRICS_PIPELINE_HOME of the module's commands. At the end nothing of them is left."""
+    with scratch_home() as home:
+        yield home
+
+
+@contextmanager
+def scratch_home() -> Iterator[Path]:
+    """A METRICS_PIPELINE_HOME of which nothing is left at the end, no process either."""
     base = Path(tempfile.mkdtemp(prefix="cli-", dir="/tmp"))
     home = base / "home"
     yield home

@@ -1,0 +1,69 @@
+"""Seeds, how a failing one is replayed, and the stage on which scenarios are played."""
+
+import random
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from metrics_pipeline.orchestration.instance import open_instance
+from metrics_pipeline.settings import Settings
+from metrics_pipeline_tests.cli.conftest import Start, scratch_home
+from metrics_pipeline_tests.cli.conftest import start as start
+from metrics_pipeline_tests.conftest import scratch_database
+
+from .stage import Stage
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "seed" in metafunc.fixturenames:
+        only = metafunc.config.getoption("seed")
+        seeds = range(metafunc.config.getoption("seeds")) if only is None else [only]
+        metafunc.parametrize("seed", seeds, ids="seed{}".format)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if report.failed and hasattr(item, "callspec") and "seed" in item.callspec.params:
+        seed = item.callspec.params["seed"]
+        replay = f".venv/bin/python -m pytest --numprocesses=0 --seed {seed} '{item.nodeid}'"
+        report.sections.append(("how to replay this fault", replay))
+    return report
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[Path]:
+    """METRICS_PIPELINE_HOME of the worker's commands: their Dagster instance, in a server of its own."""
+    with scratch_home() as home:
+        yield home
+
+
+@pytest.fixture(scope="session")
+def instance(home: Path) -> Iterator[dg.DagsterInstance]:
+    with open_instance(Settings(home=home)) as instance:
+        yield instance
+
+
+@pytest.fixture
+def stage(
+    request: pytest.FixtureRequest,
+    seed: int,
+    server_uri: str,
+    _template: str,
+    instance: dg.DagsterInstance,
+    start: Start,
+) -> Iterator[Stage]:
+    """A stage whose random choices follow from the scenario's name and the seed."""
+    scenario = request.function.__name__
+    with ExitStack() as databases:
+        yield Stage(
+            scenario,
+            random.Random(zlib.crc32(f"{scenario}/{seed}".encode())),
+            instance,
+            start,
+            lambda template: databases.enter_context(scratch_database(server_uri, template or _template)),
+        )

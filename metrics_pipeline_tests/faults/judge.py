@@ -1,0 +1,106 @@
+"""What must be true after a fault: of the stored days, of what is left behind, and of what the operator was told."""
+
+import re
+from collections.abc import Collection, Iterable
+from datetime import date
+
+import dagster as dg
+
+from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.orchestration.processes import is_orphaned
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline_tests.days import assert_exact, query
+from metrics_pipeline_tests.storage.embedded.conftest import wait_until
+
+from .stage import Ended
+
+# Each of these statements finds what contradicts itself, so it has to find nothing.
+_HALF_PUBLISHED = {
+    "metrics of days that the ledger does not have": """
+        SELECT metric_date, agent_id FROM agent_performance_metrics LEFT JOIN metric_day_ledger USING (metric_date)
+         WHERE metric_day_ledger.metric_date IS NULL""",
+    "days whose rows do not add up to the ledger's": """
+        SELECT metric_date, agents, aggregated_logs, count(agent_id), sum(total_executions)
+          FROM metric_day_ledger LEFT JOIN agent_performance_metrics USING (metric_date)
+         GROUP BY metric_date
+        HAVING (agents, aggregated_logs) <> (count(agent_id), coalesce(sum(total_executions), 0))""",
+    "runs that changed a day's rows and not its ledger": """
+        SELECT metric_date, run_id FROM metric_restatements
+         WHERE replaced_at > (SELECT aggregated_at FROM metric_day_ledger AS ledger
+                               WHERE ledger.metric_date = metric_restatements.metric_date)""",
+    "rows that are not as their last restatement says": """
+        SELECT agent_id, metric_date FROM agent_performance_metrics AS stored
+         WHERE NOT to_jsonb(stored) @> (
+            SELECT new_row FROM metric_restatements AS newest
+             WHERE (newest.agent_id, newest.metric_date) = (stored.agent_id, stored.metric_date)
+             ORDER BY replaced_at DESC LIMIT 1)""",
+    "restatements that change nothing": "SELECT * FROM metric_restatements WHERE old_row = new_row",
+}
+
+_LEFT_BEHIND = {
+    "sessions": """
+        SELECT pid, application_name, state, query FROM pg_stat_activity
+         WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'""",
+    "advisory locks": """
+        SELECT pid, classid, objid FROM pg_locks JOIN pg_database ON pg_database.oid = database
+         WHERE locktype = 'advisory' AND datname = current_database()""",
+    "temporary tables": "SELECT relname FROM pg_class WHERE relpersistence = 't'",
+    "prepared transactions": "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()",
+}
+#: A server notices that a client is gone when it wants to read from it or write to it.
+_NOTICING_SECONDS = 20
+
+_ERROR = re.compile(r"Error: (?P<what>.+[.])\n", re.DOTALL)
+_UNFINISHED = [
+    status for status in dg.DagsterRunStatus
+    if status not in (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+]  # fmt: skip
+
+
+def assert_nothing_half_published(database: Database) -> None:
+    assert {what: rows for what, statement in _HALF_PUBLISHED.items() if (rows := query(database, statement))} == {}
+
+
+def assert_exact_or_not_done(database: Database, days: Iterable[date], before: Collection[date] = ()) -> None:
+    """Each day equals the oracle or has no row at all; those in `before` may also be as before."""
+    assert_nothing_half_published(database)
+    done = {day for (day,) in query(database, "SELECT metric_date FROM metric_day_ledger")}
+    for day in done.intersection(days) - set(before):
+        assert_exact(database, day_window(day, "UTC"))
+
+
+def assert_nothing_left_behind(database: Database) -> None:
+    left: dict[str, list[tuple[object, ...]]] = {}
+
+    def is_clean() -> bool:
+        left.clear()
+        left.update({what: rows for what, statement in _LEFT_BEHIND.items() if (rows := query(database, statement))})
+        return not left
+
+    try:
+        wait_until(is_clean, seconds=_NOTICING_SECONDS)
+    except AssertionError:
+        assert left == {}
+        raise
+
+
+def assert_no_run_looks_alive(instance: dg.DagsterInstance) -> None:
+    """No run is unfinished but those whose process is known to be gone, which the next command, tick or daemon ends."""
+    unfinished = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
+    assert [run.run_id for run in unfinished if not is_orphaned(run)] == []
+
+
+def assert_no_unfinished_run(instance: dg.DagsterInstance, job: str) -> None:
+    assert instance.get_runs(dg.RunsFilter(job_name=job, statuses=_UNFINISHED)) == []
+
+
+def assert_operator_is_told(ended: Ended, *expected: str) -> None:
+    """A command that did not succeed says why and what to do, in sentences; one of the `expected` words is in them."""
+    assert "Traceback" not in ended.stdout + ended.stderr
+    if ended.exit_code == 0:
+        assert ended.stderr == ""
+        return
+    assert ended.exit_code == 1
+    match = _ERROR.fullmatch(ended.stderr)
+    assert match, ended.stderr
+    assert any(words in match["what"] for words in expected), ended.stderr

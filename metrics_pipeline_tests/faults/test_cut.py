@@ -1,0 +1,24 @@
+"""Connections that are cut at any message, rows of a COPY among them, while the server goes on."""
+
+from metrics_pipeline_tests.days import query
+
+from .days import BACKFILL, CORRECTED, DAYS, assert_healed, heal, store_days
+from .judge import assert_exact_or_not_done, assert_no_run_looks_alive, assert_operator_is_told
+from .stage import Play, Stage, nothing
+
+
+def test_a_backfill_whose_connections_are_cut_heals_by_itself_or_says_what_to_do(stage: Stage) -> None:
+    play = Play(BACKFILL, store_days)
+    url, database = stage.prepared(play)
+    ended = stage.struck(play, url, lambda _: nothing, times=3)
+    assert_operator_is_told(ended, "Check that the server runs and is reachable from here")
+    assert_exact_or_not_done(database, DAYS, before=[CORRECTED])
+    assert_no_run_looks_alive(stage.instance)
+    if ended.exit_code == 0:
+        assert_healed(stage, database)
+    else:
+        # Only before the run begins is nothing tried again.
+        assert "Run " not in ended.stderr
+        assert query(database, "SELECT metric_date FROM metric_day_ledger") == [(CORRECTED,)]
+        heal(stage, database, url)
+        assert_healed(stage, database)
