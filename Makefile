@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo dev test lint bench clean
+.PHONY: help demo dev test faults lint bench clean
 
 help:
 	@echo 'make demo   aggregate a week of made-up logs on the embedded PostgreSQL and print the result'
 	@echo 'make dev    open the Dagster UI on http://127.0.0.1:3000'
 	@echo 'make test   run the test suite on a real (embedded) PostgreSQL'
+	@echo 'make faults kill, cut and stop everything with SEEDS=10 seeds of each scenario, or with SEED=7 only'
 	@echo 'make lint   ruff and mypy'
 	@echo 'make bench  measure the aggregation of a day against its alternatives; options: make bench BENCH_ARGUMENTS=--help'
 
@@ -21,6 +22,10 @@ dev: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	@$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal $(PYTEST_ARGUMENTS)
+
+SEEDS ?= 10
+faults: $(VENV)/.installed-test
+	@$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal metrics_pipeline_tests/faults $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(PYTEST_ARGUMENTS)
 
 lint: $(VENV)/.installed-lint
 	@$(BIN)/ruff format --check .

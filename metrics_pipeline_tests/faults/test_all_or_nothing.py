@@ -1,0 +1,112 @@
+"""Commands of one transaction, `logs load` and `db upgrade`: killed or cut anywhere they have done all or nothing."""
+
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from sqlalchemy import text
+
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline.storage.migrating import create_upstream_tables, current_revision, head_revision, require_current
+from metrics_pipeline_tests.days import execute, query
+
+from .judge import assert_nothing_left_behind, assert_operator_is_told
+from .stage import Ended, Play, Stage, nothing
+
+_LOGS = 2000
+_START = datetime(2025, 7, 11, tzinfo=UTC)
+_ADOPTED = """
+CREATE TABLE agent_performance_metrics (agent_id uuid, metric_date date, total_executions integer,
+    success_rate double precision, total_cost_usd numeric, PRIMARY KEY (agent_id, metric_date))"""
+_CATALOG = """
+SELECT relname, attname, format_type(atttypid, atttypmod), attnotnull
+  FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
+ WHERE relnamespace = 'public'::regnamespace AND attnum > 0 AND NOT attisdropped ORDER BY 1, 2"""
+
+Fault = Callable[[Stage, Play, str], Ended]
+
+
+def _kill(stage: Stage, play: Play, url: str) -> Ended:
+    ended = stage.killed(play, url)
+    assert ended.exit_code == -signal.SIGKILL
+    return ended
+
+
+def _cut(stage: Stage, play: Play, url: str) -> Ended:
+    ended = stage.struck(play, url, lambda _: nothing)
+    assert_operator_is_told(ended, "Check that the server runs and is reachable from here")
+    return ended
+
+
+def _file_of_logs(folder: Path) -> Path:
+    path = folder / "logs.ndjson"
+    numbers = range(_LOGS)
+    pl.DataFrame(
+        {
+            "agent_id": [f"agent {number % 7}" for number in numbers],
+            "timestamp": [(_START + timedelta(seconds=number)).isoformat() for number in numbers],
+            "status": ["failed" if number % 5 == 0 else "success" for number in numbers],
+            "latency_ms": list(numbers),
+            "cost_usd": [f"0.{number:09}" for number in numbers],
+        }
+    ).write_ndjson(path)
+    return path
+
+
+def _state_of_logs(database: Database) -> list[tuple[Any, ...]]:
+    logs = "SELECT count(*), count(DISTINCT latency_ms), sum(cost_usd), max(agent_id) FROM agent_execution_logs"
+    return [*query(database, logs), *query(database, "SELECT count(*) FROM agent_registry")]
+
+
+@pytest.mark.parametrize("fault", [_kill, _cut])
+def test_a_file_of_logs_is_loaded_as_a_whole_or_not_at_all(stage: Stage, fault: Fault, tmp_path: Path) -> None:
+    play = Play(("logs", "load", _file_of_logs(tmp_path), "--register-agents"), lambda _: None)
+    url, database = stage.prepared(play)
+    nothing_yet = _state_of_logs(database)
+    fault(stage, play, url)
+    assert_nothing_left_behind(database)
+    after = _state_of_logs(database)
+
+    again = stage.start(url, *play.command, "--skip-existing")
+    stdout, stderr = again.communicate(timeout=180)
+    assert (again.returncode, stderr) == (0, ""), stdout
+    # The logs have no ids, so who loads them a second time after a lost commit would double them.
+    assert _state_of_logs(database) == [(_LOGS, _LOGS, Decimal(sum(range(_LOGS))).scaleb(-9), "agent 6"), (7,)]
+    assert after in (nothing_yet, _state_of_logs(database))
+
+
+def _store_what_is_adopted(database: Database) -> None:
+    create_upstream_tables(database.engine)
+    execute(
+        database,
+        _ADOPTED,
+        "INSERT INTO agent_performance_metrics SELECT gen_random_uuid(), '2025-06-01', n, 0.5, n "
+        "FROM generate_series(1, 50) n",
+    )
+
+
+@pytest.mark.parametrize("fault", [_kill, _cut])
+def test_an_upgrade_is_done_as_a_whole_or_not_at_all(stage: Stage, fault: Fault) -> None:
+    play = Play(("db", "upgrade"), _store_what_is_adopted, template="template0")
+    url, database = stage.prepared(play)
+    rows = "SELECT agent_id::text, total_executions, total_cost_usd FROM agent_performance_metrics ORDER BY 1"
+    adopted, before = query(database, rows), query(database, _CATALOG)
+    fault(stage, play, url)
+    assert_nothing_left_behind(database)
+    with database.engine.connect() as connection:
+        revision = current_revision(connection)
+    assert revision in (None, head_revision())
+    assert (query(database, _CATALOG) == before) is (revision is None)
+
+    again = stage.start(url, *play.command)
+    stdout, stderr = again.communicate(timeout=180)
+    assert (again.returncode, stderr) == (0, ""), stdout
+    with database.engine.connect() as connection:
+        require_current(connection)
+        assert connection.execute(text("SELECT count(*) FROM metric_day_ledger")).scalar_one() == 0
+    assert query(database, rows) == adopted
