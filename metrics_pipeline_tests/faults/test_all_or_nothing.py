@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pytest
 from sqlalchemy import text
 
 from metrics_pipeline.storage.database import Database
@@ -28,8 +27,6 @@ SELECT relname, attname, format_type(atttypid, atttypmod), attnotnull
   FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
  WHERE relnamespace = 'public'::regnamespace AND attnum > 0 AND NOT attisdropped ORDER BY 1, 2"""
 
-Fault = Callable[[Stage, Play, str], Ended]
-
 
 def _kill(stage: Stage, play: Play, url: str) -> Ended:
     ended = stage.killed(play, url)
@@ -41,6 +38,9 @@ def _cut(stage: Stage, play: Play, url: str) -> Ended:
     ended = stage.struck(play, url, lambda _: nothing)
     assert_operator_is_told(ended, "Check that the server runs and is reachable from here")
     return ended
+
+
+_FAULTS: list[Callable[[Stage, Play, str], Ended]] = [_kill, _cut]
 
 
 def _file_of_logs(folder: Path) -> Path:
@@ -63,12 +63,11 @@ def _state_of_logs(database: Database) -> list[tuple[Any, ...]]:
     return [*query(database, logs), *query(database, "SELECT count(*) FROM agent_registry")]
 
 
-@pytest.mark.parametrize("fault", [_kill, _cut])
-def test_a_file_of_logs_is_loaded_as_a_whole_or_not_at_all(stage: Stage, fault: Fault, tmp_path: Path) -> None:
+def test_a_file_of_logs_is_loaded_as_a_whole_or_not_at_all(stage: Stage, seed: int, tmp_path: Path) -> None:
     play = Play(("logs", "load", _file_of_logs(tmp_path), "--register-agents"), lambda _: None)
     url, database = stage.prepared(play)
     nothing_yet = _state_of_logs(database)
-    fault(stage, play, url)
+    _FAULTS[seed % 2](stage, play, url)
     assert_nothing_left_behind(database)
     after = _state_of_logs(database)
 
@@ -90,13 +89,12 @@ def _store_what_is_adopted(database: Database) -> None:
     )
 
 
-@pytest.mark.parametrize("fault", [_kill, _cut])
-def test_an_upgrade_is_done_as_a_whole_or_not_at_all(stage: Stage, fault: Fault) -> None:
+def test_an_upgrade_is_done_as_a_whole_or_not_at_all(stage: Stage, seed: int) -> None:
     play = Play(("db", "upgrade"), _store_what_is_adopted, template="template0")
     url, database = stage.prepared(play)
     rows = "SELECT agent_id::text, total_executions, total_cost_usd FROM agent_performance_metrics ORDER BY 1"
     adopted, before = query(database, rows), query(database, _CATALOG)
-    fault(stage, play, url)
+    _FAULTS[seed % 2](stage, play, url)
     assert_nothing_left_behind(database)
     with database.engine.connect() as connection:
         revision = current_revision(connection)
