@@ -57,6 +57,13 @@ _LASTING_FAULT_ON_OUR_SIDE = re.compile(
     r"no password supplied|SSL was required|certificate|GSSAPI|SCRAM|authentication method|channel binding"
     r"|: Permission denied|invalid (?:\w+ value|port number|integer value)"
 )
+# A stream that breaks midway carries no SQLSTATE. These words are what the server says, in English, of values that
+# will be the same at the next try. In another language such an error is tried again, which costs minutes, no number.
+_LASTING_DATA_FAULT = re.compile(
+    r"ERROR:  (?:.*(?:division by zero|out of range|numeric field overflow|value too long|unsupported Unicode escape"
+    r"|invalid (?:input|byte|memory alloc)|cannot (?:cast|convert|take|subtract|be cast)|permission denied"
+    r"|does not exist))"
+)
 
 
 @contextmanager
@@ -98,6 +105,8 @@ def _translate_words(error: BaseException, description: str) -> PipelineError:
     if _LASTING_FAULT_ON_OUR_SIDE.search(str(error)):
         remedy = "Check METRICS_DATABASE_URL and its options"
         return PermanentError(f"No connection to {description} is possible: {_words(error)}. {remedy}.")
+    if _LASTING_DATA_FAULT.search(str(error)):
+        return PermanentError(f"{_OTHERWISE[1]} in {description}: {_words(error)}. {_OTHERWISE[2]}.")
     remedy = "Check that the server runs and is reachable from here"
     return TransientError(f"The connection to {description} failed: {_words(error)}. {remedy}.")
 

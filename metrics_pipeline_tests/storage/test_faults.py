@@ -298,6 +298,24 @@ def test_a_login_refused_in_any_language_is_told_from_one_to_be_tried_again(word
         assert "connection to server" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("breaks", "kind", "words"),
+    [
+        ("1 / (200000 - i)", PermanentError, "division by zero"),
+        ("2147483647 - 200000 + i", PermanentError, "integer out of range"),
+        ("CASE WHEN i = 200000 THEN pg_cancel_backend(pg_backend_pid()) END", TransientError, "canceling statement"),
+        ("CASE WHEN i = 200000 THEN pg_terminate_backend(pg_backend_pid()) END", TransientError, "terminating"),
+    ],
+)
+def test_a_stream_that_breaks_midway_is_tried_again_unless_the_data_broke_it(
+    database: Database, breaks: str, kind: type[PipelineError], words: str
+) -> None:
+    error = fault(by_adbc_in_batches, database, f"SELECT {breaks} FROM generate_series(1, 300000) AS i")
+    assert isinstance(error.__cause__, OSError)
+    assert type(error) is kind
+    assert words in str(error)
+
+
 @pytest.mark.parametrize("error", [OSError("disk"), ValueError("x"), PermanentError("ours")])
 def test_what_is_no_fault_of_the_database_passes(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, database_faults("the database"):
