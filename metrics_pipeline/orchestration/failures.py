@@ -18,8 +18,8 @@ _FIRST_PAUSE_SECONDS = 10
 def step_outcome(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Iterator[None]:
     """Turns our errors into Dagster's.
 
-    A TransientError becomes RetryRequested, a PermanentError a Failure that Dagster does not retry. Any other
-    exception passes unchanged: it is a defect, and it is not retried either.
+    A TransientError becomes RetryRequested, a PermanentError a Failure, which is final: no asset has a RetryPolicy. Any
+    other exception passes unchanged: it is a defect, and it is not retried either.
     """
     try:
         yield
@@ -35,7 +35,7 @@ def step_outcome(context: dg.AssetExecutionContext | dg.AssetCheckExecutionConte
         # A missing table or privilege is mended without the day changing, so its day is worth another night's try.
         if isinstance(error, (DayRefusedError, InvariantError)):
             context.instance.add_run_tags(context.run.run_id, {FAILED_PERMANENTLY_TAG: "true"})
-        raise dg.Failure(description=str(error), allow_retries=False) from error
+        raise dg.Failure(description=str(error)) from error
 
 
 def raise_failed_days(failures: Mapping[str, PermanentError]) -> None:
