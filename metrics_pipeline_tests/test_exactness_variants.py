@@ -5,7 +5,18 @@ from datetime import timedelta
 import pytest
 
 from metrics_pipeline.storage.database import Database
-from metrics_pipeline_tests.days import WINDOW, Log, assert_exact_twice, execute, query, store_agents, store_logs
+from metrics_pipeline.storage.fingerprints import present_fingerprints
+from metrics_pipeline.storage.readiness import require_ready
+from metrics_pipeline_tests.days import (
+    WINDOW,
+    Log,
+    aggregate,
+    assert_exact_twice,
+    execute,
+    query,
+    store_agents,
+    store_logs,
+)
 
 UUIDS = [f"0000000{digit}-0000-4000-8000-0000000000ab" for digit in range(4)]
 
@@ -121,3 +132,33 @@ def test_a_difficult_day_is_exact_on_a_view_with_another_order_of_columns(diffic
              FROM stored_logs""",
     )
     assert_exact_twice(difficult)
+
+
+def test_a_json_text_that_holds_nul_counts_with_the_replacement_character_and_its_day_is_stored(
+    database: Database,
+) -> None:
+    execute(database, "ALTER TABLE agent_execution_logs ALTER metadata TYPE json")
+    store_agents(database, {"a": "active"})
+    metadata = [
+        r'{"user_id": "\u0000\u0000x"}',
+        r'{"user_id": "other\ufffd\ufffd"}',
+        r'{"user_id": "other\u0000\u0000"}',
+        r'{"user_id": "plain \\u0000"}',
+        r'{"user_id": "u", "human_intervention": "true", "note": "\u0000"}',
+        r'{"user_id": "u", "human_intervention": "true\u0000"}',
+    ]
+    for value in metadata:
+        execute(
+            database,
+            """INSERT INTO agent_execution_logs (agent_id, "timestamp", status, metadata)
+               VALUES ('a', '2025-03-04 12:00Z', 'success', CAST(:value AS json))""",
+            value=value,
+        )
+    first = aggregate(database)
+    stored = query(
+        database, "SELECT total_executions, human_interventions, unique_users FROM agent_performance_metrics"
+    )
+    assert stored == [(6, 1, 4)]
+    with database.engine.connect() as connection:
+        present = present_fingerprints(connection, require_ready(database), [WINDOW])
+    assert present[WINDOW.metric_date] == first.computed.metrics.fingerprint

@@ -2,6 +2,12 @@
 
 from metrics_pipeline.metrics.schema import FAILED_STATUS, SUCCESS_STATUS
 
+# A json column can hold \u0000, of which no text can be made: ->> of any key would fail, and the day with it. It reads
+# as U+FFFD, Unicode's mark for what cannot be read. jsonb refuses it on entry and is not searched.
+_VALUE = r"""CASE WHEN pg_typeof(metadata) <> 'jsonb'::regtype AND strpos(metadata::text, '\u0000') > 0
+        THEN regexp_replace(metadata::text, '(?<!\\)((\\\\)*)\\u0000', '\1\\ufffd', 'g')::json->>'KEY'
+        ELSE metadata->>'KEY' END"""
+
 #: The bits of `flags`. The last two tell NULL from the empty text.
 SUCCESSFUL, FAILED, HUMAN_INTERVENTION, NO_LATENCY, NO_TOKENS, NO_AGENT, NO_USER = (1 << bit for bit in range(7))
 
@@ -16,9 +22,9 @@ LOG_COLUMNS = f"""
     trim_scale(cost_usd)::text AS cost_usd,
     CASE status::text WHEN '{SUCCESS_STATUS}' THEN NULL WHEN '{FAILED_STATUS}' THEN error_type::text
         ELSE status::text END AS label,
-    metadata->>'user_id' AS user_id,
+    {_VALUE.replace("KEY", "user_id")} AS user_id,
     (CASE status::text WHEN '{SUCCESS_STATUS}' THEN {SUCCESSFUL} WHEN '{FAILED_STATUS}' THEN {FAILED} ELSE 0 END
-        + CASE WHEN metadata->>'human_intervention' = 'true' THEN {HUMAN_INTERVENTION} ELSE 0 END
+        + CASE WHEN {_VALUE.replace("KEY", "human_intervention")} = 'true' THEN {HUMAN_INTERVENTION} ELSE 0 END
         + CASE WHEN latency_ms IS NULL THEN {NO_LATENCY} ELSE 0 END
         + CASE WHEN token_count IS NULL THEN {NO_TOKENS} ELSE 0 END)::smallint AS flags"""
 
