@@ -60,9 +60,9 @@ _LASTING_FAULT_ON_OUR_SIDE = re.compile(
 # A stream that breaks midway carries no SQLSTATE. These words are what the server says, in English, of values that
 # will be the same at the next try. In another language such an error is tried again, which costs minutes, no number.
 _LASTING_DATA_FAULT = re.compile(
-    r"ERROR:  (?:.*(?:division by zero|out of range|numeric field overflow|value too long|unsupported Unicode escape"
+    r"ERROR:  .*(?:division by zero|out of range|numeric field overflow|value too long|unsupported Unicode escape"
     r"|invalid (?:input|byte|memory alloc)|cannot (?:cast|convert|take|subtract|be cast)|permission denied"
-    r"|does not exist))"
+    r"|does not exist)"
 )
 
 
