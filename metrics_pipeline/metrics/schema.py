@@ -18,35 +18,39 @@ UNKNOWN_ERROR_TYPE = "unknown"
 DEFINITION_VERSION = "1"
 
 
-def logs_schema() -> pl.Schema:
-    """What the extraction delivers of each log, with categories that no other schema shares.
-
-    Texts are categories, which are grouped as whole numbers; a process that aggregates a year drops a day's categories
-    with its logs. is_successful, is_failed: neither for any other status. The cost is what parse_costs makes of it.
-    error_type is NULL unless the log failed. content_hash is a hash of all the others.
-    """
-    category = pl.Categorical(pl.Categories.random())
-    return pl.Schema(
-        {
-            "agent_id": category,
-            "is_successful": pl.Boolean(),
-            "is_failed": pl.Boolean(),
-            "latency_ms": pl.Int32(),
-            "token_count": pl.Int32(),
-            "cost_nano_usd": pl.Int128(),
-            "is_cost_irregular": pl.Boolean(),
-            "is_cost_not_finite": pl.Boolean(),
-            "error_type": category,
-            "human_intervention": pl.Boolean(),
-            "user_id": category,
-            "content_hash": pl.Int64(),
-        }
-    )
+#: What the extraction delivers: partial aggregates, of which each agent has one or several, one per part of the day.
+#: The cost is NULL where has_irregular_costs. The latencies are those of all logs that have one, in any order; the user
+#: ids are distinct, and long ones stand for themselves as a digest; the error types are those of all failed logs.
+#: content_hash is the sum of a hash of every value that a metric depends on.
+PARTIALS_SCHEMA = pl.Schema(
+    {
+        "agent_id": pl.String(),
+        "total_executions": pl.Int64(),
+        "successful_executions": pl.Int64(),
+        "failed_executions": pl.Int64(),
+        "human_interventions": pl.Int64(),
+        "latency_ms": pl.Int64(),
+        "total_tokens": pl.Int64(),
+        "cost_nano_usd": pl.Int128(),
+        "has_irregular_costs": pl.Boolean(),
+        "content_hash": pl.Int128(),
+        "latencies_ms": pl.List(pl.Int32()),
+        "user_ids": pl.List(pl.String()),
+        "error_types": pl.List(pl.String()),
+    }
+)
 
 
-#: Exact costs of the agents that have irregular ones (see costs), rounded half away from zero to nano-dollars.
+#: Of the agents with irregular costs: finer than a nano-dollar, of 10^19 USD and more, or no number. Total and mean are
+#: exact, rounded half away from zero, and NULL from 1.7 * 10^29 USD on. regular_cost_nano_usd adds up the other costs.
 EXACT_COSTS_SCHEMA = pl.Schema(
-    {"agent_id": pl.String(), "total_cost_nano_usd": pl.Int128(), "avg_cost_nano_usd": pl.Int128()}
+    {
+        "agent_id": pl.String(),
+        "total_cost_nano_usd": pl.Int128(),
+        "avg_cost_nano_usd": pl.Int128(),
+        "regular_cost_nano_usd": pl.Int128(),
+        "not_finite_costs": pl.Int64(),
+    }
 )
 
 #: One entry of an error distribution; in PostgreSQL the list becomes a JSON object {error_type: count}.

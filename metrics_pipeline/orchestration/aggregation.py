@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from metrics_pipeline.metrics.calculator import DayMetrics, aggregate_logs, daily_metrics
+from metrics_pipeline.metrics.calculator import DayMetrics, daily_metrics, merge_partials
 from metrics_pipeline.metrics.comparison import DayChange, compare_days
 from metrics_pipeline.metrics.totals import DayTotals, day_totals
 from metrics_pipeline.metrics.validation import validate_day
@@ -79,15 +79,16 @@ def compute_day(
             refuse_if_partly_pruned(snapshot.connection, window)
             agents = snapshot.agents(window.metric_date, include_inactive=include_inactive_agents)
         with timings.step("extract"):
-            logs = snapshot.logs(window)
-            aggregates = aggregate_logs(logs.lazy)
+            partials = snapshot.partial_aggregates(window)
+            aggregates = merge_partials(partials)
             exact_costs = snapshot.exact_costs(window, aggregates.agents_with_irregular_costs)
         with timings.step("compute"):
             metrics = daily_metrics(aggregates, agents, window.metric_date, exact_costs)
             totals = day_totals(aggregates, agents)
     with timings.step("validate"):
-        refuse_if_logs_vanished(state, window, logs.rows_read)
-        validate_day(metrics, window, logs.rows_read)
+        logs_read = int(partials["total_executions"].sum())
+        refuse_if_logs_vanished(state, window, logs_read)
+        validate_day(metrics, window, logs_read)
     return ComputedDay(window, metrics, totals, state, snapshot.taken_at)
 
 

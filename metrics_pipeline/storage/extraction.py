@@ -1,72 +1,47 @@
-"""Reading a day: one snapshot for the logs, the agents and what is stored; the logs as a streamed LazyFrame."""
+"""Reading a day from one snapshot: the logs as partial aggregates, the agents, and what is stored."""
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
-from itertools import pairwise
 
-import adbc_driver_postgresql
 import polars as pl
-from polars.io.plugins import register_io_source
-from psycopg import sql
 from sqlalchemy import Connection, text
 
-from metrics_pipeline.metrics.costs import NOT_FINITE, parse_costs
-from metrics_pipeline.metrics.schema import EXACT_COSTS_SCHEMA, logs_schema
+from metrics_pipeline.metrics.costs import NOT_FINITE
+from metrics_pipeline.metrics.schema import EXACT_COSTS_SCHEMA
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.storage.contract import UpstreamContract
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.faults import database_faults
-from metrics_pipeline.storage.log_columns import (
-    CONTENT_HASH,
-    FAILED,
-    HUMAN_INTERVENTION,
-    LOG_COLUMNS,
-    NO_LATENCY,
-    NO_TOKENS,
-    SUCCESSFUL,
-)
-from metrics_pipeline.storage.merging import merge
+from metrics_pipeline.storage.log_columns import IS_REGULAR_COST
+from metrics_pipeline.storage.partials import read_partials
+from metrics_pipeline.storage.slices import Slice, slices_of
 
-# Small enough that reading and grouping overlap, large enough that a batch's fixed cost is lost in it.
-_BATCH_BYTES = 4 * 1024 * 1024
-# Up to 50,000 logs a second connection and a query per slice cost as much as they win; 1,000,000 are read 13 % faster.
-_PARALLEL_FROM_LOGS = 100_000
-# More slices than readers, so that a reader with quiet hours takes over some of the busy ones.
-_SLICES = 8
-# Each reader takes a connection and nearly a core of the server, which serves others at night as well.
+# Each reader takes a connection and a core of the server, which serves others at night as well.
 _MAX_READERS = 4
 
-# OFFSET 0 keeps PostgreSQL from evaluating the JSON look-ups, the dearest part of a row, once more for the hash.
-_LOGS = f"""
-SELECT log.*, {CONTENT_HASH} AS content_hash
-FROM (
-    SELECT {LOG_COLUMNS}
-    FROM agent_execution_logs
-    WHERE "timestamp" >= {{start}} AND "timestamp" < {{end}}
-    OFFSET 0
-) AS log"""
-
 # A reader that waits behind an ALTER TABLE does so before it has taken a slice, and another reader takes them all.
-_LOCK = "SELECT 1 FROM agent_execution_logs LIMIT 0"
-
-_PLAN = """
-EXPLAIN (FORMAT JSON)
-SELECT 1 FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" < :end"""
+_LOCK = text("SELECT 1 FROM agent_execution_logs LIMIT 0")
 
 # Whole-number division, because numeric's own quotient is rounded before it could be rounded to nano-dollars.
 _EXACT_COSTS = text(f"""
 SELECT agent_id,
        trunc(round(nano_usd))::text AS total_cost_nano_usd,
-       (sign(nano_usd) * div(2 * abs(nano_usd) + logs, 2 * logs))::text AS avg_cost_nano_usd
+       (sign(nano_usd) * div(2 * abs(nano_usd) + logs, 2 * logs))::text AS avg_cost_nano_usd,
+       regular_cost_nano_usd::text,
+       not_finite_costs
 FROM (
     SELECT agent_id::text AS agent_id, count(*) AS logs,
-           coalesce(sum(cost_usd) FILTER (WHERE cost_usd::text NOT IN {NOT_FINITE}), 0) * 1000000000 AS nano_usd
+           coalesce(sum(cost_usd) FILTER (WHERE cost_usd::text NOT IN {NOT_FINITE}), 0) * 1000000000 AS nano_usd,
+           coalesce(sum(cost_usd * 1000000000) FILTER (WHERE {IS_REGULAR_COST}), 0)::numeric(38)
+               AS regular_cost_nano_usd,
+           count(*) FILTER (WHERE cost_usd::text IN {NOT_FINITE}) AS not_finite_costs
     FROM agent_execution_logs
-    WHERE "timestamp" >= :start AND "timestamp" < :end AND agent_id::text = ANY(:agents)
+    WHERE "timestamp" >= :start AND "timestamp" < :end AND (agent_id::text = ANY(:agents) OR agent_id IS NULL)
     GROUP BY agent_id
 ) AS costs""")
 
@@ -76,17 +51,6 @@ SELECT id::text AS agent_id FROM agent_registry WHERE :include_inactive OR statu
 UNION
 SELECT agent_id FROM agent_performance_metrics WHERE metric_date = :metric_date
 ORDER BY agent_id""")
-
-
-@dataclass
-class LogScan:
-    """The logs of a window as a stream that can be read once.
-
-    lazy: logs_schema(). rows_read: counted as the batches arrive.
-    """
-
-    lazy: pl.LazyFrame
-    rows_read: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,134 +71,57 @@ class Snapshot:
         rows = self.connection.execute(_AGENTS, {"metric_date": metric_date, "include_inactive": include_inactive})
         return pl.Series("agent_id", rows.scalars().all(), dtype=pl.String)
 
-    def logs(self, window: DayWindow) -> LogScan:
-        """The logs of the window, in no certain order. Nothing is read before `lazy` is collected.
+    def partial_aggregates(self, window: DayWindow) -> pl.DataFrame:
+        """The logs of the window, aggregated in parts (PARTIALS_SCHEMA), in no certain order.
 
-        A large window is read in slices of time by several connections, if an index serves such slices. While it is
-        collected, database faults surface as TransientError or PermanentError.
+        A large window is read in slices of time by several connections at once, if an index serves such slices.
         """
-        schema = logs_schema()
+        slices = slices_of(self.connection, self._contract, window)
+        if len(slices) == 1:
+            return read_partials(self.connection, self._contract, *slices[0])
+        return self._read_at_once(slices)
 
-        def read(
-            columns: list[str] | None, predicate: pl.Expr | None, row_limit: int | None, _batch_rows: int | None
-        ) -> Iterator[pl.DataFrame]:
-            # The first rows of a day need no second reader.
-            slices = deque(self._slices(window) if row_limit is None else [(window.start, window.end)])
-            readers = min(len(slices), _MAX_READERS, os.cpu_count() or 1)
-            for batch in merge([self._read(slices, schema) for _ in range(readers)]):
-                rows = batch if row_limit is None else batch.head(row_limit - scan.rows_read)
-                scan.rows_read += rows.height
-                frame = rows.lazy()
-                if predicate is not None:
-                    frame = frame.filter(predicate)
-                yield frame.select(columns or schema.names()).collect()
-                if scan.rows_read == row_limit:
-                    return
-
-        scan = LogScan(register_io_source(read, schema=schema, explain_name="agent_execution_logs"))
-        return scan
-
-    def exact_costs(self, window: DayWindow, agents: list[str]) -> pl.DataFrame:
-        """Exact total and mean cost (EXACT_COSTS_SCHEMA) of the agents that have irregular costs in the window.
-
-        NULL stands for a cost of 1.7 * 10^29 USD or more, which Int128 cannot hold.
-        """
+    def exact_costs(self, window: DayWindow, agents: Sequence[str | None]) -> pl.DataFrame:
+        """EXACT_COSTS_SCHEMA of the agents that have irregular costs in the window, and of the logs without agent."""
         if not agents:
             return pl.DataFrame(schema=EXACT_COSTS_SCHEMA)
         bounds = {"start": self._contract.instant(window.start), "end": self._contract.instant(window.end)}
-        rows = self.connection.execute(_EXACT_COSTS, {**bounds, "agents": agents})
+        rows = self.connection.execute(_EXACT_COSTS, {**bounds, "agents": list(agents)})
         texts = pl.DataFrame([tuple(row) for row in rows], schema=EXACT_COSTS_SCHEMA.names(), orient="row")
         return texts.cast(EXACT_COSTS_SCHEMA, strict=False)
 
-    def _slices(self, window: DayWindow) -> list[tuple[datetime, datetime]]:
-        """The window as one slice or, where it pays, as several of equal length."""
-        step = (window.end - window.start) / _SLICES
-        bounds = [*(window.start + number * step for number in range(_SLICES)), window.end]
-        slices = list(pairwise(bounds))
-        with database_faults(self._database.description):
-            estimate, _ = self._plan(window.start, window.end)
-            if estimate < _PARALLEL_FROM_LOGS:
-                return [(window.start, window.end)]
-            # Without an index each slice would read the whole table.
-            _, scans = self._plan(*slices[_SLICES // 2])
-        return [(window.start, window.end)] if "Seq Scan" in scans else slices
+    def _read_at_once(self, slices: Sequence[Slice]) -> pl.DataFrame:
+        left = deque(slices)
+        number = min(len(slices), _MAX_READERS, os.cpu_count() or 1)
+        with ThreadPoolExecutor(number, thread_name_prefix="reader") as threads:
+            try:
+                readers = [threads.submit(self._read, left) for _ in range(number)]
+                return pl.concat([partials for reader in as_completed(readers) for partials in reader.result()])
+            finally:
+                # After an error of one reader, or an interruption, the others stop when their slice is done.
+                left.clear()
 
-    def _plan(self, start: datetime, end: datetime) -> tuple[int, set[str]]:
-        """The server's estimate of the rows between two moments, and the types of its plan's nodes."""
-        bounds = {"start": self._contract.instant(start), "end": self._contract.instant(end)}
-        # Rolled back at once, because EXPLAIN locks the table as reading it does: an ALTER TABLE that queued behind
-        # this transaction would keep the readers waiting, and this transaction waits for the readers.
-        with self.connection.begin_nested() as savepoint:
-            plan = self.connection.execute(text(_PLAN), bounds).scalar_one()[0]["Plan"]
-            savepoint.rollback()
-        nodes, types = [plan], set()
-        for node in nodes:
-            types.add(node["Node Type"])
-            nodes += node.get("Plans", [])
-        return plan["Plan Rows"], types
-
-    def _read(self, slices: deque[tuple[datetime, datetime]], schema: pl.Schema) -> Generator[pl.DataFrame]:
-        """Takes one slice after the other, until none is left, and yields its logs in batches."""
-        with (
-            database_faults(self._database.description),
-            self._database.adbc_connect() as connection,
-            connection.cursor() as cursor,
-        ):
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            cursor.execute(f"SET TRANSACTION SNAPSHOT '{self._exported_id}'")
-            cursor.execute(_LOCK)
-            cursor.adbc_statement.set_options(
-                **{adbc_driver_postgresql.StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(_BATCH_BYTES)}
-            )
-            for start, end in _taken(slices):
-                query = sql.SQL(_LOGS).format(
-                    start=sql.Literal(self._contract.instant(start)), end=sql.Literal(self._contract.instant(end))
-                )
-                cursor.execute(query.as_string())
-                for batch in cursor.fetch_record_batch():
-                    yield _unpacked(pl.DataFrame(pl.from_arrow(batch)), schema)
+    def _read(self, left: deque[Slice]) -> list[pl.DataFrame]:
+        """Takes one slice after the other, until none is left."""
+        with database_faults(self._database.description), self._database.engine.connect() as connection:
+            connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{self._exported_id}'")
+            connection.execute(_LOCK)
+            return [read_partials(connection, self._contract, *bounds) for bounds in _taken(left)]
 
 
-def _unpacked(rows: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
-    """LOG_COLUMNS and content_hash, as the server packed them, in the schema of logs."""
-
-    def has(flag: int) -> pl.Expr:
-        return (pl.col("flags") & flag) != 0
-
-    numbers = pl.col("latency_and_tokens")
-    return (
-        rows.hstack(parse_costs(rows["cost_usd"]))
-        .select(
-            "agent_id",
-            "cost_nano_usd",
-            "is_cost_irregular",
-            "is_cost_not_finite",
-            "user_id",
-            "content_hash",
-            error_type=pl.when(has(FAILED)).then("label"),
-            is_successful=has(SUCCESSFUL),
-            is_failed=has(FAILED),
-            human_intervention=has(HUMAN_INTERVENTION),
-            latency_ms=pl.when(~has(NO_LATENCY)).then(numbers // (1 << 32)),
-            # Wrapped around, the lower half is a signed number again.
-            token_count=pl.when(~has(NO_TOKENS)).then(numbers.cast(pl.Int32, wrap_numerical=True)),
-        )
-        .select(pl.col(name).cast(dtype) for name, dtype in schema.items())
-    )
-
-
-def _taken(slices: deque[tuple[datetime, datetime]]) -> Iterator[tuple[datetime, datetime]]:
+def _taken(left: deque[Slice]) -> Iterator[Slice]:
     """Takes from a queue that other threads take from as well."""
     while True:
         try:
-            yield slices.popleft()
+            yield left.pop()
         except IndexError:
             return
 
 
 @contextmanager
 def open_snapshot(database: Database, contract: UpstreamContract) -> Iterator[Snapshot]:
-    """Opens a read-only transaction and exports its snapshot, so that the readers of the logs see the same state.
+    """Opens a read-only transaction and exports its snapshot, so that several readers of the logs see the same state.
 
     Database faults inside the block become TransientError or PermanentError.
     """

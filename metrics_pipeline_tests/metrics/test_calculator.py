@@ -1,8 +1,10 @@
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
 from fractions import Fraction
 from math import ceil, floor
+from typing import Any
 
 import polars as pl
 import pytest
@@ -12,37 +14,49 @@ from hypothesis import strategies as st
 from metrics_pipeline.errors import InvariantError
 from metrics_pipeline.metrics.calculator import (
     DayMetrics,
-    aggregate_logs,
     daily_metrics,
-    latency_percentiles,
+    merge_partials,
+    percentile,
     rounded_quotient,
 )
-from metrics_pipeline.metrics.costs import parse_costs
-from metrics_pipeline.metrics.schema import EXACT_COSTS_SCHEMA, METRICS_SCHEMA, logs_schema
+from metrics_pipeline.metrics.schema import EXACT_COSTS_SCHEMA, METRICS_SCHEMA, PARTIALS_SCHEMA
 
 DAY = date(2025, 3, 4)
 NO_EXACT_COSTS = pl.DataFrame(schema=EXACT_COSTS_SCHEMA)
 
+BLANK = {"agent_id": "a", "status": "success", "human_intervention": False, "content_hash": 0}
 
-SCHEMA = logs_schema()
+
+def logs(*rows: dict[str, Any]) -> pl.DataFrame:
+    """Each log as a partial aggregate of its own; the default is a success of agent a without values."""
+    return pl.DataFrame([partial(defaultdict(lambda: None, BLANK | row)) for row in rows], schema=PARTIALS_SCHEMA)
 
 
-def logs(*rows: dict[str, object]) -> pl.LazyFrame:
-    """Logs of SCHEMA from rows with status and cost_usd; the default is a success of agent a without values."""
-    blank = {"agent_id": "a", "status": "success", "human_intervention": False, "content_hash": 0}
-    texts = {"status": pl.String(), "cost_usd": pl.String()}
-    frame = pl.DataFrame([dict.fromkeys([*SCHEMA, *texts]) | blank | row for row in rows], schema=dict(SCHEMA) | texts)
-    costs = parse_costs(frame["cost_usd"])
-    statuses = {
-        f"is_{name}": pl.col("status") == status for name, status in (("successful", "success"), ("failed", "failed"))
+def partial(log: dict[str, Any]) -> dict[str, Any]:
+    is_failed = log["status"] == "failed"
+    cost = Decimal(log["cost_usd"] or 0)
+    is_regular = cost.is_finite() and abs(cost) < Decimal("1e19") and cost == round(cost, 9)
+    return {
+        "agent_id": log["agent_id"],
+        "total_executions": 1,
+        "successful_executions": int(log["status"] == "success"),
+        "failed_executions": int(is_failed),
+        "human_interventions": int(log["human_intervention"]),
+        "latency_ms": log["latency_ms"] or 0,
+        "total_tokens": log["token_count"] or 0,
+        "cost_nano_usd": int(cost.scaleb(9)) if is_regular else None,
+        "has_irregular_costs": not is_regular,
+        "content_hash": log["content_hash"],
+        "latencies_ms": [] if log["latency_ms"] is None else [log["latency_ms"]],
+        "user_ids": [] if log["user_id"] is None else [log["user_id"]],
+        "error_types": [log["error_type"] or "unknown"] if is_failed else [],
     }
-    return frame.with_columns(costs).with_columns(**statuses).select(SCHEMA.names()).lazy()
 
 
 def metrics_of(
-    frame: pl.LazyFrame, agents: Sequence[str] = ("a",), exact_costs: pl.DataFrame = NO_EXACT_COSTS
+    partials: pl.DataFrame, agents: Sequence[str] = ("a",), exact_costs: pl.DataFrame = NO_EXACT_COSTS
 ) -> DayMetrics:
-    return daily_metrics(aggregate_logs(frame), pl.Series(agents, dtype=pl.String), DAY, exact_costs)
+    return daily_metrics(merge_partials(partials), pl.Series(agents, dtype=pl.String), DAY, exact_costs)
 
 
 def test_a_day_by_hand() -> None:
@@ -57,7 +71,7 @@ def test_a_day_by_hand() -> None:
             },
             {"latency_ms": 201, "token_count": None, "cost_usd": "0.000000002", "user_id": "u"},
             {"status": "failed", "latency_ms": None, "token_count": 5, "error_type": "timeout", "user_id": "v"},
-            {"status": "failed", "latency_ms": 400, "cost_usd": "NaN", "error_type": None},
+            {"status": "failed", "latency_ms": 400, "error_type": None},
             {"status": "failed", "latency_ms": 1000, "error_type": "unknown", "user_id": ""},
             {"status": "cancelled", "error_type": "ignored"},
             {"agent_id": "b", "cost_usd": "1"},
@@ -83,7 +97,7 @@ def test_a_day_by_hand() -> None:
         "unique_users": 3,
     }
     assert day.skipped.rows() == [("b", 1)]
-    assert (day.aggregated_logs, day.skipped_logs, day.not_finite_costs) == (6, 1, 1)
+    assert (day.aggregated_logs, day.skipped_logs, day.not_finite_costs) == (6, 1, 0)
     fingerprint = day.fingerprint
     assert (fingerprint.logs, fingerprint.successful, fingerprint.failed) == (7, 3, 3)
     assert (fingerprint.latency_ms, fingerprint.tokens, fingerprint.cost_nano_usd) == (1701, 15, 1_000_000_003)
@@ -100,37 +114,59 @@ def test_a_day_without_logs_has_a_row_for_each_agent_in_the_order_of_their_ids()
 
 
 def test_half_a_millionth_of_successes_is_rounded_up() -> None:
-    one_of_two_million = pl.concat(
-        [logs({}), logs({"status": "failed"}).select(pl.all().repeat_by(1_999_999).explode())]
+    failures = logs({"status": "failed"}).with_columns(
+        pl.lit(1_999_999, dtype=pl.Int64).alias("total_executions"),
+        pl.lit(1_999_999, dtype=pl.Int64).alias("failed_executions"),
     )
+    one_of_two_million = pl.concat([logs({}), failures])
     assert metrics_of(one_of_two_million).metrics["success_rate"].item() == Decimal("0.000001")
 
 
 def test_irregular_costs_are_named_and_replaced_by_the_exact_ones() -> None:
-    frame = logs(
+    partials = logs(
         {"agent_id": "fine", "cost_usd": "0.0000000001"},
+        {"agent_id": "fine", "cost_usd": "0.000000002"},
         {"agent_id": "huge", "cost_usd": "1" + "0" * 19},
+        {"agent_id": "no number", "cost_usd": "NaN"},
         {"agent_id": "regular", "cost_usd": "-12345678901.123456789"},
-        {"agent_id": "regular", "cost_usd": "NaN"},
-        {"agent_id": "regular", "cost_usd": "-Infinity"},
         {"agent_id": "whole", "cost_usd": "1234567890"},
+        {"agent_id": None, "cost_usd": "Infinity"},
+        {"agent_id": None, "cost_usd": "0.000000004"},
     )
-    aggregates = aggregate_logs(frame)
-    assert aggregates.agents_with_irregular_costs == ["fine", "huge"]
-    exact = pl.DataFrame([("fine", 7, -3), ("huge", 10**20 - 1, 4)], schema=EXACT_COSTS_SCHEMA, orient="row")
-    day = metrics_of(frame, ["fine", "huge", "regular", "whole"], exact)
+    assert merge_partials(partials).agents_with_irregular_costs == [None, "fine", "huge", "no number"]
+    exact = pl.DataFrame(
+        [
+            ("fine", 7, -3, 2, 0),
+            ("huge", 10**20 - 1, 4, 0, 0),
+            ("no number", 0, 0, 0, 1),
+            (None, 4, 2, 4, 1),
+        ],
+        schema=EXACT_COSTS_SCHEMA,
+        orient="row",
+    )
+    day = metrics_of(partials, ["fine", "huge", "no number", "regular", "whole"], exact)
     assert day.metrics["total_cost_usd"].to_list() == [
         Decimal("0.000000007"),
         Decimal("99999999999.999999999"),
+        0,
         Decimal("-12345678901.123456789"),
         Decimal(1234567890),
     ]
     assert day.metrics["avg_cost_per_execution"].to_list()[:2] == [Decimal("-0.000000003"), Decimal("0.000000004")]
+    assert day.not_finite_costs == 1
+    # The regular costs only, those of agents with irregular ones and of no agent included.
+    assert day.fingerprint.cost_nano_usd == 2 + 4 + (-12345678901_123456789) + 1234567890_000000000
+
+
+def test_exact_costs_of_no_agent_count_in_the_fingerprint_only_in_place_of_irregular_ones() -> None:
+    exact = pl.DataFrame([("a", 1, 1, 0, 0), (None, 5, 5, 5, 0)], schema=EXACT_COSTS_SCHEMA, orient="row")
+    day = metrics_of(logs({"cost_usd": "1e-10"}, {"agent_id": None, "cost_usd": "0.000000005"}), ["a"], exact)
+    assert day.fingerprint.cost_nano_usd == 5
 
 
 @pytest.mark.parametrize("nano_usd", [10**20, -(10**20), 10**38, None])
 def test_a_total_cost_that_numeric_cannot_hold_is_refused(nano_usd: int | None) -> None:
-    exact = pl.DataFrame([("a", nano_usd, 0)], schema=EXACT_COSTS_SCHEMA, orient="row")
+    exact = pl.DataFrame([("a", nano_usd, 0, 0, 0)], schema=EXACT_COSTS_SCHEMA, orient="row")
     with pytest.raises(InvariantError, match=r"2025-03-04 .*numeric\(20,9\).*'a'"):
         metrics_of(logs({"cost_usd": "0.0000000001"}, {"agent_id": "b"}), ["a", "b"], exact)
 
@@ -152,19 +188,33 @@ def test_a_quotient_is_rounded_half_away_from_zero(numerator: int, denominator: 
 
 @given(st.lists(st.integers(-20, 20) | st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=200))
 def test_percentiles_are_those_of_the_sorted_list(latencies: list[int]) -> None:
-    frame = logs(
-        *({"agent_id": agent, "latency_ms": latency} for latency in latencies for agent in "ba"),
-        {"agent_id": "c", "latency_ms": 1},
-        {"agent_id": "d"},
-    )
     ordered = sorted(latencies)
 
-    def percentile(q: float) -> int:
+    def expected(q: float) -> int:
         # PostgreSQL's percentile_cont_final_common and float8_lerp; Python's round() is half to even, as rint() is.
         position = q * (len(ordered) - 1)
         low, high = float(ordered[floor(position)]), float(ordered[ceil(position)])
         return round(low + (position - floor(position)) * (high - low))
 
-    expected = [percentile(q) for q in (0.5, 0.95, 0.99)]
-    percentiles = latency_percentiles(aggregate_logs(frame).latencies).sort("agent_id")
-    assert percentiles.rows() == [("a", *expected), ("b", *expected), ("c", 1, 1, 1)]
+    quantiles = (0.0, 0.5, 0.95, 0.99, 1.0)
+    frame = pl.DataFrame({"values": [ordered, [1], []]}, schema={"values": pl.List(pl.Int32)})
+    percentiles = frame.select(percentile(pl.col("values"), q).alias(str(q)) for q in quantiles)
+    assert percentiles.rows() == [tuple(map(expected, quantiles)), (1,) * 5, (None,) * 5]
+
+
+def test_an_agents_partial_aggregates_are_merged_whatever_their_order() -> None:
+    parts = [
+        {"latency_ms": 30, "user_id": "u", "status": "failed", "error_type": "x", "content_hash": 2**62},
+        {"latency_ms": 10, "user_id": "v", "status": "failed", "error_type": "x", "content_hash": 2**62},
+        {"latency_ms": 20, "user_id": "u", "status": "failed", "error_type": "a", "content_hash": 2**62},
+        {"agent_id": "b", "latency_ms": 5},
+        {},
+    ]
+    day, reversed_ = metrics_of(logs(*parts), ["a", "b"]), metrics_of(logs(*reversed(parts)), ["a", "b"])
+    assert day.metrics.equals(reversed_.metrics)
+    row = day.metrics.row(0, named=True)
+    assert (row["avg_latency_ms"], row["p50_latency_ms"], row["p99_latency_ms"]) == (20, 20, 30)
+    assert row["unique_users"] == 2
+    assert row["error_distribution"] == [{"error_type": "a", "executions": 1}, {"error_type": "x", "executions": 2}]
+    assert day.fingerprint == reversed_.fingerprint
+    assert day.fingerprint.content_hash == 3 * 2**62

@@ -2,14 +2,14 @@
 
 import polars as pl
 
-from metrics_pipeline.metrics.calculator import aggregate_logs
+from metrics_pipeline.metrics.calculator import merge_partials
 from metrics_pipeline.metrics.totals import DayTotals, day_totals
 
 from .test_calculator import logs
 
 
-def totals(frame: pl.LazyFrame, *agents: str) -> DayTotals:
-    return day_totals(aggregate_logs(frame), pl.Series(agents, dtype=pl.String))
+def totals(partials: pl.DataFrame, *agents: str) -> DayTotals:
+    return day_totals(merge_partials(partials), pl.Series(agents, dtype=pl.String))
 
 
 def test_they_are_of_all_executions_and_users_in_scope_and_of_no_others() -> None:
@@ -25,10 +25,3 @@ def test_they_are_of_all_executions_and_users_in_scope_and_of_no_others() -> Non
     # 10, 20, 30: position 1.9, so 20 + 0.9 * 10 = 29.
     assert totals(frame, "a") == DayTotals(p95_latency_ms=29, unique_users=1)
     assert totals(frame) == totals(frame, "idle") == totals(logs(), "a") == DayTotals(0, 0)
-
-
-def test_agents_may_be_categories() -> None:
-    frame = logs({"latency_ms": 7, "user_id": "u"}, {"agent_id": "z", "latency_ms": 9}).cast(
-        {"agent_id": pl.Categorical, "user_id": pl.Categorical}
-    )
-    assert totals(frame, "a", "never seen") == DayTotals(7, 1)
