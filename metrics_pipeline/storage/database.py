@@ -1,11 +1,8 @@
 """The one way to a connection: which server, how its sessions are set up, and its name for messages."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import adbc_driver_postgresql.dbapi
 import psycopg
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 
@@ -84,15 +81,6 @@ class Database:
 
     def __repr__(self) -> str:
         return f"Database({self.description!r})"
-
-    @contextmanager
-    def adbc_connect(self) -> Iterator[adbc_driver_postgresql.dbapi.Connection]:
-        """A connection that reads Arrow: a transaction is open, and what is not committed is rolled back at the end."""
-        with adbc_driver_postgresql.dbapi.connect(self._url.libpq_uri) as connection:
-            with connection.cursor() as cursor:
-                cursor.execute(_SESSION)
-            connection.commit()
-            yield connection
 
 
 def _set_up_session(connection: psycopg.Connection[Any], _record: object) -> None:

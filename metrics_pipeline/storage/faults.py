@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
-from adbc_driver_manager import Error as AdbcError
-from adbc_driver_manager import OperationalError as AdbcOperationalError
 from sqlalchemy.exc import DBAPIError
 
 from metrics_pipeline.errors import ContractError, PermanentError, PipelineError, TransientError
@@ -41,12 +39,9 @@ _OTHERWISE = (PermanentError, "PostgreSQL refused a statement", "The data, the d
 
 # `SEVERITY:  words` is how libpq renders what the server said, in the server's language.
 _SERVER_WORDS = re.compile(r"(?:^|: )[^:\n]{1,40}:  (.+)", re.MULTILINE)
-_DRIVER_PREFIX = re.compile(
-    r"^(?:[A-Z_]+: )?(?:\[libpq\] )?(?:Failed to connect: |connection (?:failed|is bad): )?"
-    r"(?:connection to server .* failed: )?"
-)
+_DRIVER_PREFIX = re.compile(r"^(?:connection (?:failed|is bad): )?(?:connection to server .* failed: )?")
 
-# The drivers give no SQLSTATE for a failed login, and the server's reason is in its language. Reasons that pass
+# The driver gives no SQLSTATE for a failed login, and the server's reason is in its language. Reasons that pass
 # (starting, stopping, no free connection) quote no name; reasons that stay quote a user or a database. The words in
 # these patterns are the exceptions to that rule, PgBouncer's among them.
 _LOGIN_REFUSED = re.compile(r"failed: [^:\n]{1,40}:  (.+)")
@@ -57,18 +52,11 @@ _LASTING_FAULT_ON_OUR_SIDE = re.compile(
     r"no password supplied|SSL was required|certificate|GSSAPI|SCRAM|authentication method|channel binding"
     r"|: Permission denied|invalid (?:\w+ value|port number|integer value)"
 )
-# A stream that breaks midway carries no SQLSTATE. These words are what the server says, in English, of values that
-# will be the same at the next try. In another language such an error is tried again, which costs minutes, no number.
-_LASTING_DATA_FAULT = re.compile(
-    r"ERROR:  .*(?:division by zero|out of range|numeric field overflow|value too long|unsupported Unicode escape"
-    r"|invalid (?:input|byte|memory alloc)|cannot (?:cast|convert|take|subtract|be cast)|permission denied"
-    r"|does not exist)"
-)
 
 
 @contextmanager
 def database_faults(description: str) -> Iterator[None]:
-    """Turns the exceptions of psycopg, SQLAlchemy and ADBC into TransientError, PermanentError or ContractError.
+    """Turns the exceptions of psycopg and SQLAlchemy into TransientError, PermanentError or ContractError.
 
     `description` names the database without its password, as Database.description does. The message says what happened,
     where, in the server's words, and what to do; the driver's exception is its cause. Other exceptions pass.
@@ -78,12 +66,7 @@ def database_faults(description: str) -> Iterator[None]:
     except DBAPIError as error:
         # SQLAlchemy's own exception adds only the statement to the driver's.
         raise _translate(error.orig or error, description) from error.orig
-    except (psycopg.Error, AdbcError) as error:
-        raise _translate(error, description) from error
-    except OSError as error:
-        # When a stream of Arrow batches breaks, pyarrow raises this with ADBC's text instead of ADBC's exception.
-        if not str(error).startswith("[libpq]"):
-            raise
+    except psycopg.Error as error:
         raise _translate(error, description) from error
 
 
@@ -97,7 +80,7 @@ def _translate(error: BaseException, description: str) -> PipelineError:
 
 
 def _translate_words(error: BaseException, description: str) -> PipelineError:
-    if not isinstance(error, (psycopg.OperationalError, AdbcOperationalError, OSError)):
+    if not isinstance(error, psycopg.OperationalError):
         return PermanentError(f"The database driver refused a call for {description}: {_words(error)}.")
     refusals = _LOGIN_REFUSED.findall(str(error))
     if any(_LASTING_REFUSAL.search(words) and not _PASSING_REFUSAL.search(words) for words in refusals):
@@ -105,8 +88,6 @@ def _translate_words(error: BaseException, description: str) -> PipelineError:
     if _LASTING_FAULT_ON_OUR_SIDE.search(str(error)):
         remedy = "Check METRICS_DATABASE_URL and its options"
         return PermanentError(f"No connection to {description} is possible: {_words(error)}. {remedy}.")
-    if _LASTING_DATA_FAULT.search(str(error)):
-        return PermanentError(f"{_OTHERWISE[1]} in {description}: {_words(error)}. {_OTHERWISE[2]}.")
     remedy = "Check that the server runs and is reachable from here"
     return TransientError(f"The connection to {description} failed: {_words(error)}. {remedy}.")
 

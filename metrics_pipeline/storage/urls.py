@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass, field
-from urllib.parse import quote
 
 from psycopg import ProgrammingError, pq
 from psycopg.conninfo import conninfo_to_dict
@@ -64,13 +63,8 @@ class DatabaseUrl:
             raise SettingsError(
                 f"{source} has a port that is not a number. If the password holds a slash, write it as %2F: {_FORM}."
             )
-        # ADBC hands text on to Arrow as UTF-8, whatever the client's encoding is.
+        # Whatever the client's encoding is: as UTF-8, every text of a database can be read and written.
         return cls(_DEFAULTS | given | {"client_encoding": "UTF8"}, _describe(given))
-
-    @property
-    def libpq_uri(self) -> str:
-        """The URI for clients that take one string, such as ADBC. Holds the password."""
-        return "postgresql://?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in self.parameters.items())
 
 
 def _describe(given: dict[str, str]) -> str:

@@ -22,23 +22,15 @@ SESSION = """
 """
 
 
-def sqlalchemy_session(database: Database) -> tuple[str, ...]:
+def session(database: Database) -> tuple[str, ...]:
     with database.engine.connect() as connection:
         # Were the time zone set inside the first transaction, this would lose it.
         connection.rollback()
         return tuple(connection.execute(text(SESSION)).one())
 
 
-def adbc_session(database: Database) -> tuple[str, ...]:
-    with database.adbc_connect() as connection, connection.cursor() as cursor:
-        connection.rollback()
-        cursor.execute(SESSION)
-        return cursor.fetchone()
-
-
-@pytest.mark.parametrize("session", [sqlalchemy_session, adbc_session])
 def test_every_session_runs_in_utc_and_utf8_whatever_the_database_and_the_client_default_to(
-    session, bare_database_url: str, monkeypatch: pytest.MonkeyPatch
+    bare_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGTZ", "America/New_York")
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
@@ -49,23 +41,9 @@ def test_every_session_runs_in_utc_and_utf8_whatever_the_database_and_the_client
     assert session(database) == ("UTC", "metrics_pipeline", "UTF8")
 
 
-@pytest.mark.parametrize("session", [sqlalchemy_session, adbc_session])
-def test_the_application_name_of_the_url_wins(session, bare_database_url: str) -> None:
+def test_the_application_name_of_the_url_wins(bare_database_url: str) -> None:
     database = Database(DatabaseUrl.parse(f"{bare_database_url}&application_name=nightly"))
     assert session(database)[1] == "nightly"
-
-
-def test_an_adbc_connection_is_in_a_transaction_that_an_exception_rolls_back(bare_database_url: str) -> None:
-    database = Database(DatabaseUrl.parse(bare_database_url))
-
-    def create_and_fail() -> None:
-        with database.adbc_connect() as connection, connection.cursor() as cursor:
-            cursor.execute("CREATE TABLE t (x int)")
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        create_and_fail()
-    assert not inspect(database.engine).has_table("t")
 
 
 def test_an_external_database_is_neither_contacted_nor_changed(tmp_path: Path, bare_database_url: str) -> None:

@@ -7,8 +7,6 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from adbc_driver_manager import AdbcStatusCode
-from adbc_driver_manager import OperationalError as AdbcOperationalError
 from sqlalchemy import text
 
 from metrics_pipeline.errors import ContractError, PermanentError, PipelineError, TransientError
@@ -28,22 +26,18 @@ def by_sqlalchemy(database: Database, *statements: str) -> None:
             connection.execute(text(statement))
 
 
-def by_adbc(database: Database, *statements: str) -> None:
-    with database_faults(database.description), database.adbc_connect() as connection, connection.cursor() as cursor:
+def by_cursor(database: Database, *statements: str) -> None:
+    """As the logs are read: past SQLAlchemy."""
+    with (
+        database_faults(database.description),
+        database.engine.connect() as connection,
+        connection.connection.cursor(binary=True) as cursor,
+    ):
         for statement in statements:
             cursor.execute(statement)
-            cursor.fetchall()
 
 
-def by_adbc_in_batches(database: Database, *statements: str) -> None:
-    with database_faults(database.description), database.adbc_connect() as connection, connection.cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
-            for _ in cursor.fetch_record_batch():
-                pass
-
-
-both_drivers = pytest.mark.parametrize("run", [by_sqlalchemy, by_adbc])
+both_ways = pytest.mark.parametrize("run", [by_sqlalchemy, by_cursor])
 
 
 def fault(run: Run, database: Database, *statements: str) -> PipelineError:
@@ -91,7 +85,7 @@ def login(uri: str, user: str, password: str = "", database: str = "postgres") -
     return Database(DatabaseUrl.parse(urlsplit(uri)._replace(netloc=netloc, path=f"/{database}").geturl()))
 
 
-@both_drivers
+@both_ways
 @pytest.mark.parametrize(
     ("user", "password", "database", "words"),
     [
@@ -108,26 +102,26 @@ def test_a_refused_login_is_permanent(run: Run, user, password, database, words,
     assert "Check user, password and database in METRICS_DATABASE_URL" in str(error)
 
 
-@both_drivers
+@both_ways
 def test_a_right_password_is_let_in(run: Run, password_server: str) -> None:
     run(login(password_server, "alice", SECRET), "SELECT 1 AS one")
 
 
-@both_drivers
+@both_ways
 def test_a_missing_password_is_permanent(run: Run, password_server: str) -> None:
     error = fault(run, login(password_server, "alice"), "SELECT 1")
     assert isinstance(error, PermanentError)
     assert "no password supplied" in str(error)
 
 
-@both_drivers
+@both_ways
 def test_a_used_up_connection_limit_is_transient(run: Run, password_server: str) -> None:
     error = fault(run, login(password_server, "busy", SECRET), "SELECT 1")
     assert isinstance(error, TransientError)
     assert "too many connections" in str(error)
 
 
-@both_drivers
+@both_ways
 def test_a_server_that_does_not_listen_is_transient(run: Run) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -138,21 +132,21 @@ def test_a_server_that_does_not_listen_is_transient(run: Run) -> None:
     assert "Connection refused. Check that the server runs" in str(error)
 
 
-@both_drivers
+@both_ways
 def test_a_missing_socket_is_transient(run: Run, tmp_path: Path) -> None:
     error = fault(run, Database(DatabaseUrl.parse(f"postgresql://alice:{SECRET}@/m?host={tmp_path}")), "SELECT 1")
     assert isinstance(error, TransientError)
     assert "No such file or directory" in str(error)
 
 
-@both_drivers
+@both_ways
 def test_a_host_without_an_address_is_transient(run: Run) -> None:
     error = fault(run, Database(DatabaseUrl.parse(f"postgresql://alice:{SECRET}@h.invalid/m")), "SELECT 1")
     assert isinstance(error, TransientError)
     assert "h.invalid" in str(error)
 
 
-@both_drivers
+@both_ways
 def test_a_server_that_never_answers_is_transient(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"postgresql://alice:{SECRET}@127.0.0.1:{silent.getsockname()[1]}/m?connect_timeout=2"
@@ -161,7 +155,7 @@ def test_a_server_that_never_answers_is_transient(run: Run) -> None:
     assert "timeout" in str(error)
 
 
-@both_drivers
+@both_ways
 def test_a_server_without_the_encryption_that_the_url_demands_is_permanent(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as thread:
 
@@ -179,7 +173,7 @@ def test_a_server_without_the_encryption_that_the_url_demands_is_permanent(run: 
     assert "SSL was required" in str(error)
 
 
-@both_drivers
+@both_ways
 @pytest.mark.parametrize(("option", "words"), [("sslmode=always", "invalid sslmode value"), ("port=99999", "port")])
 def test_an_option_that_cannot_work_is_permanent(run: Run, option: str, words: str) -> None:
     error = fault(run, Database(DatabaseUrl.parse(f"postgresql://alice:{SECRET}@127.0.0.1/m?{option}")), "SELECT 1")
@@ -187,7 +181,7 @@ def test_an_option_that_cannot_work_is_permanent(run: Run, option: str, words: s
     assert words in str(error)
 
 
-@both_drivers
+@both_ways
 @pytest.mark.parametrize(
     ("statement", "kind", "words"),
     [
@@ -203,21 +197,21 @@ def test_a_statement_that_never_can_work_is_permanent(run: Run, statement, kind,
     assert words in str(error)
 
 
-@both_drivers
+@both_ways
 def test_a_missing_privilege_is_permanent_and_its_remedy_is_a_grant(run: Run, database: Database) -> None:
     error = fault(run, database, "SET ROLE pg_monitor", "SELECT name FROM agent_registry")
     assert isinstance(error, PermanentError)
     assert "permission denied for table agent_registry (SQLSTATE 42501). Have it granted" in str(error)
 
 
-@pytest.mark.parametrize("run", [by_sqlalchemy, by_adbc, by_adbc_in_batches])
+@both_ways
 def test_a_time_limit_of_the_server_is_transient(run: Run, database: Database) -> None:
     error = fault(run, database, "SET statement_timeout = 200", "SELECT count(*) AS n, pg_sleep(60)")
     assert isinstance(error, TransientError)
     assert "canceling statement due to statement timeout" in str(error)
 
 
-@pytest.mark.parametrize("run", [by_sqlalchemy, by_adbc, by_adbc_in_batches])
+@both_ways
 def test_a_session_that_is_ended_in_the_middle_of_a_result_is_transient(run: Run, database: Database) -> None:
     end = "CASE i WHEN 200000 THEN pg_terminate_backend(pg_backend_pid()) END"
     error = fault(run, database, f"SELECT {end} AS x FROM generate_series(1, 300000) AS i")
@@ -225,7 +219,7 @@ def test_a_session_that_is_ended_in_the_middle_of_a_result_is_transient(run: Run
     assert "terminating connection due to administrator command" in str(error)
 
 
-@both_drivers
+@both_ways
 def test_a_lock_that_is_not_free_in_time_is_transient(run: Run, database: Database) -> None:
     with database.engine.begin() as connection:
         connection.execute(text("LOCK TABLE agent_registry"))
@@ -258,13 +252,13 @@ def raised(run: Run, database: Database, sqlstate: str) -> PipelineError:
 )
 def test_these_states_are_worth_another_try(sqlstate: str, database: Database) -> None:
     assert isinstance(raised(by_sqlalchemy, database, sqlstate), TransientError)
-    assert isinstance(raised(by_adbc, database, sqlstate), TransientError)
+    assert isinstance(raised(by_cursor, database, sqlstate), TransientError)
 
 
 @pytest.mark.parametrize("sqlstate", ["28P01", "28000", "3D000", "25006", "42501", "42P01", "23505", "22003", "XX000"])
 def test_these_states_stay_until_somebody_acts(sqlstate: str, database: Database) -> None:
     assert isinstance(raised(by_sqlalchemy, database, sqlstate), PermanentError)
-    assert isinstance(raised(by_adbc, database, sqlstate), PermanentError)
+    assert isinstance(raised(by_cursor, database, sqlstate), PermanentError)
 
 
 # What servers of PostgreSQL 15 to 18 and PgBouncer say, which the drivers hand on without a SQLSTATE.
@@ -288,14 +282,10 @@ def test_these_states_stay_until_somebody_acts(sqlstate: str, database: Database
 )  # fmt: skip
 def test_a_login_refused_in_any_language_is_told_from_one_to_be_tried_again(words: str, kind: type) -> None:
     at = f'connection to server at "10.0.0.9", port 5432 failed: {words}'
-    for driver in (
-        psycopg.OperationalError(f"connection failed: {at}"),
-        AdbcOperationalError(f"IO: [libpq] Failed to connect: {at}\n", status_code=AdbcStatusCode.IO),
-    ):
-        with pytest.raises(kind) as caught, database_faults("the database"):
-            raise driver
-        assert words.split(":  ")[-1] in str(caught.value)
-        assert "connection to server" not in str(caught.value)
+    with pytest.raises(kind) as caught, database_faults("the database"):
+        raise psycopg.OperationalError(f"connection failed: {at}")
+    assert words.split(":  ")[-1] in str(caught.value)
+    assert "connection to server" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -307,11 +297,11 @@ def test_a_login_refused_in_any_language_is_told_from_one_to_be_tried_again(word
         ("CASE WHEN i = 200000 THEN pg_terminate_backend(pg_backend_pid()) END", TransientError, "terminating"),
     ],
 )
-def test_a_stream_that_breaks_midway_is_tried_again_unless_the_data_broke_it(
-    database: Database, breaks: str, kind: type[PipelineError], words: str
+@both_ways
+def test_a_result_that_breaks_midway_is_tried_again_unless_the_data_broke_it(
+    run: Run, database: Database, breaks: str, kind: type[PipelineError], words: str
 ) -> None:
-    error = fault(by_adbc_in_batches, database, f"SELECT {breaks} FROM generate_series(1, 300000) AS i")
-    assert isinstance(error.__cause__, OSError)
+    error = fault(run, database, f"SELECT {breaks} FROM generate_series(1, 300000) AS i")
     assert type(error) is kind
     assert words in str(error)
 

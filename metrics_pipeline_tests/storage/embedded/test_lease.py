@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import adbc_driver_postgresql.dbapi
 import psutil
 import psycopg
 import psycopg2
@@ -141,9 +140,6 @@ def test_every_driver_connects_whatever_the_home_is_called(home: Path, name: str
             cursor.execute(query)
             assert cursor.fetchone() == ("Äö",)
         connection.close()
-        with adbc_driver_postgresql.dbapi.connect(uri) as connection, connection.cursor() as cursor:
-            cursor.execute(query)
-            assert cursor.fetchone() == ("Äö",)
         engine = sqlalchemy.create_engine(
             uri.replace("postgresql://", "postgresql+psycopg://"), poolclass=sqlalchemy.NullPool
         )
