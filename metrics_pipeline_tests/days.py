@@ -12,9 +12,8 @@ from metrics_pipeline.metrics.windows import DayWindow, day_window
 from metrics_pipeline.orchestration.aggregation import (
     AggregatedDay,
     ComputedDay,
-    StepSeconds,
-    aggregate_day,
     compute_day,
+    store_day,
 )
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.fingerprints import present_fingerprints
@@ -93,9 +92,7 @@ def empty(database: Database) -> None:
 
 def compute(database: Database, window: DayWindow = WINDOW, *, include_inactive: bool = False) -> ComputedDay:
     """The day's metrics, not stored."""
-    return compute_day(
-        database, require_ready(database), window, include_inactive_agents=include_inactive, timings=StepSeconds()
-    )
+    return compute_day(database, require_ready(database), window, include_inactive_agents=include_inactive)
 
 
 def aggregate(
@@ -107,13 +104,8 @@ def aggregate(
     reason: Reason = Reason.MANUAL,
 ) -> AggregatedDay:
     """The day's metrics, stored."""
-    return aggregate_day(
-        database,
-        require_ready(database),
-        window,
-        include_inactive_agents=include_inactive,
-        run_id=run_id,
-        reason=reason,
+    return store_day(
+        database, compute(database, window, include_inactive=include_inactive), run_id=run_id, reason=reason
     )
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.schema import DEFINITION_VERSION
-from metrics_pipeline.orchestration.aggregation import aggregate_day
+from metrics_pipeline.orchestration.aggregation import aggregate_days
 from metrics_pipeline.orchestration.columns import metrics_column_lineage, metrics_table_schema
 from metrics_pipeline.orchestration.failures import raise_failed_days, step_outcome
 from metrics_pipeline.orchestration.names import METRICS_ASSET_KEY, PROCESS_TAG
@@ -82,21 +82,22 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, owners: S
             contract = require_ready(database)
             for warning in contract.warnings:
                 context.log.warning(warning)
-            for partition_key in partitions_to_do(context, database, contract, partitions):
-                try:
-                    day = aggregate_day(
-                        database,
-                        contract,
-                        window_of(partitions, partition_key),
-                        include_inactive_agents=config.include_inactive_agents,
-                        run_id=context.run.run_id,
-                        reason=reason_for(context.run.tags),
-                    )
-                except PermanentError as error:
-                    context.log.error(f"{partition_key} failed and stays as it was: {error}")
-                    failures[partition_key] = error
+            windows = {
+                key: window_of(partitions, key) for key in partitions_to_do(context, database, contract, partitions)
+            }
+            for key, day in aggregate_days(
+                database,
+                contract,
+                windows,
+                include_inactive_agents=config.include_inactive_agents,
+                run_id=context.run.run_id,
+                reason=reason_for(context.run.tags),
+            ):
+                if isinstance(day, PermanentError):
+                    context.log.error(f"{key} failed and stays as it was: {day}")
+                    failures[key] = day
                 else:
-                    yield day_materialization(METRICS_ASSET_KEY, partition_key, day, context.run.tags)
+                    yield day_materialization(METRICS_ASSET_KEY, key, day, context.run.tags)
             raise_failed_days(failures)
         # The checks wait for an output. With this mark Dagster reports nothing of its own for it.
         yield dg.Output(None, metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})

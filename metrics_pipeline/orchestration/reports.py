@@ -57,7 +57,7 @@ def day_materialization(
 
 def day_metadata(day: AggregatedDay) -> Mapping[str, dg.MetadataValue]:
     """The metadata of one day's materialisation."""
-    metrics, window, seconds = day.computed.metrics, day.computed.window, day.timings.seconds
+    metrics, window, seconds = day.computed.metrics, day.computed.window, day.computed.timings.seconds
     frame = metrics.metrics
     totals = frame.select(pl.col(pl.Int64).sum(), pl.col("total_cost_usd").sum()).row(0, named=True)
     errors = _error_counts(frame)

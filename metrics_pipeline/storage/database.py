@@ -1,5 +1,8 @@
 """The one way to a connection: which server, how its sessions are set up, and its name for messages."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +35,20 @@ class Database:
         # kept is never found dead after a restart of the server, never shared by a fork, and never delays the embedded
         # server's end.
         self.engine: Engine = self._engine(poolclass=NullPool)
+
+    @contextmanager
+    def keeping_connections(self) -> Iterator["Database"]:
+        """The same database, whose connections stay open between transactions, for a block of many short ones.
+
+        A server's process that has read the catalog once saves 10 ms of each day of a backfill. A connection that was
+        lost while nobody used it is replaced.
+        """
+        kept = copy(self)
+        kept.engine = self._engine(pool_size=2, max_overflow=-1, pool_pre_ping=True)
+        try:
+            yield kept
+        finally:
+            kept.engine.dispose()
 
     def reading_engine(self, *, connections: int, statement_timeout_seconds: int) -> Engine:
         """An engine for a server of many small reads: at most `connections`, kept open and probed before each use.

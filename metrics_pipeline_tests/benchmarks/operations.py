@@ -19,7 +19,7 @@ from rich.progress import track
 from sqlalchemy import text
 
 from metrics_pipeline.metrics.windows import day_window, days_between
-from metrics_pipeline.orchestration.aggregation import aggregate_day
+from metrics_pipeline.orchestration.aggregation import compute_day, store_day
 from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline.sample.storing import store_sample
 from metrics_pipeline.settings import Settings
@@ -87,10 +87,9 @@ def _publishing(home: Path, rounds: int) -> dict[str, list[float]]:
         ):
             with database.engine.begin() as connection:
                 connection.execute(text(change))
-            day = aggregate_day(
-                database, contract, window, include_inactive_agents=True, run_id="benchmark", reason=Reason.MANUAL
-            )
-            seconds[name].append(day.timings.seconds["publish"])
+            computed = compute_day(database, contract, window, include_inactive_agents=True)
+            store_day(database, computed, run_id="benchmark", reason=Reason.MANUAL)
+            seconds[name].append(computed.timings.seconds["publish"])
     return seconds
 
 

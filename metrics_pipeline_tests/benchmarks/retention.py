@@ -21,7 +21,7 @@ import psutil
 from sqlalchemy import text
 
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
-from metrics_pipeline.orchestration.aggregation import aggregate_day
+from metrics_pipeline.orchestration.aggregation import compute_day, store_day
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.embedded import acquire, server_pid
@@ -144,9 +144,8 @@ def _load(database: Database, logs: int, prune: int) -> None:
     contract = require_ready(database)
     for n in range(old_days):
         window = day_window(old.metric_date + timedelta(days=n), "UTC")
-        aggregate_day(
-            database, contract, window, include_inactive_agents=False, run_id="benchmark", reason=Reason.MANUAL
-        )
+        computed = compute_day(database, contract, window, include_inactive_agents=False)
+        store_day(database, computed, run_id="benchmark", reason=Reason.MANUAL)
 
 
 def _on_a_copy(database: Database, work: Callable[[], None]) -> None:

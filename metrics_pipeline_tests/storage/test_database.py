@@ -15,6 +15,7 @@ from metrics_pipeline.storage.embedded import release
 from metrics_pipeline.storage.migrating import head_revision, require_current
 from metrics_pipeline.storage.tables import metadata, upstream_metadata
 from metrics_pipeline.storage.urls import DatabaseUrl
+from metrics_pipeline_tests.storage.embedded.conftest import wait_until
 
 SESSION = """
     SELECT current_setting('TimeZone') AS zone, current_setting('application_name') AS name,
@@ -141,3 +142,34 @@ def test_a_reading_engine_keeps_its_connections_and_replaces_dead_ones(database:
     with engine.connect(), pytest.raises(PoolTimeoutError):
         engine.connect()
     engine.dispose()
+
+
+def test_connections_that_are_kept_serve_many_transactions_in_a_row_and_end_with_their_block(
+    database: Database,
+) -> None:
+    def process() -> int:
+        with kept.engine.connect() as connection:
+            return connection.scalar(text("SELECT pg_backend_pid()"))
+
+    with database.keeping_connections() as kept:
+        first = process()
+        assert process() == first
+        with kept.engine.connect() as reading:
+            reading.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            assert reading.scalar(text("SHOW transaction_read_only")) == "on"
+        assert session(kept)[0] == "UTC"
+        with kept.engine.begin() as writing:
+            assert writing.scalar(text("SHOW transaction_isolation")) == "read committed"
+            writing.execute(text("INSERT INTO agent_registry (id, name, status) VALUES ('a', 'a', 'active')"))
+        with database.engine.connect() as connection:
+            connection.scalar(text(f"SELECT pg_terminate_backend({first}, 10000)"))
+        # Lost while nobody used it: replaced, and nobody is told.
+        second = process()
+        assert second != first
+    query = text(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {second}")
+
+    def is_gone() -> bool:
+        with database.engine.connect() as connection:
+            return connection.scalar(query) == 0
+
+    wait_until(is_gone)

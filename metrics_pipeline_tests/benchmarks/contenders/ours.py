@@ -3,7 +3,7 @@
 from datetime import date
 
 from metrics_pipeline.metrics.windows import day_window
-from metrics_pipeline.orchestration.aggregation import aggregate_day
+from metrics_pipeline.orchestration.aggregation import compute_day, store_day
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.publishing import Reason
 from metrics_pipeline.storage.readiness import require_ready
@@ -13,12 +13,7 @@ from metrics_pipeline.storage.urls import DatabaseUrl
 def run(url: str, day: str) -> dict[str, float]:
     """The contract check, which comes once per run and not per day, is part of the seconds."""
     database = Database(DatabaseUrl.parse(url))
-    aggregated = aggregate_day(
-        database,
-        require_ready(database),
-        day_window(date.fromisoformat(day), "UTC"),
-        include_inactive_agents=False,
-        run_id="benchmark",
-        reason=Reason.MANUAL,
-    )
-    return aggregated.timings.seconds
+    window = day_window(date.fromisoformat(day), "UTC")
+    computed = compute_day(database, require_ready(database), window, include_inactive_agents=False)
+    store_day(database, computed, run_id="benchmark", reason=Reason.MANUAL)
+    return computed.timings.seconds
