@@ -1,9 +1,12 @@
 """One difficult day on every kind of upstream tables that the contract allows, equal to the oracle each time."""
 
+import json
+import time
 from datetime import timedelta
 
 import pytest
 
+from metrics_pipeline.orchestration.aggregation import AggregatedDay
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.fingerprints import present_fingerprints
 from metrics_pipeline.storage.readiness import require_ready
@@ -12,6 +15,7 @@ from metrics_pipeline_tests.days import (
     Log,
     aggregate,
     assert_exact_twice,
+    empty,
     execute,
     query,
     store_agents,
@@ -134,11 +138,17 @@ def test_a_difficult_day_is_exact_on_a_view_with_another_order_of_columns(diffic
     assert_exact_twice(difficult)
 
 
-def test_a_json_text_that_holds_nul_counts_with_the_replacement_character_and_its_day_is_stored(
-    database: Database,
-) -> None:
+@pytest.fixture
+def json_database(database: Database) -> Database:
+    """Metadata in a json column, which keeps texts that jsonb refuses, of one agent."""
     execute(database, "ALTER TABLE agent_execution_logs ALTER metadata TYPE json")
     store_agents(database, {"a": "active"})
+    return database
+
+
+def test_a_json_text_that_holds_nul_counts_with_the_replacement_character_and_its_day_is_stored(
+    json_database: Database,
+) -> None:
     metadata = [
         r'{"user_id": "\u0000\u0000x"}',
         r'{"user_id": "other\ufffd\ufffd"}',
@@ -147,18 +157,63 @@ def test_a_json_text_that_holds_nul_counts_with_the_replacement_character_and_it
         r'{"user_id": "u", "human_intervention": "true", "note": "\u0000"}',
         r'{"user_id": "u", "human_intervention": "true\u0000"}',
     ]
-    for value in metadata:
-        execute(
-            database,
-            """INSERT INTO agent_execution_logs (agent_id, "timestamp", status, metadata)
-               VALUES ('a', '2025-03-04 12:00Z', 'success', CAST(:value AS json))""",
-            value=value,
+    store_logs(json_database, [Log(metadata=value) for value in metadata])
+    first = aggregate(json_database)
+    assert counted(json_database) == (6, 1, 4)
+    assert_same_fingerprint(json_database, first)
+
+
+def test_half_of_a_surrogate_pair_in_a_json_text_counts_as_the_replacement_character_and_whole_pairs_as_they_are(
+    json_database: Database,
+) -> None:
+    users = {
+        r"\ud800": "\ufffd",
+        r"\uDFFF": "\ufffd",
+        r"\ud83d\ude00": "😀",
+        r"\uD83D\uDE00 and half \uD83D": "😀 and half \ufffd",
+        r"\ud83d\ud83d\ude00": "\ufffd😀",
+        r"\ud83d\ude00\ude00": "😀\ufffd",
+        r"\ude00\ud83d": "\ufffd\ufffd",
+        r"\ud83d\\ude00": "\ufffd\\ude00",
+        r"\\ud83d\ude00": "\\ud83d\ufffd",
+        r"\\\ud83d\ude00": "\\😀",
+        r"\\\\ud83d\u0000\ude00": "\\\\ud83d\ufffd\ufffd",
+        r"\\x\\y\"\\\u0041\ud83d": '\\x\\y"\\A\ufffd',
+    }
+    for written, read in users.items():
+        empty(json_database)
+        store_agents(json_database, {"a": "active"})
+        same = json.dumps(read, ensure_ascii=False)
+        store_logs(
+            json_database,
+            [
+                Log(metadata=f'{{"user_id": "{written}", "human_intervention": true}}'),
+                Log(metadata=f'{{"user_id": {same}}}'),
+                Log(metadata=f'{{"user_id": {{"\\\\": 1}}, "{written}": 2}}'),
+                Log(metadata=r'{"user_id": {"\\": 1}}'),
+            ],
         )
-    first = aggregate(database)
-    stored = query(
-        database, "SELECT total_executions, human_interventions, unique_users FROM agent_performance_metrics"
-    )
-    assert stored == [(6, 1, 4)]
+        first = aggregate(json_database)
+        assert counted(json_database) == (4, 1, 2), written
+        assert_same_fingerprint(json_database, first)
+
+
+def test_a_megabyte_of_halves_of_surrogate_pairs_takes_no_minutes(json_database: Database) -> None:
+    store_logs(json_database, [Log(metadata=f'{{"user_id": "{half * 150_000}"}}') for half in (r"\ude00", r"\ud83d")])
+    started = time.monotonic()
+    aggregate(json_database)
+    assert time.monotonic() - started < 30
+    assert counted(json_database) == (2, 0, 1)
+
+
+def counted(database: Database) -> tuple[int, int, int]:
+    """Executions, human interventions and users of the only agent."""
+    [row] = query(database, "SELECT total_executions, human_interventions, unique_users FROM agent_performance_metrics")
+    return row
+
+
+def assert_same_fingerprint(database: Database, day: AggregatedDay) -> None:
+    """The server, which reads the same texts without Polars, has the same fingerprint of the day."""
     with database.engine.connect() as connection:
         present = present_fingerprints(connection, require_ready(database), [WINDOW])
-    assert present[WINDOW.metric_date] == first.computed.metrics.fingerprint
+    assert present[WINDOW.metric_date] == day.computed.metrics.fingerprint
