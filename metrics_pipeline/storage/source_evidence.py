@@ -71,8 +71,10 @@ SELECT id::text AS log_id, agent_id::text AS agent_id, "timestamp"::text AS time
 FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" < :end AND {condition}
 ORDER BY "timestamp" DESC, id LIMIT :limit"""
 
+# '-infinity' and the years before Christ, which Python's calendar lacks, are no beginning of anything.
 _BEGINNING = text("""
-SELECT (SELECT min("timestamp") FROM agent_execution_logs) AS first_log,
+SELECT (SELECT min("timestamp") FROM agent_execution_logs
+         WHERE "timestamp" >= '0001-01-01' AND "timestamp" < '9999-01-01') AS first_log,
        (SELECT min(window_start) FROM metric_day_ledger) AS first_stored""")
 
 _IN_THE_FUTURE = """FROM agent_execution_logs WHERE "timestamp" > :now"""

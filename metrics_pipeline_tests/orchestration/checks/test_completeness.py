@@ -85,6 +85,22 @@ def test_days_before_the_first_log_are_not_missed(stored: Database, evaluate: Ev
     assert values(evaluate(NAME))["days_fine"] == 1
 
 
+@pytest.mark.parametrize("naive", [False, True], ids=["timestamptz", "timestamp"])
+def test_logs_at_infinity_and_before_christ_are_no_beginning(
+    database: Database, evaluate: Evaluate, naive: bool
+) -> None:
+    if naive:
+        execute(database, 'ALTER TABLE agent_execution_logs ALTER "timestamp" TYPE timestamp')
+    for moment in ("-infinity", "infinity", "0044-03-15 BC", "294276-12-31"):
+        execute(
+            database,
+            f"""INSERT INTO agent_execution_logs (agent_id, "timestamp", status) VALUES ('a', '{moment}', 'x')""",
+        )
+    assert values(evaluate(NAME))["days_before_the_first_log"] == 14
+    store_logs(database, [Log("a")])
+    assert values(evaluate(NAME))["days_before_the_first_log"] == 13
+
+
 def test_a_day_that_another_run_writes_is_left_to_it(
     stored: Database, evaluate: Evaluate, instance: dg.DagsterInstance
 ) -> None:
