@@ -13,14 +13,18 @@ from zoneinfo import ZoneInfo
 import platformdirs
 
 from metrics_pipeline.errors import PermanentError, SettingsError
-from metrics_pipeline.metrics.retention import RetentionPolicy
+from metrics_pipeline.metrics.retention import MAX_DAYS, RetentionPolicy
 
 DEFAULT_TIME_ZONE = "UTC"
 DEFAULT_START_DATE = date(2025, 1, 1)
 DEFAULT_LOOKBACK_DAYS = 14
 DEFAULT_DAGSTER_WEBSERVER_URL = "http://127.0.0.1:3000"
 _MAX_LOOKBACK_DAYS = 366
-_MAX_RETENTION_DAYS = 36_600
+# Dagster counts the days one by one, and at the calendar's ends a day has no neighbour.
+_FIRST_DATE = date(1900, 1, 1)
+_LAST_DATE = date(9998, 12, 31)
+
+_NO_ZONE = re.compile(r"(?:right|posix)/|(?:localtime|posixrules|Factory)$")
 
 #: What Dagster accepts as an owner.
 _OWNER = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}|team:.+")
@@ -69,9 +73,8 @@ class Settings:
         Raises SettingsError, which names the variable, its value and what would be accepted.
         """
         env = os.environ if environment is None else environment
-        home = env.get("METRICS_PIPELINE_HOME") or platformdirs.user_data_dir("metrics_pipeline", appauthor=False)
         return cls(
-            home=Path(home).expanduser().absolute(),
+            home=_home(env.get("METRICS_PIPELINE_HOME")),
             database_url=env.get("METRICS_DATABASE_URL") or None,
             time_zone=_time_zone(env.get("METRICS_TIME_ZONE") or DEFAULT_TIME_ZONE),
             dagster_home=Path(env["DAGSTER_HOME"]) if env.get("DAGSTER_HOME") else None,
@@ -89,25 +92,39 @@ class Settings:
         )
 
 
+def _home(value: str | None) -> Path:
+    home = value or platformdirs.user_data_dir("metrics_pipeline", appauthor=False)
+    try:
+        return Path(home).expanduser().absolute()
+    except RuntimeError as error:
+        raise SettingsError(
+            f"METRICS_PIPELINE_HOME is {home!r}, and there is no such user. Set it to a folder of your own."
+        ) from error
+
+
 def _time_zone(name: str) -> str:
     # ZoneInfo raises ValueError for a path-like key, KeyError's ZoneInfoNotFoundError for an unknown one,
     # and OSError for the name of a directory of the database, such as "America".
+    # Beside the database's own zones, systems keep files whose names mean another zone on another machine, or count
+    # leap seconds.
     try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as error:
+        is_zone = not _NO_ZONE.match(name) and bool(ZoneInfo(name))
+    except (KeyError, ValueError, OSError):
+        is_zone = False
+    if not is_zone:
         raise SettingsError(
             f"METRICS_TIME_ZONE is {name!r}, which is no time zone of the IANA database. "
             "Set a name such as UTC, Europe/Berlin or America/New_York."
-        ) from error
+        )
     return name
 
 
 def _days(variable: str, value: str | None, default: int, most: int) -> int:
     if not value:
         return default
-    if not value.isascii() or not value.isdigit() or not 1 <= int(value[:9]) <= most:
+    if not re.fullmatch("0*[0-9]{1,9}", value, re.ASCII) or not 1 <= int(value[-9:]) <= most:
         raise SettingsError(f"{variable} is {value!r}. Set a whole number of days from 1 to {most:,}.")
-    return int(value)
+    return int(value[-9:])
 
 
 def _retention(env: Mapping[str, str]) -> RetentionPolicy:
@@ -118,7 +135,7 @@ def _retention(env: Mapping[str, str]) -> RetentionPolicy:
     }
     defaults = RetentionPolicy()
     days = {
-        field: _days(variable, env.get(variable), getattr(defaults, field), _MAX_RETENTION_DAYS)
+        field: _days(variable, env.get(variable), getattr(defaults, field), MAX_DAYS)
         for field, variable in names.items()
     }
     try:
@@ -131,9 +148,12 @@ def _date(variable: str, value: str | None, default: date) -> date:
     if not value:
         return default
     try:
-        return date.fromisoformat(value)
+        day = date.fromisoformat(value)
     except ValueError as error:
         raise SettingsError(f"{variable} is {value!r}, which is no date. Write it as YYYY-MM-DD.") from error
+    if not _FIRST_DATE <= day <= _LAST_DATE:
+        raise SettingsError(f"{variable} is {value!r}. Set a date from {_FIRST_DATE} to {_LAST_DATE}.")
+    return day
 
 
 def _owners(value: str) -> tuple[str, ...]:

@@ -1,10 +1,20 @@
 """Settings whose values Dagster or people see."""
 
+import os
+import subprocess
+import sys
+import traceback
+from dataclasses import fields
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.errors import SettingsError
+from metrics_pipeline.orchestration.names import METRICS_ASSET_KEY
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.urls import DatabaseUrl
 
 
 @pytest.mark.parametrize(
@@ -28,3 +38,93 @@ def test_owners_are_what_dagster_accepts(value: str, owners: tuple[str, ...]) ->
 def test_another_owner_is_refused_by_its_name(value: str) -> None:
     with pytest.raises(SettingsError, match=r"METRICS_OWNERS names '.*', which is no owner\. Set email addresses and"):
         Settings.from_environment({"METRICS_OWNERS": value})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "remedy"),
+    [
+        ("METRICS_PIPELINE_HOME", "~nosuchuser/x", "there is no such user. Set it to a folder of your own."),
+        ("METRICS_TIME_ZONE", "localtime", "no time zone of the IANA database. Set a name such as UTC"),
+        ("METRICS_TIME_ZONE", "right/UTC", "no time zone of the IANA database. Set a name such as UTC"),
+        ("METRICS_TIME_ZONE", "posix/Europe/Berlin", "no time zone of the IANA database. Set a name such as UTC"),
+        ("METRICS_TIME_ZONE", "America", "no time zone of the IANA database. Set a name such as UTC"),
+        ("METRICS_START_DATE", "1899-12-31", "Set a date from 1900-01-01 to 9998-12-31."),
+        ("METRICS_START_DATE", "9999-12-31", "Set a date from 1900-01-01 to 9998-12-31."),
+        ("METRICS_LOOKBACK_DAYS", "0000000019999", "Set a whole number of days from 1 to 366."),
+        ("METRICS_RETENTION_ALERT_DAYS", "36601", "Set a whole number of days from 1 to 36,600."),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_variable_value_and_remedy(variable: str, value: str, remedy: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_environment({variable: value})
+    assert str(raised.value).startswith(f"{variable} is {value!r}")
+    assert remedy in str(raised.value)
+
+
+def test_numbers_of_days_may_have_leading_zeros() -> None:
+    assert Settings.from_environment({"METRICS_LOOKBACK_DAYS": "00000000000021"}).lookback_days == 21
+
+
+#: Those that hold passwords or tokens, which no message may repeat.
+SECRETS = {"METRICS_DATABASE_URL", "METRICS_API_DATABASE_URL", "METRICS_API_TOKENS", "DAGSTER_WEBSERVER_URL"}
+SECRET = "hunter2"
+VARIABLES = [
+    "METRICS_DATABASE_URL", "METRICS_PIPELINE_HOME", "METRICS_TIME_ZONE", "METRICS_START_DATE", "METRICS_LOOKBACK_DAYS",
+    "METRICS_RETENTION_RAW_LOG_DAYS", "METRICS_RETENTION_METRIC_DAYS", "METRICS_RETENTION_ALERT_DAYS", "METRICS_OWNERS",
+    "DAGSTER_HOME", "METRICS_API_TOKENS", "METRICS_API_DATABASE_URL", "DAGSTER_WEBSERVER_URL",
+]  # fmt: skip
+HOSTILE = [
+    " ", "0", "-1", "1.5", "NaN", "1e9", "9" * 5000, "٣", "²", "0001-01-01", "1900-01-01", "9998-12-31", "9999-12-31",
+    "2025-W01-1", "2025-02-30", "'; DROP TABLE x; --", "\n", "a\nb", "\x1b[31m", "\udcff", "é", "x" * 5000, "..", "/",
+    "/dev/null", "~", "~nosuchuser/x", "America", "right/UTC", "Etc/GMT+12", "Pacific/Kiritimati", "../UTC",
+    "/etc/passwd",
+    "team:x", "team:\x1b", "a@b.co", "http://x", "http://" + "a" * 300, "http://a..b", "http://[::1]:3", "http://[v1.x]",
+    "http://x:٣", "http://\udcff/", "postgresql://", "postgresql:///?dbname=%00", "postgresql://h:٣/d",
+    "postgresql://h/d?port=1,2,3&host=a", f"postgresql://u:{SECRET}@h:99999/d", f"postgresql://\udcff:{SECRET}@h/d",
+    f"mysql://u:{SECRET}@h/d", "me:write:" + SECRET * 6, "me:read:" + SECRET * 6, SECRET * 6,
+]  # fmt: skip
+
+
+@settings(max_examples=150)
+@given(
+    variable=st.sampled_from(VARIABLES),
+    value=st.sampled_from(HOSTILE) | st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=12),
+)
+def test_any_value_of_any_variable_is_usable_or_refused_by_its_name_and_value(variable: str, value: str) -> None:
+    try:
+        found = Settings.from_environment({variable: value})
+        for name, url in (
+            ("METRICS_DATABASE_URL", found.database_url),
+            ("METRICS_API_DATABASE_URL", found.api_database_url),
+        ):
+            if url is not None:
+                assert SECRET not in DatabaseUrl.parse(url, name).description
+    except SettingsError as error:
+        said = str(error)
+        assert variable in said
+        assert said.endswith((".", ")."))
+        if variable in SECRETS:
+            assert SECRET not in "".join(traceback.format_exception(error))  # noqa: PT017 - as Dagster shows it
+        elif variable == "METRICS_OWNERS":
+            assert any(repr(owner.strip()) in said for owner in value.split(","))
+        elif not variable.startswith("METRICS_RETENTION"):
+            assert repr(value) in said
+    else:
+        overrides = {field.name: getattr(found, field.name) for field in fields(found)}
+        partitions = build_defs(**overrides).resolve_asset_graph().get(METRICS_ASSET_KEY).partitions_def
+        assert partitions.get_first_partition_key() in (None, found.start_date.isoformat())
+
+
+def test_the_code_location_refuses_a_value_in_a_sentence_at_the_end_of_what_dagster_shows() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", "import metrics_pipeline.definitions"],
+        env={"PATH": os.environ["PATH"], "METRICS_TIME_ZONE": "Mars/Base"},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == (
+        "metrics_pipeline.errors.SettingsError: METRICS_TIME_ZONE is 'Mars/Base', which is no time zone of the IANA "
+        "database. Set a name such as UTC, Europe/Berlin or America/New_York."
+    )

@@ -8,6 +8,9 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.reconciliation import StoredDay
 
+#: A hundred years. With many more, no calendar has the day that rows are kept from.
+MAX_DAYS = 36_600
+
 
 @dataclass(frozen=True)
 class RetentionPolicy:
@@ -22,6 +25,8 @@ class RetentionPolicy:
             days = getattr(self, field.name)
             if days < 1:
                 raise PermanentError(f"{field.name} is {days}. Keep rows for at least 1 day.")
+            if days > MAX_DAYS:
+                raise PermanentError(f"{field.name} is {days}. Keep rows for at most {MAX_DAYS:,} days.")
         if self.raw_log_days > self.metric_days:
             raise PermanentError(
                 f"raw_log_days is {self.raw_log_days}, more than metric_days, {self.metric_days}: metrics would go "
