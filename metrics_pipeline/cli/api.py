@@ -88,7 +88,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        # UnicodeError: a name that no DNS can hold.
+        reason = error.strerror if isinstance(error, OSError) else "it is no name of a host"
         raise PermanentError(
-            f"The API cannot listen on {host}:{port}: {error.strerror}. Choose another with --port or --host."
+            f"The API cannot listen on {host}:{port}: {reason}. Choose another with --port or --host."
         ) from error

@@ -39,7 +39,9 @@ def _require_free(host: str, port: int) -> None:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         with socket.create_server((host, port), family=family):
             pass
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        # UnicodeError: a name that no DNS can hold.
+        reason = error.strerror if isinstance(error, OSError) else "it is no name of a host"
         raise PermanentError(
-            f"The UI cannot listen on {host}:{port}: {error.strerror}. Choose another with --port or --host."
+            f"The UI cannot listen on {host}:{port}: {reason}. Choose another with --port or --host."
         ) from error

@@ -95,6 +95,24 @@ def test_an_occupied_port_is_one_sentence(
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.parametrize("host", ["a" * 70, "db..example", "caf\udce9", "999.1.1.1"])
+@pytest.mark.parametrize("command", ["dev", "api"])
+def test_a_host_that_can_have_no_address_is_one_sentence(
+    command: str, host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("METRICS_PIPELINE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("METRICS_API_TOKENS", f"me:read:{'x' * 32}")
+    monkeypatch.setattr(sys, "argv", ["metrics-pipeline", command, "--host", host])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err.encode().decode()
+    assert ended.value.code == 1
+    assert said.startswith(f"Error: The {'UI' if command == 'dev' else 'API'} cannot listen on ")
+    assert said.endswith("Choose another with --port or --host.\n")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "home").exists()
+
+
 @pytest.mark.parametrize("port", ["0", "65536", "http"])
 def test_a_port_that_is_none_is_a_usage_error(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["metrics-pipeline", "dev", "--port", port])
