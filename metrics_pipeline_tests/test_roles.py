@@ -248,7 +248,7 @@ def test_the_same_role_may_serve_every_purpose_and_only_named_purposes_are_grant
     assert {f'TO "metrics_{purpose}";' in defaults for purpose in ("pipeline", "retention", "reader")} == {True}
 
 
-@pytest.mark.parametrize("name", ["", "é" * 32])
+@pytest.mark.parametrize("name", ["", "é" * 32, "caf\udce9", "a\0b"])
 def test_a_name_that_postgresql_would_take_for_another_is_refused(name: str, database_url: str) -> None:
     arguments = ["db", "grants", "--reader", name]
     result = CliRunner().invoke(app, arguments, env={"METRICS_DATABASE_URL": database_url})

@@ -22,6 +22,14 @@ _FIRST_DAY = datetime(1, 1, 1)  # noqa: DTZ001 - an option's bounds are dates
 _LAST_DAY = datetime(9999, 12, 31)  # noqa: DTZ001
 
 
+def _storable(value: str | None) -> str | None:
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter(f"{value!r} is no text in UTF-8") from None
+    return value
+
+
 def status(
     days: Annotated[
         int | None, typer.Option(min=1, max=3660, help="How many days back. Default: METRICS_LOOKBACK_DAYS.")
@@ -51,7 +59,7 @@ def status(
 
 
 def restatements(
-    agent: Annotated[str | None, typer.Option(help="Only this agent. Default: all.")] = None,
+    agent: Annotated[str | None, typer.Option(callback=_storable, help="Only this agent. Default: all.")] = None,
     first: Annotated[
         datetime, typer.Option("--from", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The first metric day.")
     ] = _FIRST_DAY,

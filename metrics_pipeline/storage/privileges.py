@@ -99,8 +99,8 @@ def grant_statements(connection: Connection, roles: Mapping[Purpose, str]) -> li
     Raises PermanentError for a name that no role can have, and for tables that are missing.
     """
     for role in roles.values():
-        if not 0 < len(role.encode()) <= _NAME_BYTES or "\0" in role:
-            raise PermanentError(f"{role!r} cannot be the name of a role: it needs 1 to {_NAME_BYTES} bytes.")
+        if not _can_be_a_name(role):
+            raise PermanentError(f"{role!r} cannot be the name of a role: it needs 1 to {_NAME_BYTES} bytes of UTF-8.")
     relations = _relations(connection, {table for purpose in roles for table in PRIVILEGES[purpose]})
     database = sql.Identifier(connection.execute(text("SELECT current_database()")).scalar_one())
     statements = []
@@ -124,6 +124,14 @@ def grant_statements(connection: Connection, roles: Mapping[Purpose, str]) -> li
             if names
         ]
     return statements
+
+
+def _can_be_a_name(role: str) -> bool:
+    try:
+        return 0 < len(role.encode()) <= _NAME_BYTES and "\0" not in role
+    except UnicodeEncodeError:
+        # A byte of the command line that is no UTF-8.
+        return False
 
 
 def require_privileges(connection: Connection, purpose: Purpose) -> None:

@@ -218,3 +218,11 @@ def test_a_hostile_agent_stays_in_its_row_and_is_found_by_its_name(
     assert row[0] == r"[red]x[/red]\n2025-07-08 :smile: \x1b[2J'; DROP TABLE metric_restatements; --"
     assert row[-1] == r"error_distribution {'unknown': 1} → {'[bold]a\nb[/bold]\x07': 1}"
     assert not {"\x1b", "\x07", "\r"} & set(stdout)
+
+
+def test_an_agent_whose_bytes_are_no_utf_8_is_a_usage_error(database_url: str) -> None:
+    result = CliRunner().invoke(
+        app, ["restatements", "--agent", "caf\udce9"], env={"METRICS_DATABASE_URL": database_url, "COLUMNS": "200"}
+    )
+    assert result.exit_code == 2
+    assert "Invalid value for '--agent': 'caf\\udce9' is no text in UTF-8" in result.stderr
