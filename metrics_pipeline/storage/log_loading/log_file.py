@@ -2,6 +2,7 @@
 
 import zlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -9,7 +10,7 @@ from typing import ClassVar
 import polars as pl
 import pyarrow as pa
 
-from metrics_pipeline.storage.log_loading.problems import Problems
+from metrics_pipeline.storage.log_loading.problems import Problems, quoted, shown
 from metrics_pipeline.storage.log_loading.schema import LOG_SCHEMA, REQUIRED_COLUMNS
 
 BATCH_ROWS = 50_000
@@ -34,24 +35,25 @@ class LogFile(ABC):
             yield from self._batches(on_bytes)
         except (OSError, EOFError, zlib.error, pa.ArrowException, UnicodeDecodeError) as error:
             # UnicodeDecodeError: a damaged name of a column in Parquet.
-            self._problems.add(str(self.path), f"cannot be read: {error}")
+            self._problems.add(shown(self.path), f"cannot be read: {error}")
 
     @abstractmethod
     def _batches(self, on_bytes: Callable[[int], None]) -> Iterator[pl.DataFrame]: ...
 
     def problem(self, row: int, reason: str, *, column: str | None = None, value: object = None) -> None:
         """Notes a problem of the file's row."""
-        self._problems.add(f"{self.path}, {self.row_unit} {row}", reason, column=column, value=value)
+        self._problems.add(f"{shown(self.path)}, {self.row_unit} {row}", reason, column=column, value=value)
 
     def has_usable_columns(self, names: Sequence[str]) -> bool:
         """Whether `names` holds every required column and no unknown or repeated one; if not, problems say which."""
+        times = Counter(names)
         wrong = [
-            *(f"has the unknown column {name!r}" for name in dict.fromkeys(names) if name not in LOG_SCHEMA),
-            *(f"has the column {name!r} twice" for name in dict.fromkeys(names) if names.count(name) > 1),
-            *(f"lacks the column {name!r}" for name in REQUIRED_COLUMNS if name not in names),
+            *(f"has the unknown column {quoted(name)}" for name in times if name not in LOG_SCHEMA),
+            *(f"has the column {quoted(name)} twice" for name in times if times[name] > 1),
+            *(f"lacks the column {name!r}" for name in REQUIRED_COLUMNS if name not in times),
         ]
         for reason in wrong:
-            self._problems.add(str(self.path), f"{reason}; the columns of a log are {', '.join(LOG_SCHEMA)}")
+            self._problems.add(shown(self.path), f"{reason}; the columns of a log are {', '.join(LOG_SCHEMA)}")
         return not wrong
 
     def text_frame(self, rows: Sequence[int], columns: dict[str, Sequence[str | None]]) -> pl.DataFrame:

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from metrics_pipeline.storage.log_loading.log_file import BATCH_ROWS, LogFile
+from metrics_pipeline.storage.log_loading.problems import shown
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -31,6 +32,8 @@ _ALSO_ACCEPTED: dict[str, Callable[[pa.DataType], bool]] = {
     "cost_usd": _is_number,
 }
 
+_WHOLE_NUMBERS = ("latency_ms", "token_count")
+
 
 class ParquetFile(LogFile):
     """Rows are counted from 1. A timestamp without a zone is UTC."""
@@ -45,7 +48,7 @@ class ParquetFile(LogFile):
             first = 1
             for batch in file.iter_batches(BATCH_ROWS):
                 rows = range(first, first + batch.num_rows)
-                yield self.text_frame(rows, {name: _texts(batch.column(name)) for name in batch.schema.names})
+                yield self.text_frame(rows, {name: _texts(name, batch.column(name)) for name in batch.schema.names})
                 on_bytes(int(bytes_per_row * batch.num_rows))
                 first += batch.num_rows
 
@@ -56,11 +59,14 @@ class ParquetFile(LogFile):
             if not _is_text(field.type) and not _ALSO_ACCEPTED.get(field.name, types.is_null)(field.type)
         ]
         for field in wrong:
-            self._problems.add(str(self.path), f"has type {field.type}; write it as text", column=field.name)
+            self._problems.add(shown(self.path), f"has type {field.type}; write it as text", column=field.name)
         return not wrong
 
 
-def _texts(column: pa.Array) -> Sequence[str | None]:
+def _texts(name: str, column: pa.Array) -> Sequence[str | None]:
+    if name in _WHOLE_NUMBERS and types.is_floating(column.type):
+        # The shortest decimal that denotes the narrow float 2147483520 is 2.1474835e9, which is another whole number.
+        column = column.cast(pa.float64())
     if types.is_timestamp(column.type) and column.type.tz is not None:
         # The zone is only how to show the instant; the instants themselves are stored in UTC.
         column = column.cast(pa.timestamp(column.type.unit, "UTC"))

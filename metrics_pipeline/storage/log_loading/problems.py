@@ -1,5 +1,7 @@
 """What is wrong with the files, collected so that one error can name many places."""
 
+from pathlib import Path
+
 from metrics_pipeline.errors import LogFileError
 
 _SHOWN = 20
@@ -18,7 +20,7 @@ class Problems:
         self.total += 1
         if len(self._shown) < _SHOWN:
             where = place if column is None else f"{place}, {column}"
-            self._shown.append(f"{where}: {reason}" if value is None else f"{where}: {_quoted(value)} {reason}")
+            self._shown.append(f"{where}: {reason}" if value is None else f"{where}: {quoted(value)} {reason}")
 
     def count(self, more: int) -> None:
         """Counts `more` problems that come too late to be shown."""
@@ -39,6 +41,13 @@ class Problems:
             )
 
 
-def _quoted(value: object) -> str:
+def shown(path: Path) -> str:
+    """The path as it is typed, or as Python writes it if it would break the line or command the terminal."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)
+
+
+def quoted(value: object) -> str:
+    """The value as Python writes it, which escapes what no terminal shows; a long one is cut."""
     text = repr(value)
     return text if len(text) <= _VALUE_CHARACTERS else f"{text[:_VALUE_CHARACTERS]}… ({len(text):,} characters)"

@@ -14,12 +14,15 @@ from typing import Any
 import polars as pl
 
 from metrics_pipeline.storage.log_loading.log_file import BATCH_ROWS, LogFile
+from metrics_pipeline.storage.log_loading.problems import quoted
 from metrics_pipeline.storage.log_loading.schema import LOG_SCHEMA
 
 _MIB = 2**20
 #: A batch of long rows ends early, and a file without line ends is refused, so that neither fills the memory.
 _BATCH_BYTES = 64 * _MIB
 _LINE_BYTES = 64 * _MIB
+#: What of a row may stand on several lines, together.
+_ROW_BYTES = 2 * _LINE_BYTES
 
 
 class TextFile(LogFile, ABC):
@@ -27,6 +30,7 @@ class TextFile(LogFile, ABC):
 
     row_unit = "line"
     _bytes_read = 0
+    _bytes_before_row = 0
 
     def _lines(self, on_bytes: Callable[[int], None]) -> Iterator[str]:
         with ExitStack() as stack:
@@ -41,6 +45,9 @@ class TextFile(LogFile, ABC):
                     self.problem(number, f"is longer than {_LINE_BYTES // _MIB} MiB")
                     return
                 self._bytes_read += len(line)
+                if self._bytes_read - self._bytes_before_row > _ROW_BYTES:
+                    self.problem(number, f"belongs to a row of more than {_ROW_BYTES // _MIB} MiB")
+                    return
                 if raw.tell() - reported >= _MIB:
                     on_bytes(raw.tell() - reported)
                     reported = raw.tell()
@@ -74,6 +81,7 @@ class CsvFile(TextFile):
         bytes_before = self._bytes_read
         line = reader.line_num + 1
         for row in reader:
+            self._bytes_before_row = self._bytes_read
             if len(row) == len(header):
                 lines.append(line)
                 rows.append(row)
@@ -98,7 +106,20 @@ class _Number:
     digits: str
 
 
-_DECODER = json.JSONDecoder(parse_float=_Number, parse_constant=_Number)
+class _Repeating(dict[str, Any]):
+    """A JSON object that names a key twice: the last value counts, as in PostgreSQL."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else _Repeating(pairs)
+
+
+_DECODER = json.JSONDecoder(parse_float=_Number, parse_constant=_Number, object_pairs_hook=_object)
+#: Slower, and for whole numbers of more digits than Python makes an int of.
+_DECODER_OF_LONG_NUMBERS = json.JSONDecoder(
+    parse_int=_Number, parse_float=_Number, parse_constant=_Number, object_pairs_hook=_object
+)
 
 #: What a JSON value may be, by column; null everywhere. Metadata may be any value: a string holds JSON text.
 _ACCEPTED: dict[str, tuple[type, ...]] = {
@@ -110,7 +131,7 @@ _ACCEPTED: dict[str, tuple[type, ...]] = {
     "token_count": (str, int, _Number),
     "cost_usd": (str, int, _Number),
     "error_type": (str,),
-    "metadata": (str, dict, list, bool, int, _Number),
+    "metadata": (str, dict, _Repeating, list, bool, int, _Number),
 }
 
 # json.dumps writes a _Number as a string with a mark that no file can guess; mark and quotes are then taken away.
@@ -126,6 +147,7 @@ class NdjsonFile(TextFile):
         records: list[dict[str, Any]] = []
         bytes_before = self._bytes_read
         for number, line in enumerate(self._lines(on_bytes), start=1):
+            self._bytes_before_row = self._bytes_read
             if not line.isspace() and (record := self._record(number, line)) is not None:
                 lines.append(number)
                 records.append(record)
@@ -137,16 +159,19 @@ class NdjsonFile(TextFile):
 
     def _record(self, number: int, line: str) -> dict[str, Any] | None:
         try:
-            record = _DECODER.decode(line)
+            record = _decoded(line)
         except (ValueError, RecursionError) as error:
             self.problem(number, f"is no JSON: {error}")
             return None
         if not isinstance(record, dict):
             self.problem(number, "is JSON, but no object")
             return None
+        if isinstance(record, _Repeating):
+            self.problem(number, "names a column twice")
+            return None
         if unknown := record.keys() - LOG_SCHEMA.keys():
             for name in sorted(unknown):
-                self.problem(number, f"has the unknown column {name!r}; the columns are {', '.join(LOG_SCHEMA)}")
+                self.problem(number, f"has the unknown column {quoted(name)}; the columns are {', '.join(LOG_SCHEMA)}")
             return None
         return record
 
@@ -172,6 +197,14 @@ class NdjsonFile(TextFile):
             columns[name] = texts
         frame = self.text_frame(lines, columns)
         return frame.filter(~pl.col("row").is_in(list(refused))) if refused else frame
+
+
+def _decoded(line: str) -> Any:
+    try:
+        return _DECODER.decode(line)
+    except ValueError:
+        # A number that is too long for _DECODER, or another fault, which then comes again.
+        return _DECODER_OF_LONG_NUMBERS.decode(line)
 
 
 def _as_text(value: Any) -> str | None:

@@ -150,7 +150,8 @@ def _not_json(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON value")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_not_json)
+# Numbers stay text: whether they are written right is all that matters, and Python's int has no more than 4,300 digits.
+_DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_not_json)
 #: An even number of backslashes before an escape are backslashes of their own.
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 

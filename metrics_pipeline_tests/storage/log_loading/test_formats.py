@@ -239,3 +239,16 @@ def test_a_damaged_column_name_in_parquet_is_refused(loader):
     path = loader.parquet({"agent_id": ["a"], "timestamp": ["2025-01-01T00:00Z"], "status": ["success"]})
     path.write_bytes(path.read_bytes().replace(b"status", b"stat\xe9s"))
     assert "logs.parquet: cannot be read: 'utf-8' codec can't decode byte 0xe9" in loader.refused(path)
+
+
+@pytest.mark.parametrize("width", [pa.float16(), pa.float32(), pa.float64()])
+def test_a_whole_number_in_a_narrow_float_is_stored_as_that_number(loader, width):
+    whole = {pa.float16(): 65504, pa.float32(): 2_147_483_520, pa.float64(): 2_147_483_647}[width]
+    numbers = pa.array([float(whole), -float(whole), None], width)
+    loader.load(
+        loader.parquet(
+            {"agent_id": ["a"] * 3, "timestamp": ["2025-01-01T00:00Z"] * 3, "status": ["x"] * 3}
+            | {"latency_ms": numbers, "token_count": numbers}
+        )
+    )
+    assert {row[3:5] for row in loader.stored()} == {(whole, whole), (-whole, -whole), (None, None)}

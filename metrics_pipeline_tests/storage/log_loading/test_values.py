@@ -1,10 +1,14 @@
 """The rules for values: what is taken and how it is stored, and what is refused with its place."""
 
+import json
+import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pyarrow as pa
 import pytest
+
+from metrics_pipeline.storage.log_loading import text_files
 
 HEADER = "agent_id,timestamp,status"
 GOOD = "a,2025-01-01T00:00:00Z,success"
@@ -270,6 +274,58 @@ def test_a_bad_value_of_ndjson_is_named_with_its_line_and_column(loader):
     assert message.startswith(f"Nothing was loaded: {len(BAD_RECORD_VALUES)} problems in the files:\n")
     for line, (_, reason) in enumerate(BAD_RECORD_VALUES, start=2):
         assert f"  logs.ndjson, line {line}, {reason}" in message
+
+
+def test_a_column_that_a_line_of_ndjson_names_twice_is_refused_and_a_repeated_key_of_metadata_is_as_in_postgresql(
+    loader,
+):
+    good = json.dumps(LOG)
+    twice = [good[:-1] + ',"status":"failed"}', '{"cost_usd":1,"cost_usd":2,' + good[1:]]
+    message = loader.refused(loader.ndjson(*twice))
+    assert [line.strip() for line in message.splitlines()[1:]] == [
+        "logs.ndjson, line 1: names a column twice",
+        "logs.ndjson, line 2: names a column twice",
+    ]
+    metadata = '{"user_id":"u","a":{"b":1,"b":[{"c":1,"c":2.50}]},"user_id":"v"}'
+    path = loader.ndjson(good[:-1] + f',"metadata":{metadata}}}')
+    loader.load(path, loader.csv(HEADER + ",metadata", GOOD + ',"{}"'.format(metadata.replace('"', '""'))))
+    stored = [row[7] for row in loader.stored()]
+    assert stored == ['{"a": {"b": [{"c": 2.50}]}, "user_id": "v"}'] * 2
+
+
+def test_whole_numbers_of_more_digits_than_python_reads_are_stored_or_named(loader):
+    long = "9" * 5000
+    stored = f'{{"x": {long}, "y": [-{long}]}}'
+    loader.load(
+        loader.ndjson(f'{json.dumps(LOG)[:-1]},"metadata":{stored}}}'),
+        loader.csv(HEADER + ",metadata", GOOD + ',"{}"'.format(stored.replace('"', '""'))),
+    )
+    assert [row[7] for row in loader.stored()] == [stored] * 2
+    for column, reason in (("latency_ms", "is no whole number"), ("cost_usd", "is no decimal number")):
+        message = loader.refused(loader.ndjson(f'{json.dumps(LOG)[:-1]},"{column}":{long}}}'))
+        assert f"line 1, {column}: '99999" in message
+        assert f"… (5,002 characters) {reason}" in message
+        assert len(message) < 400
+
+
+def test_a_header_of_a_million_columns_is_refused_at_once(loader):
+    names = [f"{number:x}" for number in range(1_000_000)]
+    started = time.monotonic()
+    message = loader.refused(loader.csv(",".join([*names, "x" * 1_000_000])))
+    assert time.monotonic() - started < 10
+    assert message.startswith("Nothing was loaded: 1,000,004 problems in the files, of which these are the first 20:\n")
+    assert len(message) < 5000
+    assert "(1,000,002 characters)" in loader.refused(loader.csv("x" * 1_000_000))
+    assert "(1,000,002 characters)" in loader.refused(loader.ndjson({"x" * 1_000_000: 1}))
+
+
+def test_a_row_that_never_ends_is_refused_before_it_fills_the_memory(loader, monkeypatch):
+    monkeypatch.setattr(text_files, "_ROW_BYTES", 1000)
+    good = loader.csv(HEADER + ",error_type", *[GOOD + ',"two\nlines"'] * 100)
+    assert loader.load(good).logs_by_file[good] == 100
+    loader.execute("TRUNCATE agent_execution_logs")
+    endless = loader.csv(HEADER, GOOD, '"', *['x","'] * 1000)
+    assert "logs.csv, line 203: belongs to a row of more than" in loader.refused(endless)
 
 
 def test_a_float_is_exact_in_ndjson_costs_and_metadata(loader):
