@@ -1,10 +1,12 @@
 """metrics-pipeline: the command line. One module per group of commands; this one puts them together."""
 
+import io
 import sys
 
 import typer
 
 from metrics_pipeline.cli import api, db, demo, dev, history, instance, logs, retention, runs
+from metrics_pipeline.cli.tables import printable
 from metrics_pipeline.errors import PipelineError
 
 app = typer.Typer(
@@ -48,8 +50,12 @@ app.add_typer(instance.app, name="instance")
 
 def main() -> None:
     """Runs the command line; an error of ours is one sentence on stderr and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        # What the terminal's encoding lacks is escaped; the work was done, and its report must not fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except PipelineError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print("\n".join(map(printable, f"Error: {error}".split("\n"))), file=sys.stderr)
         sys.exit(1)

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from metrics_pipeline.cli.tables import printable
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
 from metrics_pipeline.sample.agents import SampleSpec
@@ -142,7 +143,7 @@ def load(
         disable=not _TERMINAL.is_terminal,
     )
     with database_faults(database.description), progress:
-        size = sum(path.stat().st_size for path in files if path.is_file())
+        size = sum(map(_size, files))
         task = progress.add_task("Reading and checking", total=size)
 
         def advance(more_bytes: int) -> None:
@@ -162,13 +163,21 @@ def load(
     _report(loaded, settings, database)
 
 
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        # The load says what is wrong with the file.
+        return 0
+
+
 def _report(loaded: LoadedLogs, settings: Settings, database: Database) -> None:
     for path, logs in loaded.logs_by_file.items():
-        typer.echo(f"{path}: {logs:,} logs loaded into {database.description}")
+        typer.echo(f"{printable(str(path))}: {logs:,} logs loaded into {database.description}")
     if loaded.skipped_logs:
         typer.echo(f"Left out, because they are stored with the same values: {loaded.skipped_logs:,}")
     if loaded.registered_agents:
-        typer.echo(f"Agents registered: {', '.join(loaded.registered_agents)}")
+        typer.echo(f"Agents registered: {', '.join(map(printable, loaded.registered_agents))}")
     if loaded.logs_by_day:
         typer.echo(f"Days in {settings.time_zone}:")
         for day, logs in loaded.logs_by_day.items():

@@ -1,4 +1,4 @@
-"""How the commands print tables: complete at any width, also into a file."""
+"""How the commands print tables and texts of others: complete at any width, also into a file."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -21,7 +21,7 @@ def print_table(
         is_left = heading in (headings[:1] if left is None else left)
         table.add_column(heading, justify="left" if is_left else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*map(_printable, row))
+        table.add_row(*map(printable, row))
     # An agent may be called [bold] or :smile:. Measured and printed by the same console, or a cell would be cut.
     console = Console(highlight=False, markup=False, emoji=False)
     needed = Measurement.get(console, console.options.update(max_width=100_000), table).maximum
@@ -29,8 +29,12 @@ def print_table(
     console.print(table)
 
 
-def _printable(cell: str) -> str:
-    # A line break would look like another row, and an escape sequence would command the terminal.
+def printable(text: str) -> str:
+    """The text on one line, with every character escaped that is no printable one.
+
+    A line break would look like another row, an escape sequence would command the terminal, and a byte of a file's
+    name that is no UTF-8 has no encoding at all.
+    """
     return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in cell
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )

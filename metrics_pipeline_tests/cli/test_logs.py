@@ -1,6 +1,8 @@
 """`metrics-pipeline logs`: what it says, what it stores, and when it refuses."""
 
+import os
 import re
+import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,6 +11,8 @@ from typer.testing import CliRunner
 
 from metrics_pipeline.cli.logs import app
 from metrics_pipeline.errors import LogFileError, PermanentError, SettingsError
+
+from .conftest import CLI
 
 
 @pytest.fixture
@@ -128,3 +132,45 @@ def test_help_names_the_commands_and_gives_examples(logs):
     assert {"generate", "load"} <= set(re.findall(r"\w+", logs("--help").stdout))
     assert "metrics-pipeline logs generate --days 30" in logs("generate", "--help").stdout
     assert "metrics-pipeline logs load executions.csv --register-agents" in logs("load", "--help").stdout
+
+
+HOSTILE_FILE = os.fsdecode(b"caf\xe9\n\x1b[31m.csv")
+
+
+def test_a_name_of_a_file_and_of_an_agent_stay_on_their_line_and_command_nothing(logs, tmp_path):
+    path = tmp_path / HOSTILE_FILE
+    path.write_text('agent_id,timestamp,status\n"\x1b[2Ja\nb\u202e",2025-01-01T23:30:00Z,success\n')
+    said = logs("load", path, "--register-agents").stdout
+    assert f"{tmp_path}/caf\\udce9\\n\\x1b[31m.csv: 1 logs loaded into database test_" in said
+    assert "Agents registered: \\x1b[2Ja\\nb\\u202e\n" in said
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+@pytest.mark.parametrize("content", ["\u65e5\u672c,2025-01-01T00:00:00Z,success\n", "a,\x1b[31m,\u65e5\u672c\n"])
+def test_what_a_terminal_cannot_show_costs_no_traceback(database_url, tmp_path, encoding, content):
+    path = tmp_path / HOSTILE_FILE
+    path.write_text("agent_id,timestamp,status\n" + content)
+    ended = subprocess.run(
+        [*CLI, "logs", "load", path, "--register-agents"],
+        env={"PATH": os.environ["PATH"], "METRICS_DATABASE_URL": database_url, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    said = (ended.stdout + ended.stderr).decode(errors="replace")
+    is_good = "success" in content
+    assert ended.returncode == (0 if is_good else 1)
+    assert "Traceback" not in said
+    assert "\x1b" not in said
+    reported = ": 1 logs loaded" if is_good else "', line 2, timestamp"
+    assert f"caf\\udce9\\n\\x1b[31m.csv{reported}" in said
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".csv", "loop.csv", "none/logs.csv", "", "\x00.csv"])
+def test_a_path_that_leads_to_no_file_is_one_sentence(logs, database, tmp_path, name):
+    (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
+    if "\0" in name:
+        assert logs("load", tmp_path / name).exit_code == 2
+    else:
+        with pytest.raises(LogFileError, match=r"cannot be opened: .*\.$|has no ending of a known format"):
+            logs("load", tmp_path / name)
+    assert days_and_agents(database) == ({}, 0)

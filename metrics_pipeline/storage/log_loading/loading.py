@@ -1,5 +1,6 @@
 """Loading logs: frames that are known to be right, and files that may hold anything."""
 
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from sqlalchemy import Connection, text
 from metrics_pipeline.errors import LogFileError
 from metrics_pipeline.storage.log_loading.log_file import LogFile
 from metrics_pipeline.storage.log_loading.parquet_file import ParquetFile
-from metrics_pipeline.storage.log_loading.problems import Problems
+from metrics_pipeline.storage.log_loading.problems import Problems, shown
 from metrics_pipeline.storage.log_loading.staged_checks import (
     check_precision,
     check_unknown,
@@ -90,17 +91,17 @@ def load_log_files(
 
     Raises LogFileError, which names file, row, column and value of the first problems; the caller must then roll back.
     """
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise LogFileError("A file is named twice. Name each file once.")
     problems = Problems()
     files = [_open(path, problems) for path in paths]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise LogFileError("A file is named twice. Name each file once.")
     staging = LogStaging(connection)
     for number, file in enumerate(files):
         for batch in file.batches(on_bytes):
             checked = check_batch(batch, file, problems, staging.column_types)
             # After the first problem nothing will be stored: the rest is read only to name what else is wrong.
             if not problems.total and checked.height:
-                rows = f"{file.path}, {file.row_unit}s {checked['row'][0]} to {checked['row'][-1]}"
+                rows = f"{shown(file.path)}, {file.row_unit}s {checked['row'][0]} to {checked['row'][-1]}"
                 staging.copy(checked.with_columns(file=pl.lit(number)), rows)
     problems.raise_any()
     staging.analyze()
@@ -130,11 +131,14 @@ def load_log_files(
 def _open(path: Path, problems: Problems) -> LogFile:
     endings = [ending for ending in _FORMATS if path.name.lower().endswith(ending)]
     if not endings:
-        raise LogFileError(f"{path} has no ending of a known format. Known are {', '.join(_FORMATS)}.")
+        raise LogFileError(f"{shown(path)} has no ending of a known format. Known are {', '.join(_FORMATS)}.")
     try:
+        # Opening a FIFO would wait for its writer, and a device may have no end.
+        if not (path.is_dir() or stat.S_ISREG(path.stat().st_mode)):
+            raise LogFileError(f"{shown(path)} is no regular file. Write what it yields into one, and load that.")
         path.open("rb").close()
     except OSError as error:
-        raise LogFileError(f"{path} cannot be opened: {error.strerror}.") from error
+        raise LogFileError(f"{shown(path)} cannot be opened: {error.strerror}.") from error
     return _FORMATS[endings[0]](path, problems)
 
 

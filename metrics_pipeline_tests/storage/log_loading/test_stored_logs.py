@@ -1,6 +1,7 @@
 """A load in view of what the database holds: ids, agents, column types, one transaction."""
 
 import csv
+import os
 import uuid
 from datetime import UTC, datetime
 
@@ -265,3 +266,13 @@ def test_the_real_executions_are_stored_as_their_file_has_them(loader, real_logs
         for log in written:
             stored = connection.execute(query, {"id": log["id"], "written": log["metadata"]}).mappings().one()
             assert {name: value or "" for name, value in stored.items()} == log | {"metadata": "true"}
+
+
+def test_what_is_no_regular_file_is_refused_without_waiting_for_it(loader):
+    fifo = loader.folder / "fifo.csv"
+    os.mkfifo(fifo)
+    endless = loader.folder / "endless.ndjson"
+    endless.symlink_to("/dev/zero")
+    for path in (fifo, endless):
+        said = loader.refused(path)
+        assert said == f"{path.name} is no regular file. Write what it yields into one, and load that."
