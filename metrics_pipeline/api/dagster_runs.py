@@ -1,8 +1,8 @@
 """Dagster's runs and backfills through the webserver's GraphQL. Dagster itself is not imported: it is slow to start."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import Any
 
 import httpx2
@@ -16,6 +16,7 @@ from metrics_pipeline.api.dagster_queries import (
     RUN,
     UNFINISHED,
 )
+from metrics_pipeline.metrics.windows import days_between
 
 JOB = "daily_metrics_job"
 ASSET_PATH = ["agent_performance_metrics"]
@@ -110,7 +111,7 @@ class DagsterRuns:
 
     async def start_backfill(self, first: date, last: date) -> str:
         """Starts a backfill of the days from `first` to `last`, and returns its id."""
-        days = [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
+        days = [day.isoformat() for day in days_between(first, last)]
         params = {"assetSelection": [{"path": ASSET_PATH}], "partitionNames": days}
         answer = (await self._ask(LAUNCH_BACKFILL, params=params))["launchPartitionBackfill"]
         return str(_expect(answer, "LaunchBackfillSuccess")["backfillId"])
@@ -245,14 +246,15 @@ def _selects_asset(found: Mapping[str, Any]) -> bool:
     return any(key["path"] == ASSET_PATH for key in found["assetSelection"] or [])
 
 
-def _days_of(run: Mapping[str, Any]) -> Iterator[date]:
+def _days_of(run: Mapping[str, Any]) -> Sequence[date]:
     tags = {tag["key"]: tag["value"] for tag in run["tags"]}
-    if PARTITION_TAG in tags:
-        yield date.fromisoformat(tags[PARTITION_TAG])
-    elif RANGE_START_TAG in tags:
-        first, last = date.fromisoformat(tags[RANGE_START_TAG]), date.fromisoformat(tags[RANGE_END_TAG])
-        for number in range((last - first).days + 1):
-            yield first + timedelta(days=number)
+    first = tags.get(PARTITION_TAG) or tags.get(RANGE_START_TAG, "")
+    last = tags.get(PARTITION_TAG) or tags.get(RANGE_END_TAG, "")
+    try:
+        return days_between(date.fromisoformat(first), date.fromisoformat(last))
+    except ValueError:
+        # No tag of a partition, or one that somebody typed: the run will do no day.
+        return []
 
 
 def _step_failure(event: Mapping[str, Any]) -> str | None:

@@ -1,6 +1,7 @@
 """Which process works on a run, so that the run of a killed one is not taken for running for ever."""
 
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import psutil
 
 from metrics_pipeline.orchestration.names import PROCESS_TAG
 
+# A tag is anybody's to type: what does not look like ours names no process.
+_PROCESS = re.compile(r"(?P<run_id>[^/]+)/(?P<host>[^/]+)/(?P<pid>[0-9]{1,9})/(?P<identity>-?[0-9]+)")
 _PROCESS_NAMESPACE = Path("/proc/self/ns/pid")
 
 
@@ -20,8 +23,10 @@ def own_process(run_id: str) -> str:
 def is_orphaned(run: dg.DagsterRun) -> bool:
     """Whether the process that works on the run is one of this host, and gone."""
     # A repeated run inherits the tags of its parent, whose process says nothing of it.
-    run_id, host, pid, identity = run.tags.get(PROCESS_TAG, "///").split("/")
-    return run_id == run.run_id and host == _host() and not _is_alive(int(pid), identity)
+    match = _PROCESS.fullmatch(run.tags.get(PROCESS_TAG, ""))
+    if match is None or (match["run_id"], match["host"]) != (run.run_id, _host()):
+        return False
+    return not _is_alive(int(match["pid"]), match["identity"])
 
 
 def end_if_orphaned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:

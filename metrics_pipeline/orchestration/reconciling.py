@@ -112,10 +112,10 @@ def findings(verdicts: list[DayVerdict]) -> str:
 
 
 def _days_of(run: dg.DagsterRun) -> list[date]:
-    tags = run.tags
-    if PARTITION_NAME_TAG in tags:
-        return [date.fromisoformat(tags[PARTITION_NAME_TAG])]
-    if ASSET_PARTITION_RANGE_START_TAG in tags:
-        first, last = tags[ASSET_PARTITION_RANGE_START_TAG], tags[ASSET_PARTITION_RANGE_END_TAG]
+    first = run.tags.get(PARTITION_NAME_TAG) or run.tags.get(ASSET_PARTITION_RANGE_START_TAG, "")
+    last = run.tags.get(PARTITION_NAME_TAG) or run.tags.get(ASSET_PARTITION_RANGE_END_TAG, "")
+    try:
         return days_between(date.fromisoformat(first), date.fromisoformat(last))
-    return []
+    except ValueError:
+        # A run without partitions, or of another code location's job, whose partitions are no days.
+        return []

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
 from metrics_pipeline.orchestration.failures import step_outcome
 from metrics_pipeline.orchestration.names import (
@@ -171,6 +172,12 @@ def _held_back_table(report: RetentionReport) -> str:
 def _scheduled_at(context: dg.AssetExecutionContext) -> datetime:
     tag = context.run.tags.get(SCHEDULED_AT_TAG)
     if tag is not None:
-        return datetime.fromisoformat(tag)
+        try:
+            # Anybody may type a tag into the launchpad.
+            return datetime.fromisoformat(tag).astimezone(UTC)
+        except (ValueError, OverflowError) as error:
+            raise PermanentError(
+                f"The tag {SCHEDULED_AT_TAG} is {tag!r}, which is no instant in ISO 8601. Start the run without it."
+            ) from error
     record = context.instance.get_run_record_by_id(context.run.run_id)
     return record.create_timestamp.astimezone(UTC) if record else datetime.now(UTC)

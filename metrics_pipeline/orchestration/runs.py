@@ -6,6 +6,7 @@ from datetime import date
 import dagster as dg
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 
+from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.orchestration.names import REASON_TAG
 from metrics_pipeline.orchestration.partitions import window_of
@@ -17,9 +18,18 @@ from metrics_pipeline.storage.publishing import Reason
 
 
 def reason_for(run_tags: Mapping[str, str]) -> Reason:
-    """Why the run replaces stored values: what its starter said, else a backfill's tag, else somebody by hand."""
+    """Why the run replaces stored values: what its starter said, else a backfill's tag, else somebody by hand.
+
+    Raises PermanentError for a tag that names no reason, as anybody may type one into the launchpad.
+    """
     if REASON_TAG in run_tags:
-        return Reason(run_tags[REASON_TAG])
+        try:
+            return Reason(run_tags[REASON_TAG])
+        except ValueError as error:
+            raise PermanentError(
+                f"The tag {REASON_TAG} is {run_tags[REASON_TAG]!r}, which is none of {', '.join(Reason)}. "
+                "Start the run without it."
+            ) from error
     return Reason.BACKFILL if BACKFILL_ID_TAG in run_tags else Reason.MANUAL
 
 

@@ -121,6 +121,8 @@ def test_a_day_that_a_run_is_about_to_write_is_not_started_twice(api: httpx2.Cli
         graphql_run("other", "STARTED", partition="2025-03-04") | {"repositoryOrigin": {"repositoryLocationName": "x"}},
         graphql_run("asset", "STARTED", partition="2025-03-04") | {"assetSelection": [{"path": ["data_retention"]}]},
         graphql_run("elsewhen", "STARTED", partition="2025-03-03"),
+        graphql_run("typed by hand", "QUEUED", partition="yesterday"),
+        graphql_run("half a range", "QUEUED", asset_partition_range_start="2025-03-01"),
         graphql_run("single", "QUEUED", partition="2025-03-04"),
         graphql_run("range", "STARTED", **FEBRUARY),
     ]  # fmt: skip

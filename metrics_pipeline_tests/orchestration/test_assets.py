@@ -183,3 +183,14 @@ def test_a_restatement_says_why_its_run_was_started(
     ended = run(FRIDAY, tags=tags)
     assert restatement_reasons(database) == {reason}
     assert ended.materializations[0].tags.get("dagster/backfill") == tags.get("dagster/backfill")
+
+
+def test_a_reason_that_is_none_fails_the_run_in_a_sentence_and_stores_nothing(
+    run: Run, logs: None, database: Database
+) -> None:
+    ended = run(DAYS[0], tags={"metrics_pipeline/reason": "because"})
+    assert ended.failure == (
+        "2025-07-11: The tag metrics_pipeline/reason is 'because', which is none of late logs, backfill, "
+        "manual, definition change. Start the run without it."
+    )
+    assert ledger(database) == {}

@@ -134,3 +134,26 @@ def test_findings_count_every_state_and_explain_the_days_that_need_a_person_or_a
         "2025-07-02 is missing (never aggregated, 3 logs); 2025-07-03 is dirty (logs +1); "
         "2 stored under an older definition, the first 2025-07-01: a backfill renews them."
     )
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {PARTITION_NAME_TAG: "europe"},
+        {PARTITION_NAME_TAG: "2025-07-01-05:00"},
+        {ASSET_PARTITION_RANGE_START_TAG: "2025-07-01"},
+        {ASSET_PARTITION_RANGE_START_TAG: "a", ASSET_PARTITION_RANGE_END_TAG: "b"},
+        {PARTITION_NAME_TAG: "2025-07-05", PROCESS_TAG: "typed/into/the/launch/pad"},
+        {PARTITION_NAME_TAG: "2025-07-05", PROCESS_TAG: "RUN/HOST/many/1"},
+    ],
+)
+def test_tags_that_somebody_else_wrote_break_nothing(instance: dg.DagsterInstance, tags: dict[str, str]) -> None:
+    """Runs of other code locations have partitions of their own, and the launchpad takes any tag."""
+    # Of our own job Dagster checks the partition when it makes the run.
+    run = waiting_run(instance, STARTED, {})
+    host = own_process(run.run_id).split("/")[1]
+    instance.add_run_tags(
+        run.run_id,
+        {key: value.replace("RUN", run.run_id).replace("HOST", host) for key, value in tags.items()},
+    )
+    assert running_days(instance) == ({date(2025, 7, 5)} if PROCESS_TAG in tags else set())

@@ -212,3 +212,14 @@ def test_a_missing_table_ends_the_run_with_the_remedy(
 ) -> None:
     assert "table agent_execution_logs is missing" in failure(run(bare_database_url, instance))
     assert query(database, "SELECT 1") == [(1,)]
+
+
+@pytest.mark.parametrize("tag", ["tonight", "", "2025-02-30T03:30:00+00:00", "0001-01-01T00:00:00+14:00"])
+def test_an_instant_that_is_none_fails_the_run_in_a_sentence_and_deletes_nothing(
+    database: Database, database_url: str, instance: dg.DagsterInstance, tag: str
+) -> None:
+    store_days(database, 0)
+    before = contents(database)
+    said = failure(run(database_url, instance, tags={SCHEDULED_AT_TAG: tag}))
+    assert f"The tag metrics_pipeline/scheduled_at is {tag!r}, which is no instant in ISO 8601." in said
+    assert contents(database) == before
