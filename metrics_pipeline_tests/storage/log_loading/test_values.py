@@ -1,5 +1,6 @@
 """The rules for values: what is taken and how it is stored, and what is refused with its place."""
 
+import gzip
 import json
 import time
 from datetime import UTC, datetime, timedelta
@@ -317,6 +318,13 @@ def test_a_header_of_a_million_columns_is_refused_at_once(loader):
     assert len(message) < 5000
     assert "(1,000,002 characters)" in loader.refused(loader.csv("x" * 1_000_000))
     assert "(1,000,002 characters)" in loader.refused(loader.ndjson({"x" * 1_000_000: 1}))
+
+
+@pytest.mark.parametrize("name", ["logs.csv.gz", "logs.ndjson.gz"])
+def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(loader, name):
+    path = loader.folder / name
+    path.write_bytes(gzip.compress(b"[" * (16 * 2**20 + 1)))
+    assert f"{name}, line 1: is longer than 16 MiB" in loader.refused(path)
 
 
 def test_a_row_that_never_ends_is_refused_before_it_fills_the_memory(loader, monkeypatch):
