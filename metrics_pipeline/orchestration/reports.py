@@ -24,6 +24,8 @@ from metrics_pipeline.orchestration.upstream import SOURCE_ASSETS
 
 _TOP_AGENTS = 10
 _TOP_ERRORS = 50
+#: Dagster keeps events for ever, and PostgreSQL texts of a gigabyte.
+_MAX_TEXT_CHARACTERS = 500
 #: The columns of a table of agents, and their short headings: what is wider than the page is hard to read.
 _AGENT_COLUMNS = {
     "total_executions": "executions",
@@ -94,9 +96,24 @@ def day_metadata(day: AggregatedDay) -> Mapping[str, dg.MetadataValue]:
         "agents_with_highest_cost": dg.MetadataValue.md(_top_agents(frame, "total_cost_usd")),
         "agents_with_worst_p95": dg.MetadataValue.md(_top_agents(frame, "p95_latency_ms")),
         "error_types": dg.MetadataValue.int(errors.height),
-        "error_distribution": dg.MetadataValue.json(dict(errors.head(_TOP_ERRORS).iter_rows())),
-        "skipped_agents": dg.MetadataValue.json(metrics.skipped.head(_TOP_AGENTS).to_dicts()),
+        "error_distribution": dg.MetadataValue.json(
+            {_shortened(error_type): count for error_type, count in errors.head(_TOP_ERRORS).iter_rows()}
+        ),
+        "skipped_agents": dg.MetadataValue.json(
+            [
+                {**agent, "agent_id": agent["agent_id"] and _shortened(agent["agent_id"])}
+                for agent in metrics.skipped.head(_TOP_AGENTS).iter_rows(named=True)
+            ]
+        ),
     }
+
+
+def _shortened(text: str) -> str:
+    """A text that is not too long for an event; of a longer one so much that no two are taken for one another."""
+    if len(text) <= _MAX_TEXT_CHARACTERS:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"{text[:_MAX_TEXT_CHARACTERS]}… ({len(text):,} characters, SHA-256 {digest})"
 
 
 def _top_agents(frame: pl.DataFrame, column: str) -> str:
