@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 from metrics_pipeline.errors import LogFileError
 from metrics_pipeline.storage.log_loading.log_file import LogFile
 from metrics_pipeline.storage.log_loading.problems import Problems
-from metrics_pipeline.storage.log_loading.staging import LogStaging, refusals_named
+from metrics_pipeline.storage.log_loading.staging import LogStaging, refusals_named, verbatim
 
 _SHOWN_AGENTS = 10
 
@@ -44,7 +44,8 @@ def check_precision(connection: Connection, staging: LogStaging, files: Sequence
     """Adds each value that its column would round or cut, as numeric(12,6) does with nine decimals."""
     for name, declared in staging.declared_types.items():
         query = f"""
-            SELECT file, row, "{name}" AS value FROM log_staging WHERE "{name}" IS DISTINCT FROM "{name}"::{declared}
+            SELECT file, row, "{name}" AS value FROM log_staging
+            WHERE "{name}" IS DISTINCT FROM "{name}"::{verbatim(declared)}
         """
         reason = f"would not be kept exactly: the table's column is {declared}"
         with refusals_named(f"the files, because the table's column {name} is {declared}"):

@@ -54,7 +54,7 @@ class LogStaging:
                 "`metrics-pipeline db check` says what is needed."
             )
         self._connection = connection
-        columns = ", ".join(f'"{name}" {self.column_types[name]}' for name in LOG_SCHEMA)
+        columns = ", ".join(f'"{name}" {verbatim(self.column_types[name])}' for name in LOG_SCHEMA)
         connection.execute(
             text(f"CREATE TEMPORARY TABLE log_staging (file integer, row bigint, {columns}) ON COMMIT DROP")
         )
@@ -106,6 +106,11 @@ class LogStaging:
     def drop(self) -> None:
         """Ends the staging before the transaction ends, so that the next one may begin."""
         self._connection.execute(text("DROP TABLE log_staging"))
+
+
+def verbatim(type_name: str) -> str:
+    """The type's name for a statement of text(): a colon of its name is no parameter."""
+    return type_name.replace(":", "\\:")
 
 
 @contextmanager

@@ -276,3 +276,13 @@ def test_what_is_no_regular_file_is_refused_without_waiting_for_it(loader):
     for path in (fifo, endless):
         said = loader.refused(path)
         assert said == f"{path.name} is no regular file. Write what it yields into one, and load that."
+
+
+def test_a_type_of_the_table_may_have_any_name(loader):
+    name = r'"st ::a :b %s %(x)s {y} ""q""; DROP TABLE agent_registry; --"'.replace(":", r"\:")
+    loader.execute(
+        f"CREATE TYPE {name} AS ENUM ('success')",
+        f"ALTER TABLE agent_execution_logs ALTER status TYPE {name} USING CAST(status AS {name})",
+    )
+    loader.load(loader.csv("agent_id,timestamp,status", "a,2025-01-01T00:00:00Z,success"))
+    assert [row[2] for row in loader.stored()] == ["success"]
