@@ -223,3 +223,25 @@ def test_an_instant_that_is_none_fails_the_run_in_a_sentence_and_deletes_nothing
     said = failure(run(database_url, instance, tags={SCHEDULED_AT_TAG: tag}))
     assert f"The tag metrics_pipeline/scheduled_at is {tag!r}, which is no instant in ISO 8601." in said
     assert contents(database) == before
+
+
+@pytest.mark.parametrize("value", [-1, 2_000_000, 10**30])
+@pytest.mark.parametrize("name", ["raw_log_days", "metric_days", "batch_rows", "pause_ms", "time_budget_minutes"])
+def test_a_number_out_of_range_in_the_launchpad_fails_the_run_in_a_sentence_and_deletes_nothing(
+    database: Database, database_url: str, instance: dg.DagsterInstance, name: str, value: int
+) -> None:
+    store_days(database, 0)
+    before = contents(database)
+    said = failure(run(database_url, instance, config={name: value}))
+    assert f"{name} is {value}" in said
+    assert said.endswith(".")
+    assert contents(database) == before
+
+
+@pytest.mark.parametrize("value", ["30", 1.5, [], "1; DROP TABLE x"])
+def test_what_is_no_number_in_the_launchpad_starts_no_run(
+    database: Database, database_url: str, instance: dg.DagsterInstance, value: object
+) -> None:
+    with pytest.raises(dg.DagsterInvalidConfigError, match="raw_log_days"):
+        run(database_url, instance, config={"raw_log_days": value})
+    assert instance.get_runs() == []
