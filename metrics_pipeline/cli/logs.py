@@ -121,7 +121,8 @@ def load(
     - `latency_ms` and `token_count` are 32-bit integers.
     - `cost_usd` is kept to its last digit. A binary float in Parquet is read as the shortest decimal that denotes it.
     - `metadata` is JSON; in NDJSON it may also be an object as it stands.
-    - In CSV an empty field is NULL.
+    - In CSV an empty field is NULL. In NDJSON no column may be named twice.
+    - A row has at most 16 MiB.
 
     A log whose `id` is stored already is refused, so no file is loaded twice. Without an id, a log is known by all
     its other values.

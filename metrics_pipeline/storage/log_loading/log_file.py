@@ -13,7 +13,12 @@ import pyarrow as pa
 from metrics_pipeline.storage.log_loading.problems import Problems, quoted, shown
 from metrics_pipeline.storage.log_loading.schema import LOG_SCHEMA, REQUIRED_COLUMNS
 
+MIB = 2**20
 BATCH_ROWS = 50_000
+#: A batch of long rows ends early, and a row without an end is refused, so that neither fills the memory. Read as
+#: Python's objects, a line of short JSON values takes fifty times its length.
+BATCH_BYTES = 64 * MIB
+LINE_BYTES = 16 * MIB
 
 
 class LogFile(ABC):

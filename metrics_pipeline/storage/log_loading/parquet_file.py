@@ -1,13 +1,15 @@
 """Reading Parquet by row groups. Every column is cast to text by Arrow, so that one set of rules checks all formats."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from metrics_pipeline.storage.log_loading.log_file import BATCH_ROWS, LogFile
+from metrics_pipeline.storage.log_loading.log_file import BATCH_BYTES, BATCH_ROWS, LINE_BYTES, MIB, LogFile
 from metrics_pipeline.storage.log_loading.problems import shown
 
 
@@ -42,15 +44,37 @@ class ParquetFile(LogFile):
 
     def _batches(self, on_bytes: Callable[[int], None]) -> Iterator[pl.DataFrame]:
         with pq.ParquetFile(self.path) as file:
-            if not (self.has_usable_columns(file.schema_arrow.names) and self._has_usable_types(file.schema_arrow)):
-                return
+            schema = file.schema_arrow
+        if not (self.has_usable_columns(schema.names) and self._has_usable_types(schema)):
+            return
+        texts = [field.name for field in schema if _is_text(field.type) and not types.is_null(field.type)]
+        # As dictionaries: a few kilobytes of file may repeat one long text for millions of rows.
+        with pq.ParquetFile(self.path, read_dictionary=texts, page_checksum_verification=True) as file:
             bytes_per_row = self.path.stat().st_size / max(file.metadata.num_rows, 1)
             first = 1
             for batch in file.iter_batches(BATCH_ROWS):
-                rows = range(first, first + batch.num_rows)
-                yield self.text_frame(rows, {name: _texts(name, batch.column(name)) for name in batch.schema.names})
+                for start, end in self._pieces(batch, first):
+                    piece = batch.slice(start, end - start)
+                    rows = range(first + start, first + end)
+                    yield self.text_frame(rows, {name: _texts(name, piece.column(name)) for name in piece.schema.names})
                 on_bytes(int(bytes_per_row * batch.num_rows))
                 first += batch.num_rows
+
+    def _pieces(self, batch: pa.RecordBatch, first: int) -> Iterator[tuple[int, int]]:
+        """The batch's rows, from 0, in pieces whose texts fit into memory; rows that do not become problems."""
+        start = held = 0
+        for row, size in enumerate(_row_bytes(batch)):
+            if size > LINE_BYTES:
+                self.problem(first + row, f"is longer than {LINE_BYTES // MIB} MiB")
+            if start < row and (size > LINE_BYTES or held + size > BATCH_BYTES):
+                yield start, row
+                start, held = row, 0
+            if size > LINE_BYTES:
+                start = row + 1
+            else:
+                held += size
+        if start < batch.num_rows:
+            yield start, batch.num_rows
 
     def _has_usable_types(self, schema: pa.Schema) -> bool:
         wrong = [
@@ -61,6 +85,16 @@ class ParquetFile(LogFile):
         for field in wrong:
             self._problems.add(shown(self.path), f"has type {field.type}; write it as text", column=field.name)
         return not wrong
+
+
+def _row_bytes(batch: pa.RecordBatch) -> Sequence[int]:
+    """How many bytes the texts of each row have."""
+    total = pa.repeat(pa.scalar(0, pa.int64()), batch.num_rows)
+    for column in batch.columns:
+        if types.is_dictionary(column.type) and _is_text(column.type):
+            lengths = pc.binary_length(column.dictionary.cast(pa.large_string())).take(column.indices)
+            total = pc.add(total, pc.fill_null(lengths, 0))
+    return cast("list[int]", total.to_pylist())
 
 
 def _texts(name: str, column: pa.Array) -> Sequence[str | None]:

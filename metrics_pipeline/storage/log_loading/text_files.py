@@ -13,17 +13,12 @@ from typing import Any
 
 import polars as pl
 
-from metrics_pipeline.storage.log_loading.log_file import BATCH_ROWS, LogFile
+from metrics_pipeline.storage.log_loading.log_file import BATCH_BYTES, BATCH_ROWS, LINE_BYTES, MIB, LogFile
 from metrics_pipeline.storage.log_loading.problems import quoted
 from metrics_pipeline.storage.log_loading.schema import LOG_SCHEMA
 
-_MIB = 2**20
-#: A batch of long rows ends early, and a file without line ends is refused, so that neither fills the memory. Read as
-#: Python's objects, a line of short JSON values takes fifty times its length.
-_BATCH_BYTES = 64 * _MIB
-_LINE_BYTES = 16 * _MIB
 #: What of a row may stand on several lines, together.
-_ROW_BYTES = 2 * _LINE_BYTES
+_ROW_BYTES = 2 * LINE_BYTES
 
 
 class TextFile(LogFile, ABC):
@@ -40,16 +35,16 @@ class TextFile(LogFile, ABC):
             lines = stack.enter_context(gzip.open(raw)) if is_gzip else raw
             reported = 0
             number = 0
-            while line := lines.readline(_LINE_BYTES):
+            while line := lines.readline(LINE_BYTES):
                 number += 1
-                if len(line) == _LINE_BYTES and not line.endswith(b"\n"):
-                    self.problem(number, f"is longer than {_LINE_BYTES // _MIB} MiB")
+                if len(line) == LINE_BYTES and not line.endswith(b"\n"):
+                    self.problem(number, f"is longer than {LINE_BYTES // MIB} MiB")
                     return
                 self._bytes_read += len(line)
                 if self._bytes_read - self._bytes_before_row > _ROW_BYTES:
-                    self.problem(number, f"belongs to a row of more than {_ROW_BYTES // _MIB} MiB")
+                    self.problem(number, f"belongs to a row of more than {_ROW_BYTES // MIB} MiB")
                     return
-                if raw.tell() - reported >= _MIB:
+                if raw.tell() - reported >= MIB:
                     on_bytes(raw.tell() - reported)
                     reported = raw.tell()
                 # A byte order mark may lead the file.
@@ -57,7 +52,7 @@ class TextFile(LogFile, ABC):
             on_bytes(raw.tell() - reported)
 
     def _is_full(self, rows: Sequence[int], bytes_before: int) -> bool:
-        return len(rows) >= BATCH_ROWS or self._bytes_read - bytes_before >= _BATCH_BYTES
+        return len(rows) >= BATCH_ROWS or self._bytes_read - bytes_before >= BATCH_BYTES
 
 
 class CsvFile(TextFile):
@@ -65,7 +60,7 @@ class CsvFile(TextFile):
 
     def _batches(self, on_bytes: Callable[[int], None]) -> Iterator[pl.DataFrame]:
         # The module's own limit of 128 KiB is less than the metadata of a long conversation.
-        csv.field_size_limit(_LINE_BYTES)
+        csv.field_size_limit(LINE_BYTES)
         reader = csv.reader(self._lines(on_bytes), strict=True)
         try:
             header = next(reader, None)

@@ -6,11 +6,14 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_pipeline.errors import LogFileError
+from metrics_pipeline.storage.log_loading.parquet_file import ParquetFile
+from metrics_pipeline.storage.log_loading.problems import Problems
 
 ID = "00000000-0000-0000-0000-00000000000"
 FIRST = datetime(2025, 1, 2, 3, 4, 5, 600000, tzinfo=UTC)
@@ -252,3 +255,31 @@ def test_a_whole_number_in_a_narrow_float_is_stored_as_that_number(loader, width
         )
     )
     assert {row[3:5] for row in loader.stored()} == {(whole, whole), (-whole, -whole), (None, None)}
+
+
+def test_one_long_text_that_a_small_file_repeats_is_read_in_pieces_and_one_too_long_is_named(loader):
+    count = 3000
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array(["x" * 100_000]))
+    columns = {"agent_id": ["a"] * count, "timestamp": ["2025-01-01T00:00Z"] * count, "status": ["s"] * count}
+    path = loader.parquet(columns | {"error_type": long})
+    assert path.stat().st_size < 50_000
+    frames = list(ParquetFile(path, Problems()).batches(lambda _: None))
+    assert [frame["row"].to_list() for frame in frames] == [
+        list(range(first, min(first + 670, count + 1))) for first in range(1, count + 1, 670)
+    ]
+    assert {text for frame in frames for text in frame["error_type"]} == {"x" * 100_000}
+
+    texts = ["short", "x" * (17 * 2**20), "short", None, "x" * (17 * 2**20)]
+    path = loader.parquet({name: values[:5] for name, values in columns.items()} | {"error_type": texts})
+    message = loader.refused(path)
+    assert [line.strip() for line in message.splitlines()[1:]] == [
+        f"logs.parquet, row {row}: is longer than 16 MiB" for row in (2, 5)
+    ]
+
+
+def test_a_page_of_parquet_that_its_checksum_contradicts_is_refused(loader):
+    path = loader.folder / "logs.parquet"
+    table = pa.table({"agent_id": ["a"], "timestamp": ["2025-01-01T00:00Z"], "status": ["success"]})
+    pq.write_table(table, path, write_page_checksum=True, compression="none", write_statistics=False)
+    path.write_bytes(path.read_bytes().replace(b"success", b"succesS"))
+    assert "logs.parquet: cannot be read: " in loader.refused(path)
