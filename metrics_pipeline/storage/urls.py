@@ -59,12 +59,26 @@ class DatabaseUrl:
                 f"{source} cannot be read by libpq. Write it as {_FORM}, with special characters percent-encoded "
                 "(% as %25, : as %3A) and only libpq's parameters after the question mark."
             ) from None
-        if not all(port.isdecimal() or not port for port in given.get("port", "").split(",")):
+        if not all(re.fullmatch("[0-9]*", port) for port in given.get("port", "").split(",")):
             raise SettingsError(
                 f"{source} has a port that is not a number. If the password holds a slash, write it as %2F: {_FORM}."
             )
         # Whatever the client's encoding is: as UTF-8, every text of a database can be read and written.
+        if not all(map(_can_be_a_host, given.get("host", "").split(","))):
+            raise SettingsError(
+                f"{source} has a host that no name server could know: a part of its name is empty or too long. "
+                f"If the password holds special characters, percent-encode them: {_FORM}."
+            )
         return cls(_DEFAULTS | given | {"client_encoding": "UTF8"}, _describe(given))
+
+
+def _can_be_a_host(name: str) -> bool:
+    try:
+        # As the look-up will do it, which says so by a UnicodeError.
+        name.encode("idna" if name[:1] not in ("/", "@") else "utf-8")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _describe(given: dict[str, str]) -> str:

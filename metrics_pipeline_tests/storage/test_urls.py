@@ -120,3 +120,23 @@ def test_an_unusable_url_is_refused_without_repeating_any_of_it(url: str, remedy
     assert str(caught.value).startswith("METRICS_DATABASE_URL ")
     assert remedy in str(caught.value)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("host", ["db..example", "a" * 64, "db.example,b..c", "é" * 64])
+def test_a_host_that_no_name_server_could_know_is_refused_and_not_repeated(host: str) -> None:
+    with pytest.raises(SettingsError, match=r"^METRICS_DATABASE_URL has a host that no name server") as refused:
+        DatabaseUrl.parse(f"postgresql://u:hunter2@{host}/d")
+    assert host not in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "host", ["db_1.example", "a" * 63, "münchen.example", "[::1]", "%2Ftmp%2Fa..b", "10.0.0.1", ""]
+)
+def test_any_other_host_is_left_to_the_look_up(host: str) -> None:
+    DatabaseUrl.parse(f"postgresql://u@{host}/d")
+
+
+def test_digits_of_other_scripts_are_no_port() -> None:
+    with pytest.raises(SettingsError, match="has a port that is not a number"):
+        DatabaseUrl.parse("postgresql://h:٣/d")
