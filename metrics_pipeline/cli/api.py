@@ -10,6 +10,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 
 from metrics_pipeline.api.app import build_app
 from metrics_pipeline.api.authentication import is_loopback
+from metrics_pipeline.api.server import server_config
 from metrics_pipeline.errors import PermanentError, SettingsError
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.storage.database import Database
@@ -66,16 +67,9 @@ def api(
     with _listen(host, port) as listener:
         database = _database(settings)
         typer.echo(f"API: http://{f'[{host}]' if ':' in host else host}:{port}/docs (Ctrl-C stops it)", err=True)
-        config = uvicorn.Config(
-            build_app(settings, database),
-            log_config=_LOGGING,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=10,
-        )
         # Uvicorn raises it again once the last request is answered.
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            uvicorn.Server(server_config(build_app(settings, database), _LOGGING)).run(sockets=[listener])
 
 
 def _database(settings: Settings) -> Database:

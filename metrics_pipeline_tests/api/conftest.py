@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 
 from metrics_pipeline.api.app import build_app
+from metrics_pipeline.api.server import server_config
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.storage.database import Database
 
@@ -33,7 +34,9 @@ def serve(database: Database) -> Iterator[Serve]:
         *, now: datetime = NOW, dagster: Any = None, database: Database = tests, **settings: Any
     ) -> httpx2.Client:
         app = build_app(Settings(Path("/nowhere"), **settings), database, dagster=dagster, now=lambda: now)
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
+        config = server_config(app, log_config=None)
+        config.port = 0
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run)
         thread.start()
         while not server.started:

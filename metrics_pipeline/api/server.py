@@ -1,0 +1,23 @@
+"""How uvicorn serves the application: what it takes from anybody who can reach the port, tokens or not."""
+
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+_LARGEST_HEADERS_BYTES = 64 * 1024
+
+
+def server_config(app: FastAPI, log_config: dict[str, Any] | None) -> uvicorn.Config:
+    """The configuration of the server, without its address."""
+    return uvicorn.Config(
+        app,
+        log_config=log_config,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+        # httptools, uvicorn's choice where it is installed, keeps whatever comes before the headers' end: 100 MB sent
+        # were 100 MB of memory. h11 costs 0.3 ms a request.
+        http="h11",
+        h11_max_incomplete_event_size=_LARGEST_HEADERS_BYTES,
+    )

@@ -1,0 +1,40 @@
+"""What a client that means harm can send, and what a page in a browser can have it send."""
+
+import socket
+from contextlib import closing, suppress
+
+import httpx2
+import pytest
+
+from .conftest import Serve
+
+TRIGGER = "/api/v1/metrics/aggregate/trigger"
+NO_DAGSTER = "http://127.0.0.1:9"
+
+
+def connect(api: httpx2.Client) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", api.base_url.port), timeout=10)
+
+
+@pytest.mark.parametrize("begin", [b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ", b"GET /"], ids=["header", "path"])
+def test_a_request_whose_headers_never_end_is_cut_off_before_it_fills_the_memory(
+    begin: bytes, api: httpx2.Client
+) -> None:
+    with closing(connect(api)) as connection:
+        # Nothing of this comes to an end, so a server without a limit would wait for more of it.
+        with suppress(ConnectionError):
+            connection.sendall(begin + b"x" * 1_000_000)
+        try:
+            answer = connection.recv(1000)
+        except ConnectionError:
+            answer = b""
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
+    assert api.get("/healthz").status_code == 200
+
+
+def test_a_body_that_no_endpoint_takes_is_not_waited_for(serve: Serve) -> None:
+    api = serve(dagster_webserver_url=NO_DAGSTER)
+    request = f"POST {TRIGGER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n".encode()
+    with closing(connect(api)) as connection:
+        connection.sendall(request + b"x" * 1000)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 503")
