@@ -38,3 +38,28 @@ def test_a_body_that_no_endpoint_takes_is_not_waited_for(serve: Serve) -> None:
     with closing(connect(api)) as connection:
         connection.sendall(request + b"x" * 1000)
         assert connection.recv(1000).startswith(b"HTTP/1.1 503")
+
+
+# What browsers send of a page at https://evil.example: a form, fetch() without CORS, a sandboxed frame, and a page that
+# another service on this machine serves.
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example", "Content-Type": "application/x-www-form-urlencoded"},
+        {"Origin": "https://evil.example", "Content-Type": "text/plain;charset=UTF-8", "Sec-Fetch-Mode": "no-cors"},
+        {"Origin": "null", "Content-Type": "multipart/form-data; boundary=x"},
+        {"Origin": "http://localhost:3000", "Content-Type": "text/plain"},
+        {"Origin": "http://127.0.0.1.evil.example", "Content-Type": "text/plain"},
+        {"Origin": "", "Content-Type": "text/plain"},
+        {"Origin": "http://[", "Content-Type": "text/plain"},
+    ],
+)
+@pytest.mark.parametrize("path", [TRIGGER, "/api/v1/metrics/aggregate/backfill?start_date=2025-03-04"])
+def test_a_page_of_another_site_starts_nothing(headers: dict[str, str], path: str, serve: Serve) -> None:
+    api = serve(dagster_webserver_url=NO_DAGSTER)
+    assert api.post(path, headers=headers, content=b"a=b").status_code == 403
+    # Before a request that a form cannot make, a browser asks whether it may; it may not.
+    asked = {**headers, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    preflight = api.options(path, headers=asked)
+    assert preflight.status_code == 405
+    assert not [name for name in preflight.headers if name.lower().startswith("access-control-")]
