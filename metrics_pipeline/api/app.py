@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 
 from metrics_pipeline import __version__
 from metrics_pipeline.api.authentication import LoopbackHosts
+from metrics_pipeline.api.browsers import BrowserHeaders
 from metrics_pipeline.api.context import Context
 from metrics_pipeline.api.dagster_runs import DagsterRuns
 from metrics_pipeline.api.documentation import install_documentation
@@ -58,7 +59,7 @@ def build_app(
         await context.dagster.close()
         context.engine.dispose()
 
-    layers = [Middleware(RequestLog), Middleware(RawAgentIds)]
+    layers = [Middleware(BrowserHeaders), Middleware(RequestLog), Middleware(RawAgentIds)]
     if not settings.api_tokens:
         layers.append(Middleware(LoopbackHosts))
     app = FastAPI(

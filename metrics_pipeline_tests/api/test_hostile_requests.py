@@ -40,6 +40,32 @@ def test_a_body_that_no_endpoint_takes_is_not_waited_for(serve: Serve) -> None:
         assert connection.recv(1000).startswith(b"HTTP/1.1 503")
 
 
+def test_no_other_site_s_page_may_frame_embed_or_reinterpret_an_answer(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_arguments: object, **_named: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("metrics_pipeline.api.routes.metrics.agent_series", broken)
+    api = serve(dagster_webserver_url=NO_DAGSTER)
+    answers = {
+        200: [api.get("/docs"), api.get("/docs/files/swagger-ui.css"), api.get("/api/v1/agents?format=csv")],
+        400: [api.get("/docs", headers={"Host": "evil.example"})],
+        403: [api.post(TRIGGER, headers={"Origin": "https://evil.example"})],
+        404: [api.get("/nowhere")],
+        405: [api.delete("/docs")],
+        422: [api.get("/api/v1/agents?x=1")],
+        500: [api.get("/api/v1/metrics/a")],
+        503: [api.post(TRIGGER)],
+    }
+    for status, responses in answers.items():
+        for response in responses:
+            assert response.status_code == status
+            assert response.headers.get_list("Content-Security-Policy") == ["frame-ancestors 'none'"]
+            assert response.headers.get_list("X-Content-Type-Options") == ["nosniff"]
+            assert response.headers.get_list("Cross-Origin-Resource-Policy") == ["same-origin"]
+
+
 # What browsers send of a page at https://evil.example: a form, fetch() without CORS, a sandboxed frame, and a page that
 # another service on this machine serves.
 @pytest.mark.parametrize(
