@@ -1,10 +1,14 @@
 """What a client that means harm can send, and what a page in a browser can have it send."""
 
+import hashlib
+import hmac
 import socket
 from contextlib import closing, suppress
 
 import httpx2
 import pytest
+
+from metrics_pipeline.settings import ApiToken
 
 from .conftest import Serve
 
@@ -89,3 +93,83 @@ def test_a_page_of_another_site_starts_nothing(headers: dict[str, str], path: st
     preflight = api.options(path, headers=asked)
     assert preflight.status_code == 405
     assert not [name for name in preflight.headers if name.lower().startswith("access-control-")]
+
+
+TOKENS = ["0" * 32, "1" * 43, "2" * 64]
+Pairs = list[tuple[bytes, bytes]]
+
+
+@pytest.fixture
+def guarded(serve: Serve) -> httpx2.Client:
+    """A server with three tokens."""
+    return serve(
+        api_tokens=tuple(ApiToken(token[0], False, hashlib.sha256(token.encode()).digest()) for token in TOKENS)
+    )
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> Pairs:
+    """Every pair that is compared in constant time."""
+    pairs: Pairs = []
+    compare = hmac.compare_digest
+
+    def noting(one: bytes, other: bytes) -> bool:
+        pairs.append((one, other))
+        return compare(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", noting)
+    return pairs
+
+
+@pytest.mark.parametrize(
+    ("token", "status"),
+    [*((token, 200) for token in TOKENS), ("0" * 31, 401), ("0" * 33, 401), ("x", 401), ("é" * 32, 401)],
+)
+def test_a_token_is_compared_with_each_of_ours_in_constant_time_whichever_it_is(
+    token: str, status: int, guarded: httpx2.Client, compared: Pairs
+) -> None:
+    headers = {"Authorization": f"Bearer {token}".encode("latin-1")}
+    assert guarded.get("/api/v1/agents", headers=headers).status_code == status
+    ours = [hashlib.sha256(each.encode()).digest() for each in TOKENS]
+    assert [other for _, other in compared] == ours
+    assert {one for one, _ in compared} == {hashlib.sha256(token.encode()).digest()}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"Bearer",
+        b"Bearer \xff\xfe",
+        b"Bearer " + TOKENS[0].encode() + b", Bearer " + TOKENS[0].encode(),
+        b"Bearer " + TOKENS[0].encode() + b" x",
+        b"Bearer " + b"0" * 50_000,
+        b"Token " + TOKENS[0].encode(),
+        TOKENS[0].encode(),
+        b"Bearer " + hashlib.sha256(TOKENS[0].encode()).hexdigest().encode(),
+    ],
+)
+def test_what_is_no_token_of_ours_gets_nothing(value: bytes, guarded: httpx2.Client) -> None:
+    response = guarded.get("/api/v1/agents", headers={"Authorization": value})
+    assert response.status_code == 401
+    assert response.json()["detail"] == "Send a token that this server knows, as `Authorization: Bearer TOKEN`."
+
+
+@pytest.mark.parametrize("values", [(TOKENS[0], "x"), ("x", TOKENS[0]), (TOKENS[0], TOKENS[0])])
+def test_two_tokens_are_none_since_a_proxy_may_have_judged_the_other(
+    values: tuple[str, str], guarded: httpx2.Client
+) -> None:
+    headers = [("Authorization", f"Bearer {value}") for value in values]
+    assert guarded.get("/api/v1/agents", headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize("header", ["Host", "Content-Length", "Transfer-Encoding"])
+def test_a_header_that_decides_where_a_request_goes_or_ends_may_not_come_twice(header: str, api: httpx2.Client) -> None:
+    with closing(connect(api)) as connection:
+        values = {"Host": ("localhost", "evil.example"), "Content-Length": ("0", "5"), "Transfer-Encoding": ("x", "y")}
+        lines = [
+            *(f"{header}: {value}" for value in values[header]),
+            *(["Host: localhost"] if header != "Host" else []),
+        ]
+        connection.sendall("\r\n".join(["GET /api/v1/agents HTTP/1.1", *lines, "", ""]).encode())
+        assert connection.recv(1000).split()[1] in (b"400", b"501")
