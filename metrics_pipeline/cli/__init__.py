@@ -1,6 +1,7 @@
 """metrics-pipeline: the command line. One module per group of commands; this one puts them together."""
 
 import io
+import os
 import sys
 
 import typer
@@ -49,13 +50,21 @@ app.add_typer(instance.app, name="instance")
 
 
 def main() -> None:
-    """Runs the command line; an error of ours is one sentence on stderr and exit code 1."""
+    """Runs the command line; an error of ours is one sentence on stderr and exit code 1.
+
+    What a command and its children create is their user's alone.
+    """
     for stream in (sys.stdout, sys.stderr):
         # What the terminal's encoding lacks is escaped; the work was done, and its report must not fail.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # Dagster makes the output of runs, and in /tmp the sockets of its code servers, with the modes that the umask
+    # leaves: under umask 0 everybody on the machine could have a code server run what they like.
+    previous = os.umask(0o077)
     try:
         app()
     except PipelineError as error:
         print("\n".join(map(printable, f"Error: {error}".split("\n"))), file=sys.stderr)
         sys.exit(1)
+    finally:
+        os.umask(previous)

@@ -13,10 +13,13 @@ from metrics_pipeline.cli import main
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline_tests.orchestration.conftest import DAYS, assert_equal_to_oracle, ledger
 from metrics_pipeline_tests.orchestration.conftest import logs as logs
+from metrics_pipeline_tests.private_files import everything_in, listening_sockets, open_to_others
 from metrics_pipeline_tests.storage.embedded.conftest import has_ended, wait_until
 
-from .conftest import processes
+from .conftest import CLI, processes
 from .ui import REPOSITORY, Ui, launch_run, running_ui
+
+UNDER_UMASK_0 = ("/bin/sh", "-c", 'umask 0; exec "$@"', "sh", *CLI, "dev")
 
 _SCHEDULES = """query ($selector: RepositorySelector!) {
     schedulesOrError(repositorySelector: $selector) {
@@ -30,10 +33,18 @@ _RUN = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 def test_dev_serves_the_ui_runs_schedules_and_launched_runs_until_ctrl_c(
     home: Path, logs: None, database: Database, database_url: str
 ) -> None:
-    with running_ui(home, METRICS_DATABASE_URL=database_url) as ui:
+    with running_ui(home, UNDER_UMASK_0, METRICS_DATABASE_URL=database_url) as ui:
         assert_runs(ui, database)
         assert len(processes(home)) >= 4
+        assert_is_private(home)
         assert_ends(ui, home, signal.SIGINT)
+
+
+def assert_is_private(home: Path) -> None:
+    """Whoever can write to a code server's socket can have it run what they like."""
+    sockets = listening_sockets(processes(home))
+    assert len(sockets) >= 2
+    assert open_to_others([*sockets, *everything_in(home)], {home, home / "embedded"}) == {}
 
 
 def assert_runs(ui: Ui, database: Database) -> None:
