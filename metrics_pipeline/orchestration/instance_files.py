@@ -28,13 +28,18 @@ def write_instance(folder: Path, *, force: bool) -> None:
     """Writes dagster.yaml for a Dagster storage of its own, and the workspace.yaml of the installed package.
 
     Raises PermanentError, and writes nothing, if one of them is there already (unless `force`), if `folder` cannot be
-    written, or if it cannot be the place of a socket.
+    written or is open to others, or if it cannot be the place of a socket.
     """
     folder = folder.absolute()
     if not _PLAIN_PATH.fullmatch(str(folder)) or len(str(folder / SOCKET)) > _SOCKET_PATH_BYTES:
         raise PermanentError(
             f"{str(folder)!r} cannot hold the code server's socket. Choose a folder whose path has only ASCII letters, "
             f"digits and ._-/ and at most {_SOCKET_PATH_BYTES - len(SOCKET) - 1} of them."
+        )
+    if folder.is_dir() and folder.stat().st_mode & 0o077:
+        raise PermanentError(
+            f"{folder} is open to others, and is to hold the output of runs and the code server's socket, which runs "
+            f"what it is told. Make it its owner's alone (chmod 700 {folder}), or choose one that is not there yet."
         )
     existing = [str(folder / name) for name in (CONFIGURATION, WORKSPACE) if (folder / name).exists()]
     if existing and not force:

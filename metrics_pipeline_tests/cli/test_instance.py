@@ -101,6 +101,20 @@ def test_nobody_else_can_read_the_files_whatever_the_umask(tmp_path: Path) -> No
     assert modes == {"dagster": 0o700, "dagster.yaml": 0o600, "workspace.yaml": 0o600}
 
 
+@pytest.mark.parametrize("mode", [0o755, 0o710, 0o701, 0o777])
+def test_a_folder_that_others_may_enter_is_refused_with_the_remedy_and_left_as_it_is(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "dagster"
+    folder.mkdir()
+    folder.chmod(mode)
+    refused = init(folder, "--force")
+    assert isinstance(refused.exception, PermanentError)
+    assert f"{folder} is open to others" in str(refused.exception)
+    assert f"(chmod 700 {folder})" in str(refused.exception)
+    assert (stat.S_IMODE(folder.stat().st_mode), list(folder.iterdir())) == (mode, [])
+    folder.chmod(0o700)
+    assert init(folder).exit_code == 0
+
+
 @pytest.mark.parametrize("name", ["dagster.yaml", "workspace.yaml"])
 def test_a_file_that_is_there_stays_unless_it_is_to_be_replaced(tmp_path: Path, name: str) -> None:
     existing = tmp_path / name
