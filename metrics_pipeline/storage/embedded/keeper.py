@@ -30,6 +30,7 @@ _SOCKET_PATH_BYTES = 103
 _WATCH_SECONDS = 0.1
 _START_WATCH_SECONDS = 0.01
 _LOG_TAIL_BYTES = 2000
+_NOT_PRIVATE = "{path} is not a private folder of user {uid}; remove it"
 
 _SETTINGS = {
     "listen_addresses": "",
@@ -105,15 +106,30 @@ def recorded(folder: Path) -> Postmaster | None:
 def running(folder: Path) -> Postmaster | None:
     """The server that listens on the folder's socket, in whatever state it is.
 
-    Raises OSError if the socket cannot be reached for another reason than that nobody listens.
+    Raises OSError if the socket cannot be reached for another reason than that nobody listens, or if somebody else than
+    the data's owner can have made it.
     """
+    sockets = socket_folder(folder)
+    try:
+        owner = data_folder(folder).stat().st_uid
+        status = sockets.lstat()
+    except FileNotFoundError:
+        return None
+    # In /tmp, after a crash, anybody can be the first to make it, and would be handed our logs. Root makes it before it
+    # gives it away.
+    if not _is_private(status, owner) and not _is_private(status, 0):
+        raise PermissionError(_NOT_PRIVATE.format(path=sockets, uid=owner))
     with socket.socket(socket.AF_UNIX) as connection:
         try:
-            connection.connect(str(socket_folder(folder) / _SOCKET_NAME))
+            connection.connect(str(sockets / _SOCKET_NAME))
         except (FileNotFoundError, ConnectionRefusedError):
             return None
     # In this order: a server writes its file before it listens, so this is not the file of a killed one.
     return recorded(folder)
+
+
+def _is_private(status: os.stat_result, uid: int) -> bool:
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == uid and not status.st_mode & 0o077
 
 
 def stale_files(folder: Path) -> list[Path]:
@@ -222,8 +238,8 @@ class _Keeper:
         if os.geteuid() == status.st_uid == 0:
             os.chown(path, self._uid, self._gid, follow_symlinks=False)
             status = path.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != self._uid or status.st_mode & 0o077:
-            raise ServerError(f"{path} is not a private folder of user {self._uid}; remove it")
+        if not _is_private(status, self._uid):
+            raise ServerError(_NOT_PRIVATE.format(path=path, uid=self._uid))
 
     def _await_ready(self, server: "_Adopted | subprocess.Popen[bytes]") -> None:
         # Without a limit: cutting crash recovery short would only begin it anew. The starter has one.
