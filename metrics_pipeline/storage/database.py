@@ -22,7 +22,7 @@ class Database:
     """One PostgreSQL database. Making one opens no connection.
 
     Attributes:
-        engine: SQLAlchemy on psycopg 3, without a pool.
+        engine: SQLAlchemy on psycopg 3, without a pool but within `keeping_connections`.
         description: database, host, port and user in words; never a password.
         is_embedded: whether it is our own server, whose tables we may create without being asked.
     """

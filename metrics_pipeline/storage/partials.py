@@ -22,7 +22,7 @@ from metrics_pipeline.storage.log_columns import (
 )
 
 # A process of the server that groups 200,000 logs needs about 20 MB; with less than it needs it would use files.
-# The JIT compiler wins 7 % when warm, and costs 18 % in a session's first query, which this always is.
+# The JIT compiler wins 7 % when warm, and costs 18 % in a session's first query, which that of a large day is.
 _SETTINGS = "SELECT set_config('work_mem', '64MB', true), set_config('jit', 'off', true)"
 
 # A user id of 64 bytes and more is counted by its SHA-256 in 64 digits, which no shorter id can be: one value of bytea
