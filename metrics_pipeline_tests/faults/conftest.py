@@ -11,6 +11,7 @@ import pytest
 
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.storage.embedded import acquire
 from metrics_pipeline_tests.cli.conftest import Start, scratch_home
 from metrics_pipeline_tests.cli.conftest import start as start
 from metrics_pipeline_tests.conftest import scratch_database
@@ -39,6 +40,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 def home() -> Iterator[Path]:
     """METRICS_PIPELINE_HOME of the worker's commands: their Dagster instance, in a server of its own."""
     with scratch_home() as home:
+        yield home
+
+
+@pytest.fixture(scope="module")
+def private_home() -> Iterator[Path]:
+    """A server that serves nobody else."""
+    with scratch_home() as home:
+        acquire(home)
         yield home
 
 

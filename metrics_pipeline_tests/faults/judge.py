@@ -50,8 +50,11 @@ _LEFT_BEHIND = {
 #: A server notices that a client is gone when it wants to read from it or write to it.
 _NOTICING_SECONDS = 20
 
+#: What every command says whose server was away: one of these.
+SERVER_IS_AWAY = ("Check that the server runs and is reachable from here", "It may be restarting")
+
 _ERROR = re.compile(r"(?:.*[.]\n)?Error: (?P<what>.+[.])\n", re.DOTALL)
-_UNFINISHED = [
+UNFINISHED = [
     status for status in dg.DagsterRunStatus
     if status not in (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 ]  # fmt: skip
@@ -86,12 +89,12 @@ def assert_nothing_left_behind(database: Database) -> None:
 
 def assert_no_run_looks_alive(instance: dg.DagsterInstance) -> None:
     """No run is unfinished but those whose process is known to be gone, which the next command, tick or daemon ends."""
-    unfinished = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
+    unfinished = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
     assert [run.run_id for run in unfinished if not is_orphaned(run)] == []
 
 
 def assert_no_unfinished_run(instance: dg.DagsterInstance, job: str) -> None:
-    assert instance.get_runs(dg.RunsFilter(job_name=job, statuses=_UNFINISHED)) == []
+    assert instance.get_runs(dg.RunsFilter(job_name=job, statuses=UNFINISHED)) == []
 
 
 def assert_operator_is_told(ended: Ended, *expected: str) -> None:

@@ -1,4 +1,4 @@
-"""Commands of one transaction, `logs load` and `db upgrade`: killed or cut anywhere they have done all or nothing."""
+"""Commands of one transaction, `logs load` and `db upgrade`: killed, cut or without a server they do all or nothing."""
 
 import signal
 from collections.abc import Callable
@@ -14,7 +14,8 @@ from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.migrating import create_upstream_tables, current_revision, head_revision, require_current
 from metrics_pipeline_tests.days import execute, query
 
-from .judge import assert_nothing_left_behind, assert_operator_is_told
+from .judge import SERVER_IS_AWAY, assert_nothing_left_behind, assert_operator_is_told
+from .private_server import private_database, stopped
 from .stage import Ended, Play, Stage, nothing
 
 _LOGS = 2000
@@ -43,6 +44,15 @@ def _cut(stage: Stage, play: Play, url: str) -> Ended:
 _FAULTS: list[Callable[[Stage, Play, str], Ended]] = [_kill, _cut]
 
 
+def _stop_server(home: Path) -> Callable[[Stage, Play, str], Ended]:
+    def stop(stage: Stage, play: Play, url: str) -> Ended:
+        ended = stopped(stage, play, home, url)
+        assert_operator_is_told(ended, *SERVER_IS_AWAY)
+        return ended
+
+    return stop
+
+
 def _file_of_logs(folder: Path) -> Path:
     path = folder / "logs.ndjson"
     numbers = range(_LOGS)
@@ -58,25 +68,48 @@ def _file_of_logs(folder: Path) -> Path:
     return path
 
 
-def _state_of_logs(database: Database) -> list[tuple[Any, ...]]:
+def state_of_logs(database: Database) -> list[tuple[Any, ...]]:
     logs = "SELECT count(*), count(DISTINCT latency_ms), sum(cost_usd), max(agent_id) FROM agent_execution_logs"
     return [*query(database, logs), *query(database, "SELECT count(*) FROM agent_registry")]
 
 
+def loaded() -> list[tuple[Any, ...]]:
+    """The state of the logs when the whole file is loaded, once."""
+    return [(_LOGS, _LOGS, Decimal(sum(range(_LOGS))).scaleb(-9), "agent 6"), (7,)]
+
+
+def load(folder: Path) -> Play:
+    return Play(("logs", "load", _file_of_logs(folder), "--register-agents"), lambda _: None)
+
+
 def test_a_file_of_logs_is_loaded_as_a_whole_or_not_at_all(stage: Stage, seed: int, tmp_path: Path) -> None:
-    play = Play(("logs", "load", _file_of_logs(tmp_path), "--register-agents"), lambda _: None)
+    play = load(tmp_path)
     url, database = stage.prepared(play)
-    nothing_yet = _state_of_logs(database)
-    _FAULTS[seed % 2](stage, play, url)
+    _load_all_or_nothing(stage, play, url, database, _FAULTS[seed % 2])
+
+
+def test_a_file_of_logs_is_loaded_as_a_whole_or_not_at_all_when_the_server_is_stopped(
+    stage: Stage, tmp_path: Path, private_home: Path
+) -> None:
+    play = load(tmp_path)
+    with private_database(private_home, play) as (url, database):
+        _load_all_or_nothing(stage, play, url, database, _stop_server(private_home))
+
+
+def _load_all_or_nothing(
+    stage: Stage, play: Play, url: str, database: Database, fault: Callable[[Stage, Play, str], Ended]
+) -> None:
+    nothing_yet = state_of_logs(database)
+    fault(stage, play, url)
     assert_nothing_left_behind(database)
-    after = _state_of_logs(database)
+    after = state_of_logs(database)
 
     again = stage.start(url, *play.command, "--skip-existing")
     stdout, stderr = again.communicate(timeout=180)
     assert (again.returncode, stderr) == (0, ""), stdout
     # The logs have no ids, so who loads them a second time after a lost commit would double them.
-    assert _state_of_logs(database) == [(_LOGS, _LOGS, Decimal(sum(range(_LOGS))).scaleb(-9), "agent 6"), (7,)]
-    assert after in (nothing_yet, _state_of_logs(database))
+    assert state_of_logs(database) == loaded()
+    assert after in (nothing_yet, state_of_logs(database))
 
 
 def _store_what_is_adopted(database: Database) -> None:
@@ -89,19 +122,34 @@ def _store_what_is_adopted(database: Database) -> None:
     )
 
 
+_UPGRADE = Play(("db", "upgrade"), _store_what_is_adopted, template="template0")
+
+
 def test_an_upgrade_is_done_as_a_whole_or_not_at_all(stage: Stage, seed: int) -> None:
-    play = Play(("db", "upgrade"), _store_what_is_adopted, template="template0")
-    url, database = stage.prepared(play)
+    url, database = stage.prepared(_UPGRADE)
+    _upgrade_all_or_nothing(stage, url, database, _FAULTS[seed % 2])
+
+
+def test_an_upgrade_is_done_as_a_whole_or_not_at_all_when_the_server_is_stopped(
+    stage: Stage, private_home: Path
+) -> None:
+    with private_database(private_home, _UPGRADE) as (url, database):
+        _upgrade_all_or_nothing(stage, url, database, _stop_server(private_home))
+
+
+def _upgrade_all_or_nothing(
+    stage: Stage, url: str, database: Database, fault: Callable[[Stage, Play, str], Ended]
+) -> None:
     rows = "SELECT agent_id::text, total_executions, total_cost_usd FROM agent_performance_metrics ORDER BY 1"
     adopted, before = query(database, rows), query(database, _CATALOG)
-    _FAULTS[seed % 2](stage, play, url)
+    fault(stage, _UPGRADE, url)
     assert_nothing_left_behind(database)
     with database.engine.connect() as connection:
         revision = current_revision(connection)
     assert revision in (None, head_revision())
     assert (query(database, _CATALOG) == before) is (revision is None)
 
-    again = stage.start(url, *play.command)
+    again = stage.start(url, *_UPGRADE.command)
     stdout, stderr = again.communicate(timeout=180)
     assert again.returncode == 0, stdout + stderr
     with database.engine.connect() as connection:
