@@ -20,6 +20,7 @@ Wrote {folder}/{configuration} and {folder}/{workspace}. Next:
 3. Give every service this environment, in a file that only its user can read:
      DAGSTER_HOME={folder}
      DAGSTER_POSTGRES_URL=postgresql+psycopg2://dagster:…@db.example:5432/dagster
+     DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR=1
      METRICS_DATABASE_URL=postgresql://…
 4. Start the services, all as the user that owns {folder}:
      dagster api grpc --module-name metrics_pipeline.definitions --location-name metrics_pipeline --socket {socket}

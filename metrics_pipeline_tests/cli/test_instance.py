@@ -62,6 +62,8 @@ def test_the_workspace_is_the_code_server_that_the_next_steps_start(tmp_path: Pa
     )
     assert command in printed
     assert f"DAGSTER_HOME={folder}\n" in printed
+    # Without it, Dagster fails a backfill whose daemon starts while the code server is away.
+    assert "DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR=1\n" in printed
 
 
 def test_the_code_server_of_the_next_steps_serves_the_workspace(
