@@ -1,0 +1,159 @@
+"""kill -9 of the daemon, the code server and the webserver of a production during a backfill that was started there."""
+
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.execution.backfill import BulkActionStatus
+from sqlalchemy import text
+
+from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
+from metrics_pipeline.sample.agents import SampleSpec
+from metrics_pipeline.sample.storing import store_sample
+from metrics_pipeline.storage.database import Database
+from metrics_pipeline_tests.cli.conftest import processes, scratch_home
+from metrics_pipeline_tests.cli.ui import launch_backfill
+from metrics_pipeline_tests.conftest import scratch_database
+from metrics_pipeline_tests.days import aggregate, assert_exact
+from metrics_pipeline_tests.storage.embedded.conftest import wait_until
+
+from .days import correct
+from .judge import (
+    UNFINISHED,
+    assert_exact_or_not_done,
+    assert_no_unfinished_run,
+    assert_nothing_half_published,
+    assert_nothing_left_behind,
+)
+from .services import (
+    CODE_SERVER,
+    DAEMON,
+    WEBSERVER,
+    Services,
+    assert_no_pool_slot_is_taken,
+    running_services,
+    write_impatient_instance,
+)
+from .stage import Play, Stage
+
+_NEWEST = last_complete_day(datetime.now(UTC) - timedelta(hours=2), "UTC")
+_DAYS = days_between(_NEWEST - timedelta(days=3), _NEWEST)
+_ASSET = {"path": ["agent_performance_metrics"]}
+_ASKED = {"assetSelection": [_ASSET], "partitionNames": [str(day) for day in _DAYS]}
+
+_FAULTS = 3
+#: From the launch of the backfill, or the fault before, to the fault: a run takes some seconds to begin.
+_UP_TO_SECONDS = 6.0
+_UNDER_WAY = (BulkActionStatus.REQUESTED, BulkActionStatus.FAILING, BulkActionStatus.CANCELING)
+#: Three attempts of a run, each of which may wait for the end of its start.
+_PATIENCE_SECONDS = 240
+
+
+@pytest.fixture
+def production(server_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A home whose neighbour is the folder of an instance with a Dagster storage of its own, and its environment."""
+    with scratch_home() as home, scratch_database(server_uri, "template0") as url:
+        storage = url.replace("postgresql://", "postgresql+psycopg2://", 1)
+        monkeypatch.setenv("DAGSTER_POSTGRES_URL", storage)
+        folder = home.parent / "dagster"
+        write_impatient_instance(folder)
+        yield (
+            home,
+            {
+                "DAGSTER_HOME": str(folder),
+                "DAGSTER_POSTGRES_URL": storage,
+                "DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR": "1",
+            },
+        )
+
+
+def _store_days(database: Database) -> None:
+    spec = SampleSpec(seed=29, agents=9, logs_per_day=200)
+    store_sample(database.engine, spec, _DAYS, "UTC", lambda *_: None)
+    aggregate(database, day_window(_DAYS[1], "UTC"), run_id="long ago")
+
+
+def _disturb(database: Database, pauses: list[float], ends: threading.Event) -> None:
+    """Logs arrive late and are corrected, each time while the table of metrics is locked, so that runs take longer."""
+    for number, seconds in enumerate(pauses):
+        with database.engine.begin() as connection:
+            connection.execute(text("LOCK TABLE agent_performance_metrics"))
+            correct(database, _DAYS[number % len(_DAYS)], number=number + 1)
+            time.sleep(seconds)
+        if ends.wait(seconds):
+            return
+
+
+def _ended(instance: dg.DagsterInstance, services: Services, backfill_id: str) -> BulkActionStatus:
+    """How the backfill ended, once no run is under way either."""
+
+    def is_over() -> bool:
+        backfill = instance.get_backfill(backfill_id)
+        assert backfill is not None
+        is_under_way = backfill.status in _UNDER_WAY
+        return not is_under_way and not instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
+
+    try:
+        wait_until(is_over, seconds=_PATIENCE_SECONDS)
+    except AssertionError:
+        runs = [(run.status, dict(run.tags)) for run in instance.get_runs()]
+        raise AssertionError(f"{backfill_id} or a run does not end: {runs}\n{services.output()}") from None
+    backfill = instance.get_backfill(backfill_id)
+    assert backfill is not None
+    return backfill.status
+
+
+def test_a_backfill_in_production_survives_the_death_of_every_service(
+    stage: Stage, production: tuple[Path, dict[str, str]]
+) -> None:
+    home, environment = production
+    url, database = stage.prepared(Play((), _store_days))
+    environment |= {
+        "METRICS_DATABASE_URL": url,
+        "METRICS_START_DATE": str(_DAYS[0]),
+        "METRICS_LOOKBACK_DAYS": "2",
+    }
+    faults = [
+        (stage.random.uniform(0, _UP_TO_SECONDS), stage.random.choice([CODE_SERVER, CODE_SERVER, DAEMON, WEBSERVER]))
+        for _ in range(_FAULTS)
+    ]
+    print("faults (seconds to wait, service):", faults)
+    folder = Path(environment["DAGSTER_HOME"])
+    ends = threading.Event()
+    pauses = [stage.random.uniform(0.1, 1.5) for _ in range(20)]
+    with (
+        dg.DagsterInstance.from_config(str(folder)) as instance,
+        running_services(home, folder, environment) as services,
+    ):
+        disturber = threading.Thread(target=_disturb, args=[database, pauses, ends])
+        disturber.start()
+        try:
+            backfill_id = launch_backfill(services.ui, **_ASKED)
+            for seconds, service in faults:
+                time.sleep(seconds)
+                services.kill(service)
+                services.start(service)
+            services.wait_for_the_webserver()
+        finally:
+            ends.set()
+            disturber.join()
+        first = _ended(instance, services, backfill_id)
+        # A run is repeated twice; whoever kills it once more is told so by the backfill.
+        assert first in (BulkActionStatus.COMPLETED_SUCCESS, BulkActionStatus.COMPLETED_FAILED)
+        assert_exact_or_not_done(database, [], before=_DAYS)
+        assert_no_pool_slot_is_taken(instance)
+
+        # What was corrected after its day was read is healed by whoever asks for it again.
+        assert _ended(instance, services, launch_backfill(services.ui, **_ASKED)) is BulkActionStatus.COMPLETED_SUCCESS
+        services.stop()
+        wait_until(lambda: not processes(home), seconds=30)
+        assert_nothing_half_published(database)
+        for day in _DAYS:
+            assert_exact(database, day_window(day, "UTC"))
+        assert_nothing_left_behind(database)
+        assert_no_unfinished_run(instance, "daily_metrics_job")
+        assert_no_pool_slot_is_taken(instance)
