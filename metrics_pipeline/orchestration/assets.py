@@ -13,9 +13,9 @@ from metrics_pipeline.metrics.schema import DEFINITION_VERSION
 from metrics_pipeline.orchestration.aggregation import aggregate_days
 from metrics_pipeline.orchestration.columns import metrics_column_lineage, metrics_table_schema
 from metrics_pipeline.orchestration.failures import raise_failed_days, step_outcome
-from metrics_pipeline.orchestration.names import METRICS_ASSET_KEY, PROCESS_TAG
+from metrics_pipeline.orchestration.names import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.partitions import window_of
-from metrics_pipeline.orchestration.processes import own_process
+from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.orchestration.reports import day_materialization
 from metrics_pipeline.orchestration.runs import partitions_to_do, reason_for
 from metrics_pipeline.orchestration.upstream import SOURCE_ASSETS
@@ -77,7 +77,7 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, owners: S
         context: dg.AssetExecutionContext, config: AggregationConfig, database: dg.ResourceParam[Database]
     ) -> Iterator[dg.AssetMaterialization | dg.Output[None]]:
         failures: dict[str, PermanentError] = {}
-        context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: own_process(context.run.run_id)})
+        claim(context.instance, context.run)
         with step_outcome(context):
             contract = require_ready(database)
             for warning in contract.warnings:

@@ -20,6 +20,16 @@ def own_process(run_id: str) -> str:
     return f"{run_id}/{_host()}/{os.getpid()}/{_identity(psutil.Process())}"
 
 
+def claim(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Notes on the run that the process that calls works on it."""
+    instance.add_run_tags(run.run_id, {PROCESS_TAG: own_process(run.run_id)})
+
+
+def is_claimed(run: dg.DagsterRun) -> bool:
+    """Whether some process has said that it works on the run."""
+    return run.tags.get(PROCESS_TAG, "").startswith(f"{run.run_id}/")
+
+
 def is_orphaned(run: dg.DagsterRun) -> bool:
     """Whether the process that works on the run is one of this host, and gone."""
     # A repeated run inherits the tags of its parent, whose process says nothing of it.

@@ -13,11 +13,10 @@ from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
 from metrics_pipeline.orchestration.failures import step_outcome
 from metrics_pipeline.orchestration.names import (
     METRICS_ASSET_KEY,
-    PROCESS_TAG,
     RETENTION_ASSET_KEY,
     SCHEDULED_AT_TAG,
 )
-from metrics_pipeline.orchestration.processes import own_process
+from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.orchestration.upstream import agent_execution_logs, alert_history
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.storage.contract import PRUNED_TABLES
@@ -82,7 +81,7 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
     def data_retention(
         context: dg.AssetExecutionContext, config: RetentionConfig, database: dg.ResourceParam[Database]
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetObservation | dg.AssetCheckResult]:
-        context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: own_process(context.run.run_id)})
+        claim(context.instance, context.run)
         started = time.perf_counter()
         with step_outcome(context):
             report = apply_retention(

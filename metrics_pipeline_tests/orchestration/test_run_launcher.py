@@ -1,8 +1,10 @@
 """What run monitoring learns of a run's process, and what the daemon does with it."""
 
+import json
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +12,10 @@ from types import SimpleNamespace
 import dagster as dg
 import pytest
 import yaml
-from dagster._core.storage.tags import WILL_RETRY_TAG
+from dagster._core.events import DagsterEvent, DagsterEventType
+from dagster._core.storage.tags import GRPC_INFO_TAG, WILL_RETRY_TAG
 from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
+from dagster._grpc.client import DagsterGrpcClient
 
 from metrics_pipeline.orchestration import processes
 from metrics_pipeline.orchestration.instance_files import embedded_configuration
@@ -87,3 +91,48 @@ def test_monitoring_leaves_runs_alone_that_are_worked_on_or_that_it_cannot_see(
     monitor(instance)
     assert {instance.get_run_by_id(run_id).status for run_id in left_alone} == {STARTED}
     assert {instance.get_run_by_id(run_id).status for run_id in dead} == {dg.DagsterRunStatus.FAILURE}
+
+
+def unclaimed_run(instance: dg.DagsterInstance, socket: Path, started_seconds_ago: float) -> str:
+    """A run that its code server has started, and that has not yet said who works on it."""
+    run_id = waiting_run(instance, dg.DagsterRunStatus.STARTING, {}).run_id
+    instance.add_run_tags(run_id, {GRPC_INFO_TAG: json.dumps({"host": "localhost", "socket": str(socket)})})
+    started = DagsterEvent(DagsterEventType.RUN_START.value, "daily_metrics_job")
+    instance.handle_new_event(
+        dg.EventLogEntry(
+            error_info=None,
+            level=logging.INFO,
+            user_message="",
+            run_id=run_id,
+            timestamp=time.time() - started_seconds_ago,
+            dagster_event=started,
+        )
+    )
+    return run_id
+
+
+def test_monitoring_ends_a_run_that_was_killed_before_it_said_who_works_on_it(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    socket, absent = tmp_path / "code.sock", tmp_path / "absent.sock"
+    command = [sys.executable, "-m", "dagster", "api", "grpc", "-m", "metrics_pipeline.definitions"]
+    with subprocess.Popen([*command, "--socket", str(socket)], stderr=subprocess.DEVNULL) as code_server:
+        try:
+            client = DagsterGrpcClient(socket=str(socket))
+            deadline = time.monotonic() + 60
+            while client.health_check_query() != "SERVING":
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            killed, beginning, elsewhere = (
+                unclaimed_run(instance, socket, 200),
+                unclaimed_run(instance, socket, 100),
+                unclaimed_run(instance, absent, 200),
+            )
+            monitor(instance)
+        finally:
+            code_server.kill()
+    statuses = {run_id: instance.get_run_by_id(run_id).status for run_id in (killed, beginning, elsewhere)}
+    assert statuses == {killed: dg.DagsterRunStatus.FAILURE, beginning: STARTED, elsewhere: STARTED}
+    assert instance.get_run_by_id(killed).tags[WILL_RETRY_TAG] == "true"
+    (entry,) = instance.all_logs(killed, of_type=dg.DagsterEventType.RUN_FAILURE)
+    assert "its code server was restarted and does not know this run" in entry.dagster_event.message

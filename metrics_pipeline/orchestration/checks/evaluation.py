@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.orchestration.failures import step_outcome
+from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.storage.contract import UpstreamContract
 from metrics_pipeline.storage.database import Database
@@ -49,6 +50,7 @@ def build_check(
 
     @dg.asset_check(asset=asset, name=name, description=description, compute_kind="postgres")
     def check(context: dg.AssetCheckExecutionContext, database: dg.ResourceParam[Database]) -> dg.AssetCheckResult:
+        claim(context.instance, context.run)
         with step_outcome(context):
             try:
                 contract = require_ready(database)
