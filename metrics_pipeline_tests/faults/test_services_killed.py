@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.execution.backfill import BulkActionStatus
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 from sqlalchemy import text
 
 from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
@@ -16,7 +17,7 @@ from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline.sample.storing import store_sample
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline_tests.cli.conftest import processes, scratch_home
-from metrics_pipeline_tests.cli.ui import launch_backfill
+from metrics_pipeline_tests.cli.ui import launch_backfill, launch_run
 from metrics_pipeline_tests.conftest import scratch_database
 from metrics_pipeline_tests.days import aggregate, assert_exact
 from metrics_pipeline_tests.storage.embedded.conftest import wait_until
@@ -44,6 +45,7 @@ _NEWEST = last_complete_day(datetime.now(UTC) - timedelta(hours=2), "UTC")
 _DAYS = days_between(_NEWEST - timedelta(days=3), _NEWEST)
 _ASSET = {"path": ["agent_performance_metrics"]}
 _ASKED = {"assetSelection": [_ASSET], "partitionNames": [str(day) for day in _DAYS]}
+_RANGE = {ASSET_PARTITION_RANGE_START_TAG: str(_DAYS[0]), ASSET_PARTITION_RANGE_END_TAG: str(_DAYS[-1])}
 
 _FAULTS = 3
 #: From the launch of the backfill, or the fault before, to the fault: a run takes some seconds to begin.
@@ -148,7 +150,11 @@ def test_a_backfill_in_production_survives_the_death_of_every_service(
         assert_no_pool_slot_is_taken(instance)
 
         # What was corrected after its day was read is healed by whoever asks for it again.
-        assert _ended(instance, services, launch_backfill(services.ui, **_ASKED)) is BulkActionStatus.COMPLETED_SUCCESS
+        again = launch_run(services.ui, "daily_metrics_job", **_RANGE)
+        wait_until(lambda: not instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)), seconds=_PATIENCE_SECONDS)
+        run = instance.get_run_by_id(again)
+        assert run is not None
+        assert run.status is dg.DagsterRunStatus.SUCCESS
         services.stop()
         wait_until(lambda: not processes(home), seconds=30)
         assert_nothing_half_published(database)
