@@ -1,0 +1,53 @@
+"""Two Dagster instances whose schedules and sensors ask for the same days of one database at once."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from metrics_pipeline.orchestration.instance import open_instance
+from metrics_pipeline.settings import Settings
+from metrics_pipeline_tests.cli.conftest import bare_environment, scratch_home
+from metrics_pipeline_tests.days import query
+
+from .days import BACKFILL, CORRECTED, DAYS, assert_healed, correct, evaluate_schedule_and_sensor, store_days
+from .judge import assert_no_unfinished_run, assert_nothing_half_published
+from .stage import Play, Stage
+
+_NIGHT = (sys.executable, "-m", f"{__package__}.night")
+_UP_TO_SECONDS = 1.5
+
+
+@pytest.fixture(scope="module")
+def other_home() -> Iterator[Path]:
+    with scratch_home() as home:
+        yield home
+
+
+def test_two_instances_that_run_the_same_days_at_once_end_with_the_oracles_numbers(
+    stage: Stage, home: Path, other_home: Path
+) -> None:
+    url, database = stage.prepared(Play(BACKFILL, store_days))
+    both = []
+    for each in (home, other_home):
+        command = [*_NIGHT, str(each), url]
+        # Into a file: a pipe that nobody reads would stop it.
+        with (each.parent / "night.txt").open("w") as output:
+            both.append(subprocess.Popen(command, env=bare_environment(each), stdout=output, stderr=subprocess.STDOUT))
+        time.sleep(stage.random.uniform(0, _UP_TO_SECONDS))
+    for number in range(1, 4):
+        time.sleep(stage.random.uniform(0, _UP_TO_SECONDS))
+        correct(database, stage.random.choice(DAYS), number=number)
+    for process, each in zip(both, (home, other_home), strict=True):
+        # No run fails because another instance's was there first.
+        assert process.wait(timeout=180) == 0, (each.parent / "night.txt").read_text()
+    assert_nothing_half_published(database)
+    with open_instance(Settings(home=other_home)) as instance:
+        assert_no_unfinished_run(instance, "daily_metrics_job")
+    correct(database, CORRECTED, number=9)
+    evaluate_schedule_and_sensor(stage, database)
+    assert_healed(stage, database)
+    assert query(database, "SELECT metric_date FROM metric_day_ledger ORDER BY 1") == [(day,) for day in DAYS]
