@@ -3,6 +3,7 @@
 import subprocess
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
@@ -32,22 +33,24 @@ class Role:
 @pytest.fixture
 def roles(server_uri: str, database: Database, database_url: str) -> Iterator[dict[str, Role]]:
     """One role per purpose, with no privileges but those that psql was given as printed."""
-    suffix = uuid.uuid4().hex[:8]
-    roles = {}
-    for purpose in ("pipeline", "retention", "reader"):
-        name = f"""{purpose} "{suffix}'; --"""
-        url = urlsplit(database_url)
-        roles[purpose] = Role(name, url._replace(netloc=f"{quote(name, safe='')}@").geturl())
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        for role in roles.values():
-            connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role.name)))
-        try:
-            apply(printed(database_url, *(f"--{purpose}={role.name}" for purpose, role in roles.items())), database_url)
-            yield roles
-        finally:
-            for role in roles.values():
-                for statement in ("DROP OWNED BY {}", "DROP ROLE {}"):
-                    connection.execute(sql.SQL(statement).format(sql.Identifier(role.name)))
+    purposes = ("pipeline", "retention", "reader")
+    with psycopg.connect(database_url, autocommit=True) as connection, ExitStack() as made:
+        roles = {purpose: made.enter_context(new_role(connection, database_url, purpose)) for purpose in purposes}
+        apply(printed(database_url, *(f"--{purpose}={role.name}" for purpose, role in roles.items())), database_url)
+        yield roles
+
+
+@contextmanager
+def new_role(connection: psycopg.Connection, database_url: str, purpose: str) -> Iterator[Role]:
+    """A role that may log in and nothing else. Its name is one that has to be quoted."""
+    name = f"""{purpose} "{uuid.uuid4().hex[:8]}'; --"""
+    role = Role(name, urlsplit(database_url)._replace(netloc=f"{quote(name, safe='')}@").geturl())
+    connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(name)))
+    try:
+        yield role
+    finally:
+        for statement in ("DROP OWNED BY {}", "DROP ROLE {}"):
+            connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
 
 
 def printed(url: str, *options: str) -> str:
