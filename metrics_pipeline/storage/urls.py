@@ -46,10 +46,12 @@ class DatabaseUrl:
         rest = match["rest"]
         # libpq ends the password at the first @, and finds none after a slash: the rest of a password with a bare @
         # or / would become the host, the port or the database, and stand in messages.
-        if rest.count("@") > 1 or "/" in rest[: max(rest.find("@"), 0)]:
+        # And what comes before the @ is the user, also `host?password=a` of host?password=a@b.
+        before, at, _ = rest.partition("@")
+        if (at and ("/" in before or "?" in before.partition(":")[0])) or rest.count("@") > 1:
             raise SettingsError(
-                f"{source} holds an @ or / that is not a separator. "
-                f"In the user's name and the password write @ as %40 and / as %2F: {_FORM}."
+                f"{source} holds an @, / or ? that is not a separator. "
+                f"In the user's name and the password write @ as %40, / as %2F and ? as %3F: {_FORM}."
             )
         try:
             given = {name: str(value) for name, value in conninfo_to_dict(f"postgresql://{rest}").items()}
