@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import dagster as dg
+import psycopg
 import pytest
+from psycopg import sql
 
 from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
 from metrics_pipeline.orchestration.instance_files import write_instance
@@ -30,8 +33,10 @@ from metrics_pipeline_tests.days import Log, aggregate, query, store_logs
 from metrics_pipeline_tests.orchestration.conftest import assert_equal_to_oracle, ledger
 from metrics_pipeline_tests.storage.embedded.conftest import wait_until
 
+from .private_files import everything_in
 from .roles import Role, apply, printed
 from .roles import roles as roles
+from .test_secrets import QUOTED, TOKEN, assert_clean
 
 PROJECT = Path(__file__).parents[1]
 
@@ -64,17 +69,23 @@ def role(roles: dict[str, Role], database_url: str) -> Role:
 @pytest.fixture
 def environment(home: Path, role: Role, bare_database_url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What every service is given. Dagster's storage is a database of its own."""
-    storage = bare_database_url.replace("postgresql://", "postgresql+psycopg2://", 1)
+    storage = with_password(bare_database_url, "postgres").replace("postgresql://", "postgresql+psycopg2://", 1)
     monkeypatch.setenv("DAGSTER_POSTGRES_URL", storage)
     folder = home.parent / "dagster"
     write_instance(folder, force=False)
     return {
         "DAGSTER_HOME": str(folder),
         "DAGSTER_POSTGRES_URL": storage,
-        "METRICS_DATABASE_URL": role.url,
+        "METRICS_DATABASE_URL": with_password(role.url, quote(role.name, safe="")),
+        "METRICS_API_TOKENS": f"me:read:{TOKEN}",
         "METRICS_START_DATE": OLD.isoformat(),
         "METRICS_LOOKBACK_DAYS": "2",
     }
+
+
+def with_password(url: str, user: str) -> str:
+    """The same for a server that asks nobody: what is not needed shows as well as what is."""
+    return urlsplit(url)._replace(netloc=f"{user}:{QUOTED}@").geturl()
 
 
 @pytest.fixture
@@ -99,7 +110,11 @@ def ended_runs(ui: Ui, count: int) -> list[dict[str, Any]]:
 
 
 def test_everything_that_an_operator_does_in_the_ui_works_in_production(
-    home: Path, database: Database, instance: dg.DagsterInstance, environment: dict[str, str]
+    home: Path,
+    database: Database,
+    bare_database_url: str,
+    instance: dg.DagsterInstance,
+    environment: dict[str, str],
 ) -> None:
     spec = SampleSpec(seed=5, agents=9, logs_per_day=60)
     store_sample(database.engine, spec, [OLD, *DAYS], "UTC", lambda *_: None)
@@ -128,10 +143,29 @@ def test_everything_that_an_operator_does_in_the_ui_works_in_production(
         assert_equal_to_oracle(database, *stored)
         assert query(database, f"SELECT count(*) FROM agent_execution_logs WHERE timestamp::date = '{OLD}'") == [(0,)]
         assert_is_shown(ui, database)
+        assert_no_secret(ui, home, bare_database_url)
         os.kill(ui.process.pid, signal.SIGINT)
         assert ui.process.wait(timeout=60) == 0
         wait_until(lambda: not processes(home), seconds=30)
         assert "Traceback" not in ui.output()
+
+
+def assert_no_secret(ui: Ui, home: Path, dagster_url: str) -> None:
+    """Not in the output, the process list, a file, or a row of Dagster's storage."""
+    listed = [" ".join(process.cmdline()) for process in processes(home)]
+    assert len(listed) >= 4
+    files = [path.read_bytes().decode("latin-1") for path in everything_in(home.parent) if path.is_file()]
+    assert files
+    with psycopg.connect(dagster_url) as connection:
+        names = [name for (name,) in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
+        rows = [
+            row
+            for name in names
+            for (row,) in connection.execute(sql.SQL("SELECT t::text FROM {} AS t").format(sql.Identifier(name)))
+        ]
+    assert any("daily_metrics_job" in row for row in rows)
+    for said in (ui.output(), *listed, *files, *rows):
+        assert_clean(said)
 
 
 def assert_is_shown(ui: Ui, database: Database) -> None:
