@@ -118,9 +118,16 @@ def _shortened(text: str) -> str:
 
 def _top_agents(frame: pl.DataFrame, column: str) -> str:
     """The agents with the highest values of `column`, which comes first; those with none are left out."""
-    ranked = frame.filter(pl.col(column) > 0).sort(column, "agent_id", descending=[True, False])
     columns = list(dict.fromkeys(["agent_id", column, *_AGENT_COLUMNS]))
-    rows = ranked.head(_TOP_AGENTS).select(columns).iter_rows()
+    # Lazy, as one step less per table is a millisecond less per day.
+    ranked = (
+        frame.lazy()
+        .filter(pl.col(column) > 0)
+        .sort(column, "agent_id", descending=[True, False])
+        .select(columns)
+        .collect()
+    )
+    rows = ranked.head(_TOP_AGENTS).iter_rows()
     return markdown_table(
         [_AGENT_COLUMNS.get(name, "agent") for name in columns],
         # Decimal writes its zero as 0E-9.
@@ -133,10 +140,12 @@ def _top_agents(frame: pl.DataFrame, column: str) -> str:
 def _error_counts(frame: pl.DataFrame) -> pl.DataFrame:
     """error_type, executions: over all agents, the most frequent first."""
     return (
-        frame.select(pl.col("error_distribution").explode())
+        frame.lazy()
+        .select(pl.col("error_distribution").explode())
         .unnest("error_distribution")
         .drop_nulls()
         .group_by("error_type")
         .agg(pl.col("executions").sum())
         .sort("executions", "error_type", descending=[True, False])
+        .collect()
     )

@@ -111,7 +111,7 @@ class Snapshot:
 
 
 def _taken(left: deque[Slice]) -> Iterator[Slice]:
-    """Takes from a queue that other threads take from as well, the large slices first: so all are done at about once."""
+    """Takes from a queue that other threads take from as well; large slices first, so that all end at about once."""
     while True:
         try:
             yield left.pop()

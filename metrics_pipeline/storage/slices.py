@@ -27,7 +27,7 @@ SELECT 1 FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" <
 
 
 def slices_of(connection: Connection, contract: UpstreamContract, window: DayWindow) -> list[Slice]:
-    """Half-open slices that make up the window, one of a small day, more of a large one; those with most logs come last."""
+    """Half-open slices that make up the window: one of a small day, more of a large one, those with most logs last."""
     # Rolled back at once, because EXPLAIN locks the table as reading it does: an ALTER TABLE that queued behind this
     # transaction would keep the readers waiting, and this transaction waits for the readers.
     with connection.begin_nested() as savepoint:
