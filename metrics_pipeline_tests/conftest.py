@@ -51,8 +51,8 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: half of the time a worker waits for a process that it started."""
-    return (os.cpu_count() or 1) + 1
+    """Two more than there are cores: more than half of the time a worker waits for a process that it started."""
+    return (os.cpu_count() or 1) + 2
 
 
 settings.register_profile(

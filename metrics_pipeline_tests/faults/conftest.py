@@ -22,7 +22,10 @@ from .stage import Stage
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "seed" in metafunc.fixturenames:
         only = metafunc.config.getoption("seed")
-        seeds = range(metafunc.config.getoption("seeds")) if only is None else [only]
+        number = metafunc.config.getoption("seeds")
+        if metafunc.definition.get_closest_marker("half_the_seeds"):
+            number = -(-number // 2)
+        seeds = range(number) if only is None else [only]
         metafunc.parametrize("seed", seeds, ids="seed{}".format)
 
 

@@ -18,6 +18,8 @@ CODE_SERVER, DAEMON, WEBSERVER = "code server", "daemon", "webserver"
 
 _OUTPUT_CHARACTERS = 5000
 
+_LOCATIONS = "{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { __typename } } } } }"
+
 #: What a production waits for in half minutes, a test waits for in seconds.
 _IMPATIENCE = {
     "poll_interval_seconds: 30": "poll_interval_seconds: 1",
@@ -87,7 +89,15 @@ class Services:
         return "\n".join(f"{service}:\n{text[-_OUTPUT_CHARACTERS:]}" for service, text in written)
 
     def wait_for_the_webserver(self) -> None:
-        self.ui.wait_for(self.ui.serves)
+        """Until it can launch something: it has to answer, and to have loaded what the code server serves."""
+        self.ui.wait_for(self._has_loaded_the_code_location)
+
+    def _has_loaded_the_code_location(self) -> bool:
+        try:
+            entries = self.ui.query(_LOCATIONS)["workspaceOrError"]["locationEntries"]
+        except OSError:
+            return False
+        return [entry["locationOrLoadError"]["__typename"] for entry in entries] == ["RepositoryLocation"]
 
     def stop(self) -> None:
         """As systemd does at the machine's shutdown: everybody is told at once, and given a minute."""
@@ -102,7 +112,7 @@ class Services:
 
 @contextmanager
 def running_services(home: Path, folder: Path, environment: dict[str, str]) -> Iterator[Services]:
-    """The services once the webserver answers. What is left of them at the end is killed."""
+    """The services once the webserver can launch runs. What is left of them at the end is killed."""
     services = Services(home, folder, environment)
     try:
         services.wait_for_the_webserver()

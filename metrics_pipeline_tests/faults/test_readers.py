@@ -32,10 +32,11 @@ SELECT 'agent ' || n % 50, timestamptz '{_DAY} 00:00+00' + n * interval '0.5 s',
   FROM generate_series(0, {_LOGS - 1}) AS n"""
 _STORE_AGENTS = """
 INSERT INTO agent_registry (id, name, status) SELECT 'agent ' || n, 'name', 'active' FROM generate_series(0, 49) AS n"""
-# Each reader takes the snapshot that the run's first session has exported, and nobody else streams a COPY.
+# The server shows the first kilobyte of a statement, and nobody but a reader adds up costs there.
 _READERS = """
 SELECT pid FROM pg_stat_activity
- WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%content_hash%' AND state = 'active'
+ WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'active'
+   AND query LIKE '%trim_scale(cost_usd)%'
  ORDER BY pid"""
 _PATIENCE_SECONDS = 120
 

@@ -109,6 +109,8 @@ def _ended(instance: dg.DagsterInstance, services: Services, backfill_id: str) -
     return backfill.status
 
 
+# A case takes a minute and a half, most of which is Dagster's own waiting.
+@pytest.mark.half_the_seeds
 def test_a_backfill_in_production_survives_the_death_of_every_service(
     stage: Stage, production: tuple[Path, dict[str, str]]
 ) -> None:
