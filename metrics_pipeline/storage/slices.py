@@ -18,7 +18,7 @@ _SLICES = 8
 # A slice's latencies and users stand in the memory of one server process: about 10 MB.
 _LOGS_PER_SLICE = 200_000
 _SHORTEST = timedelta(seconds=1)
-# Without an index each slice reads the whole table, so there are few of them, of up to 200 MB.
+# Without an index each slice reads the whole table, so there are few of them, of about 100 MB.
 _LOGS_PER_SLICE_WITHOUT_INDEX = 4_000_000
 
 _PLAN = """
