@@ -159,6 +159,8 @@ RELEVANT = {
         WHERE latency_ms IN (100, 300)""",
     "users swapped between agents": f"""{_SET} metadata = CASE agent_id WHEN 'a' THEN '{{"user_id": "w"}}'::jsonb
         ELSE '{{"user_id": "v"}}' END WHERE latency_ms IN (200, 300)""",
+    "NULL and a cost of zero swapped": f"""{_SET} cost_usd = CASE WHEN cost_usd IS NULL THEN 0 END
+        WHERE agent_id = 'b'""",
     "tokens and latency swapped": f"{_SET} token_count = latency_ms, latency_ms = token_count {_FIRST}",
     "NULL and one millisecond swapped": f"""{_SET} latency_ms = CASE WHEN latency_ms IS NULL THEN 1 END
         WHERE agent_id = 'b'""",
@@ -187,6 +189,13 @@ def test_the_fingerprint_changes_with(database: Database, statement: str) -> Non
     after = compute(database).metrics.fingerprint
     assert after != before
     assert before.differences(after)
+
+
+def test_the_fingerprint_changes_when_a_refund_moves_to_another_agent(database: Database) -> None:
+    store_logs(database, [Log("a", cost_usd="1.5"), Log("b", cost_usd="-1.5")])
+    before = compute(database).metrics.fingerprint
+    execute(database, "UPDATE agent_execution_logs SET cost_usd = -cost_usd")
+    assert compute(database).metrics.fingerprint != before
 
 
 @pytest.mark.parametrize("statement", IRRELEVANT.values(), ids=IRRELEVANT)
