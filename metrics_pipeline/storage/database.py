@@ -40,8 +40,8 @@ class Database:
     def keeping_connections(self) -> Iterator["Database"]:
         """The same database, whose connections stay open between transactions, for a block of many short ones.
 
-        A server's process that has read the catalog once saves 10 ms of each day of a backfill. A connection that was
-        lost while nobody used it is replaced.
+        A backfill would otherwise wait twice a day for a new process of the server to read the catalog. A connection
+        that was lost while nobody used it is replaced.
         """
         kept = copy(self)
         kept.engine = self._engine(pool_size=2, max_overflow=-1, pool_pre_ping=True)

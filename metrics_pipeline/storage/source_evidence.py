@@ -12,6 +12,7 @@ from metrics_pipeline.metrics.costs import NOT_FINITE
 from metrics_pipeline.metrics.schema import FAILED_STATUS, NANO_USD_PER_USD, SUCCESS_STATUS
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.storage.contract import UpstreamContract
+from metrics_pipeline.storage.log_columns import IS_REGULAR_COST
 
 #: Statuses that platforms are known to write. Another one may be a success or a failure that nobody counts as such.
 KNOWN_STATUSES = (SUCCESS_STATUS, FAILED_STATUS, "running", "pending", "queued", "cancelled", "canceled", "timeout")
@@ -38,9 +39,7 @@ SELECT by_agent.day, sum(logs) AS logs, coalesce(sum(regular), 0) AS cost_nano_u
        coalesce(sum(round(exact)) FILTER (WHERE metrics.agent_id IS NOT NULL), 0) AS aggregated_cost_nano_usd
 FROM (
     SELECT day, agent_id, count(*) AS logs,
-           sum(cost_usd * {NANO_USD_PER_USD}) FILTER (
-               WHERE cost_usd::text NOT IN {NOT_FINITE} AND scale(trim_scale(cost_usd)) <= 9 AND abs(cost_usd) < 1e19)
-               AS regular,
+           sum(cost_usd * {NANO_USD_PER_USD}) FILTER (WHERE {IS_REGULAR_COST}) AS regular,
            sum(cost_usd * {NANO_USD_PER_USD}) FILTER (WHERE cost_usd::text NOT IN {NOT_FINITE}) AS exact
     FROM ({_LOGS_OF_DAYS}) AS log
     GROUP BY day, agent_id
