@@ -7,6 +7,7 @@ from decimal import Decimal
 import polars as pl
 
 from metrics_pipeline.errors import InvariantError
+from metrics_pipeline.metrics.costs import fingerprint_cost
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.schema import ERROR_COUNT, METRICS_SCHEMA
 
@@ -21,15 +22,16 @@ _PERCENTILES = {"p50_latency_ms": 0.50, "p95_latency_ms": 0.95, "p99_latency_ms"
 class LogAggregates:
     """The logs of a day by agent, of all agents whatever their status in the registry.
 
-    by_agent: a row per agent_id, NULL included, with the columns of PARTIALS_SCHEMA: sums, latencies_ms sorted,
-    user_ids distinct. In place of error_types stands error_distribution, a list of ERROR_COUNT in the order of types.
+    by_agent: a row per agent_id, NULL included. The sums of PARTIALS_SCHEMA under their names, the sum latency_ms, and
+    what comes of the lists: avg_latency_ms, p50_latency_ms, p95_latency_ms and p99_latency_ms (Int64, NULL without
+    latencies), unique_users (Int64), and error_distribution, a list of ERROR_COUNT in the order of types.
     """
 
     by_agent: pl.DataFrame
 
     @property
     def agents_with_irregular_costs(self) -> list[str | None]:
-        """The agents whose costs the sums do not hold. They need `exact_costs`."""
+        """The agents whose costs the sums do not hold. They need exact costs."""
         return self.by_agent.filter("has_irregular_costs")["agent_id"].sort().to_list()
 
     def fingerprint(self, exact_costs: pl.DataFrame) -> SourceFingerprint:
@@ -44,7 +46,7 @@ class LogAggregates:
             failed=total["failed_executions"],
             latency_ms=total["latency_ms"],
             tokens=total["total_tokens"],
-            cost_nano_usd=int(regular) + int(costs.sum()),
+            cost_nano_usd=fingerprint_cost(int(regular) + sum(map(int, costs))),
             content_hash=total["content_hash"],
         )
 
@@ -82,10 +84,15 @@ def merge_partials(partials: pl.DataFrame) -> LogAggregates:
         .agg(
             pl.col(pl.Int64, pl.Int128).sum(),
             pl.col("has_irregular_costs").any(),
-            pl.col("latencies_ms").explode(empty_as_null=False).sort(),
-            pl.col("user_ids").explode(empty_as_null=False).unique(),
+            pl.col("latencies_ms").explode(empty_as_null=False),
+            pl.col("user_ids").explode(empty_as_null=False).n_unique().cast(pl.Int64).alias("unique_users"),
             _error_distribution(),
         )
+        .with_columns(pl.col("latencies_ms").list.agg(pl.element().cast(pl.Int64).sum()).alias("latency_ms"))
+        .with_columns(
+            _avg_latency_ms(), *(percentile(pl.col("latencies_ms"), q).alias(name) for name, q in _PERCENTILES.items())
+        )
+        .drop("latencies_ms")
     )
     return LogAggregates(by_agent.collect())
 
@@ -99,15 +106,9 @@ def daily_metrics(
     Raises InvariantError for a total cost of 10^11 USD or more, which numeric(20,9) cannot hold.
     """
     scope = pl.DataFrame({"agent_id": agents}, schema={"agent_id": pl.String})
-    # The lists of all logs become numbers before a join would copy them.
-    by_agent = (
-        aggregates.by_agent.lazy()
-        .with_columns(_avg_latency_ms(), *_latency_percentiles(), _unique_users())
-        .drop("latencies_ms", "user_ids")
-    )
     metrics = (
         scope.lazy()
-        .join(by_agent, on="agent_id", how="left")
+        .join(aggregates.by_agent.lazy(), on="agent_id", how="left")
         .join(exact_costs.lazy(), on="agent_id", how="left")
         .with_columns(pl.lit(metric_date).alias("metric_date"), *_cost_columns())
         .with_columns(_success_rate(), pl.col(pl.Int64).fill_null(0))
@@ -132,19 +133,18 @@ def daily_metrics(
     return DayMetrics(metrics, skipped, not_finite_costs, aggregates.fingerprint(exact_costs))
 
 
-def percentile(sorted_values: pl.Expr, q: float) -> pl.Expr:
-    """PostgreSQL's percentile_cont(q)::int of lists of sorted whole numbers, as Int64; NULL of an empty list.
+def percentile(lists: pl.Expr, q: float) -> pl.Expr:
+    """PostgreSQL's percentile_cont(q)::int of each list (List(Int32), in any order), as Int64; NULL of an empty one.
 
     Operation by operation in double precision: position = q * (n - 1), value = low + (position - floor(position)) *
-    (high - low), rounded half to even (src/backend/utils/adt/orderedsetaggs.c, float8_lerp).
+    (high - low), rounded half to even (src/backend/utils/adt/orderedsetaggs.c, float8_lerp). Polars selects the values
+    at floor(position) and ceil(position), which takes a third of the time of sorting them all.
     """
-
-    def value_at(position: pl.Expr) -> pl.Expr:
-        return sorted_values.list.get(position.cast(pl.Int64), null_on_oob=True).cast(pl.Float64)
-
-    position = q * (sorted_values.list.len().cast(pl.Int64) - 1)
-    low, high = value_at(position.floor()), value_at(position.ceil())
-    return (low + (position - position.floor()) * (high - low)).round(0, mode="half_to_even").cast(pl.Int64)
+    values = pl.element()
+    position = q * (values.len().cast(pl.Int64) - 1)
+    low, high = values.quantile(q, "lower"), values.quantile(q, "higher")
+    interpolated = low + (position - position.floor()) * (high - low)
+    return lists.list.agg(interpolated.round(0, mode="half_to_even").cast(pl.Int64))
 
 
 def _error_distribution() -> pl.Expr:
@@ -155,14 +155,6 @@ def _error_distribution() -> pl.Expr:
         .sort()
         .alias("error_distribution")
     )
-
-
-def _unique_users() -> pl.Expr:
-    return pl.col("user_ids").list.len().cast(pl.Int64).alias("unique_users")
-
-
-def _latency_percentiles() -> list[pl.Expr]:
-    return [percentile(pl.col("latencies_ms"), q).alias(name) for name, q in _PERCENTILES.items()]
 
 
 def _success_rate() -> pl.Expr:

@@ -4,12 +4,15 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 
+from metrics_pipeline.metrics.costs import fingerprint_cost
+
 
 @dataclass(frozen=True)
 class SourceFingerprint:
     """Totals over all logs of a day, and the sum of a 64-bit hash of each log's metric-relevant values.
 
     The totals say what differs; the hash notices what they miss, such as a log that moved to another agent.
+    cost_nano_usd is kept as fingerprint_cost() has it.
     """
 
     logs: int
@@ -27,7 +30,8 @@ class SourceFingerprint:
 
     def __add__(self, other: "SourceFingerprint") -> "SourceFingerprint":
         """The fingerprint of both sets of logs together."""
-        return SourceFingerprint(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        total = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        return SourceFingerprint(**total | {"cost_nano_usd": fingerprint_cost(total["cost_nano_usd"])})
 
     def digest(self, *context: str) -> str:
         """Sixteen hexadecimal digits that identify this fingerprint together with `context`."""

@@ -29,7 +29,6 @@ PARTIALS_SCHEMA = pl.Schema(
         "successful_executions": pl.Int64(),
         "failed_executions": pl.Int64(),
         "human_interventions": pl.Int64(),
-        "latency_ms": pl.Int64(),
         "total_tokens": pl.Int64(),
         "cost_nano_usd": pl.Int128(),
         "has_irregular_costs": pl.Boolean(),
@@ -41,8 +40,9 @@ PARTIALS_SCHEMA = pl.Schema(
 )
 
 
-#: Of the agents with irregular costs: finer than a nano-dollar, of 10^19 USD and more, or no number. Total and mean are
-#: exact, rounded half away from zero, and NULL from 1.7 * 10^29 USD on. regular_cost_nano_usd adds up the other costs.
+#: Of the agents with irregular costs: one is finer than a nano-dollar or no number, or a part adds up to 10^19 USD or
+#: more. Total and mean are exact, rounded half away from zero, and NULL from 1.7 * 10^29 USD on. regular_cost_nano_usd
+#: adds up the costs that are whole nano-dollars, as fingerprint_cost() keeps them.
 EXACT_COSTS_SCHEMA = pl.Schema(
     {
         "agent_id": pl.String(),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from metrics_pipeline.metrics.calculator import LogAggregates, percentile
+from metrics_pipeline.metrics.calculator import percentile
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,11 @@ class DayTotals:
     unique_users: int
 
 
-def day_totals(aggregates: LogAggregates, agents: pl.Series) -> DayTotals:
-    """The totals over the logs of `agents` (String, distinct); logs of other agents are left out."""
-    in_scope = aggregates.by_agent.lazy().join(agents.to_frame("agent_id").lazy(), on="agent_id", how="semi")
-    # One list first, or each of the percentile's terms would sort the latencies anew.
+def day_totals(partials: pl.DataFrame, agents: pl.Series) -> DayTotals:
+    """The totals over the logs of `agents` (String, distinct) in PARTIALS_SCHEMA; other agents' are left out."""
+    in_scope = partials.lazy().filter(pl.col("agent_id").is_in(agents.implode()))
     totals = in_scope.select(
-        pl.col("latencies_ms").explode(empty_as_null=False).sort().implode(),
+        pl.col("latencies_ms").explode(empty_as_null=False).implode(),
         pl.col("user_ids").explode(empty_as_null=False).n_unique().alias("unique_users"),
     ).select(percentile(pl.col("latencies_ms"), 0.95).fill_null(0).alias("p95_latency_ms"), "unique_users")
     return DayTotals(**totals.collect().row(0, named=True))

@@ -87,7 +87,7 @@ def compute_day(
             exact_costs = snapshot.exact_costs(window, aggregates.agents_with_irregular_costs)
         with timings.step("compute"):
             metrics = daily_metrics(aggregates, agents, window.metric_date, exact_costs)
-            totals = day_totals(aggregates, agents)
+            totals = day_totals(partials, agents)
     with timings.step("validate"):
         logs_read = int(partials["total_executions"].sum())
         refuse_if_logs_vanished(state, window, logs_read)

@@ -96,10 +96,12 @@ class UpstreamContract:
     """A database that keeps the contract, and what a reader has to know of it.
 
     timestamp_is_naive: agent_execution_logs.timestamp has no time zone and means UTC.
+    metadata_is_json: agent_execution_logs.metadata is json, which can hold what no text can, and not jsonb.
     warnings: what is allowed but will be slow or may mislead, a sentence each.
     """
 
     timestamp_is_naive: bool
+    metadata_is_json: bool
     warnings: tuple[str, ...]
 
     def instant(self, moment: datetime) -> datetime:
@@ -130,11 +132,10 @@ def check_contract(connection: Connection, tables: Collection[str] = UPSTREAM_TA
             f"The database does not hold what the pipeline reads (role {server.role}, search_path {server.schemas}): "
             f"{'; '.join(problems)}. These tables belong to other systems: have them created, changed or granted there."
         )
-    timestamp_types = {
-        c.type for c in columns if (c.table_name, c.column_name) == ("agent_execution_logs", "timestamp")
-    }
+    log_types = {c.column_name: c.type for c in columns if c.table_name == "agent_execution_logs"}
     return UpstreamContract(
-        timestamp_is_naive="timestamp without time zone" in timestamp_types,
+        timestamp_is_naive=log_types.get("timestamp") == "timestamp without time zone",
+        metadata_is_json=log_types.get("metadata") == "json",
         warnings=(*_index_warnings(connection), *_row_security_warnings(columns)),
     )
 

@@ -17,7 +17,7 @@ from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.storage.contract import UpstreamContract
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.faults import database_faults
-from metrics_pipeline.storage.log_columns import IS_REGULAR_COST
+from metrics_pipeline.storage.log_columns import REGULAR_COST_NANO_USD
 from metrics_pipeline.storage.partials import read_partials
 from metrics_pipeline.storage.slices import Slice, slices_of
 
@@ -32,13 +32,12 @@ _EXACT_COSTS = text(f"""
 SELECT agent_id,
        trunc(round(nano_usd))::text AS total_cost_nano_usd,
        (sign(nano_usd) * div(2 * abs(nano_usd) + logs, 2 * logs))::text AS avg_cost_nano_usd,
-       regular_cost_nano_usd::text,
+       trunc(regular_cost_nano_usd)::text,
        not_finite_costs
 FROM (
     SELECT agent_id::text AS agent_id, count(*) AS logs,
            coalesce(sum(cost_usd) FILTER (WHERE cost_usd::text NOT IN {NOT_FINITE}), 0) * 1000000000 AS nano_usd,
-           coalesce(sum(cost_usd * 1000000000) FILTER (WHERE {IS_REGULAR_COST}), 0)::numeric(38)
-               AS regular_cost_nano_usd,
+           {REGULAR_COST_NANO_USD} AS regular_cost_nano_usd,
            count(*) FILTER (WHERE cost_usd::text IN {NOT_FINITE}) AS not_finite_costs
     FROM agent_execution_logs
     WHERE "timestamp" >= :start AND "timestamp" < :end AND (agent_id::text = ANY(:agents) OR agent_id IS NULL)

@@ -10,14 +10,14 @@ from metrics_pipeline.metrics.schema import DEFINITION_VERSION
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.storage.contract import UpstreamContract
 from metrics_pipeline.storage.ledger import stored_days
-from metrics_pipeline.storage.log_columns import FINGERPRINT, FINGERPRINT_INPUT
+from metrics_pipeline.storage.log_columns import FINGERPRINT, log_columns
 
 # width_bucket numbers the windows from 1 by a search among their starts, so one index range scan, in parallel workers
 # where the server has some, serves them all. What lies between two windows counts for neither.
 _FINGERPRINTS = f"""
 SELECT width_bucket(moment, CAST(:starts AS {{timestamp_type}}[])) AS day, {FINGERPRINT}
 FROM (
-    SELECT {FINGERPRINT_INPUT}
+    SELECT "timestamp" AS moment, {{log_columns}}
     FROM agent_execution_logs
     WHERE "timestamp" >= :start AND "timestamp" < :end
 ) AS log
@@ -35,7 +35,7 @@ def present_fingerprints(
     if not windows:
         return {}
     timestamp_type = "timestamp" if contract.timestamp_is_naive else "timestamptz"
-    statement = text(_FINGERPRINTS.format(timestamp_type=timestamp_type))
+    statement = text(_FINGERPRINTS.format(timestamp_type=timestamp_type, log_columns=log_columns(contract)))
     starts = [contract.instant(window.start) for window in windows]
     ends = [contract.instant(window.end) for window in windows]
     rows = connection.execute(

@@ -1,6 +1,8 @@
 """What of a log a metric depends on, as SQL: the same expressions for extraction, fingerprints and pruning."""
 
-from metrics_pipeline.metrics.schema import FAILED_STATUS, SUCCESS_STATUS
+from metrics_pipeline.metrics.costs import FINGERPRINT_MODULUS_NANO_USD
+from metrics_pipeline.metrics.schema import FAILED_STATUS, NANO_USD_PER_USD, SUCCESS_STATUS
+from metrics_pipeline.storage.contract import UpstreamContract
 
 # A json column can hold \u0000 and half of a surrogate pair, of which no text can be made: ->> of any key would fail,
 # and the day with it. Each reads as U+FFFD, the mark for what cannot be read. jsonb refuses them on entry and is not
@@ -12,62 +14,82 @@ _READABLE = r"""replace(
             '\\u(0000|[dD][89a-fA-F]..)', '\\ufffd', 'g'),
             '\\x(....)(....)', '\\u\1\\u\2', 'g'),
         '\y', '\\')"""
-_VALUE = rf"""CASE WHEN pg_typeof(metadata) <> 'jsonb'::regtype AND strpos(metadata::text, '\u') > 0
-            AND metadata::text ~ '\\u(0000|[dD][89a-fA-F])'
+_VALUE_OF_JSON = rf"""CASE WHEN strpos(metadata::text, '\u') > 0 AND metadata::text ~ '\\u(0000|[dD][89a-fA-F])'
         THEN {_READABLE}::json->>'KEY'
         ELSE metadata->>'KEY' END"""
+_VALUE_OF_JSONB = "metadata->>'KEY'"
 
-#: A cost from here on, NaN and the infinities among them, is not added up as a whole number of nano-dollars.
-_HUGE = "1e19"
-
-#: The bits of `flags`. Those from NO_LATENCY on tell apart what hashes alike: NULL from a value, a sign from the other.
-SUCCESSFUL, FAILED, HUMAN_INTERVENTION, HUGE_COST = (1 << bit for bit in range(4))
-_NO_LATENCY, _NO_TOKENS, _NO_COST, _NEGATIVE_COST, _NO_AGENT, _NO_USER = (1 << bit for bit in range(4, 10))
-
-#: A SELECT list over agent_execution_logs.
-#: The label is the error type of a failed log, or a status that is neither success nor failure.
-LOG_COLUMNS = f"""
+# The sign of the cost makes of it a value that is not packed. Each function that takes a packed one unpacks it anew.
+_LOG_COLUMNS = f"""
     agent_id::text AS agent_id,
     latency_ms::integer AS latency_ms,
     token_count::integer AS token_count,
-    cost_usd,
-    CASE status::text WHEN '{SUCCESS_STATUS}' THEN NULL WHEN '{FAILED_STATUS}' THEN error_type::text
-        ELSE status::text END AS label,
-    {_VALUE.replace("KEY", "user_id")} AS user_id,
-    CASE status::text WHEN '{SUCCESS_STATUS}' THEN {SUCCESSFUL} WHEN '{FAILED_STATUS}' THEN {FAILED} ELSE 0 END
-        + CASE WHEN {_VALUE.replace("KEY", "human_intervention")} = 'true' THEN {HUMAN_INTERVENTION} ELSE 0 END
-        + CASE WHEN agent_id IS NULL THEN {_NO_AGENT} ELSE 0 END
-        + CASE WHEN latency_ms IS NULL THEN {_NO_LATENCY} ELSE 0 END
-        + CASE WHEN token_count IS NULL THEN {_NO_TOKENS} ELSE 0 END
-        + CASE WHEN cost_usd IS NULL THEN {_NO_COST}
-               WHEN cost_usd < 0 THEN {_NEGATIVE_COST} + CASE WHEN cost_usd <= -{_HUGE} THEN {HUGE_COST} ELSE 0 END
-               WHEN cost_usd >= {_HUGE} THEN {HUGE_COST} ELSE 0 END AS flags"""
+    +cost_usd AS cost_usd,
+    status::text AS status,
+    error_type::text AS error_type,
+    status::text = '{SUCCESS_STATUS}' AS is_successful,
+    (USER_ID) AS user_id,
+    (HUMAN_INTERVENTION) = 'true' AS is_human_intervention"""
 
-# Each call's seed is the hash so far; the two numbers are the first seed as they are. A numeric hashes as its digits
-# do, without sign and without zeros at the end. 0 hashes as its seed, so that has to be a hash before flags change it.
-_HASH = f"""
-    hashtextextended(coalesce(user_id, '') COLLATE "C",
-    hash_numeric_extended(coalesce(cost_usd, 0),
-    hashtextextended(coalesce(agent_id, '') COLLATE "C",
-        coalesce(latency_ms, 0)::bigint << 32 | (coalesce(token_count, 0)::bigint & 4294967295))
-        # (flags + CASE WHEN user_id IS NULL THEN {_NO_USER} ELSE 0 END)::bigint))"""
 
-#: A 64-bit hash of all of LOG_COLUMNS. Few logs have a label, so the others are spared its call.
-CONTENT_HASH = f"""
-    CASE WHEN label IS NULL THEN {_HASH} ELSE hashtextextended(label COLLATE "C", {_HASH}) END"""
+def log_columns(contract: UpstreamContract) -> str:
+    """A SELECT list over agent_execution_logs. Read it in a subquery that ends with OFFSET 0.
 
-#: A cost that is a whole number of nano-dollars, and one that Int128 can add up ten thousand million of.
-IS_REGULAR_COST = f"abs(cost_usd) < {_HUGE} AND scale(trim_scale(cost_usd)) <= 9"
+    Otherwise PostgreSQL evaluates the JSON look-ups, the dearest part of a row, once per use.
+    """
+    value = _VALUE_OF_JSON if contract.metadata_is_json else _VALUE_OF_JSONB
+    return _LOG_COLUMNS.replace("USER_ID", value.replace("KEY", "user_id")).replace(
+        "HUMAN_INTERVENTION", value.replace("KEY", "human_intervention")
+    )
 
-#: What FINGERPRINT is made from, as a SELECT list over agent_execution_logs.
-FINGERPRINT_INPUT = f'"timestamp" AS moment, {LOG_COLUMNS}'
 
-#: The fields of SourceFingerprint as aggregates over rows of FINGERPRINT_INPUT.
+#: Whether a log of log_columns() failed. Most are spared the comparison of texts.
+HAS_FAILED = f"(is_successful IS NOT TRUE AND status = '{FAILED_STATUS}')"
+
+# Two integers in one bigint. The factor is the largest that cannot overflow; 2147483647 tokens look like -2147483648
+# of a log with one millisecond more, which the sums tell apart.
+_COUNTS = """coalesce(latency_ms * 4294967295 + token_count,
+        coalesce(latency_ms, 0) * 4294967295 + coalesce(token_count, 0))"""
+# Few logs have a label: the error type of a failed one, or a status that is neither success nor failure.
+_LABEL = f"CASE WHEN status = '{FAILED_STATUS}' THEN error_type ELSE status END"
+_WITH_LABEL = f"""CASE WHEN is_successful THEN {_COUNTS}
+        ELSE coalesce(hashtextextended({_LABEL} COLLATE "C", {_COUNTS}), {_COUNTS}) END"""
+_WITH_USER = f'coalesce(hashtextextended(user_id COLLATE "C", {_WITH_LABEL}), {_WITH_LABEL})'
+_WITH_AGENT = f"""hashtextextended(coalesce(agent_id, '') COLLATE "C", {_WITH_USER})"""
+_WITH_COST = f"hash_numeric_extended(coalesce(cost_usd, 0), {_WITH_AGENT})"
+
+# What hashes alike otherwise: the statuses, NULL and 0 or '', a cost and its negative.
+_MARKS = f"""CASE WHEN is_successful THEN 1 WHEN status = '{FAILED_STATUS}' THEN 2 ELSE 0 END
+        + CASE WHEN is_human_intervention THEN 4 ELSE 0 END
+        + CASE WHEN cost_usd < 0 THEN 8 ELSE 0 END
+        + CASE WHEN num_nulls(agent_id, latency_ms, token_count, cost_usd) = 0 THEN 0
+          ELSE 16 * (agent_id IS NULL)::integer + 32 * (latency_ms IS NULL)::integer
+              + 64 * (token_count IS NULL)::integer + 128 * (cost_usd IS NULL)::integer END"""
+
+#: A 64-bit hash of all of log_columns(): each call's seed is the hash of the values before. A numeric hashes as its
+#: digits do, without sign and without zeros at the end, and 0 as its seed does, so another hash comes after it.
+CONTENT_HASH = f"hashint4extended({_MARKS}, {_WITH_COST})"
+
+#: A cost that is a number and a whole one of nano-dollars: NaN and the infinities have no scale.
+IS_REGULAR_COST = "scale(trim_scale(cost_usd)) <= 9"
+
+
+def total_regular_cost(nano_usd: str) -> str:
+    """A sum of regular costs in nano-dollars, an SQL expression that may be NULL, as a fingerprint has it."""
+    modulus = FINGERPRINT_MODULUS_NANO_USD
+    half = modulus // 2
+    return f"(mod(mod(coalesce({nano_usd}, 0), {modulus}) + {modulus + half}, {modulus}) - {half})"
+
+
+#: The aggregate over the costs of logs.
+REGULAR_COST_NANO_USD = total_regular_cost(f"sum(cost_usd * {NANO_USD_PER_USD}) FILTER (WHERE {IS_REGULAR_COST})")
+
+#: The fields of SourceFingerprint as aggregates over rows of log_columns().
 FINGERPRINT = f"""
     count(*) AS logs,
-    count(*) FILTER (WHERE flags & {SUCCESSFUL} <> 0) AS successful,
-    count(*) FILTER (WHERE flags & {FAILED} <> 0) AS failed,
+    count(*) FILTER (WHERE is_successful) AS successful,
+    count(*) FILTER (WHERE {HAS_FAILED}) AS failed,
     coalesce(sum(latency_ms), 0) AS latency_ms,
     coalesce(sum(token_count), 0) AS tokens,
-    coalesce(sum(cost_usd * 1000000000) FILTER (WHERE {IS_REGULAR_COST}), 0) AS cost_nano_usd,
+    {REGULAR_COST_NANO_USD} AS cost_nano_usd,
     coalesce(sum({CONTENT_HASH}), 0) AS content_hash"""

@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from metrics_pipeline.metrics.costs import nano_usd
+from metrics_pipeline.metrics.costs import fingerprint_cost, nano_usd
 
 NANO_USD = 1_000_000_000
 
@@ -20,7 +20,10 @@ COSTS = {
     "-12345678901.123456789": -12_345_678_901_123_456_789,
     "12345678901": 12_345_678_901 * NANO_USD,
     "9999999999999999999.999999999": 10**28 - 1,
-    "1" + "0" * 28: 10**37,
+    "-9999999999999999999.999999999": 1 - 10**28,
+    "1" + "0" * 19: None,
+    "-1" + "0" * 19: None,
+    "1" + "0" * 28: None,
     "1" + "0" * 100: None,
     "NaN": None,
     "Infinity": None,
@@ -44,3 +47,9 @@ def test_costs_together_are_read_as_each_alone() -> None:
 
 def test_no_costs_are_no_numbers() -> None:
     assert nano_usd_of().to_list() == []
+
+
+def test_a_fingerprint_keeps_a_cost_of_any_day_and_of_larger_ones_what_fits() -> None:
+    half = 10**37 // 2
+    assert [fingerprint_cost(cost) for cost in (0, -7, half - 1, -half)] == [0, -7, half - 1, -half]
+    assert [fingerprint_cost(cost) for cost in (half, -half - 1, 10**37 + 3, -(10**40) - 3)] == [-half, half - 1, 3, -3]

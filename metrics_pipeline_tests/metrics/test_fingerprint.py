@@ -33,3 +33,11 @@ def test_differences_name_every_total_that_changed_and_not_the_hash() -> None:
     present = replace(STORED, logs=11, failed=3, content_hash=5)
     assert STORED.differences(present) == ["logs +1", "failed +1"]
     assert STORED.differences(STORED) == []
+
+
+def test_the_sum_of_two_keeps_the_cost_as_a_fingerprint_of_all_logs_does() -> None:
+    half = replace(STORED, cost_nano_usd=4 * 10**36)
+    assert half + half == replace(
+        STORED, logs=20, successful=14, failed=4, latency_ms=24_690, tokens=1356, cost_nano_usd=-2 * 10**36,
+        content_hash=2**101,
+    )  # fmt: skip

@@ -21,7 +21,7 @@ def problems(database: Database, *statements: str) -> str:
 
 
 def test_the_tables_that_we_make_ourselves_keep_the_contract(database: Database) -> None:
-    assert check(database) == UpstreamContract(timestamp_is_naive=False, warnings=())
+    assert check(database) == UpstreamContract(timestamp_is_naive=False, metadata_is_json=False, warnings=())
 
 
 def test_one_error_names_every_missing_table_and_column_and_every_wrong_type(database: Database) -> None:
@@ -105,6 +105,10 @@ def test_every_other_type_is_refused(table: str, column: str, type_: str, databa
 
 def test_a_timestamp_without_zone_is_accepted_and_reported(database: Database) -> None:
     assert check(database, "ALTER TABLE agent_execution_logs ALTER timestamp TYPE timestamp").timestamp_is_naive
+
+
+def test_metadata_of_json_is_accepted_and_reported(database: Database) -> None:
+    assert check(database, "ALTER TABLE agent_execution_logs ALTER metadata TYPE json").metadata_is_json
 
 
 def test_tables_are_found_along_the_search_path(database: Database) -> None:

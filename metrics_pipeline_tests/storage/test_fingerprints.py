@@ -18,6 +18,7 @@ from metrics_pipeline.storage import fingerprints
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline.storage.fingerprints import finished_days, present_fingerprints
 from metrics_pipeline.storage.readiness import require_ready
+from metrics_pipeline.storage.source_evidence import log_costs
 from metrics_pipeline_tests.days import (
     DAY,
     WINDOW,
@@ -118,6 +119,72 @@ def test_a_difficult_day_has_the_fingerprint_that_its_aggregation_stores_on(data
     assert found == {window.metric_date: compute(database, window).metrics.fingerprint for window in windows}
 
 
+@pytest.mark.parametrize(
+    "costs",
+    [
+        ["1" + "0" * 60, "0.5"],
+        ["-" + "9" * 45 + ".123456789", "0.0000000001"],
+        ["1" + "0" * 60, "-1" + "0" * 60, "7"],
+        # Just within what a fingerprint keeps as it is, and just beyond.
+        ["4999999999999999999999999999.999999999"],
+        ["5000000000000000000000000000"],
+        ["-5000000000000000000000000000"],
+        ["-5000000000000000000000000000.000000001"],
+        ["2500000000000000000000000000"] * 3,
+        ["NaN", "Infinity", "3"],
+    ],
+)
+def test_costs_of_any_size_have_one_fingerprint_in_sql_and_in_an_aggregation(
+    database: Database, costs: list[str]
+) -> None:
+    # No row is stored of an unregistered agent, so no cost is too large for one.
+    store_logs(database, [Log("a", cost_usd=cost) for cost in costs])
+    store_logs(database, [Log("b", cost_usd=cost, timestamp=WINDOW.end - timedelta(hours=1)) for cost in costs[:1]])
+    expected = compute(database).metrics.fingerprint
+    assert present(database, WINDOW) == {DAY: expected}
+    assert abs(expected.cost_nano_usd) <= 5 * 10**36
+    with database.engine.connect() as connection:
+        costs_of_logs = log_costs(connection, require_ready(database), [WINDOW])
+    assert costs_of_logs[DAY].cost_nano_usd == expected.cost_nano_usd
+
+
+def test_numbers_at_the_ends_of_their_types_have_a_fingerprint(database: Database) -> None:
+    ends = (-(2**31), 2**31 - 1, None)
+    logs_at_ends = [Log("a", latency_ms=latency, token_count=tokens) for latency in ends for tokens in ends]
+    store_logs(database, logs_at_ends)
+    found = present(database, WINDOW)
+    assert found == {DAY: compute(database).metrics.fingerprint}
+    assert (found[DAY].latency_ms, found[DAY].tokens) == (-3, -3)
+
+
+@pytest.mark.parametrize(
+    ("log", "other"),
+    [
+        (Log(None), Log("")),
+        (Log(latency_ms=None), Log(latency_ms=0)),
+        (Log(token_count=None), Log(token_count=0)),
+        (Log(latency_ms=None, token_count=0), Log(latency_ms=0, token_count=None)),
+        (Log(cost_usd=None), Log(cost_usd="0")),
+        (Log(cost_usd=None), Log(cost_usd="NaN")),
+        (Log(cost_usd="0"), Log(cost_usd="NaN")),
+        (Log(cost_usd="1"), Log(cost_usd="-1")),
+        (Log(metadata=None), Log(metadata='{"user_id": ""}')),
+        (Log(metadata=None), Log(metadata='{"human_intervention": true}')),
+        (Log(None, metadata='{"user_id": "a"}'), Log("a")),
+        (Log(status="failed"), Log(status=None)),
+        (Log(status="failed", error_type="timeout"), Log(status="timeout")),
+        (Log(status="failed", error_type=""), Log(status="failed")),
+        (Log(status="success"), Log(status="failed")),
+    ],
+)
+def test_two_logs_that_differ_have_two_content_hashes(loose_database: Database, log: Log, other: Log) -> None:
+    next_day = neighbours(WINDOW, 1)[0]
+    for day, its_log in ((WINDOW, log), (next_day, other)):
+        store_logs(loose_database, [replace(its_log, timestamp=day.start)])
+    found = present(loose_database, WINDOW, next_day)
+    assert found[DAY].content_hash != found[next_day.metric_date].content_hash
+
+
 _CHANGES = {
     "insert": "INSERT INTO agent_execution_logs (agent_id, \"timestamp\", status) VALUES ('a', '2025-03-04', 'lost')",
     "delete": "DELETE FROM agent_execution_logs WHERE id = :id",
@@ -133,6 +200,15 @@ _CHANGES = {
     "another error": "UPDATE agent_execution_logs SET error_type = 'oom' WHERE status = 'failed'",
     "no error": "UPDATE agent_execution_logs SET error_type = NULL WHERE status = 'failed'",
     "another user": """UPDATE agent_execution_logs SET metadata = '{"user_id": "v"}' WHERE id = :id""",
+    "a failure of no type": "UPDATE agent_execution_logs SET status = 'failed' WHERE id = :id",
+    "no agent": "UPDATE agent_execution_logs SET agent_id = NULL WHERE id = :id",
+    "no tokens": "UPDATE agent_execution_logs SET token_count = NULL WHERE id = :id",
+    "no cost for a cost of nothing": "UPDATE agent_execution_logs SET cost_usd = NULL WHERE agent_id = 'c'",
+    "no user": "UPDATE agent_execution_logs SET metadata = NULL WHERE id = :id",
+    "a user without name for none": """UPDATE agent_execution_logs SET metadata = '{"user_id": ""}'
+                                        WHERE agent_id = 'c'""",
+    "tokens and latency swapped": """UPDATE agent_execution_logs SET latency_ms = token_count, token_count = latency_ms
+                                      WHERE agent_id = 'b'""",
     "an intervention": """UPDATE agent_execution_logs SET metadata = metadata || '{"human_intervention": true}'
                            WHERE id = :id""",
     "two values swapped": """UPDATE agent_execution_logs
@@ -141,16 +217,16 @@ _CHANGES = {
 
 
 @pytest.fixture
-def known_day(database: Database) -> Database:
+def known_day(loose_database: Database) -> Database:
     store_logs(
-        database,
+        loose_database,
         [
             Log("a", "running", 7, 100, "0.5", metadata='{"user_id": "u"}'),
             Log("b", "failed", 9, 100, "NaN", "timeout"),
             Log("c", "success", 0, 0, "0"),
         ],
     )
-    return database
+    return loose_database
 
 
 def test_every_single_change_is_noticed(known_day: Database) -> None:

@@ -13,7 +13,7 @@ from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.retention import UNSETTLED, StandingLogs
 from metrics_pipeline.metrics.windows import DayWindow, day_window
 from metrics_pipeline.storage.contract import UpstreamContract
-from metrics_pipeline.storage.log_columns import FINGERPRINT, FINGERPRINT_INPUT
+from metrics_pipeline.storage.log_columns import FINGERPRINT, log_columns
 from metrics_pipeline.storage.pruning.pace import PacedConnection, is_in_the_way
 from metrics_pipeline.storage.pruning.partitions import Leaf, SourceTable, leaves
 from metrics_pipeline.storage.pruning.report import HeldBackDay, RetentionReport
@@ -45,7 +45,7 @@ WITH candidate AS MATERIALIZED (
     RETURNING "timestamp", agent_id, status, latency_ms, token_count, cost_usd, error_type, metadata
 )
 SELECT (SELECT count(*) FROM candidate) AS candidates, (SELECT max(moment) FROM candidate) AS last, {FINGERPRINT}
-FROM (SELECT {FINGERPRINT_INPUT} FROM gone OFFSET 0) AS log"""
+FROM (SELECT {{log_columns}} FROM gone OFFSET 0) AS log"""
 
 # Logs that came, changed or went since `verified_before` was the oldest open transaction make these two differ from
 # what was counted then.
@@ -177,7 +177,8 @@ class RawLogPruning:
         lock_day(connection, day.window)
         if not leaf.is_still_part(connection):
             raise _NoPartAnyMoreError
-        row = dict(connection.execute(leaf.sql(_DELETE_BATCH), self._batch(day, after)).mappings().one())
+        statement = leaf.sql(_DELETE_BATCH.replace("{log_columns}", log_columns(self._contract)))
+        row = dict(connection.execute(statement, self._batch(day, after)).mappings().one())
         # Once more: from the DELETE on, nobody can take the table away before this transaction ends.
         if not leaf.is_still_part(connection):
             raise _NoPartAnyMoreError

@@ -14,7 +14,7 @@ from metrics_pipeline.metrics.retention import UNSETTLED, PruningProgress, Stand
 from metrics_pipeline.metrics.windows import DayWindow, day_window
 from metrics_pipeline.storage.contract import UpstreamContract
 from metrics_pipeline.storage.ledger import stored_days
-from metrics_pipeline.storage.log_columns import FINGERPRINT, FINGERPRINT_INPUT
+from metrics_pipeline.storage.log_columns import FINGERPRINT, log_columns
 from metrics_pipeline.storage.pruning.pace import PacedConnection
 from metrics_pipeline.storage.pruning.partitions import SourceTable
 from metrics_pipeline.storage.pruning.transaction_ids import OLDEST_OPEN, WRITER
@@ -37,7 +37,7 @@ _OLDEST_OPEN = text(f"SELECT {OLDEST_OPEN}")
 _STANDING = f"""
 SELECT writer < :verified_before AS is_verifiable, {FINGERPRINT}
 FROM (
-    SELECT {WRITER} AS writer, {FINGERPRINT_INPUT}
+    SELECT {WRITER} AS writer, {{log_columns}}
     FROM {{leaf}}
     WHERE "timestamp" >= :start AND "timestamp" < :end
     OFFSET 0
@@ -146,7 +146,8 @@ def standing_logs(
         "start": contract.instant(window.start),
         "end": contract.instant(window.end),
     }
-    for row in map(dict, connection.execute(leaf.sql(_STANDING), parameters).mappings()):
+    statement = leaf.sql(_STANDING.replace("{log_columns}", log_columns(contract)))
+    for row in map(dict, connection.execute(statement, parameters).mappings()):
         is_verifiable = row.pop("is_verifiable")
         parts[is_verifiable] = SourceFingerprint(**{name: int(value) for name, value in row.items()})
     return StandingLogs(verifiable=parts[True], later=parts[False])
