@@ -134,7 +134,7 @@ def aggregate_days(
 ) -> Iterator[tuple[str, AggregatedDay | PermanentError]]:
     """Computes and stores days in their order, each under its key with what became of it.
 
-    A day is read while the one before it is stored: small days take 28 ms each instead of 35. It is one day ahead, so a
+    A day is read while the one before it is stored: small days take 19 ms each instead of 21. It is one day ahead, so a
     single large one is in memory. A caller that stops early waits for the day that is being read.
     Raises what compute_day and store_day raise, but for a PermanentError: it concerns one day only.
     """

@@ -11,13 +11,11 @@ from metrics_pipeline.metrics.reconciliation import StoredDay
 from metrics_pipeline.metrics.windows import DayWindow
 
 _STATE = text("""
-SELECT ledger.time_zone, ledger.raw_pruned_at, ledger.raw_pruned_logs, ledger.definition_version,
-       ledger.xmin::text AS version
-FROM metric_day_ledger AS ledger WHERE metric_date = :metric_date""")
-
-_STORED_EXECUTIONS = text("""
-SELECT coalesce(sum(total_executions), 0)::bigint FROM agent_performance_metrics WHERE metric_date = :metric_date""")
-
+SELECT stored.executions AS stored_executions, ledger.time_zone, ledger.raw_pruned_at, ledger.raw_pruned_logs,
+       ledger.definition_version, ledger.xmin::text AS version
+FROM (SELECT coalesce(sum(total_executions), 0)::bigint AS executions
+      FROM agent_performance_metrics WHERE metric_date = :metric_date) AS stored
+LEFT JOIN metric_day_ledger AS ledger ON ledger.metric_date = :metric_date""")
 
 _SEALED_NEIGHBOUR = text("""
 SELECT metric_date, time_zone FROM metric_day_ledger
@@ -47,9 +45,7 @@ class DayState:
 
 def read_day_state(connection: Connection, metric_date: date) -> DayState:
     """The day's state as the connection's transaction sees it."""
-    stored = connection.execute(_STORED_EXECUTIONS, {"metric_date": metric_date}).scalar_one()
-    row = connection.execute(_STATE, {"metric_date": metric_date}).mappings().one_or_none()
-    return DayState(stored, **(row or {}))
+    return DayState(**connection.execute(_STATE, {"metric_date": metric_date}).mappings().one())
 
 
 def refuse_unless_open(state: DayState, window: DayWindow) -> None:
