@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import typer
+import uvicorn
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from metrics_pipeline.cli import api, app, dev, main
+from metrics_pipeline.cli import app, dev, main
 from metrics_pipeline.storage.database import Database
 from metrics_pipeline_tests.days import DAY, aggregate, store_agents
 from metrics_pipeline_tests.storage.pruning.runs import contents
@@ -80,7 +81,7 @@ def environment(
     monkeypatch.setenv("METRICS_PIPELINE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
     monkeypatch.setattr(dev.supervisor, "run", lambda *_: 0)
-    monkeypatch.setattr(api.uvicorn, "Server", Server)
+    monkeypatch.setattr(uvicorn, "Server", Server)
     store_agents(database, {"a": "active"})
     aggregate(database)
     return contents(database)
