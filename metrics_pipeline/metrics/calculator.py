@@ -36,17 +36,19 @@ class LogAggregates:
 
     def fingerprint(self, exact_costs: pl.DataFrame) -> SourceFingerprint:
         """The totals over all agents; EXACT_COSTS_SCHEMA has the regular costs of those who have irregular ones too."""
-        total = self.by_agent.select(pl.col(pl.Int64, pl.Int128).cast(pl.Int128).sum()).row(0, named=True)
-        regular = self.by_agent.filter(~pl.col("has_irregular_costs"))["cost_nano_usd"].sum()
-        irregular = self.by_agent.filter("has_irregular_costs")
-        costs = exact_costs.join(irregular, on="agent_id", how="semi", nulls_equal=True)["regular_cost_nano_usd"]
+        total = self.by_agent.select(
+            pl.col(pl.Int64, pl.Int128).exclude("cost_nano_usd").cast(pl.Int128).sum(),
+            pl.col("cost_nano_usd").filter(~pl.col("has_irregular_costs")).sum(),
+        ).row(0, named=True)
+        irregular = self.agents_with_irregular_costs
+        costs = exact_costs.filter(pl.col("agent_id").is_in(irregular, nulls_equal=True))["regular_cost_nano_usd"]
         return SourceFingerprint(
             logs=total["total_executions"],
             successful=total["successful_executions"],
             failed=total["failed_executions"],
             latency_ms=total["latency_ms"],
             tokens=total["total_tokens"],
-            cost_nano_usd=fingerprint_cost(int(regular) + sum(map(int, costs))),
+            cost_nano_usd=fingerprint_cost(total["cost_nano_usd"] + sum(costs)),
             content_hash=total["content_hash"],
         )
 
@@ -94,7 +96,8 @@ def merge_partials(partials: pl.DataFrame) -> LogAggregates:
         )
         .drop("latencies_ms")
     )
-    return LogAggregates(by_agent.collect())
+    # Polars' default engine streams: 23 ms instead of 16 for a million logs, and 0.3 ms more for each small frame.
+    return LogAggregates(by_agent.collect(engine="in-memory"))
 
 
 def daily_metrics(
@@ -116,20 +119,24 @@ def daily_metrics(
         # A cost that cannot be stored becomes NULL, and is refused below.
         .select(pl.col(name).cast(dtype, strict=name not in _EXACT_COSTS) for name, dtype in METRICS_SCHEMA.items())
         .sort("agent_id")
-        .collect()
+        .collect(engine="in-memory")
     )
-    too_dear = metrics.filter(pl.col("total_cost_usd").is_null())["agent_id"]
+    too_dear = metrics["agent_id"].filter(metrics["total_cost_usd"].is_null())
     if not too_dear.is_empty():
         raise InvariantError(
             f"The costs of {metric_date} add up to 10^11 USD or more, which numeric(20,9) cannot hold, so nothing was "
             f"written. Correct cost_usd in agent_execution_logs; agents: {', '.join(map(repr, too_dear))}."
         )
     skipped = (
-        aggregates.by_agent.join(scope, on="agent_id", how="anti")
+        aggregates.by_agent.lazy()
+        .join(scope.lazy(), on="agent_id", how="anti")
         .select("agent_id", logs="total_executions")
         .sort("logs", "agent_id", descending=[True, False])
+        .collect(engine="in-memory")
     )
-    not_finite_costs = int(exact_costs.join(scope, on="agent_id", how="semi")["not_finite_costs"].sum())
+    not_finite_costs = int(
+        exact_costs["not_finite_costs"].filter(exact_costs["agent_id"].is_in(agents.implode())).sum()
+    )
     return DayMetrics(metrics, skipped, not_finite_costs, aggregates.fingerprint(exact_costs))
 
 

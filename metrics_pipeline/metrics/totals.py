@@ -26,4 +26,4 @@ def day_totals(partials: pl.DataFrame, agents: pl.Series) -> DayTotals:
         pl.col("latencies_ms").explode(empty_as_null=False).implode(),
         pl.col("user_ids").explode(empty_as_null=False).n_unique().alias("unique_users"),
     ).select(percentile(pl.col("latencies_ms"), 0.95).fill_null(0).alias("p95_latency_ms"), "unique_users")
-    return DayTotals(**totals.collect().row(0, named=True))
+    return DayTotals(**totals.collect(engine="in-memory").row(0, named=True))

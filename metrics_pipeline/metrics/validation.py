@@ -37,10 +37,11 @@ def validate_day(day: DayMetrics, window: DayWindow, logs_read: int) -> None:
         broken.append(
             f"{logs_read} logs were read, but {day.aggregated_logs} aggregated and {day.skipped_logs} skipped"
         )
-    for rule, holds in _ROW_RULES.items():
-        agents = day.metrics.filter(~holds.fill_null(False))["agent_id"].head(_MAX_NAMED_AGENTS).to_list()
-        if agents:
-            broken.append(f"{rule}: agents {', '.join(map(repr, agents))}")
+    holds = day.metrics.select(rule.fill_null(False).alias(name) for name, rule in _ROW_RULES.items())
+    for rule in holds:
+        if not rule.all():
+            agents = day.metrics["agent_id"].filter(~rule).head(_MAX_NAMED_AGENTS)
+            broken.append(f"{rule.name}: agents {', '.join(map(repr, agents))}")
     if broken:
         raise InvariantError(
             f"The metrics of {window} contradict their logs, so nothing was written: {'; '.join(broken)}. "

@@ -125,7 +125,7 @@ def _top_agents(frame: pl.DataFrame, column: str) -> str:
         .filter(pl.col(column) > 0)
         .sort(column, "agent_id", descending=[True, False])
         .select(columns)
-        .collect()
+        .collect(engine="in-memory")
     )
     rows = ranked.head(_TOP_AGENTS).iter_rows()
     return markdown_table(
@@ -147,5 +147,5 @@ def _error_counts(frame: pl.DataFrame) -> pl.DataFrame:
         .group_by("error_type")
         .agg(pl.col("executions").sum())
         .sort("executions", "error_type", descending=[True, False])
-        .collect()
+        .collect(engine="in-memory")
     )

@@ -76,7 +76,8 @@ def read_partials(connection: Connection, contract: UpstreamContract, start: dat
         {name: pl.Series(values, dtype=_FETCHED[name]) for name, values in zip(names, columns, strict=True)}
     )
     return (
-        fetched.with_columns(
+        fetched.lazy()
+        .with_columns(
             _numbers(fetched["latencies_ms"]),
             _texts("user_ids").list.unique(),
             _texts("error_types"),
@@ -84,6 +85,7 @@ def read_partials(connection: Connection, contract: UpstreamContract, start: dat
         )
         .with_columns(has_irregular_costs=pl.col("cost_nano_usd").is_null())
         .select(pl.col(name).cast(dtype) for name, dtype in PARTIALS_SCHEMA.items())
+        .collect(engine="in-memory")
     )
 
 
