@@ -1,5 +1,6 @@
 """The code location: everything that Dagster loads. Importing this module touches no database."""
 
+import gc
 from dataclasses import replace
 from typing import Any
 
@@ -52,3 +53,7 @@ def build_defs(**overrides: Any) -> dg.Definitions:
 
 
 defs = build_defs()
+
+# What is imported by now stays. Looking through all of it takes the garbage collector 30 ms each time, and in a year's
+# backfill 1 s of 13.
+gc.freeze()
