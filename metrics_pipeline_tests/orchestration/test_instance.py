@@ -44,6 +44,37 @@ def test_runs_are_kept_in_the_database_dagster_for_other_processes(server_home: 
     assert result.stdout == "kept\n"
 
 
+def test_its_connections_are_kept_and_those_that_the_server_has_ended_are_replaced(
+    server_home: Path, server_uri: str
+) -> None:
+    job = dg.GraphDefinition(name="nothing").to_job()
+    with (
+        open_instance(Settings(home=server_home)) as instance,
+        psycopg.connect(server_uri, dbname="dagster", autocommit=True) as observer,
+    ):
+
+        def sessions() -> set[int]:
+            rows = observer.execute(
+                "SELECT pid FROM pg_stat_activity WHERE datname = 'dagster' AND pid <> pg_backend_pid()"
+            )
+            return {pid for (pid,) in rows}
+
+        others = sessions()
+        run = instance.create_run_for_job(job, tags={"mark": "1"})
+        ours = sessions() - others
+        for mark in "23456":
+            instance.add_run_tags(run.run_id, {"mark": mark})
+        # Other tests' instances come and go beside this one.
+        assert ours
+        assert ours <= sessions()
+        for pid in ours:
+            assert observer.execute("SELECT pg_terminate_backend(%s, 5000)", [pid]).fetchone() == (True,)
+        instance.add_run_tags(run.run_id, {"mark": "7"})
+        instance.report_engine_event("after the restart", run)
+        assert instance.get_run_by_id(run.run_id).tags["mark"] == "7"
+        assert [entry.message for entry in instance.all_logs(run.run_id)][-1] == "after the restart"
+
+
 def test_its_configuration_is_valid_and_private(tmp_path: Path) -> None:
     home = tmp_path / "new" / "home"
     previous = os.umask(0)
