@@ -6,7 +6,7 @@ import polars as pl
 NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 #: A fingerprint keeps its cost modulo this, as the number nearest to 0: that of every day but of 5 * 10^27 USD and more
-#: is the cost itself. A numeric has up to 131,072 digits, so the cost alone would have no bound.
+#: is the cost itself. A numeric may have 131,072 digits, and no ledger should keep those.
 FINGERPRINT_MODULUS_NANO_USD = 10**37
 
 # Of less than 10^19 USD each, Int128 adds up ten thousand million sums.

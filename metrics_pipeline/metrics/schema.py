@@ -40,9 +40,10 @@ PARTIALS_SCHEMA = pl.Schema(
 )
 
 
-#: Of the agents with irregular costs: one is finer than a nano-dollar or no number, or a part adds up to 10^19 USD or
-#: more. Total and mean are exact, rounded half away from zero, and NULL from 1.7 * 10^29 USD on. regular_cost_nano_usd
-#: adds up the costs that are whole nano-dollars, as fingerprint_cost() keeps them.
+#: Of the agents with irregular costs: those that have a cost finer than a nano-dollar or no number, or of whose costs
+#: a part of the day adds up to 10^19 USD or more. Total and mean are exact, rounded half away from zero, and NULL from
+#: 1.7 * 10^29 USD on. regular_cost_nano_usd adds up the costs that are whole nano-dollars, as fingerprint_cost() keeps
+#: them.
 EXACT_COSTS_SCHEMA = pl.Schema(
     {
         "agent_id": pl.String(),

@@ -19,7 +19,7 @@ _VALUE_OF_JSON = rf"""CASE WHEN strpos(metadata::text, '\u') > 0 AND metadata::t
         ELSE metadata->>'KEY' END"""
 _VALUE_OF_JSONB = "metadata->>'KEY'"
 
-# The sign of the cost makes of it a value that is not packed. Each function that takes a packed one unpacks it anew.
+# The plus makes of the cost a value that is not packed. Each function that takes a packed one unpacks it anew.
 _LOG_COLUMNS = f"""
     agent_id::text AS agent_id,
     latency_ms::integer AS latency_ms,
@@ -33,9 +33,9 @@ _LOG_COLUMNS = f"""
 
 
 def log_columns(contract: UpstreamContract) -> str:
-    """A SELECT list over agent_execution_logs. Read it in a subquery that ends with OFFSET 0.
+    """A SELECT list over agent_execution_logs.
 
-    Otherwise PostgreSQL evaluates the JSON look-ups, the dearest part of a row, once per use.
+    In a subquery that ends with OFFSET 0 each column is evaluated once per row; otherwise once per use.
     """
     value = _VALUE_OF_JSON if contract.metadata_is_json else _VALUE_OF_JSONB
     return _LOG_COLUMNS.replace("USER_ID", value.replace("KEY", "user_id")).replace(
@@ -58,31 +58,38 @@ _WITH_USER = f'coalesce(hashtextextended(user_id COLLATE "C", {_WITH_LABEL}), {_
 _WITH_AGENT = f"""hashtextextended(coalesce(agent_id, '') COLLATE "C", {_WITH_USER})"""
 _WITH_COST = f"hash_numeric_extended(coalesce(cost_usd, 0), {_WITH_AGENT})"
 
-# What hashes alike otherwise: the statuses, NULL and 0 or '', a cost and its negative.
-_MARKS = f"""CASE WHEN is_successful THEN 1 WHEN status = '{FAILED_STATUS}' THEN 2 ELSE 0 END
-        + CASE WHEN is_human_intervention THEN 4 ELSE 0 END
-        + CASE WHEN cost_usd < 0 THEN 8 ELSE 0 END
+# What hashes alike otherwise: the statuses, a label and a user of the same name where the other is NULL, NULL and 0 or
+# '', a cost and its negative.
+_MARKS = f"""CASE WHEN is_successful THEN 1
+          WHEN status = '{FAILED_STATUS}' THEN CASE WHEN error_type IS NULL THEN 3 ELSE 2 END
+          WHEN status IS NULL THEN 4 ELSE 0 END
+        + CASE WHEN is_human_intervention THEN 8 ELSE 0 END
+        + CASE WHEN cost_usd < 0 THEN 16 ELSE 0 END
         + CASE WHEN num_nulls(agent_id, latency_ms, token_count, cost_usd) = 0 THEN 0
-          ELSE 16 * (agent_id IS NULL)::integer + 32 * (latency_ms IS NULL)::integer
-              + 64 * (token_count IS NULL)::integer + 128 * (cost_usd IS NULL)::integer END"""
+          ELSE 32 * (agent_id IS NULL)::integer + 64 * (latency_ms IS NULL)::integer
+              + 128 * (token_count IS NULL)::integer + 256 * (cost_usd IS NULL)::integer END"""
 
 #: A 64-bit hash of all of log_columns(): each call's seed is the hash of the values before. A numeric hashes as its
-#: digits do, without sign and without zeros at the end, and 0 as its seed does, so another hash comes after it.
+#: digits do, without sign and without zeros at the end; of 0 and of what is no number little more comes than the seed,
+#: so another hash comes after it.
 CONTENT_HASH = f"hashint4extended({_MARKS}, {_WITH_COST})"
 
 #: A cost that is a number and a whole one of nano-dollars: NaN and the infinities have no scale.
 IS_REGULAR_COST = "scale(trim_scale(cost_usd)) <= 9"
 
 
-def total_regular_cost(nano_usd: str) -> str:
-    """A sum of regular costs in nano-dollars, an SQL expression that may be NULL, as a fingerprint has it."""
+def total_regular_cost_nano_usd(cost_usd: str) -> str:
+    """A sum of regular costs, an SQL expression that may be NULL, in nano-dollars as a fingerprint has it."""
     modulus = FINGERPRINT_MODULUS_NANO_USD
     half = modulus // 2
-    return f"(mod(mod(coalesce({nano_usd}, 0), {modulus}) + {modulus + half}, {modulus}) - {half})"
+    # Scaled only when it is small: one cost of 131,072 digits would overflow, and with it the fingerprints of all days
+    # that are read in the same statement.
+    nano_usd = f"mod(coalesce({cost_usd}, 0), {modulus // NANO_USD_PER_USD}) * {NANO_USD_PER_USD}"
+    return f"(mod({nano_usd} + {modulus + half}, {modulus}) - {half})"
 
 
 #: The aggregate over the costs of logs.
-REGULAR_COST_NANO_USD = total_regular_cost(f"sum(cost_usd * {NANO_USD_PER_USD}) FILTER (WHERE {IS_REGULAR_COST})")
+REGULAR_COST_NANO_USD = total_regular_cost_nano_usd(f"sum(cost_usd) FILTER (WHERE {IS_REGULAR_COST})")
 
 #: The fields of SourceFingerprint as aggregates over rows of log_columns().
 FINGERPRINT = f"""

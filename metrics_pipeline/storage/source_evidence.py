@@ -12,7 +12,7 @@ from metrics_pipeline.metrics.costs import NOT_FINITE
 from metrics_pipeline.metrics.schema import FAILED_STATUS, NANO_USD_PER_USD, SUCCESS_STATUS
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.storage.contract import UpstreamContract
-from metrics_pipeline.storage.log_columns import IS_REGULAR_COST, total_regular_cost
+from metrics_pipeline.storage.log_columns import IS_REGULAR_COST, total_regular_cost_nano_usd
 
 #: Statuses that platforms are known to write. Another one may be a success or a failure that nobody counts as such.
 KNOWN_STATUSES = (SUCCESS_STATUS, FAILED_STATUS, "running", "pending", "queued", "cancelled", "canceled", "timeout")
@@ -35,11 +35,11 @@ _LOGS_OF_DAYS = """
               width_bucket("timestamp", CAST(:starts AS {timestamp_type}[]))]"""
 
 _COSTS = f"""
-SELECT by_agent.day, sum(logs) AS logs, {total_regular_cost("sum(regular)")} AS cost_nano_usd,
+SELECT by_agent.day, sum(logs) AS logs, {total_regular_cost_nano_usd("sum(regular)")} AS cost_nano_usd,
        coalesce(sum(round(exact)) FILTER (WHERE metrics.agent_id IS NOT NULL), 0) AS aggregated_cost_nano_usd
 FROM (
     SELECT day, agent_id, count(*) AS logs,
-           sum(cost_usd * {NANO_USD_PER_USD}) FILTER (WHERE {IS_REGULAR_COST}) AS regular,
+           sum(cost_usd) FILTER (WHERE {IS_REGULAR_COST}) AS regular,
            sum(cost_usd * {NANO_USD_PER_USD}) FILTER (WHERE cost_usd::text NOT IN {NOT_FINITE}) AS exact
     FROM ({_LOGS_OF_DAYS}) AS log
     GROUP BY day, agent_id

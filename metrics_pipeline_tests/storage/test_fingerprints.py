@@ -148,6 +148,15 @@ def test_costs_of_any_size_have_one_fingerprint_in_sql_and_in_an_aggregation(
     assert costs_of_logs[DAY].cost_nano_usd == expected.cost_nano_usd
 
 
+def test_a_cost_that_no_other_number_can_be_made_of_has_a_fingerprint(database: Database) -> None:
+    # PostgreSQL cannot multiply it. The other day has to be told from it all the same.
+    store_logs(database, [Log(cost_usd="9" * 131_072), Log(cost_usd="2", timestamp=WINDOW.end)])
+    following = neighbours(WINDOW, 1)[0]
+    found = present(database, WINDOW, following)
+    assert found[DAY].cost_nano_usd == -(10**9)
+    assert found[following.metric_date] == compute(database, following).metrics.fingerprint
+
+
 def test_numbers_at_the_ends_of_their_types_have_a_fingerprint(database: Database) -> None:
     ends = (-(2**31), 2**31 - 1, None)
     logs_at_ends = [Log("a", latency_ms=latency, token_count=tokens) for latency in ends for tokens in ends]
@@ -174,6 +183,8 @@ def test_numbers_at_the_ends_of_their_types_have_a_fingerprint(database: Databas
         (Log(status="failed"), Log(status=None)),
         (Log(status="failed", error_type="timeout"), Log(status="timeout")),
         (Log(status="failed", error_type=""), Log(status="failed")),
+        (Log(status="failed", error_type="x"), Log(status="failed", metadata='{"user_id": "x"}')),
+        (Log(status="x"), Log(status=None, metadata='{"user_id": "x"}')),
         (Log(status="success"), Log(status="failed")),
     ],
 )
