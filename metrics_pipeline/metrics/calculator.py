@@ -22,9 +22,10 @@ _PERCENTILES = {"p50_latency_ms": 0.50, "p95_latency_ms": 0.95, "p99_latency_ms"
 class LogAggregates:
     """The logs of a day by agent, of all agents whatever their status in the registry.
 
-    by_agent: a row per agent_id, NULL included. The sums of PARTIALS_SCHEMA under their names, the sum latency_ms, and
-    what comes of the lists: avg_latency_ms, p50_latency_ms, p95_latency_ms and p99_latency_ms (Int64, NULL without
-    latencies), unique_users (Int64), and error_distribution, a list of ERROR_COUNT in the order of types.
+    by_agent: a row per agent_id, NULL included. The sums of PARTIALS_SCHEMA under their names, has_irregular_costs, the
+    sum latency_ms, and what comes of the lists: avg_latency_ms, p50_latency_ms, p95_latency_ms and p99_latency_ms
+    (Int64, NULL without latencies), unique_users (Int64), and error_distribution, a list of ERROR_COUNT in the order of
+    types.
     """
 
     by_agent: pl.DataFrame
@@ -85,7 +86,7 @@ def merge_partials(partials: pl.DataFrame) -> LogAggregates:
         .group_by("agent_id")
         .agg(
             pl.col(pl.Int64, pl.Int128).sum(),
-            pl.col("has_irregular_costs").any(),
+            pl.col("cost_nano_usd").is_null().any().alias("has_irregular_costs"),
             pl.col("latencies_ms").explode(empty_as_null=False),
             pl.col("user_ids").explode(empty_as_null=False).n_unique().cast(pl.Int64).alias("unique_users"),
             _error_distribution(),

@@ -19,9 +19,9 @@ DEFINITION_VERSION = "1"
 
 
 #: What the extraction delivers: partial aggregates, of which each agent has one or several, one per part of the day.
-#: The cost is NULL where has_irregular_costs. The latencies are those of all logs that have one, in any order; the user
-#: ids are distinct, and long ones stand for themselves as a digest; the error types are those of all failed logs.
-#: content_hash is the sum of a hash of every value that a metric depends on.
+#: The cost is NULL if costs are irregular (see EXACT_COSTS_SCHEMA). The latencies are those of all logs that have one,
+#: in any order; the user ids are distinct, and long ones stand for themselves as a digest; the error types are those of
+#: all failed logs. content_hash is the sum of a hash of every value that a metric depends on.
 PARTIALS_SCHEMA = pl.Schema(
     {
         "agent_id": pl.String(),
@@ -31,7 +31,6 @@ PARTIALS_SCHEMA = pl.Schema(
         "human_interventions": pl.Int64(),
         "total_tokens": pl.Int64(),
         "cost_nano_usd": pl.Int128(),
-        "has_irregular_costs": pl.Boolean(),
         "content_hash": pl.Int128(),
         "latencies_ms": pl.List(pl.Int32()),
         "user_ids": pl.List(pl.String()),

@@ -47,7 +47,7 @@ FROM (
 GROUP BY agent_id"""
 
 _FETCHED = pl.Schema(
-    {name: dtype for name, dtype in PARTIALS_SCHEMA.items() if name not in ("cost_nano_usd", "has_irregular_costs")}
+    {name: dtype for name, dtype in PARTIALS_SCHEMA.items() if name != "cost_nano_usd"}
     | {
         "cost_usd": pl.String(),
         "content_hash": pl.String(),
@@ -83,7 +83,6 @@ def read_partials(connection: Connection, contract: UpstreamContract, start: dat
             _texts("error_types"),
             cost_nano_usd=nano_usd(pl.col("cost_usd")),
         )
-        .with_columns(has_irregular_costs=pl.col("cost_nano_usd").is_null())
         .select(pl.col(name).cast(dtype) for name, dtype in PARTIALS_SCHEMA.items())
         .collect(engine="in-memory")
     )

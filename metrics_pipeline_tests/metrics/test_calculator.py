@@ -44,7 +44,6 @@ def partial(log: dict[str, Any]) -> dict[str, Any]:
         "human_interventions": int(log["human_intervention"]),
         "total_tokens": log["token_count"] or 0,
         "cost_nano_usd": int(cost.scaleb(9)) if is_regular else None,
-        "has_irregular_costs": not is_regular,
         "content_hash": log["content_hash"],
         "latencies_ms": [] if log["latency_ms"] is None else [log["latency_ms"]],
         "user_ids": [] if log["user_id"] is None else [log["user_id"]],
