@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from psycopg import sql
 
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.embedded import acquire, release, server_pid
-from metrics_pipeline.storage.migrating import upgrade
-from metrics_pipeline.storage.tables import upstream_metadata
-from metrics_pipeline.storage.urls import DatabaseUrl
+from metrics_pipeline.embedded import acquire, release, server_pid
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.tables import upstream_metadata
+from metrics_pipeline.postgres.upgrading import upgrade
+from metrics_pipeline.postgres.urls import DatabaseUrl
 
 REAL_LOGS = Path(__file__).parents[2] / "shared" / "data" / "terminal_bench_executions.csv"
 

@@ -7,18 +7,18 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from metrics_pipeline.logs.fingerprints import present_fingerprints
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.windows import DayWindow, day_window
-from metrics_pipeline.orchestration.aggregation import (
+from metrics_pipeline.pipeline.aggregation import (
     AggregatedDay,
     ComputedDay,
     compute_day,
     store_day,
 )
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.fingerprints import present_fingerprints
-from metrics_pipeline.storage.publishing import Reason
-from metrics_pipeline.storage.readiness import require_ready
+from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.oracle import expected_metrics, stored_metrics
 
 DAY = date(2025, 3, 4)

@@ -13,9 +13,9 @@ from psycopg import sql
 from typer.testing import CliRunner
 
 from metrics_pipeline.cli import app
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.embedded.installation import binaries
-from metrics_pipeline.storage.urls import DatabaseUrl
+from metrics_pipeline.embedded.installation import binaries
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.urls import DatabaseUrl
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from metrics_pipeline.log_files.loading import load_log_files
+from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
-from metrics_pipeline.sample.storing import store_sample
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.log_loading.loading import load_log_files
 from metrics_pipeline_tests.days import (
     WINDOW,
     Log,

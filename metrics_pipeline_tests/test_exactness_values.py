@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 
 from metrics_pipeline.errors import InvariantError, PermanentError
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import (
     WINDOW,
     Log,

@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import pytest
 
-from metrics_pipeline.orchestration.aggregation import AggregatedDay
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.fingerprints import present_fingerprints
-from metrics_pipeline.storage.readiness import require_ready
+from metrics_pipeline.logs.fingerprints import present_fingerprints
+from metrics_pipeline.pipeline.aggregation import AggregatedDay
+from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import (
     WINDOW,
     Log,

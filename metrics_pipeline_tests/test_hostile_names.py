@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from metrics_pipeline.cli import app
 from metrics_pipeline.errors import DayRefusedError
-from metrics_pipeline.storage.contract import check_contract
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.migrating import upgrade
-from metrics_pipeline.storage.tables import upstream_metadata
-from metrics_pipeline.storage.urls import DatabaseUrl
+from metrics_pipeline.logs.contract import check_contract
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.tables import upstream_metadata
+from metrics_pipeline.postgres.upgrading import upgrade
+from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline_tests.api.conftest import Serve
 from metrics_pipeline_tests.api.conftest import serve as serve
 from metrics_pipeline_tests.days import (
@@ -29,7 +29,7 @@ from metrics_pipeline_tests.days import (
     store_agents,
     store_logs,
 )
-from metrics_pipeline_tests.storage.pruning.runs import contents, prune
+from metrics_pipeline_tests.retention.runs import contents, prune
 
 INJECTIONS = [
     "'; DROP TABLE agent_performance_metrics; --",

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metrics_pipeline.metrics.reconciliation import DayState
-from metrics_pipeline.orchestration.aggregation import preview_day
 from metrics_pipeline.orchestration.reconciling import judge
 from metrics_pipeline.orchestration.reports import day_metadata
+from metrics_pipeline.pipeline.aggregation import preview_day
+from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.readiness import require_ready
 from metrics_pipeline_tests.api.conftest import Serve
 from metrics_pipeline_tests.api.conftest import serve as serve
 from metrics_pipeline_tests.days import (
@@ -35,7 +35,7 @@ from metrics_pipeline_tests.days import (
 from metrics_pipeline_tests.oracle import expected_metrics
 from metrics_pipeline_tests.orchestration.checks.conftest import instance as instance
 from metrics_pipeline_tests.orchestration.checks.conftest import run_check as run_check
-from metrics_pipeline_tests.storage.pruning.runs import prune
+from metrics_pipeline_tests.retention.runs import prune
 from metrics_pipeline_tests.test_exactness_properties import AWKWARD, logs
 from metrics_pipeline_tests.test_exactness_properties import loose_database as loose_database
 

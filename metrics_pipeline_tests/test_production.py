@@ -14,11 +14,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
 from metrics_pipeline.orchestration.instance_files import write_instance
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
-from metrics_pipeline.sample.storing import store_sample
-from metrics_pipeline.storage.database import Database
 from metrics_pipeline_tests.cli.conftest import home as home
 from metrics_pipeline_tests.cli.conftest import processes
 from metrics_pipeline_tests.cli.ui import (
@@ -30,8 +30,8 @@ from metrics_pipeline_tests.cli.ui import (
     running_ui,
 )
 from metrics_pipeline_tests.days import Log, aggregate, query, store_logs
+from metrics_pipeline_tests.embedded.conftest import wait_until
 from metrics_pipeline_tests.orchestration.conftest import assert_equal_to_oracle, ledger
-from metrics_pipeline_tests.storage.embedded.conftest import wait_until
 
 from .private_files import everything_in
 from .roles import Role, apply, printed

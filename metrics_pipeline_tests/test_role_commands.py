@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from metrics_pipeline.cli import main
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, query, store_agents, store_logs
 
 from .roles import Role

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import aggregate, store_agents
 
 from .roles import Role, new_role

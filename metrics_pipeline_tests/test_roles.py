@@ -13,13 +13,13 @@ from typer.testing import CliRunner, Result
 from metrics_pipeline.cli import app
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.errors import ContractError, PermanentError
+from metrics_pipeline.logs.contract import SOURCE_TABLES
+from metrics_pipeline.logs.fingerprints import finished_days
 from metrics_pipeline.orchestration.names import SCHEDULED_AT_TAG
-from metrics_pipeline.storage.contract import SOURCE_TABLES
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.fingerprints import finished_days
-from metrics_pipeline.storage.queries import ledger_rows, metrics_of_day, restatements
-from metrics_pipeline.storage.readiness import require_ready
-from metrics_pipeline.storage.urls import DatabaseUrl
+from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.urls import DatabaseUrl
+from metrics_pipeline.store.reads import ledger_rows, metrics_of_day, restatements
 from metrics_pipeline_tests.days import (
     DAY,
     WINDOW,

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from metrics_pipeline.cli import main
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, store_agents, store_logs
 from metrics_pipeline_tests.private_files import everything_in
 

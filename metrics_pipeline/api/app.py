@@ -18,8 +18,8 @@ from metrics_pipeline.api.parameters import RawAgentIds
 from metrics_pipeline.api.problems import install_problems
 from metrics_pipeline.api.request_log import RequestLog
 from metrics_pipeline.api.routes import coverage, metrics, operations, records, runs
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
 
 _DESCRIPTION = """
 The daily metrics of AI agents, exact to the last digit.

@@ -12,11 +12,11 @@ from sqlalchemy import Connection, Engine, text
 from starlette.concurrency import run_in_threadpool
 
 from metrics_pipeline.api.dagster_runs import DagsterRuns
+from metrics_pipeline.logs.contract import SOURCE_TABLES, UpstreamContract, check_contract
 from metrics_pipeline.metrics.windows import last_complete_day
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.faults import database_faults
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.contract import SOURCE_TABLES, UpstreamContract, check_contract
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.faults import database_faults
 
 _CONNECTIONS = 10
 _STATEMENT_TIMEOUT_SECONDS = 30

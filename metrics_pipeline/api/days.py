@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from datetime import date
 
 from metrics_pipeline.api.context import Context
+from metrics_pipeline.logs.fingerprints import present_fingerprints
 from metrics_pipeline.metrics.reconciliation import DayVerdict, reconcile
 from metrics_pipeline.metrics.windows import day_window, days_between
-from metrics_pipeline.storage.fingerprints import present_fingerprints
-from metrics_pipeline.storage.ledger import stored_days
-from metrics_pipeline.storage.queries import LedgerRow, ledger_rows
+from metrics_pipeline.store.ledger import stored_days
+from metrics_pipeline.store.reads import LedgerRow, ledger_rows
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import simplejson
 from starlette.responses import Response
 
 from metrics_pipeline.api.problems import ProblemError
-from metrics_pipeline.storage.answers.rows import RowForm, Rows
+from metrics_pipeline.store.answers.rows import RowForm, Rows
 
 
 class Format(StrEnum):

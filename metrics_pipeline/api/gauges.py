@@ -14,7 +14,7 @@ from metrics_pipeline.api.dagster_runs import DagsterRun
 from metrics_pipeline.api.days import DayJudgement, judge_days
 from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.metrics.windows import day_window
-from metrics_pipeline.storage.pruning.raw_logs import count_logs_before
+from metrics_pipeline.retention.raw_logs import count_logs_before
 
 #: As often as the sensor: judging the days reads all logs of the look-back window.
 _JUDGED_FOR_SECONDS = 15 * 60

@@ -9,7 +9,7 @@ from sqlalchemy.exc import TimeoutError as NoConnectionFreeError
 from metrics_pipeline.api.context import Context
 from metrics_pipeline.api.models import Readiness
 from metrics_pipeline.errors import PermanentError, PipelineError
-from metrics_pipeline.storage.migrating import require_current
+from metrics_pipeline.postgres.upgrading import require_current
 
 _NEWEST_DAY = text("SELECT max(metric_date) FROM metric_day_ledger")
 

@@ -8,9 +8,9 @@ import typer
 from pythonjsonlogger.core import RESERVED_ATTRS
 
 from metrics_pipeline.errors import PermanentError, SettingsError
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.urls import DatabaseUrl
 
 _LOGGING: dict[str, Any] = {
     "version": 1,

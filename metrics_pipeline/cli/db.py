@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
+from metrics_pipeline.logs.contract import check_contract
+from metrics_pipeline.postgres import upgrading
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.faults import database_faults
+from metrics_pipeline.postgres.privileges import Purpose, grant_statements, require_privileges
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage import migrating
-from metrics_pipeline.storage.contract import check_contract
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.faults import database_faults
-from metrics_pipeline.storage.privileges import Purpose, grant_statements, require_privileges
 
 app = typer.Typer(no_args_is_help=True, help="Prepare the database, and check that it holds what the pipeline needs.")
 
@@ -27,7 +27,7 @@ def upgrade() -> None:
     """
     database = Database.from_settings(Settings.from_environment())
     with database_faults(database.description):
-        done = migrating.upgrade(database.engine)
+        done = upgrading.upgrade(database.engine)
     if done.before == done.after:
         typer.echo(f"Our tables in {database.description} are at revision {done.after} already.")
     else:
@@ -46,15 +46,15 @@ def check() -> None:
     database = Database.from_settings(Settings.from_environment())
     with database_faults(database.description), database.engine.connect() as connection:
         typer.echo(f"Checking {database.description}")
-        revision = migrating.current_revision(connection)
+        revision = upgrading.current_revision(connection)
         typer.echo(
-            f"Our tables: {f'revision {revision}' if revision else 'missing'}, newest {migrating.head_revision()}"
+            f"Our tables: {f'revision {revision}' if revision else 'missing'}, newest {upgrading.head_revision()}"
         )
         contract = check_contract(connection)
         typer.echo("Other systems' tables: all columns, types and privileges are there")
         for warning in contract.warnings:
             typer.echo(f"Warning: {warning}")
-        migrating.require_current(connection)
+        upgrading.require_current(connection)
         require_privileges(connection, Purpose.PIPELINE)
 
 

@@ -10,14 +10,14 @@ import typer
 from metrics_pipeline.cli.runs import run_with_progress
 from metrics_pipeline.cli.tables import print_table
 from metrics_pipeline.errors import SettingsError
+from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
 from metrics_pipeline.orchestration.instance import open_instance
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
-from metrics_pipeline.sample.storing import store_sample
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.publishing import Reason
-from metrics_pipeline.storage.queries import metrics_of_day
+from metrics_pipeline.store.publishing import Reason
+from metrics_pipeline.store.reads import metrics_of_day
 
 _DAYS = 7
 _SPEC = SampleSpec(seed=1, agents=20, logs_per_day=10_000)

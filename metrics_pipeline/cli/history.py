@@ -7,16 +7,16 @@ from typing import Annotated
 import typer
 
 from metrics_pipeline.cli.tables import print_table
+from metrics_pipeline.logs.contract import SOURCE_TABLES
 from metrics_pipeline.metrics.reconciliation import DayVerdict
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.orchestration.reconciling import findings, judge, lookback_days
+from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.faults import database_faults
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.contract import SOURCE_TABLES
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.faults import database_faults
-from metrics_pipeline.storage.queries import LedgerRow, Restatement, ledger_rows
-from metrics_pipeline.storage.queries import restatements as stored_restatements
-from metrics_pipeline.storage.readiness import require_ready
+from metrics_pipeline.store.reads import LedgerRow, Restatement, ledger_rows
+from metrics_pipeline.store.reads import restatements as stored_restatements
 
 _FIRST_DAY = datetime(1, 1, 1)  # noqa: DTZ001 - an option's bounds are dates
 _LAST_DAY = datetime(9999, 12, 31)  # noqa: DTZ001

@@ -10,13 +10,13 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 
 from metrics_pipeline.cli.tables import printable
 from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.log_files.loading import LoadedLogs, load_log_files
+from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.faults import database_faults
 from metrics_pipeline.sample.agents import SampleSpec
-from metrics_pipeline.sample.storing import store_sample
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.faults import database_faults
-from metrics_pipeline.storage.log_loading.loading import LoadedLogs, load_log_files
 
 app = typer.Typer(no_args_is_help=True, help="Bring execution logs into the database: made up, or from files.")
 

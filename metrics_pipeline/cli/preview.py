@@ -9,10 +9,10 @@ from metrics_pipeline.cli.tables import print_table
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.comparison import DayChange
 from metrics_pipeline.metrics.windows import day_window, days_between
-from metrics_pipeline.orchestration.aggregation import preview_day
+from metrics_pipeline.pipeline.aggregation import preview_day
+from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.readiness import require_ready
 
 _MAX_NAMED_AGENTS = 5
 

@@ -15,16 +15,16 @@ from rich.console import Console
 from metrics_pipeline.cli.runs import INTERRUPTED
 from metrics_pipeline.cli.tables import print_table
 from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.logs.contract import PRUNED_TABLES
 from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.orchestration.launching import Report, run_retention
 from metrics_pipeline.orchestration.retention import retention_metadata
+from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.retention.pace import Pace
+from metrics_pipeline.retention.run import apply_retention
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.contract import PRUNED_TABLES
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.pruning.pace import Pace
-from metrics_pipeline.storage.pruning.retention import apply_retention
-from metrics_pipeline.storage.readiness import require_ready
 
 _DEFAULTS = Pace()
 

@@ -16,10 +16,10 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.orchestration.launching import DaysOutcome, Report, run_days
+from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.publishing import Reason
-from metrics_pipeline.storage.readiness import require_ready
+from metrics_pipeline.store.publishing import Reason
 
 _INCLUDE_INACTIVE = typer.Option(
     help="Also aggregate agents that are not active in agent_registry, for backfills of retired agents."

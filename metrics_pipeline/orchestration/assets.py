@@ -10,7 +10,6 @@ from pydantic import Field
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.schema import DEFINITION_VERSION
-from metrics_pipeline.orchestration.aggregation import aggregate_days
 from metrics_pipeline.orchestration.columns import metrics_column_lineage, metrics_table_schema
 from metrics_pipeline.orchestration.failures import raise_failed_days, step_outcome
 from metrics_pipeline.orchestration.names import METRICS_ASSET_KEY
@@ -19,8 +18,9 @@ from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.orchestration.reports import day_materialization
 from metrics_pipeline.orchestration.runs import partitions_to_do, reason_for
 from metrics_pipeline.orchestration.upstream import SOURCE_ASSETS
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.readiness import require_ready
+from metrics_pipeline.pipeline.aggregation import aggregate_days
+from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.postgres.database import Database
 
 _DESCRIPTION = """
 One row per agent and day, computed from the logs of the calendar day in METRICS_TIME_ZONE and exact to the last digit:

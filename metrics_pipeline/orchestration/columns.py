@@ -3,7 +3,7 @@
 import dagster as dg
 
 from metrics_pipeline.metrics.schema import KEY_COLUMNS, METRIC_COLUMNS
-from metrics_pipeline.storage.tables import agent_performance_metrics
+from metrics_pipeline.postgres.tables import agent_performance_metrics
 
 #: Columns of the upstream tables: type and meaning. Which types are accepted is the contract check's to say.
 _LOG_COLUMNS = {

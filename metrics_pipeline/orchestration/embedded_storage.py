@@ -8,7 +8,7 @@ from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 from sqlalchemy import create_engine
 
-from metrics_pipeline.storage.embedded import acquire, ensure_database
+from metrics_pipeline.embedded import acquire, ensure_database
 
 _DATABASE = "dagster"
 

@@ -23,7 +23,7 @@ from metrics_pipeline.orchestration.names import (
     RETENTION_ASSET_KEY,
 )
 from metrics_pipeline.orchestration.processes import end_if_orphaned, own_process
-from metrics_pipeline.storage.publishing import Reason
+from metrics_pipeline.store.publishing import Reason
 
 _UNSUCCESSFUL = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 

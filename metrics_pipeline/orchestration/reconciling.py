@@ -11,6 +11,8 @@ from dagster._core.storage.tags import (
     PARTITION_NAME_TAG,
 )
 
+from metrics_pipeline.logs.contract import UpstreamContract
+from metrics_pipeline.logs.fingerprints import present_fingerprints
 from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict, reconcile
 from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
 from metrics_pipeline.orchestration.names import (
@@ -20,13 +22,11 @@ from metrics_pipeline.orchestration.names import (
     REASON_TAG,
 )
 from metrics_pipeline.orchestration.processes import end_if_orphaned
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.faults import database_faults
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.contract import UpstreamContract
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.faults import database_faults
-from metrics_pipeline.storage.fingerprints import present_fingerprints
-from metrics_pipeline.storage.ledger import stored_days
-from metrics_pipeline.storage.publishing import Reason
+from metrics_pipeline.store.ledger import stored_days
+from metrics_pipeline.store.publishing import Reason
 
 # Dagster's list has neither the runs that wait nor those that are just being created.
 _UNFINISHED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, *IN_PROGRESS_RUN_STATUSES]

@@ -18,9 +18,9 @@ from dagster._core.definitions.data_version import (
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 from metrics_pipeline.metrics.schema import DEFINITION_VERSION
-from metrics_pipeline.orchestration.aggregation import AggregatedDay
 from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.orchestration.upstream import SOURCE_ASSETS
+from metrics_pipeline.pipeline.aggregation import AggregatedDay
 
 _TOP_AGENTS = 10
 _TOP_ERRORS = 50

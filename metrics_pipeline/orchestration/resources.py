@@ -2,8 +2,8 @@
 
 import dagster as dg
 
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
 
 
 def build_database_resource(settings: Settings) -> dg.ResourceDefinition:

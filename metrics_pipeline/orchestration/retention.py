@@ -9,6 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.logs.contract import PRUNED_TABLES
 from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
 from metrics_pipeline.orchestration.failures import step_outcome
 from metrics_pipeline.orchestration.names import (
@@ -18,13 +19,12 @@ from metrics_pipeline.orchestration.names import (
 )
 from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.orchestration.upstream import agent_execution_logs, alert_history
+from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.retention.pace import Pace
+from metrics_pipeline.retention.report import RetentionReport
+from metrics_pipeline.retention.run import apply_retention
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.contract import PRUNED_TABLES
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.pruning.pace import Pace
-from metrics_pipeline.storage.pruning.report import RetentionReport
-from metrics_pipeline.storage.pruning.retention import apply_retention
-from metrics_pipeline.storage.readiness import require_ready
 
 _DESCRIPTION = """
 Deletes raw logs, metrics and resolved alerts that are older than the policy keeps.

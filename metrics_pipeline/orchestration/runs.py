@@ -7,14 +7,14 @@ import dagster as dg
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.logs.contract import UpstreamContract
+from metrics_pipeline.logs.fingerprints import finished_days
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.orchestration.names import REASON_TAG
 from metrics_pipeline.orchestration.partitions import window_of
-from metrics_pipeline.storage.contract import UpstreamContract
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.faults import database_faults
-from metrics_pipeline.storage.fingerprints import finished_days
-from metrics_pipeline.storage.publishing import Reason
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.faults import database_faults
+from metrics_pipeline.store.publishing import Reason
 
 
 def reason_for(run_tags: Mapping[str, str]) -> Reason:

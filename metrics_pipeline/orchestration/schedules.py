@@ -14,10 +14,10 @@ from metrics_pipeline.orchestration.reconciling import (
     lookback_days,
     request_for,
 )
+from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.publishing import Reason
-from metrics_pipeline.storage.readiness import require_ready
+from metrics_pipeline.store.publishing import Reason
 
 _DAILY_METRICS = """
 Every night at 02:00 asks for yesterday, two hours after its end so that stragglers among the logs are in, and for every

@@ -8,9 +8,9 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.orchestration.reconciling import findings, judge, lookback_days, request_for
+from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.readiness import require_ready
 
 _INTERVAL_SECONDS = 15 * 60
 

@@ -13,8 +13,8 @@ import uvicorn
 
 from metrics_pipeline.api.app import build_app
 from metrics_pipeline.api.server import server_config
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
 
 from .webserver import Webserver
 

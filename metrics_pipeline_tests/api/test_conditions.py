@@ -5,7 +5,7 @@ from datetime import timedelta
 import httpx2
 import pytest
 
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, store_agents, store_logs
 
 from .conftest import NOW, Serve

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from metrics_pipeline.metrics.windows import day_window
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, NOON, Log, aggregate, execute, store_agents, store_logs
 
 from .conftest import Serve

@@ -12,7 +12,7 @@ import pytest
 
 from metrics_pipeline.metrics.schema import KEY_COLUMNS, METRIC_COLUMNS
 from metrics_pipeline.metrics.windows import day_window
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, NOON, Log, aggregate, execute, store_agents, store_logs
 
 from .conftest import Serve

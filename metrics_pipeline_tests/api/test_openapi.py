@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
 
 from metrics_pipeline.api.dagster_runs import DagsterRuns
 from metrics_pipeline.metrics.schema import KEY_COLUMNS, METRIC_COLUMNS
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, store_agents, store_logs
 
 from .conftest import Serve

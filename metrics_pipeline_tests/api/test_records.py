@@ -9,8 +9,8 @@ from decimal import Decimal
 import httpx2
 
 from metrics_pipeline.metrics.windows import day_window
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.publishing import Reason
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.days import DAY, NOON, Log, aggregate, execute, store_agents, store_logs
 from metrics_pipeline_tests.test_exactness_properties import AWKWARD
 

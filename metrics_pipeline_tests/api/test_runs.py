@@ -11,8 +11,8 @@ import pytest
 from metrics_pipeline.api import dagster_runs
 from metrics_pipeline.api.dagster_runs import DagsterRuns
 from metrics_pipeline.orchestration import names
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.publishing import Reason
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.days import DAY, aggregate, execute, store_agents
 
 from .conftest import Serve

@@ -14,10 +14,10 @@ import psutil
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sqlalchemy import text
 
+from metrics_pipeline.embedded import acquire
 from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.embedded import acquire
 from metrics_pipeline_tests.benchmarks.contenders import CONTENDERS
 from metrics_pipeline_tests.benchmarks.measuring import Round, TooSlowError, run_contender
 from metrics_pipeline_tests.benchmarks.server import temporary_home

@@ -22,8 +22,8 @@ import httpx2
 from sqlalchemy import text
 
 from metrics_pipeline.metrics.windows import last_complete_day
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
 from metrics_pipeline_tests.benchmarks.server import temporary_home
 
 _DAYS = 365

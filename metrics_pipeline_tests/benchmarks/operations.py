@@ -18,15 +18,15 @@ from pathlib import Path
 from rich.progress import track
 from sqlalchemy import text
 
+from metrics_pipeline.embedded import acquire
+from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import day_window, days_between
-from metrics_pipeline.orchestration.aggregation import compute_day, store_day
+from metrics_pipeline.pipeline.aggregation import compute_day, store_day
+from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
-from metrics_pipeline.sample.storing import store_sample
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.embedded import acquire
-from metrics_pipeline.storage.publishing import Reason
-from metrics_pipeline.storage.readiness import require_ready
+from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.benchmarks.contenders import floor
 from metrics_pipeline_tests.benchmarks.server import temporary_home
 

@@ -20,13 +20,13 @@ from pathlib import Path
 import psutil
 from sqlalchemy import text
 
+from metrics_pipeline.embedded import acquire, server_pid
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
-from metrics_pipeline.orchestration.aggregation import compute_day, store_day
+from metrics_pipeline.pipeline.aggregation import compute_day, store_day
+from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.embedded import acquire, server_pid
-from metrics_pipeline.storage.publishing import Reason
-from metrics_pipeline.storage.readiness import require_ready
+from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.benchmarks.server import temporary_home
 
 _DAYS = 30
@@ -52,11 +52,11 @@ _RUN = """
 import resource, sys, time
 from datetime import UTC, datetime
 from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.pruning.pace import Pace
-from metrics_pipeline.storage.pruning.retention import apply_retention
-from metrics_pipeline.storage.readiness import require_ready
-from metrics_pipeline.storage.urls import DatabaseUrl
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.retention.pace import Pace
+from metrics_pipeline.retention.run import apply_retention
+from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.postgres.urls import DatabaseUrl
 database = Database(DatabaseUrl.parse(sys.argv[1]))
 raw_log_days, batch_rows, pause_ms = map(int, sys.argv[2:])
 started = time.perf_counter()

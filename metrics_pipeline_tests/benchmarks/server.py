@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from metrics_pipeline.storage.embedded import release, server_pid
+from metrics_pipeline.embedded import release, server_pid
 
 
 @contextmanager

@@ -7,9 +7,9 @@ from datetime import date
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import text
 
+from metrics_pipeline.log_files.sample_logs import store_sample
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
-from metrics_pipeline.sample.storing import store_sample
-from metrics_pipeline.storage.database import Database
 
 #: A working day, so that it has as many logs as asked for.
 DAY = date(2025, 6, 2)

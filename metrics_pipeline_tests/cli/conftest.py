@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from metrics_pipeline.storage.embedded import release
-from metrics_pipeline_tests.storage.embedded.conftest import has_ended, wait_until
+from metrics_pipeline.embedded import release
+from metrics_pipeline_tests.embedded.conftest import has_ended, wait_until
 
 #: `main` as the console script calls it.
 CLI = (sys.executable, "-c", "from metrics_pipeline.cli import main; main()")

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from metrics_pipeline.cli import main
-from metrics_pipeline_tests.storage.embedded.conftest import wait_until
+from metrics_pipeline_tests.embedded.conftest import wait_until
 
 from .conftest import Start
 from .ui import free_port

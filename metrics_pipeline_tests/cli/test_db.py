@@ -4,9 +4,9 @@ from typer.testing import CliRunner, Result
 
 from metrics_pipeline.cli.db import app
 from metrics_pipeline.errors import ContractError, PermanentError, SettingsError, TransientError
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.migrating import VERSION_TABLE, head_revision
-from metrics_pipeline.storage.urls import DatabaseUrl
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.upgrading import VERSION_TABLE, head_revision
+from metrics_pipeline.postgres.urls import DatabaseUrl
 
 
 def run(command: str, url: str) -> Result:

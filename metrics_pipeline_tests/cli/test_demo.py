@@ -4,12 +4,12 @@ import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from metrics_pipeline.embedded import release
 from metrics_pipeline.metrics.windows import days_between
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.embedded import release
+from metrics_pipeline_tests.embedded.conftest import has_ended, wait_until
 from metrics_pipeline_tests.orchestration.conftest import assert_equal_to_oracle
-from metrics_pipeline_tests.storage.embedded.conftest import has_ended, wait_until
 
 from .conftest import Start, processes
 

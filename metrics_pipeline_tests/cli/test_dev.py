@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from metrics_pipeline.cli import main
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline_tests.embedded.conftest import has_ended, wait_until
 from metrics_pipeline_tests.orchestration.conftest import DAYS, assert_equal_to_oracle, ledger
 from metrics_pipeline_tests.orchestration.conftest import logs as logs
 from metrics_pipeline_tests.private_files import everything_in, listening_sockets, open_to_others
-from metrics_pipeline_tests.storage.embedded.conftest import has_ended, wait_until
 
 from .conftest import CLI, processes
 from .ui import REPOSITORY, Ui, launch_run, running_ui

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from metrics_pipeline.cli import app, history
 from metrics_pipeline.metrics.windows import day_window, days_between
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.publishing import Reason
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.days import Log, aggregate, execute, store_agents, store_logs
 from metrics_pipeline_tests.orchestration.nights import waiting_run
 

@@ -12,9 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from metrics_pipeline.cli import app, dev, main
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, aggregate, store_agents
-from metrics_pipeline_tests.storage.pruning.runs import contents
+from metrics_pipeline_tests.retention.runs import contents
 
 HOSTILE = [
     "", " ", "-", "--", "'", '"', "'; DROP TABLE agent_registry; --", '"; DROP ROLE postgres; --', "a\nb", "\x1b[31m",

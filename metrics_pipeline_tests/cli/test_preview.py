@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from metrics_pipeline.cli import app
 from metrics_pipeline.metrics.windows import day_window, days_between
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, execute, query, store_agents, store_logs, written_rows
 
 NEW, SAME, CHANGED, SEALED, VANISHED, DEAR = DAYS = days_between(date(2025, 7, 8), date(2025, 7, 13))

@@ -3,9 +3,9 @@
 from datetime import UTC, datetime, timedelta
 
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, store_agents, store_logs
-from metrics_pipeline_tests.storage.pruning.runs import contents, logs_by_day
+from metrics_pipeline_tests.retention.runs import contents, logs_by_day
 
 from .conftest import Start
 

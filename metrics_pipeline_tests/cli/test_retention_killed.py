@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, execute, query, store_agents, store_logs
-from metrics_pipeline_tests.storage.embedded.conftest import wait_until
+from metrics_pipeline_tests.embedded.conftest import wait_until
 
 from .conftest import Start
 

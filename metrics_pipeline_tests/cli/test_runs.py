@@ -15,9 +15,10 @@ from sqlalchemy import text
 from metrics_pipeline.cli import main
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.orchestration.instance import open_instance
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.publishing import lock_day
+from metrics_pipeline.store.publishing import lock_day
+from metrics_pipeline_tests.embedded.conftest import wait_until
 from metrics_pipeline_tests.orchestration.conftest import (
     DAYS,
     assert_equal_to_oracle,
@@ -26,7 +27,6 @@ from metrics_pipeline_tests.orchestration.conftest import (
     restatement_reasons,
 )
 from metrics_pipeline_tests.orchestration.conftest import logs as logs
-from metrics_pipeline_tests.storage.embedded.conftest import wait_until
 
 from .conftest import IMPATIENT, Start
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from metrics_pipeline.orchestration import failures
 from metrics_pipeline.orchestration.instance import open_instance
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.urls import DatabaseUrl
 from metrics_pipeline_tests.orchestration.nights import Nights
 
 from .days import FIRST, MORNING, NIGHT

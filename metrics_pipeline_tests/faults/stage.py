@@ -12,11 +12,11 @@ from random import Random
 
 import dagster as dg
 
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.urls import DatabaseUrl
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline_tests.cli.conftest import IMPATIENT, Start
 from metrics_pipeline_tests.conftest import HOME_VARIABLE
-from metrics_pipeline_tests.storage.embedded.conftest import kill
+from metrics_pipeline_tests.embedded.conftest import kill
 
 from .proxy import Action, Proxy
 from .wire import BULK

@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 from sqlalchemy import text
 
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.migrating import create_upstream_tables, current_revision, head_revision, require_current
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.upgrading import create_upstream_tables, current_revision, head_revision, require_current
 from metrics_pipeline_tests.days import execute, query
 
 from .judge import SERVER_IS_AWAY, assert_nothing_left_behind, assert_operator_is_told

@@ -14,11 +14,11 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+from metrics_pipeline.embedded import acquire
+from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
-from metrics_pipeline.sample.storing import store_sample
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.embedded import acquire
 from metrics_pipeline_tests.days import aggregate, query
 
 from .days import BACKFILL, CORRECTED, DAYS, assert_healed, correct, heal

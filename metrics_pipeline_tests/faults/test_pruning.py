@@ -4,10 +4,10 @@ import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
-from metrics_pipeline.sample.storing import store_sample
-from metrics_pipeline.storage.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, assert_exact, query, store_logs
 
 from .judge import (

@@ -9,7 +9,7 @@ from random import Random
 import psycopg
 
 from metrics_pipeline.metrics.windows import day_window
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import assert_exact, execute, query
 
 from .judge import (

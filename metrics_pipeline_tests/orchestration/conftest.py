@@ -14,10 +14,10 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 from sqlalchemy import text
 
 from metrics_pipeline.definitions import build_defs
+from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import day_window, days_between
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
-from metrics_pipeline.sample.storing import store_sample
-from metrics_pipeline.storage.database import Database
 from metrics_pipeline_tests.oracle import expected_metrics, stored_metrics
 
 KEY = dg.AssetKey("agent_performance_metrics")

@@ -13,8 +13,8 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.orchestration.sensors import build_late_logs_sensor
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
 
 JOB = "daily_metrics_job"
 

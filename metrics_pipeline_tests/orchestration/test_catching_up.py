@@ -11,16 +11,16 @@ from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_START_TAG,
     PARTITION_NAME_TAG,
 )
+from metrics_pipeline.storage import publishing
 
 from metrics_pipeline.errors import ContractError
+from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics import reconciliation
 from metrics_pipeline.metrics.windows import day_window, days_between
 from metrics_pipeline.orchestration import failures
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.sample.agents import SampleSpec
-from metrics_pipeline.sample.storing import store_sample
-from metrics_pipeline.storage import publishing
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.urls import DatabaseUrl
 from metrics_pipeline_tests.days import aggregate, execute, query, written_rows
 
 from .conftest import assert_equal_to_oracle, ledger

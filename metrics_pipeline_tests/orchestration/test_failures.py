@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from metrics_pipeline.orchestration import failures
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 
 from .conftest import DAYS, FaultAt, Run, assert_equal_to_oracle, execute, ledger, partitions
 

@@ -31,9 +31,9 @@ from metrics_pipeline.orchestration.reconciling import (
     request_for,
     running_days,
 )
+from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.readiness import require_ready
 
 from .nights import waiting_run
 

@@ -5,7 +5,7 @@ import html
 import pytest
 
 from metrics_pipeline.orchestration.reports import day_metadata
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, store_agents, store_logs
 
 

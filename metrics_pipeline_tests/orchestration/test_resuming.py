@@ -2,7 +2,7 @@
 
 import pytest
 
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 
 from .conftest import DAYS, FaultAt, Run, assert_equal_to_oracle, execute
 

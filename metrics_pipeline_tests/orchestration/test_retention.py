@@ -11,9 +11,9 @@ from dagster._core.definitions.schedule_definition import ScheduleExecutionData
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.metrics.retention import RetentionPolicy
 from metrics_pipeline.orchestration.names import RETENTION_ASSET_KEY, SCHEDULED_AT_TAG
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, aggregate, query
-from metrics_pipeline_tests.storage.pruning.runs import NIGHT, contents, logs_by_day, sealed, store_days, window
+from metrics_pipeline_tests.retention.runs import NIGHT, contents, logs_by_day, sealed, store_days, window
 
 #: Every key that a run's metadata has, whatever there was to do.
 KEYS = {

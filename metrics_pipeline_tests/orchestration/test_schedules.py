@@ -12,7 +12,7 @@ import pytest
 from dagster._utils.schedules import cron_string_iterator
 
 from metrics_pipeline.definitions import build_defs
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 
 Tick = Callable[..., Any]
 

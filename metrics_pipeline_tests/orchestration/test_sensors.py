@@ -12,8 +12,8 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.errors import TransientError
 from metrics_pipeline.metrics.windows import day_window
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.urls import DatabaseUrl
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline_tests.days import Log, aggregate, execute, query, store_agents, store_logs
 
 from .conftest import assert_equal_to_oracle

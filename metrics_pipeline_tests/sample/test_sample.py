@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 from sqlalchemy import text
 
+from metrics_pipeline.log_files.sample_logs import store_sample
+from metrics_pipeline.log_files.schema import LOG_SCHEMA
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.sample.agents import SampleSpec, sample_agents
 from metrics_pipeline.sample.days import BATCH_ROWS, sample_day
-from metrics_pipeline.sample.storing import store_sample
-from metrics_pipeline.storage.log_loading.schema import LOG_SCHEMA
 
 WEDNESDAY = date(2025, 9, 17)
 SPEC = SampleSpec(seed=3, agents=24, logs_per_day=60_000)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from metrics_pipeline.api.conditions import CACHING, EntityTags, content_version
 from metrics_pipeline.api.formats import Format, render_rows
 from metrics_pipeline.api.problems import problems
-from metrics_pipeline.storage.answers.rows import Rows
+from metrics_pipeline.store.answers.rows import Rows
 
 _TAG_HEADER = {
     "ETag": {

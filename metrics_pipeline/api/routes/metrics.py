@@ -28,9 +28,9 @@ from metrics_pipeline.api.parameters import (
 from metrics_pipeline.api.problems import ProblemError
 from metrics_pipeline.api.routes.answers import list_responses, not_modified, object_responses, versioned_headers
 from metrics_pipeline.metrics.summary import changes, summarise
-from metrics_pipeline.storage.answers.metrics import COLUMNS, SORTABLE, agent_series, day_page
-from metrics_pipeline.storage.answers.rows import page_of
-from metrics_pipeline.storage.answers.totals import agent_totals
+from metrics_pipeline.store.answers.metrics import COLUMNS, SORTABLE, agent_series, day_page
+from metrics_pipeline.store.answers.rows import page_of
+from metrics_pipeline.store.answers.totals import agent_totals
 
 router = APIRouter(prefix="/api/v1/metrics", tags=["metrics"], dependencies=[Depends(may_read)])
 

@@ -15,8 +15,8 @@ from metrics_pipeline.api.models import Agent, Restatement
 from metrics_pipeline.api.parameters import OptionalDate, OptionalText, PageParameters
 from metrics_pipeline.api.problems import not_acceptable
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
-from metrics_pipeline.storage.answers import agents, restatements
-from metrics_pipeline.storage.answers.rows import page_of
+from metrics_pipeline.store.answers import agents, restatements
+from metrics_pipeline.store.answers.rows import page_of
 
 router = APIRouter(prefix="/api/v1", dependencies=[Depends(may_read)])
 

@@ -19,8 +19,8 @@ from metrics_pipeline.api.models import Backfill, Completed, Run, Started, Start
 from metrics_pipeline.api.parameters import IsoDate, OptionalDate, Parameters, day_range
 from metrics_pipeline.api.problems import ProblemError, not_acceptable, problems
 from metrics_pipeline.metrics.windows import days_between
-from metrics_pipeline.storage.ledger import stored_days
-from metrics_pipeline.storage.queries import ledger_rows
+from metrics_pipeline.store.ledger import stored_days
+from metrics_pipeline.store.reads import ledger_rows
 
 router = APIRouter(prefix="/api/v1", tags=["runs"])
 

@@ -5,13 +5,13 @@ from datetime import timedelta
 
 import dagster as dg
 
+from metrics_pipeline.logs.quality import beginning
 from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.metrics.windows import DUE_HOUR, day_window, last_due_day
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.orchestration.reconciling import judge, lookback_days
-from metrics_pipeline.storage.source_evidence import beginning
-from metrics_pipeline.storage.stored_evidence import newest_stored_day
+from metrics_pipeline.store.audit import newest_stored_day
 
 NO_MISSING_OR_DIRTY_DAYS = f"""
 Every day of the last METRICS_LOOKBACK_DAYS that is due is stored and still equals its logs: none is missing, and none

@@ -4,13 +4,13 @@ from datetime import timedelta
 
 import dagster as dg
 
+from metrics_pipeline.logs.quality import log_costs
 from metrics_pipeline.metrics.conservation import contradictions, expired_days, is_cost_compared
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.orchestration.reconciling import lookback_days
-from metrics_pipeline.storage.source_evidence import log_costs
-from metrics_pipeline.storage.stored_evidence import days_without_ledger, stored_totals
+from metrics_pipeline.store.audit import days_without_ledger, stored_totals
 
 _MAX_NAMED_DAYS = 20
 

@@ -2,14 +2,14 @@
 
 import dagster as dg
 
+from metrics_pipeline.logs.quality import skipped_agents
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.orchestration.reconciling import lookback_days
-from metrics_pipeline.storage.ledger import stored_days
-from metrics_pipeline.storage.queries import ledger_rows
-from metrics_pipeline.storage.source_evidence import skipped_agents
-from metrics_pipeline.storage.stored_evidence import agents_without_row, newest_stored_day
+from metrics_pipeline.store.audit import agents_without_row, newest_stored_day
+from metrics_pipeline.store.ledger import stored_days
+from metrics_pipeline.store.reads import ledger_rows
 
 _MAX_NAMED_AGENTS = 20
 

@@ -8,13 +8,13 @@ import dagster as dg
 from sqlalchemy import Connection
 
 from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.orchestration.failures import step_outcome
 from metrics_pipeline.orchestration.processes import claim
+from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.faults import database_faults
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.contract import UpstreamContract
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.faults import database_faults
-from metrics_pipeline.storage.readiness import require_ready
 
 Clock = Callable[[], datetime]
 

@@ -4,11 +4,11 @@ from datetime import timedelta
 
 import dagster as dg
 
+from metrics_pipeline.logs.quality import KNOWN_STATUSES, future_logs, suspicious_values
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.orchestration.reconciling import lookback_days
-from metrics_pipeline.storage.source_evidence import KNOWN_STATUSES, future_logs, suspicious_values
 
 _EXAMPLES = 3
 #: Clocks of other machines may be ahead of ours by this much.

@@ -3,11 +3,11 @@
 from datetime import date
 
 from metrics_pipeline.metrics.windows import day_window
-from metrics_pipeline.orchestration.aggregation import compute_day, store_day
-from metrics_pipeline.storage.database import Database
-from metrics_pipeline.storage.publishing import Reason
-from metrics_pipeline.storage.readiness import require_ready
-from metrics_pipeline.storage.urls import DatabaseUrl
+from metrics_pipeline.pipeline.aggregation import compute_day, store_day
+from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.urls import DatabaseUrl
+from metrics_pipeline.store.publishing import Reason
 
 
 def run(url: str, day: str) -> dict[str, float]:

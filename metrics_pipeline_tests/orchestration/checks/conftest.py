@@ -10,8 +10,8 @@ import pytest
 
 from metrics_pipeline.orchestration.checks.assembly import build_checks
 from metrics_pipeline.orchestration.jobs import build_daily_checks_job
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
 from metrics_pipeline_tests.days import NOON, WINDOW
 
 #: Noon of the day after DAY, of which both are then due.

@@ -5,7 +5,7 @@ from datetime import date, timedelta
 import dagster as dg
 import pytest
 
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, execute
 from metrics_pipeline_tests.orchestration.test_markdown import HOSTILE, HOSTILE_IN_A_CELL
 

@@ -13,8 +13,8 @@ from metrics_pipeline.orchestration.checks.assembly import build_checks
 from metrics_pipeline.orchestration.jobs import build_daily_metrics_job
 from metrics_pipeline.orchestration.partitions import build_daily_partitions
 from metrics_pipeline.orchestration.upstream import UPSTREAM_ASSETS
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.storage.database import Database
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, store_agents, store_logs
 from metrics_pipeline_tests.orchestration.nights import waiting_run
 

@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from metrics_pipeline.metrics.windows import day_window
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, store_agents, store_logs
 
 from .conftest import TOMORROW, Evaluate, values

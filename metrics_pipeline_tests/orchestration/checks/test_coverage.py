@@ -5,7 +5,7 @@ from datetime import timedelta
 import dagster as dg
 
 from metrics_pipeline.metrics.windows import day_window
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, store_agents, store_logs
 from metrics_pipeline_tests.orchestration.test_markdown import HOSTILE, HOSTILE_IN_A_CELL
 

@@ -7,7 +7,7 @@ import pytest
 
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.orchestration import failures
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.orchestration.conftest import (
     DAYS,
     KEY,

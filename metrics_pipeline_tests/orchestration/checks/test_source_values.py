@@ -6,7 +6,7 @@ from datetime import timedelta
 import dagster as dg
 import pytest
 
-from metrics_pipeline.storage.database import Database
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, Log, execute, query, store_logs
 from metrics_pipeline_tests.orchestration.test_markdown import HOSTILE, HOSTILE_IN_A_CELL
 

@@ -1,0 +1,158 @@
+"""Loading logs: frames that are known to be right, and files that may hold anything."""
+
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import polars as pl
+from sqlalchemy import Connection, text
+
+from metrics_pipeline.errors import LogFileError
+from metrics_pipeline.log_files.log_file import LogFile
+from metrics_pipeline.log_files.parquet_file import ParquetFile
+from metrics_pipeline.log_files.problems import Problems, shown
+from metrics_pipeline.log_files.staged_checks import (
+    check_precision,
+    check_unknown,
+    refuse_unregistered,
+    remove_known,
+    unregistered_agents,
+)
+from metrics_pipeline.log_files.staging import LogStaging, refusals_named
+from metrics_pipeline.log_files.text_files import CsvFile, NdjsonFile
+from metrics_pipeline.log_files.validation import check_batch
+
+_FORMATS: Mapping[str, type[LogFile]] = {
+    ".csv": CsvFile,
+    ".csv.gz": CsvFile,
+    ".ndjson": NdjsonFile,
+    ".ndjson.gz": NdjsonFile,
+    ".jsonl": NdjsonFile,
+    ".jsonl.gz": NdjsonFile,
+    ".parquet": ParquetFile,
+}
+
+
+@dataclass(frozen=True)
+class LoadedLogs:
+    """What a load stored: logs by file and by calendar day, agents it registered, and how many logs it left out."""
+
+    logs_by_file: Mapping[Path, int]
+    logs_by_day: Mapping[date, int]
+    registered_agents: Sequence[str]
+    skipped_logs: int
+
+
+def load_logs(connection: Connection, frames: Iterable[pl.DataFrame]) -> int:
+    """Stores frames of LOG_SCHEMA in the transaction of `connection`; returns how many logs are new.
+
+    An id that is stored already is left as it is. Raises LogFileError for what PostgreSQL refuses.
+    """
+    staging = LogStaging(connection)
+    for frame in frames:
+        staging.copy(frame, "the given logs")
+    stored = staging.insert(skip_conflicts=True)
+    staging.drop()
+    return stored
+
+
+def register_agents(connection: Connection, agents: pl.DataFrame) -> int:
+    """Adds the agents (columns id, name, status: String) that agent_registry does not hold; returns how many.
+
+    Raises LogFileError for what PostgreSQL refuses, such as a registry with further required columns.
+    """
+    if agents.is_empty():
+        return 0
+    with refusals_named("agent_registry"):
+        return connection.execute(
+            text("INSERT INTO agent_registry (id, name, status) VALUES (:id, :name, :status) ON CONFLICT DO NOTHING"),
+            agents.select("id", "name", "status").sort("id").to_dicts(),
+        ).rowcount
+
+
+def load_log_files(
+    connection: Connection,
+    paths: Sequence[Path],
+    *,
+    time_zone: str,
+    register_unknown: bool = False,
+    skip_existing: bool = False,
+    on_bytes: Callable[[int], None] = lambda _: None,
+) -> LoadedLogs:
+    """Stores the logs of CSV, NDJSON and Parquet files in the transaction of `connection`: all of them, or none.
+
+    Every value is checked, and every log must be new. `skip_existing` leaves out logs that are stored with the same
+    values. Agents that agent_registry lacks are refused, or with `register_unknown` registered as active, named by
+    their id. `time_zone` decides the days of the result. `on_bytes` hears how many more bytes of the files were read.
+
+    Raises LogFileError, which names file, row, column and value of the first problems; the caller must then roll back.
+    """
+    problems = Problems()
+    files = [_open(path, problems) for path in paths]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise LogFileError("A file is named twice. Name each file once.")
+    staging = LogStaging(connection)
+    for number, file in enumerate(files):
+        for batch in file.batches(on_bytes):
+            checked = check_batch(batch, file, problems, staging.column_types)
+            # After the first problem nothing will be stored: the rest is read only to name what else is wrong.
+            if not problems.total and checked.height:
+                rows = f"{shown(file.path)}, {file.row_unit}s {checked['row'][0]} to {checked['row'][-1]}"
+                staging.copy(checked.with_columns(file=pl.lit(number)), rows)
+    problems.raise_any()
+    staging.analyze()
+    check_precision(connection, staging, files, problems)
+    problems.raise_any()
+    skipped = remove_known(connection) if skip_existing else 0
+    check_unknown(connection, files, problems, known_removed=skip_existing)
+    problems.raise_any()
+    unknown = unregistered_agents(connection)
+    if register_unknown:
+        register_agents(
+            connection, pl.DataFrame({"id": unknown, "name": unknown}).with_columns(status=pl.lit("active"))
+        )
+    else:
+        refuse_unregistered(unknown)
+    by_file, by_day = _counts(connection, time_zone)
+    staging.insert()
+    staging.drop()
+    return LoadedLogs(
+        logs_by_file={path: by_file[number] for number, path in enumerate(paths)},
+        logs_by_day=dict(sorted(by_day.items())),
+        registered_agents=unknown,
+        skipped_logs=skipped,
+    )
+
+
+def _open(path: Path, problems: Problems) -> LogFile:
+    endings = [ending for ending in _FORMATS if path.name.lower().endswith(ending)]
+    if not endings:
+        raise LogFileError(f"{shown(path)} has no ending of a known format. Known are {', '.join(_FORMATS)}.")
+    try:
+        # Opening a FIFO would wait for its writer, and a device may have no end.
+        if not (path.is_dir() or stat.S_ISREG(path.stat().st_mode)):
+            raise LogFileError(f"{shown(path)} is no regular file. Write what it yields into one, and load that.")
+        path.open("rb").close()
+    except OSError as error:
+        raise LogFileError(f"{shown(path)} cannot be opened: {error.strerror}.") from error
+    return _FORMATS[endings[0]](path, problems)
+
+
+def _counts(connection: Connection, time_zone: str) -> tuple[Counter[int], Counter[date]]:
+    # Quarters of an hour, of which every zone's offset is made today, become days in Python: the windows of days
+    # come from Python's time zones, and those of the server may be of another version.
+    zone = ZoneInfo(time_zone)
+    by_file: Counter[int] = Counter()
+    by_day: Counter[date] = Counter()
+    quarters = text("""
+        SELECT file, floor(extract(epoch FROM "timestamp") / 900)::bigint, count(*) FROM log_staging GROUP BY 1, 2
+    """)
+    for file, quarter, logs in connection.execute(quarters):
+        start = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(minutes=15 * quarter)
+        by_file[file] += logs
+        by_day[start.astimezone(zone).date()] += logs
+    return by_file, by_day

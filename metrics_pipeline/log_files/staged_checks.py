@@ -1,0 +1,109 @@
+"""What can be wrong with staged logs only in view of the others and of what is stored: ids, agents, precision."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, text
+
+from metrics_pipeline.errors import LogFileError
+from metrics_pipeline.log_files.log_file import LogFile
+from metrics_pipeline.log_files.problems import Problems
+from metrics_pipeline.log_files.staging import LogStaging, refusals_named, verbatim
+
+_SHOWN_AGENTS = 10
+
+# Plain equality where NULL cannot be, so that the planner may join by it. json has no equality, jsonb has.
+_SAME_VALUES = """
+    old.agent_id = new.agent_id AND old."timestamp" = new."timestamp" AND old.status = new.status
+    AND old.latency_ms IS NOT DISTINCT FROM new.latency_ms AND old.token_count IS NOT DISTINCT FROM new.token_count
+    AND old.cost_usd IS NOT DISTINCT FROM new.cost_usd AND old.error_type IS NOT DISTINCT FROM new.error_type
+    AND old.metadata::jsonb IS NOT DISTINCT FROM new.metadata::jsonb
+"""
+_HAS_TWIN = f"new.id IS NULL AND EXISTS (SELECT FROM agent_execution_logs old WHERE {_SAME_VALUES})"
+
+# All statements are made of constants of this module.
+_REMOVE_KNOWN = (
+    f"""DELETE FROM log_staging new USING log_staging old
+        WHERE old.id = new.id AND (old.file, old.row) < (new.file, new.row) AND {_SAME_VALUES}""",
+    f"DELETE FROM log_staging new USING agent_execution_logs old WHERE old.id = new.id AND {_SAME_VALUES}",
+    f"DELETE FROM log_staging new WHERE {_HAS_TWIN}",
+)
+_REPEATED = """
+    SELECT file, row, id AS value FROM (
+        SELECT file, row, id, row_number() OVER (PARTITION BY id ORDER BY file, row) AS occurrence FROM log_staging
+        WHERE id IN (SELECT id FROM log_staging GROUP BY id HAVING count(*) > 1)
+    ) repeated WHERE occurrence > 1
+"""
+_STORED = """
+    SELECT file, row, id AS value FROM log_staging new
+    WHERE EXISTS (SELECT FROM agent_execution_logs old WHERE old.id = new.id)
+"""
+_STORED_WITHOUT_ID = f"SELECT file, row, id AS value FROM log_staging new WHERE {_HAS_TWIN}"
+
+
+def check_precision(connection: Connection, staging: LogStaging, files: Sequence[LogFile], problems: Problems) -> None:
+    """Adds each value that its column would round or cut, as numeric(12,6) does with nine decimals."""
+    for name, declared in staging.declared_types.items():
+        query = f"""
+            SELECT file, row, "{name}" AS value FROM log_staging
+            WHERE "{name}" IS DISTINCT FROM "{name}"::{verbatim(declared)}
+        """
+        reason = f"would not be kept exactly: the table's column is {declared}"
+        with refusals_named(f"the files, because the table's column {name} is {declared}"):
+            _add_found(connection, query, files, problems, name, reason)
+
+
+def remove_known(connection: Connection) -> int:
+    """Takes logs out of the staging that are stored with the same values or stand twice in the files; returns how many.
+
+    A log without an id is known if a stored log equals it in every other column.
+    """
+    return sum(connection.execute(text(statement)).rowcount for statement in _REMOVE_KNOWN)
+
+
+def check_unknown(connection: Connection, files: Sequence[LogFile], problems: Problems, *, known_removed: bool) -> None:
+    """Adds each log that is stored already or stands a second time in the files."""
+    remedy = "; --skip-existing leaves out logs that are stored with the same values"
+    but = ", with other values" if known_removed else ""
+    for query, reason in (
+        (_REPEATED, f"stands in the files twice{but}"),
+        (_STORED, f"is stored already{but or remedy}"),
+        (_STORED_WITHOUT_ID, f"has no id, and a log with the same values is stored already{remedy}"),
+    ):
+        _add_found(connection, query, files, problems, "id", reason)
+
+
+def unregistered_agents(connection: Connection) -> list[str]:
+    """The agents of staged logs that agent_registry does not hold, in order."""
+    return list(
+        connection.execute(
+            text("""
+                SELECT agent_id FROM (SELECT DISTINCT agent_id::text AS agent_id FROM log_staging) staged
+                WHERE NOT EXISTS (SELECT FROM agent_registry WHERE agent_registry.id::text = staged.agent_id) ORDER BY 1
+            """)
+        ).scalars()
+    )
+
+
+def refuse_unregistered(agents: Sequence[str]) -> None:
+    """Raises LogFileError that names the first of `agents`, if there are any."""
+    if agents:
+        shown = ", ".join(map(repr, agents[:_SHOWN_AGENTS])) + (", …" if len(agents) > _SHOWN_AGENTS else "")
+        raise LogFileError(
+            f"Nothing was loaded: {len(agents):,} of the logs' agents are not in agent_registry: {shown}. "
+            "Register them there, or load with --register-agents."
+        )
+
+
+def _add_found(
+    connection: Connection, query: str, files: Sequence[LogFile], problems: Problems, column: str, reason: str
+) -> None:
+    """Adds a problem for each row (file, row, value) of `query`, and fetches only those that will be shown."""
+    rows = connection.execute(
+        text(f"SELECT file, row, value::text, count(*) OVER () FROM ({query}) found ORDER BY 1, 2 LIMIT :shown"),
+        # At least one, for the count.
+        {"shown": max(problems.room, 1)},
+    ).all()
+    for file, row, value, _ in rows:
+        files[file].problem(row, reason, column=column, value=value)
+    if rows:
+        problems.count(rows[0][-1] - len(rows))

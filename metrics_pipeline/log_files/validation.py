@@ -1,0 +1,171 @@
+"""The rules for every value of a log file: text in, typed columns out, a problem for each value that breaks one."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from metrics_pipeline.log_files.log_file import LogFile
+from metrics_pipeline.log_files.problems import Problems
+from metrics_pipeline.log_files.schema import LOG_SCHEMA, REQUIRED_COLUMNS
+
+#: What psql, Python, JavaScript and Go write. Digits beyond microseconds are cut off: rounding could change the day.
+_TIMESTAMP = (
+    r"^(?P<date>[0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ](?P<hour>[01][0-9]|2[0-3]):(?P<minute>[0-5][0-9])"
+    r"(?::(?P<second>[0-5][0-9])(?:[.,](?P<fraction>[0-9]+))?)?"
+    r"(?:[Zz]|(?P<sign>[+-])(?P<zone_hour>0[0-9]|1[0-5])(?::?(?P<zone_minute>[0-5][0-9]))?)?$"
+)
+_UUID = r"^[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}$"
+_DECIMAL = r"^(?:[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?|[nN][aA][nN])$"
+#: With three digits of exponent this is far within numeric's limits: 131072 digits before the point, 16383 after.
+_DECIMAL_CHARACTERS = 1000
+_INTEGER_RANGES = {
+    "smallint": (-(2**15), 2**15 - 1),
+    "integer": (-(2**31), 2**31 - 1),
+    "bigint": (-(2**63), 2**63 - 1),
+}
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """`typed` is the value that is stored; where `is_right` is not true, the value is refused with `reason`."""
+
+    typed: pl.Expr
+    is_right: pl.Expr
+    reason: str
+
+
+def check_batch(
+    batch: pl.DataFrame, file: LogFile, problems: Problems, column_types: Mapping[str, str]
+) -> pl.DataFrame:
+    """The batch with the dtypes of LOG_SCHEMA and a NULL column for each one that the file lacks; `row` is kept.
+
+    `batch` holds `row` and columns of text. `column_types` are the PostgreSQL types of agent_execution_logs, which
+    ids must fit. Each value that breaks a rule is added to `problems` with its place.
+    """
+    given = [name for name in LOG_SCHEMA if name in batch.columns]
+    rules = {name: _rule(name, column_types[name]) for name in given if name != "metadata"}
+    refused = {name: pl.lit(rule.reason).alias(name) for name, rule in rules.items()}
+    reasons = batch.select(
+        "row",
+        *(
+            pl.when(pl.col(name).is_null())
+            .then(pl.lit("is missing") if name in REQUIRED_COLUMNS else None)
+            .when(~rule.is_right.fill_null(value=False))
+            .then(refused[name])
+            .alias(name)
+            for name, rule in rules.items()
+        ),
+    )
+    if "metadata" in given:
+        wrong = [None if text is None else _json_fault(text) for text in batch["metadata"]]
+        reasons = reasons.with_columns(pl.Series("metadata", wrong, dtype=pl.String))
+    _report(batch, reasons, file, problems)
+    return batch.select(
+        "row",
+        *(
+            rules[name].typed.alias(name)
+            if name in rules
+            else pl.col(name)
+            if name in given
+            else pl.lit(None, dtype).alias(name)
+            for name, dtype in LOG_SCHEMA.items()
+        ),
+    )
+
+
+def _report(batch: pl.DataFrame, reasons: pl.DataFrame, file: LogFile, problems: Problems) -> None:
+    """Adds the problems of the batch in the order of its rows."""
+    wrong = reasons.unpivot(index="row", variable_name="column", value_name="reason").drop_nulls("reason")
+    if wrong.is_empty():
+        return
+    shown = wrong.sort("row", maintain_order=True).head(problems.room)
+    for row, column, reason in shown.iter_rows():
+        value = batch.filter(pl.col("row") == row)[column].item()
+        file.problem(row, reason, column=column, value=value)
+    problems.count(wrong.height - shown.height)
+
+
+def _rule(name: str, column_type: str) -> _Rule:
+    text = pl.col(name)
+    if name == "timestamp":
+        typed = _timestamp(text)
+        return _Rule(
+            typed,
+            typed.dt.year().is_between(1970, 9998),
+            "is no ISO 8601 timestamp from 1970 on, such as 2025-07-11T19:11:52.380072Z",
+        )
+    if name == "cost_usd":
+        is_decimal = text.str.contains(_DECIMAL) & (text.str.len_bytes() <= _DECIMAL_CHARACTERS)
+        return _Rule(text, is_decimal, f"is no decimal number of at most {_DECIMAL_CHARACTERS} characters, nor NaN")
+    if name in {"latency_ms", "token_count"}:
+        return _integer(text, "integer", pl.Int32())
+    if name in {"id", "agent_id"} and column_type == "uuid":
+        return _Rule(text, text.str.contains(_UUID), "is no UUID, which the table's column asks for")
+    if name == "id" and column_type in _INTEGER_RANGES:
+        rule = _integer(text, column_type, pl.Int64())
+        return _Rule(rule.typed.cast(pl.String), rule.is_right, rule.reason)
+    is_storable = ~text.str.contains("\0", literal=True)
+    if name == "error_type":
+        return _Rule(text, is_storable, "holds a NUL character, which PostgreSQL cannot store")
+    return _Rule(
+        text,
+        is_storable & (text.str.strip_chars() != ""),
+        "is blank or holds a NUL character, which PostgreSQL cannot store",
+    )
+
+
+def _integer(text: pl.Expr, column_type: str, dtype: pl.DataType) -> _Rule:
+    # A zero fraction is allowed: pandas writes integers with gaps as 123.0.
+    lowest, highest = _INTEGER_RANGES[column_type]
+    number = text.str.extract(r"^([+-]?[0-9]+)(?:\.0*)?$").cast(pl.Int64, strict=False)
+    return _Rule(
+        number.cast(dtype, strict=False),
+        number.is_between(lowest, highest),
+        f"is no whole number from {lowest} to {highest}",
+    )
+
+
+def _timestamp(text: pl.Expr) -> pl.Expr:
+    """The instant in UTC as Datetime("us", "UTC"), or NULL. Without a zone the text is taken as UTC."""
+    parts = text.str.extract_groups(_TIMESTAMP).struct
+
+    def number(group: str) -> pl.Expr:
+        return parts.field(group).cast(pl.Int64).fill_null(0)
+
+    east_of_utc = pl.when(parts.field("sign") == "-").then(-1).otherwise(1)
+    local = parts.field("date").str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")) + pl.duration(
+        hours=number("hour"),
+        minutes=number("minute"),
+        seconds=number("second"),
+        microseconds=parts.field("fraction").str.slice(0, 6).str.pad_end(6, "0").cast(pl.Int64).fill_null(0),
+    )
+    offset = pl.duration(hours=east_of_utc * number("zone_hour"), minutes=east_of_utc * number("zone_minute"))
+    return (local - offset).dt.replace_time_zone("UTC")
+
+
+def _not_json(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON value")
+
+
+# Numbers stay text: whether they are written right is all that matters, and Python's int has no more than 4,300 digits.
+_DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_not_json)
+#: An even number of backslashes before an escape are backslashes of their own.
+_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def _json_fault(text: str) -> str | None:
+    """Why PostgreSQL's jsonb cannot hold the text, or None."""
+    try:
+        value = _DECODER.decode(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "holds half of a surrogate pair, which PostgreSQL cannot store"
+    except (ValueError, RecursionError) as error:
+        return f"is no JSON: {error}"
+    if "\\u" in text and _ESCAPED_NUL.search(text):
+        return "holds a NUL character, which PostgreSQL cannot store"
+    return None

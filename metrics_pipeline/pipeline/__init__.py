@@ -1,0 +1,1 @@
+"""The use cases, without Dagster: window → guard → extract → compute → validate → publish, and reconciling."""

@@ -1,0 +1,67 @@
+"""A run of retention: alerts, then raw logs, then the metrics that are old enough and whose logs are gone."""
+
+from datetime import timedelta
+
+from sqlalchemy import Connection, text
+
+from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.logs.contract import UpstreamContract
+from metrics_pipeline.metrics.retention import Cutoffs
+from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.faults import database_faults
+from metrics_pipeline.retention.expired_metrics import expire_metrics
+from metrics_pipeline.retention.pace import OutOfTimeError, Pace, PacedConnection
+from metrics_pipeline.retention.raw_logs import OnProgress, RawLogPruning, count_logs_before
+from metrics_pipeline.retention.report import RetentionReport
+from metrics_pipeline.retention.resolved_alerts import delete_resolved_alerts
+
+_NOW = text("SELECT now()")
+
+
+def apply_retention(
+    database: Database,
+    contract: UpstreamContract,
+    cutoffs: Cutoffs,
+    pace: Pace,
+    *,
+    run_id: str,
+    is_dry_run: bool,
+    on_progress: OnProgress,
+) -> RetentionReport:
+    """Deletes what is older than the cutoffs, or says what would go. Ended at any point, the next run goes on.
+
+    Raises PermanentError for a `today` that the database's clock has not reached. Database faults become
+    TransientError or PermanentError.
+    """
+    report = RetentionReport(cutoffs, is_dry_run)
+    with database_faults(database.description), database.engine.connect() as connection:
+        paced = PacedConnection(connection, pace)
+        paced.transaction(lambda connection: _refuse_the_future(connection, cutoffs))
+        raw_logs = RawLogPruning(paced, contract, report, on_progress)
+        try:
+            alerts_before = day_window(cutoffs.alerts, cutoffs.time_zone).start
+            delete_resolved_alerts(paced, report, alerts_before, on_progress)
+            if is_dry_run:
+                raw_logs.preview()
+            else:
+                raw_logs.run()
+            expire_metrics(paced, contract, report, run_id, on_progress)
+        except OutOfTimeError:
+            report.is_out_of_time = True
+            on_progress(f"The time budget of {pace.time_budget_minutes} minutes is used up; the next run goes on.")
+        with connection.begin():
+            raw_logs_before = day_window(cutoffs.raw_logs, cutoffs.time_zone).start
+            standing = count_logs_before(connection, contract, raw_logs_before)
+        report.logs_left = standing - (sum(report.pruned_logs.values()) if is_dry_run else 0)
+    return report
+
+
+def _refuse_the_future(connection: Connection, cutoffs: Cutoffs) -> None:
+    # A clock that is years ahead would expire every metric there is.
+    today = connection.execute(_NOW).scalar_one().date()
+    if cutoffs.today > today + timedelta(days=1):
+        raise PermanentError(
+            f"This run counts from {cutoffs.today}, and by the database's clock it is {today}. Nothing was deleted. "
+            "Set the clocks right, of the machine that runs Dagster or of the database."
+        )

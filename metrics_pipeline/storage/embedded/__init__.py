@@ -1,6 +1,0 @@
-"""The embedded PostgreSQL: started by the first process that needs it, shared by all, gone after the last one."""
-
-from metrics_pipeline.storage.embedded.databases import ensure_database
-from metrics_pipeline.storage.embedded.lease import acquire, release, server_pid
-
-__all__ = ["acquire", "ensure_database", "release", "server_pid"]

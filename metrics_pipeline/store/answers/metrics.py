@@ -1,0 +1,96 @@
+"""Stored metrics: the days of one agent, or the agents of one day."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+
+from sqlalchemy import Connection, TextClause, text
+
+from metrics_pipeline.metrics.schema import KEY_COLUMNS, METRIC_COLUMNS
+from metrics_pipeline.store.answers.rows import LEDGER_VERSION, RowForm, Rows, as_array
+
+#: The columns of a row, in this order.
+COLUMNS = (*(column.name for column in KEY_COLUMNS + METRIC_COLUMNS), "created_at", "updated_at")
+#: What a day's agents can be sorted by.
+SORTABLE = tuple(name for name in COLUMNS if name != "error_distribution")
+
+_SELECT = f"SELECT {', '.join(COLUMNS)} FROM agent_performance_metrics"
+
+#: Whether the registry or the stored metrics know an agent.
+IS_KNOWN = """
+(EXISTS (SELECT FROM agent_performance_metrics WHERE agent_id = :agent_id)
+ OR EXISTS (SELECT FROM agent_registry WHERE id::text = :agent_id))"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Rows, or None where the asker holds the present version of them.
+
+    version: changes whenever the rows may have changed. is_known: whether there is anything to be said of the subject.
+    """
+
+    version: str
+    is_known: bool
+    rows: Rows | None
+
+
+def agent_series(
+    connection: Connection, agent_id: str, first: date, last: date, *, form: RowForm, held: Collection[str]
+) -> Answer:
+    """The agent's stored days from `first` to `last`, newest first; is_known tells whether the agent exists at all.
+
+    `held` are the versions that the asker has.
+    """
+    row = connection.execute(
+        _series_statement(form), {"agent_id": agent_id, "first": first, "last": last, "held": list(held)}
+    ).one()
+    return Answer(row.version, row.is_known, row.rows)
+
+
+def day_page(
+    connection: Connection,
+    metric_date: date,
+    *,
+    sort: str,
+    is_descending: bool,
+    limit: int,
+    offset: int,
+    form: RowForm,
+    held: Collection[str],
+) -> Answer:
+    """At most `limit` agents of a day; is_known tells whether the day was ever stored.
+
+    `sort` is one of SORTABLE; agents with equal values follow in the order of their ids.
+    """
+    row = connection.execute(
+        _day_statement(SORTABLE[SORTABLE.index(sort)], is_descending, form),
+        {"first": metric_date, "last": metric_date, "limit": limit, "offset": offset, "held": list(held)},
+    ).one()
+    return Answer(row.version, row.is_known, row.rows)
+
+
+@cache
+def _series_statement(form: RowForm) -> TextClause:
+    select = f"{_SELECT} WHERE agent_id = :agent_id AND metric_date BETWEEN :first AND :last ORDER BY metric_date DESC"
+    return _statement(select, IS_KNOWN, form)
+
+
+@cache
+def _day_statement(sort: str, is_descending: bool, form: RowForm) -> TextClause:
+    select = (
+        f"{_SELECT} WHERE metric_date = :first "
+        f"ORDER BY {sort} {'DESC' if is_descending else 'ASC'} NULLS LAST, agent_id LIMIT :limit OFFSET :offset"
+    )
+    is_known = """
+    (EXISTS (SELECT FROM metric_day_ledger WHERE metric_date = :first)
+     OR EXISTS (SELECT FROM agent_performance_metrics WHERE metric_date = :first))"""
+    return _statement(select, is_known, form)
+
+
+def _statement(select: str, is_known: str, form: RowForm) -> TextClause:
+    return text(f"""
+WITH version AS MATERIALIZED ({LEDGER_VERSION})
+SELECT version.value AS version, {is_known} AS is_known,
+       CASE WHEN version.value = ANY(CAST(:held AS text[])) THEN NULL ELSE {as_array(select, form)} END AS rows
+FROM version""")

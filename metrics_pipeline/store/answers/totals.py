@@ -1,0 +1,75 @@
+"""One agent's totals over two periods that follow one another."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import date
+
+from sqlalchemy import Connection, text
+
+from metrics_pipeline.metrics.summary import PeriodTotals
+from metrics_pipeline.store.answers.metrics import IS_KNOWN
+from metrics_pipeline.store.answers.rows import LEDGER_VERSION
+
+_TOTALS = text(f"""
+WITH version AS MATERIALIZED ({LEDGER_VERSION}), days AS MATERIALIZED (
+    SELECT metrics.*, metric_date >= :middle AS is_current
+    FROM agent_performance_metrics AS metrics, version
+    WHERE agent_id = :agent_id AND metric_date BETWEEN :first AND :last
+      AND version.value <> ALL(CAST(:held AS text[]))
+), errors AS (
+    SELECT is_current, jsonb_object_agg(error_type, executions) AS distribution
+    FROM (SELECT is_current, error_type, sum(executions::bigint) AS executions
+          FROM days, jsonb_each_text(error_distribution) AS counts(error_type, executions)
+          GROUP BY is_current, error_type) AS summed
+    GROUP BY is_current
+)
+SELECT version.value AS version, {IS_KNOWN} AS is_known, period.is_current,
+       count(days.agent_id) AS days_stored,
+       coalesce(sum(success_rate), 0) AS success_rates,
+       coalesce(sum(avg_latency_ms), 0) AS mean_latencies_ms,
+       coalesce(sum(avg_latency_ms::numeric * total_executions), 0) AS weighted_latencies_ms,
+       coalesce(sum(total_executions), 0) AS total_executions,
+       coalesce(sum(successful_executions), 0) AS successful_executions,
+       coalesce(sum(failed_executions), 0) AS failed_executions,
+       coalesce(sum(total_tokens), 0) AS total_tokens,
+       coalesce(sum(total_cost_usd), 0) AS total_cost_usd,
+       coalesce(sum(human_interventions), 0) AS human_interventions,
+       coalesce((SELECT distribution FROM errors WHERE errors.is_current = period.is_current), '{{}}')
+           AS error_distribution
+FROM version CROSS JOIN (VALUES (false), (true)) AS period(is_current)
+LEFT JOIN days ON days.is_current = period.is_current
+GROUP BY version.value, period.is_current
+ORDER BY period.is_current""")
+
+_WHOLE = (
+    "days_stored", "mean_latencies_ms", "weighted_latencies_ms", "total_executions", "successful_executions",
+    "failed_executions", "total_tokens", "human_interventions",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TwoPeriods:
+    """The totals before `middle` and from it on; empty ones where the asker holds `version`."""
+
+    version: str
+    is_known: bool
+    previous: PeriodTotals
+    current: PeriodTotals
+
+
+def agent_totals(
+    connection: Connection, agent_id: str, first: date, middle: date, last: date, *, held: Collection[str]
+) -> TwoPeriods:
+    """Totals of [first, middle) and of [middle, last]; is_known tells whether the agent exists at all."""
+    parameters = {"agent_id": agent_id, "first": first, "middle": middle, "last": last, "held": list(held)}
+    rows = connection.execute(_TOTALS, parameters).mappings().all()
+    previous, current = (
+        PeriodTotals(
+            **{name: int(row[name]) for name in _WHOLE},
+            success_rates=row["success_rates"],
+            total_cost_usd=row["total_cost_usd"],
+            error_distribution=row["error_distribution"],
+        )
+        for row in rows
+    )
+    return TwoPeriods(rows[0]["version"], rows[0]["is_known"], previous, current)

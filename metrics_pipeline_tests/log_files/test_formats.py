@@ -1,0 +1,285 @@
+"""CSV, NDJSON and Parquet: what each may look like, and that all of them store the same."""
+
+import gzip
+import json
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics_pipeline.errors import LogFileError
+from metrics_pipeline.log_files.parquet_file import ParquetFile
+from metrics_pipeline.log_files.problems import Problems
+
+ID = "00000000-0000-0000-0000-00000000000"
+FIRST = datetime(2025, 1, 2, 3, 4, 5, 600000, tzinfo=UTC)
+SECOND = datetime(2025, 1, 3, tzinfo=UTC)
+EXPECTED = [
+    ("a", FIRST, "failed", 12, 34, "0.123456789012345678901", 'say "no"\n', '{"n": 0.10, "user_id": "ü"}'),
+    ("a", SECOND, "success", None, None, None, None, None),
+]
+
+
+def test_csv_takes_columns_in_any_order_with_quotes_line_breaks_and_empty_fields(loader):
+    path = loader.csv(
+        "status,cost_usd,agent_id,timestamp,metadata,error_type,token_count,latency_ms,id",
+        'failed,0.123456789012345678901,a,2025-01-02T03:04:05.6Z,"{""user_id"":""ü"",""n"":0.10}",'
+        f'"say ""no""\n",34,12,{ID}1',
+        f"success,,a,2025-01-03T00:00:00Z,,,,,{ID}2",
+    )
+    assert loader.load(path).logs_by_file == {path: 2}
+    assert loader.stored() == EXPECTED
+
+
+def test_ndjson_takes_objects_numbers_and_text_and_skips_blank_lines(loader):
+    path = loader.ndjson(
+        '{"agent_id":"a","timestamp":"2025-01-02T03:04:05.6Z","status":"failed","latency_ms":12,"token_count":"34",'
+        '"cost_usd":0.123456789012345678901,"error_type":"say \\"no\\"\\n","metadata":{"user_id":"ü","n":0.10}}',
+        "",
+        {"agent_id": "a", "timestamp": "2025-01-03T00:00:00Z", "status": "success", "metadata": None},
+    )
+    assert loader.load(path).logs_by_file == {path: 2}
+    assert loader.stored() == EXPECTED
+
+
+def test_parquet_takes_typed_columns(loader):
+    path = loader.parquet(
+        {
+            "agent_id": pa.array(["a", "a"]).dictionary_encode(),
+            "timestamp": pa.array([FIRST, SECOND], pa.timestamp("ns", "America/New_York")),
+            "status": ["failed", "success"],
+            "latency_ms": pa.array([12, None], pa.int16()),
+            "token_count": pa.array([34.0, None], pa.float64()),
+            "cost_usd": pa.array([Decimal("0.123456789012345678901"), None], pa.decimal128(38, 21)),
+            "error_type": pa.array(['say "no"\n', None], pa.large_string()),
+            "metadata": ['{"user_id":"ü","n":0.10}', None],
+        }
+    )
+    assert loader.load(path).logs_by_file == {path: 2}
+    assert loader.stored() == EXPECTED
+
+
+def test_parquet_takes_text_naive_times_and_float_costs_at_their_shortest_decimal(loader):
+    loader.load(
+        loader.parquet(
+            {
+                "agent_id": pa.array(["a"], pa.string_view()),
+                "timestamp": pa.array([datetime(2025, 1, 2, 3, 4, 5, 600000)], pa.timestamp("ms")),
+                "status": ["success"],
+                "latency_ms": ["12"],
+                "cost_usd": pa.array([1.1e-7], pa.float64()),
+                "error_type": pa.nulls(1),
+            }
+        )
+    )
+    assert loader.stored() == [("a", FIRST, "success", 12, None, "0.00000011", None, None)]
+
+
+@pytest.mark.parametrize("name", ["logs.csv.gz", "LOGS.CSV"])
+def test_the_ending_decides_the_format_whatever_its_case(loader, name):
+    path = loader.csv("agent_id,timestamp,status", "a,2025-01-03T00:00:00Z,success", name=name)
+    if not name.endswith("gz"):
+        path.rename(loader.folder / name)
+    loader.load(path)
+    assert loader.stored() == [EXPECTED[1]]
+
+
+def test_gzipped_ndjson_is_read(loader):
+    path = loader.folder / "logs.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"agent_id":"a","timestamp":"2025-01-03T00:00:00Z","status":"success"}'))
+    loader.load(path)
+    assert loader.stored() == [EXPECTED[1]]
+
+
+def test_csv_takes_a_byte_order_mark_windows_line_ends_and_blank_lines(loader):
+    path = loader.csv("\ufeffagent_id,timestamp,status", "", "a,2025-01-03T00:00:00Z,success", "", end="\r\n")
+    loader.load(path)
+    assert loader.stored() == [EXPECTED[1]]
+
+
+def test_a_file_without_rows_loads_nothing(loader):
+    header = loader.csv("agent_id,timestamp,status")
+    empty = loader.ndjson()
+    none = loader.parquet({"agent_id": pa.nulls(0), "timestamp": pa.nulls(0), "status": pa.nulls(0)})
+    assert set(loader.load(header, empty, none).logs_by_file.values()) == {0}
+
+
+def test_an_empty_text_in_ndjson_stays_one_and_in_csv_is_null(loader):
+    loader.load(
+        loader.ndjson({"agent_id": "a", "timestamp": "2025-01-01T00:00Z", "status": "failed", "error_type": ""}),
+        loader.csv("agent_id,timestamp,status,error_type", 'a,2025-01-02T00:00Z,failed,""'),
+    )
+    assert [row[6] for row in loader.stored()] == ["", None]
+
+
+def test_bytes_of_every_format_are_reported_to_the_end(loader):
+    log = {"agent_id": "a", "timestamp": "2025-01-01T00:00Z", "status": "success"}
+    paths = [
+        loader.csv("agent_id,timestamp,status", *["a,2025-01-01T00:00Z,success"] * 70_000),
+        loader.ndjson(*[log] * 100),
+        loader.parquet({name: [value] * 100 for name, value in log.items()}),
+    ]
+    heard = []
+    loader.load(*paths, on_bytes=heard.append)
+    size = sum(path.stat().st_size for path in paths)
+    assert size - 100 <= sum(heard) <= size
+    assert len(heard) >= 4
+
+
+def test_days_are_counted_in_the_given_time_zone(loader):
+    path = loader.csv(
+        "agent_id,timestamp,status",
+        "a,2025-01-01T18:29:59Z,success",
+        "a,2025-01-01T18:30:00Z,success",
+        "a,2025-01-01T18:31:00Z,failed",
+    )
+    assert loader.load(path, time_zone="Asia/Kolkata").logs_by_day == {date(2025, 1, 1): 1, date(2025, 1, 2): 2}
+
+
+COSTS = st.decimals(allow_infinity=False, allow_nan=False, min_value=-(10**12), max_value=10**12, places=15)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+JSONS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.decimals(allow_nan=False, allow_infinity=False, places=20) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def json_text(value):
+    """JSON with decimals written in all their digits."""
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, list):
+        return f"[{','.join(map(json_text, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{json.dumps(k)}:{json_text(v)}' for k, v in value.items())}}}"
+    return json.dumps(value)
+
+
+@given(cost=COSTS, error=TEXTS.filter(bool), metadata=JSONS.filter(lambda value: isinstance(value, dict)))
+def test_any_cost_text_and_metadata_are_stored_exactly_and_alike_from_every_format(loader, cost, error, metadata):
+    log = {"agent_id": "a", "timestamp": "2025-01-01T00:00:00Z", "status": "failed"}
+    written = json_text(metadata)
+    quoted = ['"{}"'.format(value.replace('"', '""')) for value in (error, written)]
+    files = [
+        loader.csv(
+            "agent_id,timestamp,status,cost_usd,error_type,metadata",
+            f"a,2025-01-01T00:00:00Z,failed,{cost:f},{','.join(quoted)}",
+        ),
+        loader.ndjson(
+            f'{json.dumps(log)[:-1]},"cost_usd":{cost:f},"error_type":{json.dumps(error)},"metadata":{written}}}'
+        ),
+        loader.parquet(
+            {name: [value] for name, value in log.items()}
+            | {"cost_usd": pa.array([cost], pa.decimal128(38, 15)), "error_type": [error], "metadata": [written]}
+        ),
+    ]
+    loader.load(*files)
+    rows = loader.stored()
+    loader.execute("TRUNCATE agent_execution_logs")
+
+    assert len(rows) == 3
+    assert len(set(rows)) == 1
+    assert Decimal(rows[0][5]) == cost
+    assert rows[0][6] == error
+    assert json.loads(rows[0][7], parse_float=Decimal) == json.loads(written, parse_float=Decimal)
+
+
+@given(st.binary(max_size=200), st.sampled_from(["csv", "csv.gz", "ndjson", "jsonl.gz", "parquet"]))
+def test_any_bytes_are_loaded_or_refused_with_a_sentence(loader, content, ending):
+    path = loader.folder / f"noise.{ending}"
+    path.write_bytes(content)
+    try:
+        loaded = loader.load(path).logs_by_file
+    except LogFileError as refusal:
+        loaded = refusal
+    assert loaded == {path: 0} or "noise" in str(loaded)
+
+
+@given(
+    st.lists(st.tuples(TEXTS, TEXTS | st.just("2025-01-01T00:00Z"), st.binary(max_size=6)), max_size=4), st.booleans()
+)
+def test_any_values_are_stored_or_refused_with_a_sentence(loader, rows, is_csv):
+    header = b"agent_id,timestamp,status\n"
+    if is_csv:
+        path = loader.folder / "noise.csv"
+        path.write_bytes(header + b"\n".join(b",".join((a.encode(), t.encode(), s)) for a, t, s in rows))
+    else:
+        path = loader.folder / "noise.ndjson"
+        path.write_bytes(
+            b"\n".join(
+                b'{"agent_id":%s,"timestamp":%s,"status":"%s"}' % (json.dumps(a).encode(), json.dumps(t).encode(), s)
+                for a, t, s in rows
+            )
+        )
+    try:
+        loaded = loader.load(path, register_unknown=True, skip_existing=True).logs_by_file[path]
+    except LogFileError as refusal:
+        loaded = refusal
+    assert "noise" in str(loaded) or loaded <= len(rows)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4))
+def test_a_damaged_parquet_file_is_loaded_or_refused_with_a_sentence(loader, damage):
+    log = {"agent_id": "a", "timestamp": "2025-01-01T00:00Z", "status": "success", "cost_usd": 1.5}
+    path = loader.parquet({name: [value] * 50 for name, value in log.items()})
+    content = bytearray(path.read_bytes())
+    for position, byte in damage:
+        content[position % len(content)] = byte
+    path.write_bytes(content)
+    try:
+        loaded = loader.load(path, register_unknown=True, skip_existing=True).logs_by_file[path]
+    except LogFileError as refusal:
+        loaded = refusal
+    assert "logs.parquet" in str(loaded) or loaded <= 50
+
+
+def test_a_damaged_column_name_in_parquet_is_refused(loader):
+    path = loader.parquet({"agent_id": ["a"], "timestamp": ["2025-01-01T00:00Z"], "status": ["success"]})
+    path.write_bytes(path.read_bytes().replace(b"status", b"stat\xe9s"))
+    assert "logs.parquet: cannot be read: 'utf-8' codec can't decode byte 0xe9" in loader.refused(path)
+
+
+@pytest.mark.parametrize("width", [pa.float16(), pa.float32(), pa.float64()])
+def test_a_whole_number_in_a_narrow_float_is_stored_as_that_number(loader, width):
+    whole = {pa.float16(): 65504, pa.float32(): 2_147_483_520, pa.float64(): 2_147_483_647}[width]
+    numbers = pa.array([float(whole), -float(whole), None], width)
+    loader.load(
+        loader.parquet(
+            {"agent_id": ["a"] * 3, "timestamp": ["2025-01-01T00:00Z"] * 3, "status": ["x"] * 3}
+            | {"latency_ms": numbers, "token_count": numbers}
+        )
+    )
+    assert {row[3:5] for row in loader.stored()} == {(whole, whole), (-whole, -whole), (None, None)}
+
+
+def test_one_long_text_that_a_small_file_repeats_is_read_in_pieces_and_one_too_long_is_named(loader):
+    count = 3000
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array(["x" * 100_000]))
+    columns = {"agent_id": ["a"] * count, "timestamp": ["2025-01-01T00:00Z"] * count, "status": ["s"] * count}
+    path = loader.parquet(columns | {"error_type": long})
+    assert path.stat().st_size < 50_000
+    frames = list(ParquetFile(path, Problems()).batches(lambda _: None))
+    assert [frame["row"].to_list() for frame in frames] == [
+        list(range(first, min(first + 670, count + 1))) for first in range(1, count + 1, 670)
+    ]
+    assert {text for frame in frames for text in frame["error_type"]} == {"x" * 100_000}
+
+    texts = ["short", "x" * (17 * 2**20), "short", None, "x" * (17 * 2**20)]
+    path = loader.parquet({name: values[:5] for name, values in columns.items()} | {"error_type": texts})
+    message = loader.refused(path)
+    assert [line.strip() for line in message.splitlines()[1:]] == [
+        f"logs.parquet, row {row}: is longer than 16 MiB" for row in (2, 5)
+    ]
+
+
+def test_a_page_of_parquet_that_its_checksum_contradicts_is_refused(loader):
+    path = loader.folder / "logs.parquet"
+    table = pa.table({"agent_id": ["a"], "timestamp": ["2025-01-01T00:00Z"], "status": ["success"]})
+    pq.write_table(table, path, write_page_checksum=True, compression="none", write_statistics=False)
+    path.write_bytes(path.read_bytes().replace(b"success", b"succesS"))
+    assert "logs.parquet: cannot be read: " in loader.refused(path)

@@ -1,0 +1,113 @@
+"""Several days in a row: each stored in its own transaction and reported in order, the next one read meanwhile."""
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from metrics_pipeline.errors import PermanentError, TransientError
+from metrics_pipeline.metrics.windows import DayWindow, day_window
+from metrics_pipeline.pipeline import aggregation
+from metrics_pipeline.pipeline.aggregation import AggregatedDay, ComputedDay, aggregate_days
+from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.publishing import Reason
+from metrics_pipeline_tests.days import DAY, Log, assert_exact, execute, query, store_agents, store_logs
+
+WINDOWS = {str(day): day_window(day, "UTC") for day in (DAY + timedelta(days=number) for number in range(4))}
+KEYS = list(WINDOWS)
+
+
+@pytest.fixture
+def four_days(database: Database) -> Database:
+    store_agents(database, {"a": "active", "b": "active"})
+    for number, window in enumerate(WINDOWS.values()):
+        store_logs(database, [Log("ab"[n % 2], latency_ms=n, timestamp=window.start) for n in range(5 + number)])
+    return database
+
+
+def days_of(database: Database) -> Iterator[tuple[str, AggregatedDay | PermanentError]]:
+    contract = require_ready(database)
+    return aggregate_days(
+        database, contract, WINDOWS, include_inactive_agents=False, run_id="a run", reason=Reason.BACKFILL
+    )
+
+
+def stored_days(database: Database) -> list[str]:
+    return [str(day) for (day,) in query(database, "SELECT metric_date FROM metric_day_ledger ORDER BY 1")]
+
+
+def test_a_day_is_stored_when_it_is_reported_and_those_behind_it_are_not(four_days: Database) -> None:
+    for number, (key, day) in enumerate(days_of(four_days)):
+        assert isinstance(day, AggregatedDay)
+        assert key == KEYS[number]
+        assert stored_days(four_days) == KEYS[: number + 1]
+    for window in WINDOWS.values():
+        assert_exact(four_days, window)
+
+
+def test_the_next_day_is_read_while_a_day_waits_to_be_stored(
+    four_days: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_is_read = threading.Event()
+    compute_day, store_day = aggregation.compute_day, aggregation.store_day
+
+    def compute(*arguments: object, **options: object) -> ComputedDay:
+        computed = compute_day(*arguments, **options)
+        if computed.window == WINDOWS[KEYS[1]]:
+            second_is_read.set()
+        return computed
+
+    def store(database: Database, computed: ComputedDay, **options: object) -> AggregatedDay:
+        assert second_is_read.wait(timeout=60)
+        return store_day(database, computed, **options)
+
+    monkeypatch.setattr(aggregation, "compute_day", compute)
+    monkeypatch.setattr(aggregation, "store_day", store)
+    assert [key for key, _ in days_of(four_days)] == KEYS
+
+
+def test_a_day_that_fails_for_good_is_reported_in_its_place_and_the_others_are_stored(four_days: Database) -> None:
+    store_under_another_zone(four_days, WINDOWS[KEYS[1]])
+    outcomes = dict(days_of(four_days))
+    assert list(outcomes) == KEYS
+    assert [key for key, day in outcomes.items() if isinstance(day, PermanentError)] == [KEYS[1]]
+    assert "Asia/Tokyo" in str(outcomes[KEYS[1]])
+
+
+def store_under_another_zone(database: Database, window: DayWindow) -> None:
+    days = days_of(database)
+    assert next(days)[0] == KEYS[0]
+    days.close()
+    execute(
+        database,
+        "UPDATE metric_day_ledger SET metric_date = :day, time_zone = 'Asia/Tokyo'",
+        "UPDATE agent_performance_metrics SET metric_date = :day",
+        day=window.metric_date,
+    )
+
+
+def test_a_fault_that_may_pass_ends_the_days_and_leaves_those_before_it_stored(
+    four_days: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute_day = aggregation.compute_day
+
+    def compute(database: Database, contract: object, window: DayWindow, **options: object) -> ComputedDay:
+        if window == WINDOWS[KEYS[2]]:
+            raise TransientError("the connection was lost")
+        return compute_day(database, contract, window, **options)
+
+    monkeypatch.setattr(aggregation, "compute_day", compute)
+    days = days_of(four_days)
+    assert [next(days)[0], next(days)[0]] == KEYS[:2]
+    with pytest.raises(TransientError, match="the connection was lost"):
+        next(days)
+    assert stored_days(four_days) == KEYS[:2]
+
+
+def test_a_caller_that_stops_early_stores_no_day_that_it_did_not_see(four_days: Database) -> None:
+    days = days_of(four_days)
+    next(days)
+    days.close()
+    assert stored_days(four_days) == KEYS[:1]

@@ -1,0 +1,175 @@
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from metrics_pipeline.embedded import release
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.tables import metadata, upstream_metadata
+from metrics_pipeline.postgres.upgrading import head_revision, require_current
+from metrics_pipeline.postgres.urls import DatabaseUrl
+from metrics_pipeline.settings import Settings
+from metrics_pipeline_tests.embedded.conftest import wait_until
+
+SESSION = """
+    SELECT current_setting('TimeZone') AS zone, current_setting('application_name') AS name,
+           current_setting('client_encoding') AS encoding
+"""
+
+
+def session(database: Database) -> tuple[str, ...]:
+    with database.engine.connect() as connection:
+        # Were the time zone set inside the first transaction, this would lose it.
+        connection.rollback()
+        return tuple(connection.execute(text(SESSION)).one())
+
+
+def test_every_session_runs_in_utc_and_utf8_whatever_the_database_and_the_client_default_to(
+    bare_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGTZ", "America/New_York")
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    database = Database(DatabaseUrl.parse(bare_database_url))
+    with database.engine.begin() as connection:
+        name = connection.scalar(text("SELECT current_database()"))
+        connection.execute(text(f"ALTER DATABASE {name} SET TimeZone = 'Asia/Tokyo'"))
+    assert session(database) == ("UTC", "metrics_pipeline", "UTF8")
+
+
+def test_the_application_name_of_the_url_wins(bare_database_url: str) -> None:
+    database = Database(DatabaseUrl.parse(f"{bare_database_url}&application_name=nightly"))
+    assert session(database)[1] == "nightly"
+
+
+def test_an_external_database_is_neither_contacted_nor_changed(tmp_path: Path, bare_database_url: str) -> None:
+    Database.from_settings(Settings(tmp_path, "postgresql://user@192.0.2.1/metrics"))
+    database = Database.from_settings(Settings(tmp_path, bare_database_url))
+    assert not database.is_embedded
+    assert inspect(database.engine).get_table_names() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_connection_outlives_its_transaction(bare_database_url: str, database: Database) -> None:
+    with Database(DatabaseUrl.parse(bare_database_url)).engine.connect() as connection:
+        pid = connection.scalar(text("SELECT pg_backend_pid()"))
+    with database.engine.connect() as connection:
+        # The server notices a closed connection a moment after the client closed it.
+        connection.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": pid})
+        assert connection.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid"), {"pid": pid}) == 0
+
+
+def test_reprs_hold_no_password(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, f"postgresql://alice:{quote('s3cret/1', safe='')}@h/m?sslpassword=s3cret")
+    database = Database.from_settings(settings)
+    assert repr(database) == "Database('database m on h:5432 (user alice)')"
+    assert "s3cret" not in f"{database.engine!r} {database.engine.url} {settings!r}"
+
+
+def test_sqlalchemy_s_own_errors_hold_no_parameters(database: Database) -> None:
+    with database.engine.connect() as connection, pytest.raises(ProgrammingError) as caught:
+        connection.execute(text("SELECT CAST(:value AS text) FROM nowhere"), {"value": "s3cret"})
+    assert "s3cret" not in str(caught.value)
+
+
+def test_the_embedded_database_has_all_tables_and_says_where_it_is(server_home: Path) -> None:
+    database = Database.from_settings(Settings(server_home))
+    assert database.is_embedded
+    assert database.description == f"the embedded database in {server_home}"
+    assert set(inspect(database.engine).get_table_names()) >= set(metadata.tables) | set(upstream_metadata.tables)
+    with database.engine.connect() as connection:
+        require_current(connection)
+
+
+def test_processes_that_open_a_new_embedded_database_at_once_all_find_it_ready(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.upgrading import current_revision
+with Database.from_settings(Settings(Path(sys.argv[1]))).engine.connect() as connection:
+    print(current_revision(connection))
+"""
+
+    def run(_: int) -> str:
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-c", code, str(tmp_path)], check=True, text=True, stdout=subprocess.PIPE
+        ).stdout
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(run, range(4))) == [f"{head_revision()}\n"] * 4
+    finally:
+        release(tmp_path)
+
+
+def test_a_reading_engine_writes_nothing_and_stops_what_takes_too_long(database: Database) -> None:
+    engine = database.reading_engine(connections=1, statement_timeout_seconds=1)
+    for statement, sqlstate in [
+        ("INSERT INTO agent_registry VALUES ('a', 'a', 'active')", "25006"),
+        ("SELECT pg_sleep(60)", "57014"),
+    ]:
+        with pytest.raises(DBAPIError) as raised, engine.connect() as connection:
+            connection.execute(text(statement))
+        assert raised.value.orig.sqlstate == sqlstate
+    # The limits are the transaction's: behind a pooler the session may go to a pipeline next.
+    connection = engine.raw_connection()
+    connection.driver_connection.autocommit = True
+    assert connection.driver_connection.execute("SHOW statement_timeout").fetchone() == ("0",)
+    assert connection.driver_connection.execute("SHOW transaction_read_only").fetchone() == ("off",)
+    connection.close()
+    engine.dispose()
+
+
+def test_a_reading_engine_keeps_its_connections_and_replaces_dead_ones(database: Database) -> None:
+    engine = database.reading_engine(connections=1, statement_timeout_seconds=5)
+
+    def session() -> int:
+        with engine.connect() as connection:
+            return connection.scalar(text("SELECT pg_backend_pid()"))
+
+    first = session()
+    assert session() == first
+    with database.engine.connect() as connection:
+        connection.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": first})
+    assert session() != first
+    with engine.connect(), pytest.raises(PoolTimeoutError):
+        engine.connect()
+    engine.dispose()
+
+
+def test_connections_that_are_kept_serve_many_transactions_in_a_row_and_end_with_their_block(
+    database: Database,
+) -> None:
+    def process() -> int:
+        with kept.engine.connect() as connection:
+            return connection.scalar(text("SELECT pg_backend_pid()"))
+
+    with database.keeping_connections() as kept:
+        first = process()
+        assert process() == first
+        with kept.engine.connect() as reading:
+            reading.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            assert reading.scalar(text("SHOW transaction_read_only")) == "on"
+        assert session(kept)[0] == "UTC"
+        with kept.engine.begin() as writing:
+            assert writing.scalar(text("SHOW transaction_isolation")) == "read committed"
+            writing.execute(text("INSERT INTO agent_registry (id, name, status) VALUES ('a', 'a', 'active')"))
+        with database.engine.connect() as connection:
+            connection.scalar(text(f"SELECT pg_terminate_backend({first}, 10000)"))
+        # Lost while nobody used it: replaced, and nobody is told.
+        second = process()
+        assert second != first
+    query = text(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {second}")
+
+    def is_gone() -> bool:
+        with database.engine.connect() as connection:
+            return connection.scalar(query) == 0
+
+    wait_until(is_gone)

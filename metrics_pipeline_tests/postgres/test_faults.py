@@ -1,0 +1,320 @@
+import socket
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from sqlalchemy import text
+
+from metrics_pipeline.embedded import acquire, release
+from metrics_pipeline.errors import ContractError, PermanentError, PipelineError, TransientError
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.faults import database_faults
+from metrics_pipeline.postgres.urls import DatabaseUrl
+
+SECRET = "s3cret-Pa55"
+
+Run = Callable[..., None]
+
+
+def by_sqlalchemy(database: Database, *statements: str) -> None:
+    with database_faults(database.description), database.engine.connect() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+def by_cursor(database: Database, *statements: str) -> None:
+    """As the logs are read: past SQLAlchemy."""
+    with (
+        database_faults(database.description),
+        database.engine.connect() as connection,
+        connection.connection.cursor(binary=True) as cursor,
+    ):
+        for statement in statements:
+            cursor.execute(statement)
+
+
+both_ways = pytest.mark.parametrize("run", [by_sqlalchemy, by_cursor])
+
+
+def fault(run: Run, database: Database, *statements: str) -> PipelineError:
+    """The error that the statements end in: one line that names the database, with no secret in its whole chain."""
+    with pytest.raises(PipelineError) as caught:
+        run(database, *statements)
+    message = str(caught.value)
+    assert database.description in message
+    assert "\n" not in message
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    assert caught.value.__cause__ is not None
+    return caught.value
+
+
+@pytest.fixture(scope="module")
+def password_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URI, without user and password, of a server that asks everybody but postgres for a password."""
+    home = tmp_path_factory.mktemp("password")
+    uri = acquire(home)
+    with psycopg.connect(uri, autocommit=True) as connection:
+        hba = Path(connection.execute("SHOW hba_file").fetchone()[0])
+        hba.write_text("local all postgres trust\nlocal all all scram-sha-256\n")
+        connection.execute(f"CREATE ROLE alice LOGIN PASSWORD '{SECRET}'")
+        connection.execute(f"CREATE ROLE busy LOGIN PASSWORD '{SECRET}' CONNECTION LIMIT 0")
+        connection.execute("CREATE DATABASE private")
+        connection.execute("REVOKE CONNECT ON DATABASE private FROM public")
+        connection.execute("SELECT pg_reload_conf()")
+    bob = urlsplit(uri)._replace(netloc="bob@").geturl()
+    while "role" in _refusal(bob):  # under the old rules bob is refused for not existing
+        pass
+    yield uri
+    release(home)
+
+
+def _refusal(uri: str) -> str:
+    try:
+        psycopg.connect(uri)
+    except psycopg.OperationalError as error:
+        return str(error)
+    raise AssertionError(uri)
+
+
+def login(uri: str, user: str, password: str = "", database: str = "postgres") -> Database:
+    netloc = f"{user}:{password}@" if password else f"{user}@"
+    return Database(DatabaseUrl.parse(urlsplit(uri)._replace(netloc=netloc, path=f"/{database}").geturl()))
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("user", "password", "database", "words"),
+    [
+        ("alice", SECRET + "x", "postgres", 'password authentication failed for user "alice"'),
+        ("nobody", SECRET, "postgres", 'password authentication failed for user "nobody"'),
+        ("alice", SECRET, "nowhere", 'database "nowhere" does not exist'),
+        ("alice", SECRET, "private", 'permission denied for database "private"'),
+    ],
+)
+def test_a_refused_login_is_permanent(run: Run, user, password, database, words, password_server: str) -> None:
+    error = fault(run, login(password_server, user, password, database), "SELECT 1")
+    assert isinstance(error, PermanentError)
+    assert words in str(error)
+    assert "Check user, password and database in METRICS_DATABASE_URL" in str(error)
+
+
+@both_ways
+def test_a_right_password_is_let_in(run: Run, password_server: str) -> None:
+    run(login(password_server, "alice", SECRET), "SELECT 1 AS one")
+
+
+@both_ways
+def test_a_missing_password_is_permanent(run: Run, password_server: str) -> None:
+    error = fault(run, login(password_server, "alice"), "SELECT 1")
+    assert isinstance(error, PermanentError)
+    assert "no password supplied" in str(error)
+
+
+@both_ways
+def test_a_used_up_connection_limit_is_transient(run: Run, password_server: str) -> None:
+    error = fault(run, login(password_server, "busy", SECRET), "SELECT 1")
+    assert isinstance(error, TransientError)
+    assert "too many connections" in str(error)
+
+
+@both_ways
+def test_a_server_that_does_not_listen_is_transient(run: Run) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        database = Database(DatabaseUrl.parse(f"postgresql://alice:{SECRET}@127.0.0.1:{port}/metrics"))
+        error = fault(run, database, "SELECT 1")
+    assert isinstance(error, TransientError)
+    assert "Connection refused. Check that the server runs" in str(error)
+
+
+@both_ways
+def test_a_missing_socket_is_transient(run: Run, tmp_path: Path) -> None:
+    error = fault(run, Database(DatabaseUrl.parse(f"postgresql://alice:{SECRET}@/m?host={tmp_path}")), "SELECT 1")
+    assert isinstance(error, TransientError)
+    assert "No such file or directory" in str(error)
+
+
+@both_ways
+def test_a_host_without_an_address_is_transient(run: Run) -> None:
+    error = fault(run, Database(DatabaseUrl.parse(f"postgresql://alice:{SECRET}@h.invalid/m")), "SELECT 1")
+    assert isinstance(error, TransientError)
+    assert "h.invalid" in str(error)
+
+
+@both_ways
+def test_a_server_that_never_answers_is_transient(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"postgresql://alice:{SECRET}@127.0.0.1:{silent.getsockname()[1]}/m?connect_timeout=2"
+        error = fault(run, Database(DatabaseUrl.parse(uri)), "SELECT 1")
+    assert isinstance(error, TransientError)
+    assert "timeout" in str(error)
+
+
+@both_ways
+def test_a_server_without_the_encryption_that_the_url_demands_is_permanent(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as thread:
+
+        def decline() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(8)
+                connection.sendall(b"N")
+
+        declined = thread.submit(decline)
+        uri = f"postgresql://alice:{SECRET}@127.0.0.1:{server.getsockname()[1]}/m?gssencmode=disable&sslmode=require"
+        error = fault(run, Database(DatabaseUrl.parse(uri)), "SELECT 1")
+        declined.result()
+    assert isinstance(error, PermanentError)
+    assert "SSL was required" in str(error)
+
+
+@both_ways
+@pytest.mark.parametrize(("option", "words"), [("sslmode=always", "invalid sslmode value"), ("port=99999", "port")])
+def test_an_option_that_cannot_work_is_permanent(run: Run, option: str, words: str) -> None:
+    error = fault(run, Database(DatabaseUrl.parse(f"postgresql://alice:{SECRET}@127.0.0.1/m?{option}")), "SELECT 1")
+    assert isinstance(error, PermanentError)
+    assert words in str(error)
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("statement", "kind", "words"),
+    [
+        ("SELECT * FROM nowhere", ContractError, 'relation "nowhere" does not exist (SQLSTATE 42P01). Run `metrics-p'),
+        ("SELECT nothing FROM agent_registry", ContractError, "(SQLSTATE 42703). Run `metrics-pipeline db check`"),
+        ("SELECT 1 / 0 AS x", PermanentError, "division by zero (SQLSTATE 22012)"),
+        ("SELECT 1 FROM", PermanentError, "(SQLSTATE 42601)"),
+    ],
+)
+def test_a_statement_that_never_can_work_is_permanent(run: Run, statement, kind, words, database: Database) -> None:
+    error = fault(run, database, statement)
+    assert type(error) is kind
+    assert words in str(error)
+
+
+@both_ways
+def test_a_missing_privilege_is_permanent_and_its_remedy_is_a_grant(run: Run, database: Database) -> None:
+    error = fault(run, database, "SET ROLE pg_monitor", "SELECT name FROM agent_registry")
+    assert isinstance(error, PermanentError)
+    assert "permission denied for table agent_registry (SQLSTATE 42501). Have it granted" in str(error)
+
+
+@both_ways
+def test_a_time_limit_of_the_server_is_transient(run: Run, database: Database) -> None:
+    error = fault(run, database, "SET statement_timeout = 200", "SELECT count(*) AS n, pg_sleep(60)")
+    assert isinstance(error, TransientError)
+    assert "canceling statement due to statement timeout" in str(error)
+
+
+@both_ways
+def test_a_session_that_is_ended_in_the_middle_of_a_result_is_transient(run: Run, database: Database) -> None:
+    end = "CASE i WHEN 200000 THEN pg_terminate_backend(pg_backend_pid()) END"
+    error = fault(run, database, f"SELECT {end} AS x FROM generate_series(1, 300000) AS i")
+    assert isinstance(error, TransientError)
+    assert "terminating connection due to administrator command" in str(error)
+
+
+@both_ways
+def test_a_lock_that_is_not_free_in_time_is_transient(run: Run, database: Database) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(text("LOCK TABLE agent_registry"))
+        error = fault(run, database, "SET lock_timeout = 50", "SELECT id FROM agent_registry")
+    assert isinstance(error, TransientError)
+    assert "(SQLSTATE 55P03)" in str(error)
+
+
+def raised(run: Run, database: Database, sqlstate: str) -> PipelineError:
+    return fault(run, database, f"DO $$BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{sqlstate}'; END$$")
+
+
+@pytest.mark.parametrize(
+    "sqlstate",
+    [
+        "08006",
+        "25P03",
+        "40001",
+        "40P01",
+        "53100",
+        "53200",
+        "53300",
+        "55P03",
+        "57014",
+        "57P01",
+        "57P02",
+        "57P03",
+        "57P05",
+    ],
+)
+def test_these_states_are_worth_another_try(sqlstate: str, database: Database) -> None:
+    assert isinstance(raised(by_sqlalchemy, database, sqlstate), TransientError)
+    assert isinstance(raised(by_cursor, database, sqlstate), TransientError)
+
+
+@pytest.mark.parametrize("sqlstate", ["28P01", "28000", "3D000", "25006", "42501", "42P01", "23505", "22003", "XX000"])
+def test_these_states_stay_until_somebody_acts(sqlstate: str, database: Database) -> None:
+    assert isinstance(raised(by_sqlalchemy, database, sqlstate), PermanentError)
+    assert isinstance(raised(by_cursor, database, sqlstate), PermanentError)
+
+
+# What servers of PostgreSQL 15 to 18 and PgBouncer say, which the drivers hand on without a SQLSTATE.
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("FATAL:  Passwort-Authentifizierung für Benutzer »alice« fehlgeschlagen", PermanentError),
+        ("FATAL:  Datenbank »nope« existiert nicht", PermanentError),
+        ("FATAL:  authentification par mot de passe échouée pour l'utilisateur « alice »", PermanentError),
+        ("ВАЖНО:  база данных \"nope\" не существует", PermanentError),
+        ('FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "alice", database "m", no encryption', PermanentError),
+        ("FATAL:  no such user", PermanentError),
+        ("FATAL:  das Datenbanksystem startet", TransientError),
+        ("FATAL:  tut mir leid, schon zu viele Verbindungen", TransientError),
+        ("FATAL:  the database system is starting up", TransientError),
+        ("FATAL:  sorry, too many clients already", TransientError),
+        ('FATAL:  remaining connection slots are reserved for roles with privileges of the "x" role', TransientError),
+        ("FATAL:  query_wait_timeout", TransientError),
+        ("SSL connection has been closed unexpectedly", TransientError),
+    ],
+)  # fmt: skip
+def test_a_login_refused_in_any_language_is_told_from_one_to_be_tried_again(words: str, kind: type) -> None:
+    at = f'connection to server at "10.0.0.9", port 5432 failed: {words}'
+    with pytest.raises(kind) as caught, database_faults("the database"):
+        raise psycopg.OperationalError(f"connection failed: {at}")
+    assert words.split(":  ")[-1] in str(caught.value)
+    assert "connection to server" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("breaks", "kind", "words"),
+    [
+        ("1 / (200000 - i)", PermanentError, "division by zero"),
+        ("2147483647 - 200000 + i", PermanentError, "integer out of range"),
+        ("CASE WHEN i = 200000 THEN pg_cancel_backend(pg_backend_pid()) END", TransientError, "canceling statement"),
+        ("CASE WHEN i = 200000 THEN pg_terminate_backend(pg_backend_pid()) END", TransientError, "terminating"),
+    ],
+)
+@both_ways
+def test_a_result_that_breaks_midway_is_tried_again_unless_the_data_broke_it(
+    run: Run, database: Database, breaks: str, kind: type[PipelineError], words: str
+) -> None:
+    error = fault(run, database, f"SELECT {breaks} FROM generate_series(1, 300000) AS i")
+    assert type(error) is kind
+    assert words in str(error)
+
+
+@pytest.mark.parametrize("error", [OSError("disk"), ValueError("x"), PermanentError("ours")])
+def test_what_is_no_fault_of_the_database_passes(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, database_faults("the database"):
+        raise error
+    assert caught.value is error
+
+
+def test_the_cause_is_the_drivers_exception_without_what_sqlalchemy_adds(database: Database) -> None:
+    with pytest.raises(ContractError) as caught, database_faults("x"), database.engine.connect() as connection:
+        connection.execute(text("SELECT * FROM nowhere"))
+    assert isinstance(caught.value.__cause__, psycopg.errors.UndefinedTable)
+    assert "sqlalchemy.exc" not in "".join(traceback.format_exception(caught.value))

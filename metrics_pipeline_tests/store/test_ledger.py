@@ -1,0 +1,111 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from metrics_pipeline.errors import DayRefusedError
+from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.ledger import DayState, read_day_state
+from metrics_pipeline_tests.days import (
+    DAY,
+    WINDOW,
+    Log,
+    aggregate,
+    assert_exact,
+    execute,
+    query,
+    store_agents,
+    store_logs,
+    written_rows,
+)
+
+
+def state(database: Database) -> DayState:
+    with database.engine.connect() as connection:
+        return read_day_state(connection, DAY)
+
+
+@pytest.fixture
+def aggregated(database: Database) -> Database:
+    store_agents(database, {"a": "active"})
+    store_logs(database, [Log(), Log(), Log("unregistered")])
+    aggregate(database, run_id="first")
+    return database
+
+
+def test_the_ledger_tells_what_was_aggregated_when_and_by_which_run(aggregated: Database) -> None:
+    [row] = query(
+        aggregated,
+        """SELECT metric_date, time_zone, window_start, window_end, source_logs, aggregated_logs, skipped_logs, agents,
+                  definition_version, run_id, raw_pruned_at, raw_pruned_logs,
+                  snapshot_at <= aggregated_at, now() - snapshot_at < interval '1 minute'
+             FROM metric_day_ledger""",
+    )
+    assert row == (DAY, "UTC", WINDOW.start, WINDOW.end, 3, 2, 1, 1, "1", "first", None, None, True, True)
+
+
+def test_a_day_that_was_never_aggregated_has_an_empty_state(database: Database) -> None:
+    assert state(database) == DayState(stored_executions=0)
+
+
+def test_the_state_of_a_day_changes_its_version_with_every_run(aggregated: Database) -> None:
+    first = state(aggregated)
+    assert (first.stored_executions, first.time_zone, first.definition_version) == (2, "UTC", "1")
+    aggregate(aggregated, run_id="second")
+    second = state(aggregated)
+    assert second.version != first.version
+    assert query(aggregated, "SELECT run_id FROM metric_day_ledger") == [("second",)]
+
+
+def test_a_sealed_day_is_refused_and_nothing_of_it_changes(aggregated: Database) -> None:
+    execute(aggregated, "UPDATE metric_day_ledger SET raw_pruned_at = '2025-04-05 06:07Z', raw_pruned_logs = 3")
+    execute(aggregated, "DELETE FROM agent_execution_logs")
+    before = written_rows(aggregated)
+    with pytest.raises(DayRefusedError, match=r"2025-03-04 is sealed: 3 of its raw logs .* 2025-04-05 06:07Z"):
+        aggregate(aggregated)
+    assert written_rows(aggregated) == before
+    assert state(aggregated).raw_pruned_at == datetime(2025, 4, 5, 6, 7, tzinfo=UTC)
+
+
+def test_a_day_stored_in_another_time_zone_is_refused_until_its_ledger_row_is_cleared(aggregated: Database) -> None:
+    berlin = day_window(DAY, "Europe/Berlin")
+    before = written_rows(aggregated)
+    with pytest.raises(
+        DayRefusedError, match="stored as a day of UTC, and METRICS_TIME_ZONE is now Europe/Berlin"
+    ) as e:
+        aggregate(aggregated, berlin)
+    assert written_rows(aggregated) == before
+    # The remedy that the message gives, word for word.
+    execute(aggregated, str(e.value).rpartition("clear it first: ")[2].rstrip("."))
+    aggregate(aggregated, berlin)
+    assert_exact(aggregated, berlin)
+
+
+@pytest.mark.parametrize("with_ledger", [True, False])
+def test_a_day_whose_logs_vanished_is_refused_until_it_is_cleared(aggregated: Database, with_ledger: bool) -> None:
+    execute(aggregated, "DELETE FROM agent_execution_logs")
+    if not with_ledger:
+        execute(aggregated, "DELETE FROM metric_day_ledger")
+    before = written_rows(aggregated)
+    with pytest.raises(DayRefusedError, match="stored metrics of 2 executions, but no log of that day is left") as e:
+        aggregate(aggregated)
+    assert written_rows(aggregated) == before
+    execute(aggregated, str(e.value).rpartition("clear the day first: ")[2].rstrip("."))
+    aggregate(aggregated)
+    assert_exact(aggregated)
+
+
+def test_logs_that_vanish_in_part_are_a_correction(aggregated: Database) -> None:
+    execute(aggregated, "DELETE FROM agent_execution_logs WHERE ctid = (SELECT min(ctid) FROM agent_execution_logs)")
+    aggregate(aggregated)
+    assert_exact(aggregated)
+    assert query(aggregated, "SELECT count(*) FROM metric_restatements") == [(1,)]
+
+
+def test_an_empty_day_stays_open(database: Database) -> None:
+    store_agents(database, {"a": "active"})
+    aggregate(database)
+    aggregate(database)
+    store_logs(database, [Log()])
+    aggregate(database)
+    assert_exact(database)

@@ -1,0 +1,223 @@
+from datetime import date
+from decimal import Decimal
+
+import pytest
+
+from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.publishing import Published, Reason
+from metrics_pipeline.store.reads import metrics_of_day
+from metrics_pipeline_tests.days import (
+    DAY,
+    Log,
+    aggregate,
+    assert_exact,
+    execute,
+    query,
+    store_agents,
+    store_logs,
+    written_rows,
+)
+
+TIMES = "SELECT agent_id, created_at, updated_at, xmin::text, ctid::text FROM agent_performance_metrics ORDER BY 1"
+
+
+def test_a_new_day_is_inserted_with_its_time_of_writing_and_no_restatement(aggregated: Database) -> None:
+    rows = query(
+        aggregated, "SELECT created_at = aggregated_at, updated_at FROM agent_performance_metrics, metric_day_ledger"
+    )
+    assert rows == [(True, None)] * 3
+    assert query(aggregated, "SELECT * FROM metric_restatements") == []
+
+
+def test_publishing_a_day_again_touches_no_row_of_metrics(aggregated: Database) -> None:
+    before = query(aggregated, TIMES)
+    assert aggregate(aggregated).published == Published(inserted=0, changed=0, unchanged=3)
+    assert query(aggregated, TIMES) == before
+    assert query(aggregated, "SELECT * FROM metric_restatements") == []
+
+
+def test_a_correction_changes_its_row_only_and_leaves_one_restatement(aggregated: Database) -> None:
+    before = query(aggregated, TIMES)
+    execute(aggregated, "UPDATE agent_execution_logs SET latency_ms = 30, status = 'failed' WHERE agent_id = 'b'")
+    day = aggregate(aggregated, run_id="second", reason=Reason.LATE_LOGS)
+    assert day.published == Published(inserted=0, changed=1, unchanged=2)
+    assert_exact(aggregated)
+    after = query(aggregated, TIMES)
+    assert [after[0], after[2]] == [before[0], before[2]]
+    (_, created_at, updated_at, *place), (_, old_created_at, _, *old_place) = after[1], before[1]
+    assert created_at == old_created_at
+    assert updated_at > created_at
+    assert place != old_place
+    old_row = {
+        "total_executions": 1,
+        "successful_executions": 1,
+        "failed_executions": 0,
+        "success_rate": 1,
+        "avg_latency_ms": 10,
+        "p50_latency_ms": 10,
+        "p95_latency_ms": 10,
+        "p99_latency_ms": 10,
+        "total_tokens": 0,
+        "total_cost_usd": 0.5,
+        "avg_cost_per_execution": 0.5,
+        "error_distribution": {},
+        "human_interventions": 0,
+        "unique_users": 0,
+    }
+    changed = {
+        "successful_executions": 0,
+        "failed_executions": 1,
+        "success_rate": 0,
+        "error_distribution": {"unknown": 1},
+    } | dict.fromkeys(("avg_latency_ms", "p50_latency_ms", "p95_latency_ms", "p99_latency_ms"), 30)
+    assert query(
+        aggregated,
+        """SELECT agent_id, metric_date, r.run_id, reason, old_row, new_row, replaced_at = aggregated_at
+             FROM metric_restatements AS r JOIN metric_day_ledger USING (metric_date)""",
+    ) == [("b", DAY, "second", "late logs", old_row, old_row | changed, True)]
+
+
+# Each metric alone. Some cannot change alone through the logs, so the stored row is made wrong instead.
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "total_executions = 7",
+        "successful_executions = 7",
+        "failed_executions = 7",
+        "success_rate = 0.999999",
+        "avg_latency_ms = 7",
+        "p50_latency_ms = 7",
+        "p95_latency_ms = 7",
+        "p99_latency_ms = 7",
+        "total_tokens = 7",
+        "total_cost_usd = 0.500000001",
+        "avg_cost_per_execution = 0.499999999",
+        """error_distribution = '{"unknown": 1}'""",
+        "human_interventions = 7",
+        "unique_users = 7",
+    ],
+)
+def test_a_stored_row_that_is_wrong_in_any_one_column_is_restated(aggregated: Database, wrong: str) -> None:
+    execute(aggregated, f"UPDATE agent_performance_metrics SET {wrong} WHERE agent_id = 'b'")
+    assert aggregate(aggregated).published == Published(inserted=0, changed=1, unchanged=2)
+    assert_exact(aggregated)
+    name = wrong.partition(" ")[0]
+    assert query(
+        aggregated,
+        f"SELECT agent_id, old_row - '{name}' = new_row - '{name}', old_row = new_row FROM metric_restatements",
+    ) == [("b", True, False)]
+
+
+def test_other_days_of_the_same_agents_are_untouched(aggregated: Database) -> None:
+    tomorrow = day_window(date(2025, 3, 5), "UTC")
+    before = query(aggregated, TIMES)
+    store_logs(aggregated, [Log("b", timestamp=tomorrow.start, latency_ms=7)])
+    assert aggregate(aggregated, tomorrow).published == Published(inserted=3, changed=0, unchanged=0)
+    assert query(aggregated, TIMES.replace("ORDER", f"WHERE metric_date = '{DAY}' ORDER")) == before
+    assert_exact(aggregated)
+    assert_exact(aggregated, tomorrow)
+
+
+def test_a_new_agent_is_inserted_beside_untouched_rows(aggregated: Database) -> None:
+    store_agents(aggregated, {"d": "active"})
+    assert aggregate(aggregated).published == Published(inserted=1, changed=0, unchanged=3)
+    assert query(aggregated, "SELECT * FROM metric_restatements") == []
+
+
+def test_each_correction_of_a_day_leaves_its_own_restatement(aggregated: Database) -> None:
+    for number in range(3):
+        store_logs(aggregated, [Log("a")])
+        aggregate(aggregated, run_id=f"run {number}", reason=Reason.BACKFILL)
+    assert query(
+        aggregated,
+        """SELECT run_id, reason, (old_row ->> 'total_executions')::int, (new_row ->> 'total_executions')::int
+             FROM metric_restatements ORDER BY replaced_at""",
+    ) == [(f"run {number}", "backfill", number + 1, number + 2) for number in range(3)]
+
+
+def test_a_day_stored_under_another_definition_is_restated_for_that_reason(aggregated: Database) -> None:
+    execute(aggregated, "UPDATE metric_day_ledger SET definition_version = '0'")
+    execute(aggregated, "UPDATE agent_performance_metrics SET unique_users = 1 WHERE agent_id = 'a'")
+    aggregate(aggregated, reason=Reason.BACKFILL)
+    assert query(aggregated, "SELECT reason FROM metric_restatements") == [("definition change",)]
+    assert query(aggregated, "SELECT definition_version FROM metric_day_ledger") == [("1",)]
+
+
+_FAIL = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'the disk is full'; END $$"
+
+FAULTS = {
+    "one row of metrics": "ALTER TABLE agent_performance_metrics ADD CHECK (agent_id <> 'b' OR total_executions < 2)",
+    "the last restatement": "ALTER TABLE metric_restatements ADD CHECK (agent_id <> 'c')",
+    "the end of the restatements": """CREATE TRIGGER fail AFTER INSERT ON metric_restatements
+        FOR EACH STATEMENT EXECUTE FUNCTION fail()""",
+    "the ledger": "CREATE TRIGGER fail BEFORE UPDATE ON metric_day_ledger FOR EACH ROW EXECUTE FUNCTION fail()",
+    "the commit": """CREATE CONSTRAINT TRIGGER fail AFTER UPDATE ON metric_day_ledger DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION fail()""",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_publishing_leaves_nothing_when_it_fails_at(aggregated: Database, fault: str) -> None:
+    execute(aggregated, _FAIL, fault)
+    before = written_rows(aggregated)
+    store_logs(aggregated, [Log(agent) for agent in "abc"])
+    with pytest.raises(PermanentError):
+        aggregate(aggregated, run_id="failing")
+    # A row that a rolled-back statement has locked keeps its place and its xmin.
+    assert written_rows(aggregated) == before
+    execute(
+        aggregated,
+        "DROP FUNCTION fail CASCADE",
+        "ALTER TABLE agent_performance_metrics DROP CONSTRAINT IF EXISTS agent_performance_metrics_check",
+        "ALTER TABLE metric_restatements DROP CONSTRAINT IF EXISTS metric_restatements_agent_id_check",
+    )
+    assert aggregate(aggregated).published == Published(inserted=0, changed=3, unchanged=0)
+    assert_exact(aggregated)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "o'Brien",
+        '"',
+        "\\",
+        "\\u0000",
+        "\x01",
+        "\n",
+        "\x7f\u2028",
+        "日本語 😀",
+        "e\u0301",
+        "{}",
+        ":run_id",
+        "%s",
+        "a" * 2000,
+    ],
+)
+def test_any_text_survives_as_agent_error_type_and_run(database: Database, text: str) -> None:
+    store_agents(database, {text: "active"})
+    store_logs(database, [Log(text, status="failed", error_type=text)])
+    aggregate(database, run_id=text)
+    store_logs(database, [Log(text, status="failed", error_type=text)])
+    aggregate(database, run_id=text)
+    assert_exact(database)
+    assert query(
+        database,
+        """SELECT agent_id, run_id, old_row -> 'error_distribution', new_row -> 'error_distribution'
+             FROM metric_restatements""",
+    ) == [(text, text, {text: 1}, {text: 2})]
+
+
+def test_the_stored_metrics_of_a_day_are_read_as_they_were_computed(aggregated: Database) -> None:
+    store_logs(aggregated, [Log("b", status="failed", error_type="it's", cost_usd="0.000000001")])
+    computed = aggregate(aggregated).computed.metrics.metrics
+    with aggregated.engine.connect() as connection:
+        stored = metrics_of_day(connection, DAY)
+        nothing = metrics_of_day(connection, date(2025, 3, 5))
+    assert stored.equals(computed)
+    assert stored["total_cost_usd"].to_list() == [Decimal("0.5"), Decimal("0.500000001"), Decimal("0.5")]
+    assert nothing.schema == stored.schema
+    assert nothing.is_empty()
