@@ -89,7 +89,7 @@ def _template(server_uri: str) -> Iterator[str]:
     with scratch_database(server_uri, "template0") as uri:
         database = Database(DatabaseUrl.parse(uri))
         upstream_metadata.create_all(database.engine)
-        upgrade(database.engine)
+        upgrade(database)
         yield urlsplit(uri).path[1:]
 
 

@@ -43,7 +43,7 @@ def test_the_real_executions_of_all_days_are_exact(database: Database, real_logs
 )
 def test_generated_days_are_exact(database: Database, time_zone: str, day: date) -> None:
     days = [day - timedelta(days=1), day, day + timedelta(days=1)]
-    store_sample(database.engine, SampleSpec(agents=30, logs_per_day=8_000), days, time_zone, lambda *_: None)
+    store_sample(database, SampleSpec(agents=30, logs_per_day=8_000), days, time_zone, lambda *_: None)
     for each in days:
         assert_exact_twice(database, day_window(each, time_zone))
     [(sources,)] = query(database, "SELECT sum(source_logs) FROM metric_day_ledger")

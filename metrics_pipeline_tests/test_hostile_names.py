@@ -67,7 +67,7 @@ def named_url(server_uri: str) -> Iterator[str]:
 def test_database_schema_partition_and_roles_may_have_any_name(named_url: str) -> None:
     database = Database(DatabaseUrl.parse(named_url))
     upstream_metadata.create_all(database.engine)
-    upgrade(database.engine)
+    upgrade(database)
     execute(
         database,
         "DROP TABLE agent_execution_logs",

@@ -117,7 +117,7 @@ def test_everything_that_an_operator_does_in_the_ui_works_in_production(
     environment: dict[str, str],
 ) -> None:
     spec = SampleSpec(seed=5, agents=9, logs_per_day=60)
-    store_sample(database.engine, spec, [OLD, *DAYS], "UTC", lambda *_: None)
+    store_sample(database, spec, [OLD, *DAYS], "UTC", lambda *_: None)
     for day in (OLD, LATE):
         aggregate(database, day_window(day, "UTC"), run_id="long ago")
     store_logs(database, [Log("unregistered", timestamp=day_window(LATE, "UTC").start)])

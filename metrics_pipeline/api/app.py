@@ -57,7 +57,7 @@ def build_app(
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
         await context.dagster.close()
-        context.engine.dispose()
+        context.database.engine.dispose()
 
     layers = [Middleware(BrowserHeaders), Middleware(RequestLog), Middleware(RawAgentIds)]
     if not settings.api_tokens:

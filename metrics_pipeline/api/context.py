@@ -8,14 +8,13 @@ from datetime import date, datetime
 from functools import cached_property
 
 from fastapi import Request
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import text
 from starlette.concurrency import run_in_threadpool
 
 from metrics_pipeline.api.dagster_runs import DagsterRuns
 from metrics_pipeline.logs.contract import SOURCE_TABLES, UpstreamContract, check_contract
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.postgres.faults import database_faults
 from metrics_pipeline.settings import Settings
 
 _CONNECTIONS = 10
@@ -32,30 +31,17 @@ class Context:
     database: Database
     dagster: DagsterRuns
     now: Callable[[], datetime]
-    engine: Engine = field(init=False)
     _starting: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
-        self.engine = self.database.reading_engine(
+        self.database = self.database.for_reading(
             connections=_CONNECTIONS, statement_timeout_seconds=_STATEMENT_TIMEOUT_SECONDS
         )
-
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """A connection of the pool, in a read-only transaction; database faults become errors of ours."""
-        with database_faults(self.database.description), self.engine.connect() as connection:
-            yield connection
-
-    @contextmanager
-    def snapshot(self) -> Iterator[Connection]:
-        """The same, of which every statement sees one state of the database."""
-        with database_faults(self.database.description), self.engine.connect() as connection:
-            yield connection.execution_options(isolation_level="REPEATABLE READ")
 
     @cached_property
     def contract(self) -> UpstreamContract:
         """How the logs and the registry are typed; looked at once. Raises ContractError where they cannot be read."""
-        with self.reading() as connection:
+        with self.database.connect() as connection:
             return check_contract(connection, SOURCE_TABLES)
 
     @asynccontextmanager
@@ -75,7 +61,7 @@ class Context:
 
     @contextmanager
     def _start_lock(self) -> Iterator[None]:
-        with self.reading() as connection:
+        with self.database.connect() as connection:
             connection.execute(_START_LOCK)
             yield
 

@@ -26,7 +26,7 @@ def judge_days(context: Context, first: date, last: date) -> list[DayJudgement]:
     """
     contract, zone = context.contract, context.settings.time_zone
     days = days_between(first, last)
-    with context.snapshot() as connection:
+    with context.database.snapshot() as connection:
         ledger = ledger_rows(connection, first, last)
         stored = stored_days(connection, first, last)
         present = present_fingerprints(connection, contract, [day_window(day, zone) for day in days])

@@ -41,7 +41,7 @@ class Gauges:
         def gauge(name: str, meaning: str, value: float) -> None:
             Gauge(f"metrics_pipeline_{name}", meaning, registry=registry).set(value)
 
-        with self.context.reading() as connection:
+        with self.context.database.connect() as connection:
             newest = connection.execute(_LEDGER).one_or_none()
         with self._lock:
             if time.monotonic() - self._judged_at >= _JUDGED_FOR_SECONDS:
@@ -88,7 +88,7 @@ class Gauges:
     def _count_held_back(self) -> int:
         settings = self.context.settings
         kept_from = self.context.yesterday() + timedelta(days=1 - settings.retention.raw_log_days)
-        with self.context.reading() as connection:
+        with self.context.database.connect() as connection:
             window = day_window(kept_from, settings.time_zone)
             return count_logs_before(connection, self.context.contract, window.start)
 

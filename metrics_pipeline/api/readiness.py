@@ -20,7 +20,7 @@ def readiness(context: Context, request_id: str) -> Readiness:
     """Asks the database. What is wrong stands in the log in full, and in the answer without names."""
     revision: Literal["current", "not current", "unknown"] = "unknown"
     try:
-        with context.reading() as connection:
+        with context.database.connect() as connection:
             try:
                 require_current(connection)
             except PermanentError:

@@ -8,6 +8,7 @@ import typer
 from pythonjsonlogger.core import RESERVED_ATTRS
 
 from metrics_pipeline.errors import PermanentError, SettingsError
+from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.settings import Settings
@@ -77,7 +78,7 @@ def api(
 
 def _database(settings: Settings) -> Database:
     if settings.api_database_url is None:
-        return Database.from_settings(settings)
+        return open_database(settings)
     return Database(DatabaseUrl.parse(settings.api_database_url, "METRICS_API_DATABASE_URL"))
 
 

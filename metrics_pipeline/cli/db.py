@@ -5,9 +5,8 @@ from typing import Annotated
 import typer
 
 from metrics_pipeline.logs.contract import check_contract
+from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres import upgrading
-from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.postgres.faults import database_faults
 from metrics_pipeline.postgres.privileges import Purpose, grant_statements, require_privileges
 from metrics_pipeline.settings import Settings
 
@@ -25,9 +24,8 @@ def upgrade() -> None:
     Other systems' tables are not touched; an existing agent_performance_metrics is adopted with its rows. Everything
     happens in one transaction, and running it again changes nothing.
     """
-    database = Database.from_settings(Settings.from_environment())
-    with database_faults(database.description):
-        done = upgrading.upgrade(database.engine)
+    database = open_database(Settings.from_environment())
+    done = upgrading.upgrade(database)
     if done.before == done.after:
         typer.echo(f"Our tables in {database.description} are at revision {done.after} already.")
     else:
@@ -43,8 +41,8 @@ def check() -> None:
     Run it as the role that the pipeline uses. Reads the catalog only. Exits with 1 and one error that names everything
     that is missing.
     """
-    database = Database.from_settings(Settings.from_environment())
-    with database_faults(database.description), database.engine.connect() as connection:
+    database = open_database(Settings.from_environment())
+    with database.connect() as connection:
         typer.echo(f"Checking {database.description}")
         revision = upgrading.current_revision(connection)
         typer.echo(
@@ -78,8 +76,8 @@ def grants(
     roles = {purpose: role for purpose, role in named.items() if role is not None} or {
         purpose: f"metrics_{purpose}" for purpose in Purpose
     }
-    database = Database.from_settings(Settings.from_environment())
-    with database_faults(database.description), database.engine.connect() as connection:
+    database = open_database(Settings.from_environment())
+    with database.connect() as connection:
         statements = grant_statements(connection, roles)
     if Purpose.RETENTION in roles:
         typer.echo(_ON_PARTITIONS)

@@ -13,7 +13,7 @@ from metrics_pipeline.errors import SettingsError
 from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
 from metrics_pipeline.orchestration.instance import open_instance
-from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import Reason
@@ -38,7 +38,7 @@ def demo() -> None:
 
     typer.echo(f"PostgreSQL  starting the embedded server under {settings.home}")
     with open_instance(settings) as instance:
-        database = Database.from_settings(settings)
+        database = open_database(settings)
         typer.echo(f"Logs        making up a week of {_SPEC.agents} agents, {first} to {last}")
         made = 0
 
@@ -46,11 +46,11 @@ def demo() -> None:
             nonlocal made
             made += logs
 
-        new = store_sample(database.engine, _SPEC, days_between(first, last), settings.time_zone, count)
+        new = store_sample(database, _SPEC, days_between(first, last), settings.time_zone, count)
         typer.echo(f"            {made:,} logs, of which {new:,} are new")
         typer.echo("Dagster     running daily_metrics_job")
         run_with_progress(instance, first, last, Reason.BACKFILL)
-    with database.engine.connect() as connection:
+    with database.connect() as connection:
         _print_agents(metrics_of_day(connection, last), last)
     typer.echo("Open the Dagster UI with these days and runs: make dev   (or: metrics-pipeline dev)")
 

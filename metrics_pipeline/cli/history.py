@@ -11,9 +11,8 @@ from metrics_pipeline.logs.contract import SOURCE_TABLES
 from metrics_pipeline.metrics.reconciliation import DayVerdict
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.orchestration.reconciling import findings, judge, lookback_days
+from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.pipeline.readiness import require_ready
-from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.postgres.faults import database_faults
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.reads import LedgerRow, Restatement, ledger_rows
 from metrics_pipeline.store.reads import restatements as stored_restatements
@@ -43,11 +42,11 @@ def status(
     `metrics-pipeline backfill` does it at once.
     """
     settings = Settings.from_environment()
-    database = Database.from_settings(settings)
+    database = open_database(settings)
     window = lookback_days(settings, datetime.now(UTC), days or settings.lookback_days)
     with open_instance(settings) as instance:
         verdicts = judge(instance, database, require_ready(database, SOURCE_TABLES), settings, window)
-    with database_faults(database.description), database.engine.connect() as connection:
+    with database.connect() as connection:
         ledger = ledger_rows(connection, window[0], window[-1]) if window else {}
     print_table(
         f"{database.description}, days in {settings.time_zone}",
@@ -72,9 +71,9 @@ def restatements(
 
     Example: `metrics-pipeline restatements --agent support-triage --from 2025-07-01 --to 2025-07-31`
     """
-    database = Database.from_settings(Settings.from_environment())
+    database = open_database(Settings.from_environment())
     require_ready(database, SOURCE_TABLES)
-    with database_faults(database.description), database.engine.connect() as connection:
+    with database.connect() as connection:
         found = stored_restatements(connection, first.date(), last.date(), agent_id=agent, limit=limit)
     if not found:
         print("No stored value was replaced.")

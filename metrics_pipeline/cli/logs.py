@@ -13,8 +13,8 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.log_files.loading import LoadedLogs, load_log_files
 from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
+from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.postgres.faults import database_faults
 from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline.settings import Settings
 
@@ -62,7 +62,7 @@ def generate(
         raise PermanentError(f"{days} days until {last} do not lie between {_FIRST_DAY} and {_LAST_DAY}.")
     first = last - timedelta(days=days - 1)
     spec = SampleSpec(seed=seed, agents=agents, logs_per_day=logs_per_day)
-    database = Database.from_settings(settings)
+    database = open_database(settings)
     if not (database.is_embedded or yes):
         raise PermanentError(
             f"METRICS_DATABASE_URL names {database.description}, whose logs may be real, and made-up logs and agents "
@@ -78,7 +78,7 @@ def generate(
         transient=True,
         disable=not _TERMINAL.is_terminal,
     )
-    with database_faults(database.description), progress:
+    with progress:
         task = progress.add_task("Starting", total=None)
         generated = 0
 
@@ -87,7 +87,7 @@ def generate(
             generated += logs
             progress.update(task, advance=logs, description=f"{day}")
 
-        stored = store_sample(database.engine, spec, days_between(first, last), settings.time_zone, advance)
+        stored = store_sample(database, spec, days_between(first, last), settings.time_zone, advance)
     typer.echo(
         f"Generated {generated:,} logs of {agents:,} agents from {first} to {last} in {database.description}: "
         f"{stored:,} are new, {generated - stored:,} were stored already."
@@ -133,7 +133,7 @@ def load(
     - `metrics-pipeline logs load export/*.ndjson.gz --skip-existing`: files that overlap what is stored
     """
     settings = Settings.from_environment()
-    database = Database.from_settings(settings)
+    database = open_database(settings)
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -143,7 +143,7 @@ def load(
         transient=True,
         disable=not _TERMINAL.is_terminal,
     )
-    with database_faults(database.description), progress:
+    with progress:
         size = sum(map(_size, files))
         task = progress.add_task("Reading and checking", total=size)
 
@@ -152,7 +152,7 @@ def load(
             if progress.finished:
                 progress.update(task, description="Storing")
 
-        with database.engine.begin() as connection:
+        with database.begin() as connection:
             loaded = load_log_files(
                 connection,
                 files,

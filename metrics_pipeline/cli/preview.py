@@ -10,8 +10,8 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.comparison import DayChange
 from metrics_pipeline.metrics.windows import day_window, days_between
 from metrics_pipeline.pipeline.aggregation import preview_day
+from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.pipeline.readiness import require_ready
-from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 
 _MAX_NAMED_AGENTS = 5
@@ -19,7 +19,7 @@ _MAX_NAMED_AGENTS = 5
 
 def preview_days(settings: Settings, first: date, last: date, *, include_inactive_agents: bool) -> None:
     """Computes the days without writing and prints a row for each, then the days that would fail and why."""
-    database = Database.from_settings(settings)
+    database = open_database(settings)
     contract = require_ready(database)
     changes: list[DayChange] = []
     failures: list[str] = []

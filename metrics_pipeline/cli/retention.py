@@ -20,8 +20,8 @@ from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.orchestration.launching import Report, run_retention
 from metrics_pipeline.orchestration.retention import retention_metadata
+from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.pipeline.readiness import require_ready
-from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.retention.pace import Pace
 from metrics_pipeline.retention.run import apply_retention
 from metrics_pipeline.settings import Settings
@@ -82,7 +82,7 @@ def retention(
 
 
 def _preview(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Callable[[str], None]) -> Report:
-    database = Database.from_settings(settings)
+    database = open_database(settings)
     started = time.perf_counter()
     report = apply_retention(
         database,
@@ -99,7 +99,7 @@ def _preview(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Call
 
 def _run(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Callable[[str], None]) -> Report:
     # Checked here first: inside a run, a database that cannot be reached is tried again for minutes.
-    require_ready(Database.from_settings(settings), PRUNED_TABLES)
+    require_ready(open_database(settings), PRUNED_TABLES)
     with open_instance(settings) as instance:
         outcome = run_retention(instance, {**asdict(policy), **asdict(pace)}, on_message=show)
     if outcome.is_interrupted:

@@ -4,16 +4,16 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 
 import polars as pl
-from sqlalchemy import Engine
 
 from metrics_pipeline.log_files.loading import load_logs, register_agents
 from metrics_pipeline.metrics.windows import DayWindow, day_window
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec, sample_agents
 from metrics_pipeline.sample.days import sample_day
 
 
 def store_sample(
-    engine: Engine, spec: SampleSpec, days: Sequence[date], time_zone: str, on_logs: Callable[[date, int], None]
+    database: Database, spec: SampleSpec, days: Sequence[date], time_zone: str, on_logs: Callable[[date, int], None]
 ) -> int:
     """Registers the agents of `spec` and stores their logs of `days`; returns how many logs are new.
 
@@ -27,10 +27,10 @@ def store_sample(
             yield logs
             on_logs(window.metric_date, logs.height)
 
-    with engine.begin() as connection:
+    with database.begin() as connection:
         register_agents(connection, sample_agents(spec))
     stored = 0
     for day in days:
-        with engine.begin() as connection:
+        with database.begin() as connection:
             stored += load_logs(connection, reported(day_window(day, time_zone)))
     return stored

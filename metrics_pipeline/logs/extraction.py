@@ -19,7 +19,6 @@ from metrics_pipeline.metrics.costs import NOT_FINITE
 from metrics_pipeline.metrics.schema import EXACT_COSTS_SCHEMA
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.postgres.faults import database_faults
 
 # Each reader takes a connection and a core of the server, which serves others at night as well.
 _MAX_READERS = 4
@@ -102,8 +101,7 @@ class Snapshot:
 
     def _read(self, left: deque[Slice]) -> list[pl.DataFrame]:
         """Takes one slice after the other, until none is left."""
-        with database_faults(self._database.description), self._database.engine.connect() as connection:
-            connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        with self._database.snapshot() as connection:
             connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{self._exported_id}'")
             connection.execute(_LOCK)
             return [read_partials(connection, self._contract, *bounds) for bounds in _taken(left)]
@@ -124,7 +122,6 @@ def open_snapshot(database: Database, contract: UpstreamContract) -> Iterator[Sn
 
     Database faults inside the block become TransientError or PermanentError.
     """
-    with database_faults(database.description), database.engine.connect() as connection:
-        connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    with database.snapshot() as connection:
         exported_id, taken_at = connection.execute(text("SELECT pg_export_snapshot(), now()")).one()
         yield Snapshot(connection, taken_at, database, contract, exported_id)

@@ -23,7 +23,6 @@ from metrics_pipeline.orchestration.names import (
 )
 from metrics_pipeline.orchestration.processes import end_if_orphaned
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.postgres.faults import database_faults
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.ledger import stored_days
 from metrics_pipeline.store.publishing import Reason
@@ -54,8 +53,7 @@ def judge(
     """
     # Before the database: a run that ends in between is then seen as running, and not as undone.
     running = running_days(instance, apart_from=apart_from)
-    with database_faults(database.description), database.engine.connect() as connection:
-        connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    with database.snapshot() as connection:
         stored = stored_days(connection, days[0], days[-1]) if days else {}
         present = present_fingerprints(connection, contract, [day_window(day, settings.time_zone) for day in days])
     return reconcile(days, time_zone=settings.time_zone, stored=stored, present=present, running=running)

@@ -2,13 +2,13 @@
 
 import dagster as dg
 
-from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.settings import Settings
 
 
 def build_database_resource(settings: Settings) -> dg.ResourceDefinition:
     """The Database of METRICS_DATABASE_URL, else the embedded server, which the run's process then holds up."""
     return dg.ResourceDefinition(
-        resource_fn=lambda _context: Database.from_settings(settings),
+        resource_fn=lambda _context: open_database(settings),
         description="The PostgreSQL that holds logs and metrics.",
     )

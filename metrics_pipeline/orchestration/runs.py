@@ -13,7 +13,6 @@ from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.orchestration.names import REASON_TAG
 from metrics_pipeline.orchestration.partitions import window_of
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.postgres.faults import database_faults
 from metrics_pipeline.store.publishing import Reason
 
 
@@ -54,7 +53,7 @@ def partitions_to_do(
 def _finished(database: Database, contract: UpstreamContract, windows: list[DayWindow]) -> set[date]:
     if not windows:
         return set()
-    with database_faults(database.description), database.engine.connect() as connection:
+    with database.connect() as connection:
         return finished_days(connection, contract, windows)
 
 

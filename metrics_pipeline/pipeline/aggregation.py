@@ -17,7 +17,6 @@ from metrics_pipeline.metrics.totals import DayTotals, day_totals
 from metrics_pipeline.metrics.validation import validate_day
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.postgres.faults import database_faults
 from metrics_pipeline.store.ledger import (
     DayState,
     read_day_state,
@@ -100,7 +99,7 @@ def preview_day(
 ) -> DayChange:
     """What aggregating the day now would change. Writes nothing; raises what compute_day raises."""
     computed = compute_day(database, contract, window, include_inactive_agents=include_inactive_agents)
-    with database_faults(database.description), database.engine.connect() as connection:
+    with database.connect() as connection:
         stored = metrics_of_day(connection, window.metric_date)
     return compare_days(window.metric_date, stored, computed.metrics.metrics)
 

@@ -4,7 +4,6 @@ from collections.abc import Collection
 
 from metrics_pipeline.logs.contract import UPSTREAM_TABLES, UpstreamContract, check_contract
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.postgres.faults import database_faults
 from metrics_pipeline.postgres.upgrading import require_current
 
 
@@ -13,7 +12,7 @@ def require_ready(database: Database, tables: Collection[str] = UPSTREAM_TABLES)
 
     Raises ContractError or PermanentError with the remedy, and what a database fault becomes.
     """
-    with database_faults(database.description), database.engine.connect() as connection:
+    with database.connect() as connection:
         contract = check_contract(connection, tables)
         require_current(connection)
     return contract

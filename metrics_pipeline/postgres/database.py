@@ -3,26 +3,39 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import replace
 from typing import Any
 
 import psycopg
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 
-from metrics_pipeline.embedded import acquire
 from metrics_pipeline.postgres.faults import database_faults
-from metrics_pipeline.postgres.upgrading import create_upstream_tables, upgrade
 from metrics_pipeline.postgres.urls import DatabaseUrl
-from metrics_pipeline.settings import Settings
 
-_SESSION = "SET TIME ZONE 'UTC'"
+#: What our statements and their results depend on, whatever the role, the database or the environment set.
+_SESSION = {
+    "TimeZone": "UTC",
+    # psycopg reads no other style, and the oracle's texts are compared as texts.
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    # Constants of our statements hold backslashes.
+    "standard_conforming_strings": "on",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    # Names of tables come back as text and go into statements.
+    "quote_all_identifiers": "off",
+    "transform_null_equals": "off",
+}
+_SET_UP = "SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SESSION.items())
 
 
 class Database:
-    """One PostgreSQL database. Making one opens no connection.
+    """One PostgreSQL database. Making one opens no connection and reads no settings.
+
+    `connect`, `begin` and `snapshot` are context managers that turn the driver's exceptions inside their block into
+    TransientError, PermanentError or ContractError.
 
     Attributes:
-        engine: SQLAlchemy on psycopg 3, without a pool but within `keeping_connections`.
+        engine: SQLAlchemy on psycopg 3, without a pool except for kept connections. Its exceptions are the driver's.
         description: database, host, port and user in words; never a password.
         is_embedded: whether it is our own server, whose tables we may create without being asked.
     """
@@ -37,24 +50,41 @@ class Database:
         self.engine: Engine = self._engine(poolclass=NullPool)
 
     @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """A connection whose transaction is rolled back at the end of the block."""
+        with database_faults(self.description), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A connection whose transaction is committed at the end of the block, or rolled back by an exception."""
+        with database_faults(self.description), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A read-only transaction whose statements all see one state of the database."""
+        with self.connect() as connection:
+            yield connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    @contextmanager
     def keeping_connections(self) -> Iterator["Database"]:
         """The same database, whose connections stay open between transactions, for a block of many short ones.
 
         A backfill would otherwise wait twice a day for a new process of the server to read the catalog. A connection
         that was lost while nobody used it is replaced.
         """
-        kept = copy(self)
-        kept.engine = self._engine(pool_size=2, max_overflow=-1, pool_pre_ping=True)
+        kept = self._on(self._engine(pool_size=2, max_overflow=-1, pool_pre_ping=True))
         try:
             yield kept
         finally:
             kept.engine.dispose()
 
-    def reading_engine(self, *, connections: int, statement_timeout_seconds: int) -> Engine:
-        """An engine for a server of many small reads: at most `connections`, kept open and probed before each use.
+    def for_reading(self, *, connections: int, statement_timeout_seconds: int) -> "Database":
+        """The same database for a server of many small reads: at most `connections`, kept open and probed before use.
 
-        Its transactions are read-only, and no statement in them takes longer than the timeout. Who finds no connection
-        free within 5 seconds gets sqlalchemy.exc.TimeoutError.
+        Its transactions are read-only, and no statement in them takes longer than the timeout. A caller that finds no
+        connection free within 5 seconds gets sqlalchemy.exc.TimeoutError. The caller disposes of the engine.
         """
         engine = self._engine(pool_size=connections, max_overflow=0, pool_timeout=5, pool_pre_ping=True)
         engine = engine.execution_options(postgresql_readonly=True)
@@ -64,7 +94,12 @@ class Database:
         def limit(connection: Connection) -> None:
             connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{statement_timeout_seconds}s'")
 
-        return engine
+        return self._on(engine)
+
+    def _on(self, engine: Engine) -> "Database":
+        database = copy(self)
+        database.engine = engine
+        return database
 
     def _engine(self, **pool: Any) -> Engine:
         engine = create_engine(
@@ -72,7 +107,7 @@ class Database:
             # The URL stays bare, so no message or repr of SQLAlchemy's can show a secret of the parameters.
             # prepare_threshold: PgBouncer before 1.21 loses prepared statements in transaction mode.
             connect_args={**self._url.parameters, "prepare_threshold": None},
-            # Whatever the server's default is: who waited for a lock has to see what its holder committed.
+            # Whatever the server's default is: a statement that waited for a lock must see what its holder committed.
             isolation_level="READ COMMITTED",
             hide_parameters=True,
             **pool,
@@ -80,29 +115,13 @@ class Database:
         event.listen(engine, "connect", _set_up_session)
         return engine
 
-    @classmethod
-    def from_settings(cls, settings: Settings) -> "Database":
-        """The database that METRICS_DATABASE_URL names, which is left as it is and not connected to.
-
-        Without a URL it is the embedded one: its server is started if need be, and its tables are created or upgraded.
-        Raises SettingsError for a URL that cannot be read; embedded, also what the server's start and upgrade raise.
-        """
-        if settings.database_url is not None:
-            return cls(DatabaseUrl.parse(settings.database_url))
-        url = DatabaseUrl.parse(acquire(settings.home), source="The embedded server's URI")
-        database = cls(replace(url, description=f"the embedded database in {settings.home}"), is_embedded=True)
-        with database_faults(database.description):
-            create_upstream_tables(database.engine)
-            upgrade(database.engine)
-        return database
-
     def __repr__(self) -> str:
         return f"Database({self.description!r})"
 
 
 def _set_up_session(connection: psycopg.Connection[Any], _record: object) -> None:
-    # A statement, because PgBouncer refuses the start-up parameter `options`; in autocommit, because a SET
+    # A statement, because PgBouncer refuses the start-up parameter `options`; in autocommit, because a setting made
     # inside a transaction is undone with it.
     connection.autocommit = True
-    connection.execute(_SESSION)
+    connection.execute(_SET_UP)
     connection.autocommit = False

@@ -6,9 +6,10 @@ from functools import cache
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, text
 
 from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.tables import upstream_metadata
 
 #: Not Alembic's default name, which the platform's own migrations may use in the same schema.
@@ -28,12 +29,12 @@ class Upgrade:
     after: str
 
 
-def upgrade(engine: Engine) -> Upgrade:
+def upgrade(database: Database) -> Upgrade:
     """Applies the missing revisions in one transaction; of several processes at once, one does and the others wait.
 
     Raises ContractError for tables that cannot be adopted and PermanentError for a database newer than this package.
     """
-    with engine.begin() as connection:
+    with database.begin() as connection:
         connection.execute(_LOCK)
         before = current_revision(connection)
         if before != head_revision():
@@ -44,9 +45,9 @@ def upgrade(engine: Engine) -> Upgrade:
         return Upgrade(before, head_revision())
 
 
-def create_upstream_tables(engine: Engine) -> None:
+def create_upstream_tables(database: Database) -> None:
     """Creates those of the upstream tables that are missing: for databases that no other system fills."""
-    with engine.begin() as connection:
+    with database.begin() as connection:
         connection.execute(_LOCK)
         upstream_metadata.create_all(connection)
 

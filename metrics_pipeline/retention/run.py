@@ -9,7 +9,6 @@ from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.metrics.retention import Cutoffs
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.postgres.faults import database_faults
 from metrics_pipeline.retention.expired_metrics import expire_metrics
 from metrics_pipeline.retention.pace import OutOfTimeError, Pace, PacedConnection
 from metrics_pipeline.retention.raw_logs import OnProgress, RawLogPruning, count_logs_before
@@ -35,7 +34,7 @@ def apply_retention(
     TransientError or PermanentError.
     """
     report = RetentionReport(cutoffs, is_dry_run)
-    with database_faults(database.description), database.engine.connect() as connection:
+    with database.connect() as connection:
         paced = PacedConnection(connection, pace)
         paced.transaction(lambda connection: _refuse_the_future(connection, cutoffs))
         raw_logs = RawLogPruning(paced, contract, report, on_progress)

@@ -11,7 +11,6 @@ from metrics_pipeline.metrics.calculator import DayMetrics
 from metrics_pipeline.metrics.schema import DEFINITION_VERSION, ERROR_COUNT, KEY_COLUMNS, METRIC_COLUMNS
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.postgres.faults import database_faults
 from metrics_pipeline.store.ledger import DayState, read_day_state
 
 _LOCK_CLASS = 0x6D65_7472  # 'metr': keeps our advisory locks apart from other applications'
@@ -124,7 +123,7 @@ def publish_day(
     """
     if read_state.definition_version not in (None, DEFINITION_VERSION):
         reason = Reason.DEFINITION_CHANGE
-    with database_faults(database.description), database.engine.begin() as connection:
+    with database.begin() as connection:
         lock_day(connection, window)
         if read_day_state(connection, window.metric_date).version != read_state.version:
             raise StaleSnapshotError(

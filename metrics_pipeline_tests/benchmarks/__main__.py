@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from metrics_pipeline.embedded import acquire
 from metrics_pipeline.metrics.windows import day_window
-from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline_tests.benchmarks.contenders import CONTENDERS
 from metrics_pipeline_tests.benchmarks.measuring import Round, TooSlowError, run_contender
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _measure(home: Path, shape: Shape, names: list[str], timed_rounds: int, limit_seconds: float) -> None:
-    database = Database.from_settings(Settings(home=home))
+    database = open_database(Settings(home=home))
     url = acquire(home)
     shape.store(database)
     window = day_window(DAY, "UTC")

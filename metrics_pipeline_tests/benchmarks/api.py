@@ -22,7 +22,7 @@ import httpx2
 from sqlalchemy import text
 
 from metrics_pipeline.metrics.windows import last_complete_day
-from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline_tests.benchmarks.server import temporary_home
 
@@ -56,7 +56,7 @@ def main() -> None:
 
 def _store(home: Path, agents: int, last: date) -> None:
     print(f"Storing {_DAYS} days of {agents} agents", flush=True)
-    database = Database.from_settings(Settings(home=home))
+    database = open_database(Settings(home=home))
     with database.engine.begin() as connection:
         for statement in (_STORE, _STORE_LEDGER):
             connection.execute(text(statement), {"agents": agents, "days": _DAYS, "last": last})

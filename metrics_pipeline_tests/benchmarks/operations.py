@@ -22,8 +22,8 @@ from metrics_pipeline.embedded import acquire
 from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import day_window, days_between
 from metrics_pipeline.pipeline.aggregation import compute_day, store_day
+from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.pipeline.readiness import require_ready
-from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import Reason
@@ -68,11 +68,11 @@ def _process_seconds(code: str) -> float:
 
 
 def _publishing(home: Path, rounds: int) -> dict[str, list[float]]:
-    database = Database.from_settings(Settings(home=home))
+    database = open_database(Settings(home=home))
     contract = require_ready(database)
     window = day_window(_FIRST, "UTC")
     # By Zipf's law most agents have few logs or none. Every one has a row all the same.
-    store_sample(database.engine, SampleSpec(agents=_AGENTS, logs_per_day=100_000), [_FIRST], "UTC", lambda *_: None)
+    store_sample(database, SampleSpec(agents=_AGENTS, logs_per_day=100_000), [_FIRST], "UTC", lambda *_: None)
     names = [f"publishing {_AGENTS:,} agents, {what}" for what in ("all new", "unchanged", "all corrected")]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in track(range(rounds), description="Publishing", transient=True):
@@ -94,11 +94,11 @@ def _publishing(home: Path, rounds: int) -> dict[str, list[float]]:
 
 
 def _backfill(home: Path, days: Sequence[date], logs_per_day: int) -> dict[str, list[float]]:
-    database = Database.from_settings(Settings(home=home))
+    database = open_database(Settings(home=home))
     url = acquire(home)
     spec = SampleSpec(agents=50, logs_per_day=logs_per_day)
     for day in track(days, description="Making logs", transient=True):
-        store_sample(database.engine, spec, [day], "UTC", lambda *_: None)
+        store_sample(database, spec, [day], "UTC", lambda *_: None)
     with database.engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM ANALYZE"))
         logs = connection.execute(text("SELECT count(*) FROM agent_execution_logs")).scalar_one()

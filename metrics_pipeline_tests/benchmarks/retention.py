@@ -23,6 +23,7 @@ from sqlalchemy import text
 from metrics_pipeline.embedded import acquire, server_pid
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
 from metrics_pipeline.pipeline.aggregation import compute_day, store_day
+from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.pipeline.readiness import require_ready
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
@@ -108,7 +109,7 @@ def main() -> None:
 
 
 def _measure(home: Path, logs: int, prune: int, batch_rows: int, pause_ms: int) -> None:
-    database = Database.from_settings(Settings(home=home))
+    database = open_database(Settings(home=home))
     uri = acquire(home)
     print(f"Making {logs:,} logs, of which {prune:,} are old enough to go", flush=True)
     _load(database, logs, prune)

@@ -78,7 +78,7 @@ class Shape:
         with Progress(*columns, transient=True) as progress:
             task = progress.add_task("Making logs", total=self.logs)
             store_sample(
-                database.engine,
+                database,
                 SampleSpec(agents=self.agents, logs_per_day=self.logs),
                 [DAY],
                 "UTC",

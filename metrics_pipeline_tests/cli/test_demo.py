@@ -6,7 +6,7 @@ from pathlib import Path
 
 from metrics_pipeline.embedded import release
 from metrics_pipeline.metrics.windows import days_between
-from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline_tests.embedded.conftest import has_ended, wait_until
 from metrics_pipeline_tests.orchestration.conftest import assert_equal_to_oracle
@@ -50,7 +50,7 @@ def test_the_demo_shows_a_week_and_the_second_time_changes_nothing(start: Start,
 
     days = [datetime.fromisoformat(day).date() for day in week]
     assert days == days_between(min(days), max(days))
-    assert_equal_to_oracle(Database.from_settings(Settings(home=home)), *days)
+    assert_equal_to_oracle(open_database(Settings(home=home)), *days)
     release(home)
 
 

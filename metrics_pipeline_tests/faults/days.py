@@ -27,7 +27,7 @@ UPDATE agent_execution_logs SET cost_usd = cost_usd * 3 + 0.000000001, latency_m
 def store_days(database: Database, logs_per_day: int = 300) -> None:
     """Nine agents, one of them inactive with logs, another active without."""
     spec = SampleSpec(seed=17, agents=9, logs_per_day=logs_per_day)
-    store_sample(database.engine, spec, DAYS, "UTC", lambda *_: None)
+    store_sample(database, spec, DAYS, "UTC", lambda *_: None)
     aggregate(database, day_window(CORRECTED, "UTC"), run_id="long ago")
     correct(database, CORRECTED)
 

@@ -30,8 +30,8 @@ def private_database(
         place(url)
         database = Database(DatabaseUrl.parse(url))
         if play.template is None:
-            create_upstream_tables(database.engine)
-            upgrade(database.engine)
+            create_upstream_tables(database)
+            upgrade(database)
         play.prepare(database)
         yield url, database
 

@@ -113,7 +113,7 @@ def _load_all_or_nothing(
 
 
 def _store_what_is_adopted(database: Database) -> None:
-    create_upstream_tables(database.engine)
+    create_upstream_tables(database)
     execute(
         database,
         _ADOPTED,

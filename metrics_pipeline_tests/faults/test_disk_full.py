@@ -93,7 +93,7 @@ def _run(stage: Stage, url: str, *command: object) -> Ended:
 def _store_many_agents(database: Database) -> None:
     """So many that their rows need more pages than the tables have."""
     spec = SampleSpec(seed=31, agents=400, logs_per_day=1200)
-    store_sample(database.engine, spec, DAYS, "UTC", lambda *_: None)
+    store_sample(database, spec, DAYS, "UTC", lambda *_: None)
     aggregate(database, day_window(CORRECTED, "UTC"), run_id="long ago")
     correct(database, CORRECTED)
 

@@ -39,7 +39,7 @@ SELECT ledger.metric_date, source_logs - coalesce(raw_pruned_logs, 0) - count(lo
 
 def store_old_days(database: Database) -> None:
     spec = SampleSpec(seed=23, agents=9, logs_per_day=150)
-    store_sample(database.engine, spec, [*_OLD, _RECENT], "UTC", lambda *_: None)
+    store_sample(database, spec, [*_OLD, _RECENT], "UTC", lambda *_: None)
     for day in (_FINE, _ALSO_FINE, _DIRTY, _RECENT):
         aggregate(database, day_window(day, "UTC"))
     _arrive_late(database, _DIRTY)

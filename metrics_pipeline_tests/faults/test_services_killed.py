@@ -75,7 +75,7 @@ def production(server_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tup
 
 def _store_days(database: Database) -> None:
     spec = SampleSpec(seed=29, agents=9, logs_per_day=200)
-    store_sample(database.engine, spec, _DAYS, "UTC", lambda *_: None)
+    store_sample(database, spec, _DAYS, "UTC", lambda *_: None)
     aggregate(database, day_window(_DAYS[1], "UTC"), run_id="long ago")
 
 

@@ -69,7 +69,7 @@ FaultAt = Callable[..., None]
 @pytest.fixture
 def logs(database: Database) -> None:
     """The logs of DAYS, and their agents."""
-    store_sample(database.engine, SPEC, DAYS, "UTC", lambda _day, _logs: None)
+    store_sample(database, SPEC, DAYS, "UTC", lambda _day, _logs: None)
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def keys(*days: date) -> list[str]:
 def store_days(database: Database) -> None:
     """Logs of EARLIER and DAYS, of each of DAYS a different number, and what was stored of some of DAYS long ago."""
     spec = SampleSpec(seed=8, agents=9, logs_per_day=40)
-    store_sample(database.engine, spec, [*EARLIER, *DAYS], "UTC", lambda *_: None)
+    store_sample(database, spec, [*EARLIER, *DAYS], "UTC", lambda *_: None)
     ((agent,),) = query(database, "SELECT min(id) FROM agent_registry WHERE status = 'active'")
 
     def store_more_logs(day: date, count: int) -> None:

@@ -36,7 +36,7 @@ TOMORROW_NIGHT = "2025-07-15T02:00:00+00:00"
 @pytest.fixture
 def nights(database: Database, tmp_path: Path) -> Iterator[Nights]:
     """The logs of WEEK, of which nothing is aggregated."""
-    store_sample(database.engine, SampleSpec(seed=5, agents=9, logs_per_day=60), WEEK, "UTC", lambda *_: None)
+    store_sample(database, SampleSpec(seed=5, agents=9, logs_per_day=60), WEEK, "UTC", lambda *_: None)
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         yield Nights(database, instance, {"start_date": WEEK[0]})
 

@@ -21,6 +21,7 @@ from metrics_pipeline.errors import SettingsError
 from metrics_pipeline.metrics.schema import KEY_COLUMNS, METRIC_COLUMNS
 from metrics_pipeline.metrics.windows import last_due_day
 from metrics_pipeline.orchestration.columns import UPSTREAM_COLUMNS
+from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline_tests.embedded.conftest import has_ended, wait_until
@@ -168,7 +169,7 @@ def test_dagster_loads_the_same_by_each_of_them_and_finds_nothing_wrong(command:
 def test_a_day_materialises_on_the_embedded_server_with_no_environment_set(command: Command, home: Path) -> None:
     materialize = (*DAGSTER, "asset", "materialize", "-m", MODULE, "--select", "agent_performance_metrics")
     command(*materialize, "--partition", "2025-07-11")
-    assert list(ledger(Database.from_settings(Settings(home=home)))) == [date(2025, 7, 11)]
+    assert list(ledger(open_database(Settings(home=home)))) == [date(2025, 7, 11)]
 
 
 def test_days_materialise_in_the_database_that_the_environment_names(

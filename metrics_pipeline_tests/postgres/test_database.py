@@ -10,17 +10,31 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from metrics_pipeline.embedded import release
+from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.tables import metadata, upstream_metadata
 from metrics_pipeline.postgres.upgrading import head_revision, require_current
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.settings import Settings
+from metrics_pipeline_tests.days import Log, assert_exact_twice, store_agents, store_logs
 from metrics_pipeline_tests.embedded.conftest import wait_until
 
 SESSION = """
     SELECT current_setting('TimeZone') AS zone, current_setting('application_name') AS name,
            current_setting('client_encoding') AS encoding
 """
+#: What a role, a database or PGOPTIONS may set, and would change a statement's meaning or a result's form.
+HOSTILE = {
+    "TimeZone": "Asia/Tokyo",
+    "DateStyle": "German, DMY",
+    "IntervalStyle": "iso_8601",
+    "standard_conforming_strings": "off",
+    "bytea_output": "escape",
+    "extra_float_digits": "-15",
+    "quote_all_identifiers": "on",
+    "transform_null_equals": "on",
+}
+PINNED = ("UTC", "ISO, YMD", "postgres", "on", "hex", "1", "off", "off")
 
 
 def session(database: Database) -> tuple[str, ...]:
@@ -42,14 +56,29 @@ def test_every_session_runs_in_utc_and_utf8_whatever_the_database_and_the_client
     assert session(database) == ("UTC", "metrics_pipeline", "UTF8")
 
 
+def test_every_setting_that_results_depend_on_is_the_session_s_own_whatever_the_database_sets(
+    database: Database,
+) -> None:
+    with database.engine.begin() as connection:
+        name = connection.scalar(text("SELECT current_database()"))
+        for setting, value in HOSTILE.items():
+            connection.execute(text(f"ALTER DATABASE {name} SET {setting} = '{value}'"))
+    with database.engine.connect() as connection:
+        connection.rollback()
+        assert tuple(connection.scalar(text(f"SHOW {setting}")) for setting in HOSTILE) == PINNED
+    store_agents(database, {"a": "active"})
+    store_logs(database, [Log("a", "failed", 7, 3, "0.25", r"\x", '{"user_id": "u"}')])
+    assert_exact_twice(database)
+
+
 def test_the_application_name_of_the_url_wins(bare_database_url: str) -> None:
     database = Database(DatabaseUrl.parse(f"{bare_database_url}&application_name=nightly"))
     assert session(database)[1] == "nightly"
 
 
 def test_an_external_database_is_neither_contacted_nor_changed(tmp_path: Path, bare_database_url: str) -> None:
-    Database.from_settings(Settings(tmp_path, "postgresql://user@192.0.2.1/metrics"))
-    database = Database.from_settings(Settings(tmp_path, bare_database_url))
+    open_database(Settings(tmp_path, "postgresql://user@192.0.2.1/metrics"))
+    database = open_database(Settings(tmp_path, bare_database_url))
     assert not database.is_embedded
     assert inspect(database.engine).get_table_names() == []
     assert list(tmp_path.iterdir()) == []
@@ -66,7 +95,7 @@ def test_no_connection_outlives_its_transaction(bare_database_url: str, database
 
 def test_reprs_hold_no_password(tmp_path: Path) -> None:
     settings = Settings(tmp_path, f"postgresql://alice:{quote('s3cret/1', safe='')}@h/m?sslpassword=s3cret")
-    database = Database.from_settings(settings)
+    database = open_database(settings)
     assert repr(database) == "Database('database m on h:5432 (user alice)')"
     assert "s3cret" not in f"{database.engine!r} {database.engine.url} {settings!r}"
 
@@ -78,7 +107,7 @@ def test_sqlalchemy_s_own_errors_hold_no_parameters(database: Database) -> None:
 
 
 def test_the_embedded_database_has_all_tables_and_says_where_it_is(server_home: Path) -> None:
-    database = Database.from_settings(Settings(server_home))
+    database = open_database(Settings(server_home))
     assert database.is_embedded
     assert database.description == f"the embedded database in {server_home}"
     assert set(inspect(database.engine).get_table_names()) >= set(metadata.tables) | set(upstream_metadata.tables)
@@ -93,7 +122,7 @@ from pathlib import Path
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.upgrading import current_revision
-with Database.from_settings(Settings(Path(sys.argv[1]))).engine.connect() as connection:
+with open_database(Settings(Path(sys.argv[1]))).engine.connect() as connection:
     print(current_revision(connection))
 """
 
@@ -109,8 +138,8 @@ with Database.from_settings(Settings(Path(sys.argv[1]))).engine.connect() as con
         release(tmp_path)
 
 
-def test_a_reading_engine_writes_nothing_and_stops_what_takes_too_long(database: Database) -> None:
-    engine = database.reading_engine(connections=1, statement_timeout_seconds=1)
+def test_a_database_for_reading_writes_nothing_and_stops_what_takes_too_long(database: Database) -> None:
+    engine = database.for_reading(connections=1, statement_timeout_seconds=1).engine
     for statement, sqlstate in [
         ("INSERT INTO agent_registry VALUES ('a', 'a', 'active')", "25006"),
         ("SELECT pg_sleep(60)", "57014"),
@@ -127,8 +156,8 @@ def test_a_reading_engine_writes_nothing_and_stops_what_takes_too_long(database:
     engine.dispose()
 
 
-def test_a_reading_engine_keeps_its_connections_and_replaces_dead_ones(database: Database) -> None:
-    engine = database.reading_engine(connections=1, statement_timeout_seconds=5)
+def test_a_database_for_reading_keeps_its_connections_and_replaces_dead_ones(database: Database) -> None:
+    engine = database.for_reading(connections=1, statement_timeout_seconds=5).engine
 
     def session() -> int:
         with engine.connect() as connection:
@@ -154,8 +183,7 @@ def test_connections_that_are_kept_serve_many_transactions_in_a_row_and_end_with
     with database.keeping_connections() as kept:
         first = process()
         assert process() == first
-        with kept.engine.connect() as reading:
-            reading.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        with kept.snapshot() as reading:
             assert reading.scalar(text("SHOW transaction_read_only")) == "on"
         assert session(kept)[0] == "UTC"
         with kept.engine.begin() as writing:

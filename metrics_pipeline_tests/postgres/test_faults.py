@@ -21,7 +21,7 @@ Run = Callable[..., None]
 
 
 def by_sqlalchemy(database: Database, *statements: str) -> None:
-    with database_faults(database.description), database.engine.connect() as connection:
+    with database.connect() as connection:
         for statement in statements:
             connection.execute(text(statement))
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, inspect, text
 
 from metrics_pipeline.errors import ContractError, PermanentError
 from metrics_pipeline.postgres.database import Database
@@ -33,12 +33,12 @@ UPSERT = """
 
 
 @pytest.fixture
-def engine(bare_database_url: str) -> Engine:
-    return Database(DatabaseUrl.parse(bare_database_url)).engine
+def empty(bare_database_url: str) -> Database:
+    return Database(DatabaseUrl.parse(bare_database_url))
 
 
-def execute(engine: Engine, *statements: str) -> None:
-    with engine.begin() as connection:
+def execute(database: Database, *statements: str) -> None:
+    with database.engine.begin() as connection:
         for statement in statements:
             connection.execute(text(statement))
 
@@ -55,50 +55,50 @@ def differences(connection: Connection, *, compare_server_default: bool) -> list
     return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
 
 
-def adopted(engine: Engine) -> list[dict[str, object]]:
+def adopted(empty: Database) -> list[dict[str, object]]:
     """The rows after an upgrade that left nothing of ours missing; what the table had besides may stay."""
-    upgrade(engine)
-    with engine.connect() as connection:
+    upgrade(empty)
+    with empty.connect() as connection:
         lacking = differences(connection, compare_server_default=False)
         assert [one for one in lacking if not str(one[0]).startswith("remove_")] == []
         rows = connection.execute(agent_performance_metrics.select().order_by("agent_id", "metric_date"))
         return [dict(row._mapping) for row in rows]
 
 
-def test_an_upgrade_makes_exactly_the_tables_that_the_code_declares(engine: Engine) -> None:
-    assert upgrade(engine) == Upgrade(before=None, after=head_revision())
-    with engine.connect() as connection:
+def test_an_upgrade_makes_exactly_the_tables_that_the_code_declares(empty: Database) -> None:
+    assert upgrade(empty) == Upgrade(before=None, after=head_revision())
+    with empty.connect() as connection:
         assert differences(connection, compare_server_default=True) == []
         assert current_revision(connection) == head_revision()
-    assert set(inspect(engine).get_table_names()) == {*metadata.tables, VERSION_TABLE}
+    assert set(inspect(empty.engine).get_table_names()) == {*metadata.tables, VERSION_TABLE}
 
 
-def test_a_second_upgrade_changes_nothing(engine: Engine) -> None:
-    upgrade(engine)
-    assert upgrade(engine) == Upgrade(before=head_revision(), after=head_revision())
+def test_a_second_upgrade_changes_nothing(empty: Database) -> None:
+    upgrade(empty)
+    assert upgrade(empty) == Upgrade(before=head_revision(), after=head_revision())
 
 
-def test_of_upgrades_at_once_one_does_the_work_and_the_others_find_it_done(engine: Engine) -> None:
-    with engine.begin() as connection:
+def test_of_upgrades_at_once_one_does_the_work_and_the_others_find_it_done(empty: Database) -> None:
+    with empty.begin() as connection:
         name = connection.scalar(text("SELECT current_database()"))
         connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'"))
     with ThreadPoolExecutor(6) as pool:
-        done = list(pool.map(upgrade, [engine] * 6))
+        done = list(pool.map(upgrade, [empty] * 6))
     assert sorted(done, key=lambda one: one.before or "") == [
         Upgrade(None, head_revision()),
         *[Upgrade(head_revision(), head_revision())] * 5,
     ]
 
 
-def test_the_platforms_own_alembic_is_left_alone(engine: Engine) -> None:
-    execute(engine, "CREATE TABLE alembic_version (version_num text)", "INSERT INTO alembic_version VALUES ('theirs')")
-    upgrade(engine)
-    with engine.connect() as connection:
+def test_the_platforms_own_alembic_is_left_alone(empty: Database) -> None:
+    execute(empty, "CREATE TABLE alembic_version (version_num text)", "INSERT INTO alembic_version VALUES ('theirs')")
+    upgrade(empty)
+    with empty.connect() as connection:
         assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "theirs"
 
 
-def test_a_database_without_our_tables_is_told_to_upgrade(engine: Engine) -> None:
-    with engine.connect() as connection, pytest.raises(PermanentError, match=r"missing.*`metrics-pipeline db upgrade`"):
+def test_a_database_without_our_tables_is_told_to_upgrade(empty: Database) -> None:
+    with empty.connect() as connection, pytest.raises(PermanentError, match=r"missing.*`metrics-pipeline db upgrade`"):
         require_current(connection)
 
 
@@ -108,16 +108,16 @@ def test_a_database_at_our_revision_is_current(database: Database) -> None:
 
 
 def test_a_database_newer_than_the_package_is_neither_used_nor_upgraded(database: Database) -> None:
-    execute(database.engine, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    execute(database, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
     with database.engine.connect() as connection, pytest.raises(PermanentError, match=r"9999.*Install the version"):
         require_current(connection)
     with pytest.raises(PermanentError, match=r"9999.*Install the version"):
-        upgrade(database.engine)
+        upgrade(database)
 
 
-def test_a_table_of_narrower_types_is_widened_and_keeps_its_rows(engine: Engine) -> None:
+def test_a_table_of_narrower_types_is_widened_and_keeps_its_rows(empty: Database) -> None:
     execute(
-        engine,
+        empty,
         """
         CREATE TABLE agent_performance_metrics (
             agent_id uuid, metric_date date, total_executions integer NOT NULL DEFAULT 0,
@@ -133,7 +133,7 @@ def test_a_table_of_narrower_types_is_widened_and_keeps_its_rows(engine: Engine)
             0.6667, 12.5, 12.5, 90, 99.5, 700, 1.2345, 0.4115, '{"timeout": 1}', 1, 2, '2025-06-02 02:00', NULL)
         """,
     )
-    assert adopted(engine) == [
+    assert adopted(empty) == [
         {
             "agent_id": "0b2a8c9e-0000-4000-8000-00000000000a",
             "metric_date": date(2025, 6, 1),
@@ -155,21 +155,21 @@ def test_a_table_of_narrower_types_is_widened_and_keeps_its_rows(engine: Engine)
             "updated_at": None,
         }
     ]
-    execute(engine, UPSERT, UPSERT)
+    execute(empty, UPSERT, UPSERT)
 
 
 def test_what_an_old_row_lacks_is_derived_or_that_of_a_day_without_data_and_is_said(
-    engine: Engine, caplog: pytest.LogCaptureFixture
+    empty: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     execute(
-        engine,
+        empty,
         f"CREATE TABLE agent_performance_metrics ({KEYS}, {COUNTS}, total_cost_usd numeric, updated_at timestamptz)",
         "INSERT INTO agent_performance_metrics VALUES ('a', '2025-06-01', 7, 2, 3, 0.1, '2025-06-02 00:00+00')",
         "INSERT INTO agent_performance_metrics VALUES ('b', '2025-06-01', NULL, 2, 1)",
         "INSERT INTO agent_performance_metrics VALUES ('c', '2025-06-01')",
     )
     with caplog.at_level(logging.WARNING):
-        a, b, c = adopted(engine)
+        a, b, c = adopted(empty)
     assert a["success_rate"] == Decimal("0.285714")
     assert a["avg_cost_per_execution"] == Decimal("0.014285714")
     assert a["error_distribution"] == {"unknown": 3}
@@ -182,21 +182,21 @@ def test_what_an_old_row_lacks_is_derived_or_that_of_a_day_without_data_and_is_s
     assert "success_rate in 3 rows" in record.getMessage()
 
 
-def test_a_surrogate_key_and_columns_with_defaults_stay(engine: Engine) -> None:
+def test_a_surrogate_key_and_columns_with_defaults_stay(empty: Database) -> None:
     execute(
-        engine,
+        empty,
         f"""
         CREATE TABLE agent_performance_metrics (id bigserial PRIMARY KEY, {KEYS}, {COUNTS}, note text,
             source text NOT NULL DEFAULT 'cron', UNIQUE (metric_date, agent_id) INCLUDE (note))
         """,
     )
-    adopted(engine)
-    execute(engine, UPSERT, UPSERT)
-    with engine.connect() as connection:
+    adopted(empty)
+    execute(empty, UPSERT, UPSERT)
+    with empty.connect() as connection:
         row = connection.execute(text("SELECT id, note, source FROM agent_performance_metrics")).one()
     assert tuple(row) == (1, None, "cron")
-    assert inspect(engine).get_pk_constraint("agent_performance_metrics")["constrained_columns"] == ["id"]
-    assert len(inspect(engine).get_unique_constraints("agent_performance_metrics")) == 1
+    assert inspect(empty.engine).get_pk_constraint("agent_performance_metrics")["constrained_columns"] == ["id"]
+    assert len(inspect(empty.engine).get_unique_constraints("agent_performance_metrics")) == 1
 
 
 @pytest.mark.parametrize(
@@ -208,20 +208,20 @@ def test_a_surrogate_key_and_columns_with_defaults_stay(engine: Engine) -> None:
         "ALTER TABLE agent_performance_metrics ADD id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     ],
 )
-def test_a_table_whose_indexes_do_not_serve_the_upsert_gets_a_key(key: str, engine: Engine) -> None:
-    execute(engine, f"CREATE TABLE agent_performance_metrics ({KEYS}, {COUNTS})", key)
-    adopted(engine)
-    execute(engine, UPSERT, UPSERT)
+def test_a_table_whose_indexes_do_not_serve_the_upsert_gets_a_key(key: str, empty: Database) -> None:
+    execute(empty, f"CREATE TABLE agent_performance_metrics ({KEYS}, {COUNTS})", key)
+    adopted(empty)
+    execute(empty, UPSERT, UPSERT)
 
 
-def test_a_partitioned_table_is_adopted(engine: Engine) -> None:
+def test_a_partitioned_table_is_adopted(empty: Database) -> None:
     execute(
-        engine,
+        empty,
         f"CREATE TABLE agent_performance_metrics ({KEYS}, {COUNTS}) PARTITION BY RANGE (metric_date)",
         "CREATE TABLE y2025 PARTITION OF agent_performance_metrics FOR VALUES FROM ('2025-01-01') TO ('2026-01-01')",
     )
-    upgrade(engine)
-    execute(engine, UPSERT, UPSERT)
+    upgrade(empty)
+    execute(empty, UPSERT, UPSERT)
 
 
 @pytest.mark.parametrize(
@@ -272,20 +272,20 @@ def test_a_partitioned_table_is_adopted(engine: Engine) -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_adopted_is_named_and_nothing_changes(statements, reason: str, engine: Engine) -> None:
-    execute(engine, *statements)
-    before = inspect(engine).get_columns("agent_performance_metrics")
+def test_what_cannot_be_adopted_is_named_and_nothing_changes(statements, reason: str, empty: Database) -> None:
+    execute(empty, *statements)
+    before = inspect(empty.engine).get_columns("agent_performance_metrics")
     with pytest.raises(ContractError, match=rf"(?s)cannot be adopted, and nothing was changed: .*{reason}.*rename it"):
-        upgrade(engine)
-    assert [str(column) for column in inspect(engine).get_columns("agent_performance_metrics")] == [
+        upgrade(empty)
+    assert [str(column) for column in inspect(empty.engine).get_columns("agent_performance_metrics")] == [
         str(column) for column in before
     ]
-    assert not inspect(engine).has_table("metric_day_ledger")
+    assert not inspect(empty.engine).has_table("metric_day_ledger")
 
 
-def test_all_that_stands_in_the_way_is_named_at_once(engine: Engine) -> None:
-    execute(engine, "CREATE TABLE agent_performance_metrics (agent_id integer, total_tokens text, x int NOT NULL)")
+def test_all_that_stands_in_the_way_is_named_at_once(empty: Database) -> None:
+    execute(empty, "CREATE TABLE agent_performance_metrics (agent_id integer, total_tokens text, x int NOT NULL)")
     with pytest.raises(ContractError) as caught:
-        upgrade(engine)
+        upgrade(empty)
     for part in ("agent_id has type integer", "metric_date is missing", "total_tokens has type text", "column x"):
         assert part in str(caught.value)

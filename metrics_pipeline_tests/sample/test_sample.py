@@ -179,8 +179,8 @@ def test_storing_a_sample_twice_adds_nothing(database):
     days = [WEDNESDAY, WEDNESDAY + timedelta(days=1)]
     heard = []
 
-    stored = store_sample(database.engine, spec, days, "UTC", lambda day, logs: heard.append((day, logs)))
-    again = store_sample(database.engine, spec, days, "UTC", lambda day, logs: None)
+    stored = store_sample(database, spec, days, "UTC", lambda day, logs: heard.append((day, logs)))
+    again = store_sample(database, spec, days, "UTC", lambda day, logs: None)
 
     assert (stored, again) == (400, 0)
     assert heard == [(days[0], 200), (days[1], 200)]
@@ -193,7 +193,7 @@ def test_storing_a_sample_twice_adds_nothing(database):
 
 def test_a_stored_sample_equals_what_was_generated(database):
     spec = SampleSpec(agents=5, logs_per_day=300)
-    store_sample(database.engine, spec, [WEDNESDAY], "UTC", lambda day, logs: None)
+    store_sample(database, spec, [WEDNESDAY], "UTC", lambda day, logs: None)
 
     with database.engine.connect() as connection:
         stored = connection.execute(

@@ -88,7 +88,7 @@ def agents_of_a_day(
     day = parameters.date or context.yesterday()
     sort = parameters.sort.value
     tags = EntityTags("day", day, sort, parameters.limit, parameters.offset, form)
-    with context.reading() as connection:
+    with context.database.connect() as connection:
         answer = day_page(
             connection,
             day,
@@ -130,7 +130,7 @@ def agent_summary(
     first = middle - timedelta(days=parameters.days)
     tags = EntityTags("summary", agent_id, first, last)
     held = tags.held(if_none_match)
-    with context.reading() as connection:
+    with context.database.connect() as connection:
         totals = agent_totals(connection, agent_id, first, middle, last, held=held)
     if not totals.is_known:
         raise unknown_agent(agent_id)
@@ -174,7 +174,7 @@ def agent_days(
         default_days=_DEFAULT_DAYS,
     )
     tags = EntityTags("series", agent_id, first, last, form)
-    with context.reading() as connection:
+    with context.database.connect() as connection:
         answer = agent_series(connection, agent_id, first, last, form=form.row_form, held=tags.held(if_none_match))
     if not answer.is_known:
         raise unknown_agent(agent_id)

@@ -43,7 +43,7 @@ def all_agents(
 ) -> Response:
     """Registered agents, and those that are registered no more but have stored metrics, in the order of their ids."""
     form = negotiate(parameters.format, accept)
-    with context.reading() as connection:
+    with context.database.connect() as connection:
         found = agents.agents_page(connection, limit=parameters.limit + 1, offset=parameters.offset, form=form.row_form)
     rows, has_more = page_of(found, parameters.limit)
     return send_rows(
@@ -70,7 +70,7 @@ def all_restatements(
     first, last = parameters.start_date or date.min, parameters.end_date or date.max
     if first > last:
         raise not_acceptable("start_date", f"{first} comes after end_date, {last}.")
-    with context.reading() as connection:
+    with context.database.connect() as connection:
         found = restatements.restatements_page(
             connection,
             first,

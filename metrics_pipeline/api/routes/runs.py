@@ -198,7 +198,7 @@ def _require_open(context: Context, first: date, last: date, fields: tuple[str, 
         )
     if first < settings.start_date:
         raise not_acceptable(fields[0], f"The first day of this pipeline is {settings.start_date}.")
-    with context.reading() as connection:
+    with context.database.connect() as connection:
         stored = stored_days(connection, first, last)
     for day in sorted(stored):
         if stored[day].raw_pruned_at is not None:
@@ -240,7 +240,7 @@ async def _failed(context: Context, ended: DagsterRun) -> ProblemError:
 
 
 def _agents_stored(context: Context, day: date) -> int | None:
-    with context.reading() as connection:
+    with context.database.connect() as connection:
         row = ledger_rows(connection, day, day).get(day)
     return None if row is None else row.agents
 

@@ -13,7 +13,6 @@ from metrics_pipeline.orchestration.failures import step_outcome
 from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.pipeline.readiness import require_ready
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.postgres.faults import database_faults
 from metrics_pipeline.settings import Settings
 
 Clock = Callable[[], datetime]
@@ -54,8 +53,7 @@ def build_check(
         with step_outcome(context):
             try:
                 contract = require_ready(database)
-                with database_faults(database.description), database.engine.connect() as connection:
-                    connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+                with database.snapshot() as connection:
                     return evaluate(
                         Situation(connection, database, contract, settings, context.instance, context.run.run_id, now())
                     )
