@@ -15,7 +15,7 @@ from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.errors import ContractError, PermanentError
 from metrics_pipeline.logs.contract import SOURCE_TABLES
 from metrics_pipeline.logs.fingerprints import finished_days
-from metrics_pipeline.orchestration.names import SCHEDULED_AT_TAG
+from metrics_pipeline.names import SCHEDULED_AT_TAG
 from metrics_pipeline.pipeline.readiness import require_ready
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.errors import SettingsError
-from metrics_pipeline.orchestration.names import METRICS_ASSET_KEY
+from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.settings import Settings
 

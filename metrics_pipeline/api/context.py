@@ -14,13 +14,14 @@ from starlette.concurrency import run_in_threadpool
 from metrics_pipeline.api.dagster_runs import DagsterRuns
 from metrics_pipeline.logs.contract import SOURCE_TABLES, UpstreamContract, check_contract
 from metrics_pipeline.metrics.windows import last_complete_day
+from metrics_pipeline.names import API_RUNS_LOCK
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 
 _CONNECTIONS = 10
 _STATEMENT_TIMEOUT_SECONDS = 30
 
-_START_LOCK = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=int.from_bytes(b"api runs", "big"))
+_START_LOCK = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=API_RUNS_LOCK)
 
 
 @dataclass

@@ -17,16 +17,17 @@ from metrics_pipeline.api.dagster_queries import (
     UNFINISHED,
 )
 from metrics_pipeline.metrics.windows import days_between
-
-JOB = "daily_metrics_job"
-ASSET_PATH = ["agent_performance_metrics"]
-LOCATION = "metrics_pipeline"
-REPOSITORY = "__repository__"
-REASON_TAG = "metrics_pipeline/reason"
-MANUAL = "manual"
-PARTITION_TAG = "dagster/partition"
-RANGE_START_TAG = "dagster/asset_partition_range_start"
-RANGE_END_TAG = "dagster/asset_partition_range_end"
+from metrics_pipeline.names import (
+    DAILY_METRICS_JOB,
+    LOCATION,
+    METRICS_ASSET,
+    PARTITION_RANGE_END_TAG,
+    PARTITION_RANGE_START_TAG,
+    PARTITION_TAG,
+    REASON_TAG,
+    REPOSITORY,
+)
+from metrics_pipeline.store.publishing import Reason
 
 _UNFINISHED_RUNS = ("NOT_STARTED", "MANAGED", "QUEUED", "STARTING", "STARTED", "CANCELING")
 _UNFINISHED_BACKFILLS = ("REQUESTED", "CANCELING", "FAILING")
@@ -100,9 +101,13 @@ class DagsterRuns:
 
     async def start_day(self, day: date) -> str:
         """Starts a run of the daily job for `day`, and returns its id."""
-        tags = {PARTITION_TAG: day.isoformat(), REASON_TAG: MANUAL}
+        tags = {PARTITION_TAG: day.isoformat(), REASON_TAG: Reason.MANUAL.value}
         params = {
-            "selector": {"repositoryName": REPOSITORY, "repositoryLocationName": LOCATION, "pipelineName": JOB},
+            "selector": {
+                "repositoryName": REPOSITORY,
+                "repositoryLocationName": LOCATION,
+                "pipelineName": DAILY_METRICS_JOB,
+            },
             "runConfigData": {},
             "executionMetadata": {"tags": _tag_list(tags)},
         }
@@ -112,7 +117,7 @@ class DagsterRuns:
     async def start_backfill(self, first: date, last: date) -> str:
         """Starts a backfill of the days from `first` to `last`, and returns its id."""
         days = [day.isoformat() for day in days_between(first, last)]
-        params = {"assetSelection": [{"path": ASSET_PATH}], "partitionNames": days}
+        params = {"assetSelection": [{"path": [METRICS_ASSET]}], "partitionNames": days}
         answer = (await self._ask(LAUNCH_BACKFILL, params=params))["launchPartitionBackfill"]
         return str(_expect(answer, "LaunchBackfillSuccess")["backfillId"])
 
@@ -126,7 +131,8 @@ class DagsterRuns:
 
     async def latest_finished_run(self) -> DagsterRun | None:
         """The newest run of the daily job that succeeded; None before the first."""
-        answer = (await self._ask(LATEST, filter={"pipelineName": JOB, "statuses": ["SUCCESS"]}))["runsOrError"]
+        runs = {"pipelineName": DAILY_METRICS_JOB, "statuses": ["SUCCESS"]}
+        answer = (await self._ask(LATEST, filter=runs))["runsOrError"]
         return next((_run(found) for found in _expect(answer, "Runs")["results"]), None)
 
     async def failure(self, run_id: str) -> str | None:
@@ -239,17 +245,17 @@ def _run(found: Mapping[str, Any]) -> DagsterRun:
 def _is_ours(run: Mapping[str, Any]) -> bool:
     # A run that a command started has no origin.
     origin = run["repositoryOrigin"]
-    return bool(run["jobName"] == JOB if origin is None else origin["repositoryLocationName"] == LOCATION)
+    return bool(run["jobName"] == DAILY_METRICS_JOB if origin is None else origin["repositoryLocationName"] == LOCATION)
 
 
 def _selects_asset(found: Mapping[str, Any]) -> bool:
-    return any(key["path"] == ASSET_PATH for key in found["assetSelection"] or [])
+    return any(key["path"] == [METRICS_ASSET] for key in found["assetSelection"] or [])
 
 
 def _days_of(run: Mapping[str, Any]) -> Sequence[date]:
     tags = {tag["key"]: tag["value"] for tag in run["tags"]}
-    first = tags.get(PARTITION_TAG) or tags.get(RANGE_START_TAG, "")
-    last = tags.get(PARTITION_TAG) or tags.get(RANGE_END_TAG, "")
+    first = tags.get(PARTITION_TAG) or tags.get(PARTITION_RANGE_START_TAG, "")
+    last = tags.get(PARTITION_TAG) or tags.get(PARTITION_RANGE_END_TAG, "")
     try:
         return days_between(date.fromisoformat(first), date.fromisoformat(last))
     except ValueError:

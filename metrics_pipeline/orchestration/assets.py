@@ -10,9 +10,9 @@ from pydantic import Field
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.schema import DEFINITION_VERSION
+from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.columns import metrics_column_lineage, metrics_table_schema
 from metrics_pipeline.orchestration.failures import raise_failed_days, step_outcome
-from metrics_pipeline.orchestration.names import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.partitions import window_of
 from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.orchestration.reports import day_materialization

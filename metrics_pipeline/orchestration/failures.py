@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import dagster as dg
 
 from metrics_pipeline.errors import DayRefusedError, InvariantError, PermanentError, TransientError
-from metrics_pipeline.orchestration.names import FAILED_PERMANENTLY_TAG
+from metrics_pipeline.names import FAILED_PERMANENTLY_TAG
 
 #: 10, 20, 40, 80 and 160 seconds: five minutes, which a restart or failover of a database takes.
 MAX_RETRIES = 5

@@ -6,6 +6,7 @@ import dagster as dg
 import yaml
 
 from metrics_pipeline.errors import SettingsError
+from metrics_pipeline.names import LOCATION, LOCATION_MODULE
 from metrics_pipeline.orchestration.instance_files import (
     CONFIGURATION,
     WORKSPACE,
@@ -15,11 +16,7 @@ from metrics_pipeline.orchestration.instance_files import (
 from metrics_pipeline.settings import Settings
 
 # Under another name than in the project's workspace.yaml, Dagster would take schedules and runs for another's.
-_WORKSPACE = {
-    "load_from": [
-        {"python_module": {"module_name": "metrics_pipeline.definitions", "location_name": "metrics_pipeline"}}
-    ]
-}
+_WORKSPACE = {"load_from": [{"python_module": {"module_name": LOCATION_MODULE, "location_name": LOCATION}}]}
 
 
 def instance_folder(settings: Settings) -> Path:

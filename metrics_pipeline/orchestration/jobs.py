@@ -5,13 +5,8 @@ from collections.abc import Sequence
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from metrics_pipeline.orchestration.names import (
-    DAILY_CHECKS_JOB,
-    DAILY_METRICS_JOB,
-    DATA_RETENTION_JOB,
-    METRICS_ASSET_KEY,
-    RETENTION_ASSET_KEY,
-)
+from metrics_pipeline.names import DAILY_CHECKS_JOB, DAILY_METRICS_JOB, DATA_RETENTION_JOB
+from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTION_ASSET_KEY
 
 
 def build_daily_metrics_job() -> UnresolvedAssetJobDefinition:

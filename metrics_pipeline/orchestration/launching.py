@@ -9,19 +9,20 @@ import dagster as dg
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.events import RunFailureReason
 from dagster._core.execution.api import execute_run_iterator
-from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 from dagster._core.utils import make_new_run_id
 from dagster._utils.interrupts import capture_interrupts
 from dagster_shared.error import SerializableErrorInfo
 
-from metrics_pipeline.orchestration.names import (
+from metrics_pipeline.names import (
     DAILY_METRICS_JOB,
     DATA_RETENTION_JOB,
-    METRICS_ASSET_KEY,
+    LOCATION_MODULE,
+    PARTITION_RANGE_END_TAG,
+    PARTITION_RANGE_START_TAG,
     PROCESS_TAG,
     REASON_TAG,
-    RETENTION_ASSET_KEY,
 )
+from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTION_ASSET_KEY
 from metrics_pipeline.orchestration.processes import end_if_orphaned, own_process
 from metrics_pipeline.store.publishing import Reason
 
@@ -72,8 +73,8 @@ def run_days(
     as a failed run, with the days stored until then.
     """
     tags = {
-        ASSET_PARTITION_RANGE_START_TAG: first.isoformat(),
-        ASSET_PARTITION_RANGE_END_TAG: last.isoformat(),
+        PARTITION_RANGE_START_TAG: first.isoformat(),
+        PARTITION_RANGE_END_TAG: last.isoformat(),
         REASON_TAG: reason.value,
     }
     unfinished = _unfinished_run(instance, tags)
@@ -118,7 +119,7 @@ def _execute(
     parent: dg.DagsterRun | None,
 ) -> Iterator[dg.DagsterEvent]:
     """Runs the job in this process and yields its events; what ended it is noted in `outcome`."""
-    repository = ReconstructableRepository.for_module("metrics_pipeline.definitions", "defs")
+    repository = ReconstructableRepository.for_module(LOCATION_MODULE, "defs")
     job = repository.get_reconstructable_job(job_name)
     run = instance.create_run_for_job(
         job.get_definition(),

@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import psutil
 
-from metrics_pipeline.orchestration.names import PROCESS_TAG
+from metrics_pipeline.names import PROCESS_TAG
 
 # A tag is anybody's to type: what does not look like ours names no process.
 _PROCESS = re.compile(r"(?P<run_id>[^/]+)/(?P<host>[^/]+)/(?P<pid>[0-9]{1,9})/(?P<identity>-?[0-9]+)")

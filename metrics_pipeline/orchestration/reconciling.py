@@ -5,22 +5,20 @@ from datetime import date, datetime, timedelta
 
 import dagster as dg
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-    PARTITION_NAME_TAG,
-)
 
 from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.logs.fingerprints import present_fingerprints
 from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict, reconcile
 from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
-from metrics_pipeline.orchestration.names import (
+from metrics_pipeline.names import (
     DAY_STATE_TAG,
     FAILED_PERMANENTLY_TAG,
-    METRICS_ASSET_KEY,
+    PARTITION_RANGE_END_TAG,
+    PARTITION_RANGE_START_TAG,
+    PARTITION_TAG,
     REASON_TAG,
 )
+from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.processes import end_if_orphaned
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
@@ -84,7 +82,7 @@ def request_for(verdict: DayVerdict, run_key: str) -> dg.RunRequest:
 def has_failed_permanently(instance: dg.DagsterInstance, verdict: DayVerdict) -> bool:
     """Whether a run that was asked for because of this very state of the day failed for good."""
     tags = {
-        PARTITION_NAME_TAG: verdict.metric_date.isoformat(),
+        PARTITION_TAG: verdict.metric_date.isoformat(),
         DAY_STATE_TAG: verdict.fingerprint,
         FAILED_PERMANENTLY_TAG: "true",
     }
@@ -110,8 +108,8 @@ def findings(verdicts: list[DayVerdict]) -> str:
 
 
 def _days_of(run: dg.DagsterRun) -> list[date]:
-    first = run.tags.get(PARTITION_NAME_TAG) or run.tags.get(ASSET_PARTITION_RANGE_START_TAG, "")
-    last = run.tags.get(PARTITION_NAME_TAG) or run.tags.get(ASSET_PARTITION_RANGE_END_TAG, "")
+    first = run.tags.get(PARTITION_TAG) or run.tags.get(PARTITION_RANGE_START_TAG, "")
+    last = run.tags.get(PARTITION_TAG) or run.tags.get(PARTITION_RANGE_END_TAG, "")
     try:
         return days_between(date.fromisoformat(first), date.fromisoformat(last))
     except ValueError:

@@ -15,9 +15,9 @@ from dagster._core.definitions.data_version import (
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
-from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 from metrics_pipeline.metrics.schema import DEFINITION_VERSION
+from metrics_pipeline.names import BACKFILL_TAG
 from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.orchestration.upstream import SOURCE_ASSETS
 from metrics_pipeline.pipeline.aggregation import AggregatedDay
@@ -52,8 +52,8 @@ def day_materialization(
         **{get_input_data_version_tag(spec.key): DEFAULT_DATA_VERSION.value for spec in SOURCE_ASSETS},
         **{get_input_event_pointer_tag(spec.key): NULL_EVENT_POINTER for spec in SOURCE_ASSETS},
     }
-    if BACKFILL_ID_TAG in run_tags:
-        tags[BACKFILL_ID_TAG] = run_tags[BACKFILL_ID_TAG]
+    if BACKFILL_TAG in run_tags:
+        tags[BACKFILL_TAG] = run_tags[BACKFILL_TAG]
     return dg.AssetMaterialization(asset_key, partition=partition_key, metadata=day_metadata(day), tags=tags)
 
 

@@ -11,12 +11,9 @@ from pydantic import Field
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.contract import PRUNED_TABLES
 from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
+from metrics_pipeline.names import SCHEDULED_AT_TAG
+from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTION_ASSET_KEY
 from metrics_pipeline.orchestration.failures import step_outcome
-from metrics_pipeline.orchestration.names import (
-    METRICS_ASSET_KEY,
-    RETENTION_ASSET_KEY,
-    SCHEDULED_AT_TAG,
-)
 from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.orchestration.upstream import agent_execution_logs, alert_history
 from metrics_pipeline.pipeline.readiness import require_ready

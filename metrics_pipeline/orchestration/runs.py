@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from datetime import date
 
 import dagster as dg
-from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.logs.fingerprints import finished_days
 from metrics_pipeline.metrics.windows import DayWindow
-from metrics_pipeline.orchestration.names import REASON_TAG
+from metrics_pipeline.names import BACKFILL_TAG, REASON_TAG
 from metrics_pipeline.orchestration.partitions import window_of
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.publishing import Reason
@@ -29,7 +28,7 @@ def reason_for(run_tags: Mapping[str, str]) -> Reason:
                 f"The tag {REASON_TAG} is {run_tags[REASON_TAG]!r}, which is none of {', '.join(Reason)}. "
                 "Start the run without it."
             ) from error
-    return Reason.BACKFILL if BACKFILL_ID_TAG in run_tags else Reason.MANUAL
+    return Reason.BACKFILL if BACKFILL_TAG in run_tags else Reason.MANUAL
 
 
 def partitions_to_do(

@@ -6,7 +6,13 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from metrics_pipeline.errors import TransientError
 from metrics_pipeline.metrics.reconciliation import DayVerdict
 from metrics_pipeline.metrics.windows import DUE_HOUR
-from metrics_pipeline.orchestration.names import REASON_TAG, SCHEDULED_AT_TAG
+from metrics_pipeline.names import (
+    DAILY_CHECKS_SCHEDULE,
+    DAILY_METRICS_SCHEDULE,
+    DATA_RETENTION_SCHEDULE,
+    REASON_TAG,
+    SCHEDULED_AT_TAG,
+)
 from metrics_pipeline.orchestration.reconciling import (
     findings,
     has_failed_permanently,
@@ -41,7 +47,7 @@ nobody aggregates, are then seen too.
 def build_daily_checks_schedule(job: UnresolvedAssetJobDefinition, settings: Settings) -> dg.ScheduleDefinition:
     """The schedule of the checks, in METRICS_TIME_ZONE and running by default."""
     return dg.ScheduleDefinition(
-        name="daily_checks_schedule",
+        name=DAILY_CHECKS_SCHEDULE,
         job=job,
         cron_schedule=f"5 {DUE_HOUR} * * *",
         execution_timezone=settings.time_zone,
@@ -54,7 +60,7 @@ def build_daily_metrics_schedule(job: UnresolvedAssetJobDefinition, settings: Se
     """The nightly schedule, in METRICS_TIME_ZONE and running by default."""
 
     @dg.schedule(
-        name="daily_metrics_schedule",
+        name=DAILY_METRICS_SCHEDULE,
         job=job,
         cron_schedule="0 2 * * *",
         execution_timezone=settings.time_zone,
@@ -91,7 +97,7 @@ def build_data_retention_schedule(job: UnresolvedAssetJobDefinition, settings: S
     """The nightly retention, in METRICS_TIME_ZONE and running by default."""
 
     @dg.schedule(
-        name="data_retention_schedule",
+        name=DATA_RETENTION_SCHEDULE,
         job=job,
         cron_schedule="30 3 * * *",
         execution_timezone=settings.time_zone,

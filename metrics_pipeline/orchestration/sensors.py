@@ -7,6 +7,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from metrics_pipeline.metrics.reconciliation import DayState
+from metrics_pipeline.names import LATE_LOGS_SENSOR
 from metrics_pipeline.orchestration.reconciling import findings, judge, lookback_days, request_for
 from metrics_pipeline.pipeline.readiness import require_ready
 from metrics_pipeline.postgres.database import Database
@@ -29,7 +30,7 @@ def build_late_logs_sensor(
     """The sensor for late and corrected logs, running by default. Its ticks bring no time of their own, hence `now`."""
 
     @dg.sensor(
-        name="late_logs_sensor",
+        name=LATE_LOGS_SENSOR,
         job=job,
         minimum_interval_seconds=_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,

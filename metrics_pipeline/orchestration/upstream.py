@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE, REGISTRY_TABLE
 from metrics_pipeline.orchestration.columns import upstream_table_schema
 
 
@@ -17,7 +18,7 @@ def _upstream(table: str, description: str) -> dg.AssetSpec:
 
 
 agent_execution_logs = _upstream(
-    "agent_execution_logs",
+    LOGS_TABLE,
     """
 One row per execution of an agent, written by the platform and read here. Raw logs are kept for 30 days.
 
@@ -27,7 +28,7 @@ are written: `late_logs_sensor` finds corrected, late and deleted logs and has t
 )
 
 agent_registry = _upstream(
-    "agent_registry",
+    REGISTRY_TABLE,
     """
 The agents of the platform. Each one with status `active` gets a row of metrics every day, also without logs. An agent
 that is retired later keeps its rows.
@@ -35,7 +36,7 @@ that is retired later keeps its rows.
 )
 
 alert_history = _upstream(
-    "alert_history",
+    ALERTS_TABLE,
     "Alerts that the platform raised. Resolved ones are kept for 90 days, unresolved ones for ever.",
 )
 

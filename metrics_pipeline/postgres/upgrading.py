@@ -9,6 +9,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.names import TABLES_LOCK
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.tables import upstream_metadata
 
@@ -18,7 +19,7 @@ VERSION_TABLE = "metrics_pipeline_alembic_version"
 _VERSION_TABLE_EXISTS = text("SELECT to_regclass(:table) IS NOT NULL").bindparams(table=VERSION_TABLE)
 _REVISION = text(f"SELECT version_num FROM {VERSION_TABLE}")
 
-_LOCK = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=int.from_bytes(b"metrics", "big"))
+_LOCK = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=TABLES_LOCK)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from metrics_pipeline.errors import TransientError
 from metrics_pipeline.metrics.calculator import DayMetrics
 from metrics_pipeline.metrics.schema import DEFINITION_VERSION, ERROR_COUNT, KEY_COLUMNS, METRIC_COLUMNS
 from metrics_pipeline.metrics.windows import DayWindow
+from metrics_pipeline.names import DAY_LOCK_CLASS
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.ledger import DayState, read_day_state
-
-_LOCK_CLASS = 0x6D65_7472  # 'metr': keeps our advisory locks apart from other applications'
 
 _COLUMNS = KEY_COLUMNS + METRIC_COLUMNS
 _NAMES = ", ".join(column.name for column in _COLUMNS)
@@ -168,5 +167,5 @@ def lock_day(connection: Connection, window: DayWindow) -> None:
     """Waits until no other transaction of ours writes this day. Every writer does so first, so none deadlock."""
     connection.execute(
         text("SELECT pg_advisory_xact_lock(:class, :day)"),
-        {"class": _LOCK_CLASS, "day": window.metric_date.toordinal()},
+        {"class": DAY_LOCK_CLASS, "day": window.metric_date.toordinal()},
     )

@@ -8,11 +8,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from metrics_pipeline.api import dagster_runs
 from metrics_pipeline.api.dagster_runs import DagsterRuns
-from metrics_pipeline.orchestration import names
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.days import DAY, aggregate, execute, store_agents
 
 from .conftest import Serve
@@ -26,13 +23,6 @@ FEBRUARY = {"asset_partition_range_start": "2025-02-01", "asset_partition_range_
 @pytest.fixture
 def api(serve: Serve, webserver: Webserver) -> httpx2.Client:
     return serve(dagster_webserver_url=webserver.url)
-
-
-def test_the_names_that_dagster_is_asked_with_are_those_of_the_code_location() -> None:
-    assert dagster_runs.JOB == names.DAILY_METRICS_JOB
-    assert list(names.METRICS_ASSET_KEY.path) == dagster_runs.ASSET_PATH
-    assert dagster_runs.REASON_TAG == names.REASON_TAG
-    assert Reason(dagster_runs.MANUAL) is Reason.MANUAL
 
 
 def test_a_trigger_starts_a_run_of_yesterday_or_of_the_day_that_is_named(

@@ -12,8 +12,8 @@ from dagster._core.storage.tags import PARENT_RUN_ID_TAG
 
 from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
+from metrics_pipeline.names import PROCESS_TAG
 from metrics_pipeline.orchestration.instance import open_instance
-from metrics_pipeline.orchestration.names import PROCESS_TAG
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline.settings import Settings

@@ -8,8 +8,8 @@ import dagster as dg
 import psutil
 import pytest
 
+from metrics_pipeline.names import PROCESS_TAG
 from metrics_pipeline.orchestration import processes
-from metrics_pipeline.orchestration.names import PROCESS_TAG
 from metrics_pipeline.orchestration.processes import end_if_orphaned, own_process
 
 from .nights import waiting_run

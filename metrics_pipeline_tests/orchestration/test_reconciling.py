@@ -15,13 +15,8 @@ from dagster._core.storage.tags import (
 
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict
-from metrics_pipeline.orchestration.names import (
-    DAY_STATE_TAG,
-    FAILED_PERMANENTLY_TAG,
-    METRICS_ASSET_KEY,
-    PROCESS_TAG,
-    REASON_TAG,
-)
+from metrics_pipeline.names import DAY_STATE_TAG, FAILED_PERMANENTLY_TAG, PROCESS_TAG, REASON_TAG
+from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.processes import own_process
 from metrics_pipeline.orchestration.reconciling import (
     findings,

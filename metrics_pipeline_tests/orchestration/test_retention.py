@@ -10,7 +10,8 @@ from dagster._core.definitions.schedule_definition import ScheduleExecutionData
 
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.metrics.retention import RetentionPolicy
-from metrics_pipeline.orchestration.names import RETENTION_ASSET_KEY, SCHEDULED_AT_TAG
+from metrics_pipeline.names import SCHEDULED_AT_TAG
+from metrics_pipeline.orchestration.asset_keys import RETENTION_ASSET_KEY
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, aggregate, query
 from metrics_pipeline_tests.retention.runs import NIGHT, contents, logs_by_day, sealed, store_days, window

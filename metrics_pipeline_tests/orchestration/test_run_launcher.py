@@ -17,9 +17,9 @@ from dagster._core.storage.tags import GRPC_INFO_TAG, WILL_RETRY_TAG
 from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
 from dagster._grpc.client import DagsterGrpcClient
 
+from metrics_pipeline.names import PROCESS_TAG
 from metrics_pipeline.orchestration import processes
 from metrics_pipeline.orchestration.instance_files import embedded_configuration
-from metrics_pipeline.orchestration.names import PROCESS_TAG
 from metrics_pipeline.orchestration.processes import own_process
 
 from .nights import waiting_run

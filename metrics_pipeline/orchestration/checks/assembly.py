@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.checks.changes import NO_UNUSUAL_CHANGES, no_unusual_changes
 from metrics_pipeline.orchestration.checks.completeness import (
     FRESHNESS,
@@ -20,7 +21,6 @@ from metrics_pipeline.orchestration.checks.coverage import (
 )
 from metrics_pipeline.orchestration.checks.evaluation import Clock, build_check
 from metrics_pipeline.orchestration.checks.source_values import NO_SUSPICIOUS_VALUES, no_suspicious_values
-from metrics_pipeline.orchestration.names import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.upstream import agent_execution_logs
 from metrics_pipeline.settings import Settings
 
