@@ -9,9 +9,9 @@ from datetime import date, timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metrics_pipeline.storage import fingerprints
 from sqlalchemy import event, text
 
+from metrics_pipeline.logs import fingerprints
 from metrics_pipeline.logs.fingerprints import finished_days, present_fingerprints
 from metrics_pipeline.logs.quality import log_costs
 from metrics_pipeline.metrics import schema

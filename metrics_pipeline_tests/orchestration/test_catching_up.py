@@ -11,7 +11,6 @@ from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_START_TAG,
     PARTITION_NAME_TAG,
 )
-from metrics_pipeline.storage import publishing
 
 from metrics_pipeline.errors import ContractError
 from metrics_pipeline.log_files.sample_logs import store_sample
@@ -21,6 +20,7 @@ from metrics_pipeline.orchestration import failures
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.sample.agents import SampleSpec
+from metrics_pipeline.store import publishing
 from metrics_pipeline_tests.days import aggregate, execute, query, written_rows
 
 from .conftest import assert_equal_to_oracle, ledger

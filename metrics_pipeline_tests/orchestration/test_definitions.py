@@ -13,11 +13,11 @@ import dagster as dg
 import pytest
 import yaml
 from dagster._utils.schedules import cron_string_iterator
-from metrics_pipeline.storage import contract
 
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.embedded import release
 from metrics_pipeline.errors import SettingsError
+from metrics_pipeline.logs import contract
 from metrics_pipeline.metrics.schema import KEY_COLUMNS, METRIC_COLUMNS
 from metrics_pipeline.metrics.windows import last_due_day
 from metrics_pipeline.orchestration.columns import UPSTREAM_COLUMNS
