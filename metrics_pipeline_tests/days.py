@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from metrics_pipeline.logs.fingerprints import present_fingerprints
+from metrics_pipeline.logs.source import ExtractedDay
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.windows import DayWindow, day_window
 from metrics_pipeline.pipeline.aggregation import (
@@ -16,7 +16,7 @@ from metrics_pipeline.pipeline.aggregation import (
     compute_day,
     store_day,
 )
-from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.oracle import expected_metrics, stored_metrics
@@ -92,7 +92,20 @@ def empty(database: Database) -> None:
 
 def compute(database: Database, window: DayWindow = WINDOW, *, include_inactive: bool = False) -> ComputedDay:
     """The day's metrics, not stored."""
-    return compute_day(database, require_ready(database), window, include_inactive_agents=include_inactive)
+    return compute_day(database, open_logs(database), window, include_inactive_agents=include_inactive)
+
+
+def read(database: Database, window: DayWindow = WINDOW, *, include_inactive: bool = False) -> ExtractedDay:
+    """The day's logs as the source delivers them."""
+    with database.snapshot() as snapshot:
+        return open_logs(database).read_day(snapshot, window, include_inactive_agents=include_inactive)
+
+
+def present(database: Database, *windows: DayWindow) -> dict[date, SourceFingerprint]:
+    """The fingerprints that the server computes of the logs as they are now."""
+    logs = open_logs(database)
+    with database.snapshot() as snapshot:
+        return logs.fingerprints(snapshot, windows, logs.fingerprint_kinds[0])
 
 
 def aggregate(
@@ -152,9 +165,7 @@ def assert_exact_twice(
     """
     first = aggregate(database, window, include_inactive=include_inactive)
     assert_exact(database, window, include_inactive=include_inactive)
-    with database.engine.connect() as connection:
-        present = present_fingerprints(connection, require_ready(database), [window])
-    assert present.get(window.metric_date, SourceFingerprint.of_no_logs()) == first.computed.metrics.fingerprint
+    assert present(database, window) == {window.metric_date: first.computed.metrics.fingerprint}
     metrics = written_rows(database, "agent_performance_metrics", "metric_restatements")
     second = aggregate(database, window, include_inactive=include_inactive)
     assert written_rows(database, "agent_performance_metrics", "metric_restatements") == metrics

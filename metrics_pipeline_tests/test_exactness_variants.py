@@ -6,9 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from metrics_pipeline.logs.fingerprints import present_fingerprints
 from metrics_pipeline.pipeline.aggregation import AggregatedDay
-from metrics_pipeline.pipeline.readiness import require_ready
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import (
     WINDOW,
@@ -17,6 +15,7 @@ from metrics_pipeline_tests.days import (
     assert_exact_twice,
     empty,
     execute,
+    present,
     query,
     store_agents,
     store_logs,
@@ -214,6 +213,4 @@ def counted(database: Database) -> tuple[int, int, int]:
 
 def assert_same_fingerprint(database: Database, day: AggregatedDay) -> None:
     """The server, which reads the same texts without Polars, has the same fingerprint of the day."""
-    with database.engine.connect() as connection:
-        present = present_fingerprints(connection, require_ready(database), [WINDOW])
-    assert present[WINDOW.metric_date] == day.computed.metrics.fingerprint
+    assert present(database, WINDOW)[WINDOW.metric_date] == day.computed.metrics.fingerprint

@@ -15,9 +15,8 @@ from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.orchestration.reconciling import judge
 from metrics_pipeline.orchestration.reports import day_metadata
 from metrics_pipeline.pipeline.aggregation import preview_day
-from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.settings import Settings
 from metrics_pipeline_tests.api.conftest import Serve
 from metrics_pipeline_tests.api.conftest import serve as serve
 from metrics_pipeline_tests.days import (
@@ -78,7 +77,7 @@ def test_everybody_who_reads_the_day_says_what_the_oracle_says(
     store_agents(database, agents)
     store_logs(database, logs_of_day)
     execute(database, NOWHERE)
-    preview = preview_day(database, require_ready(database), WINDOW, include_inactive_agents=False)
+    preview = preview_day(database, open_logs(database), WINDOW, include_inactive_agents=False)
     report = day_metadata(assert_exact_twice(database))
     with database.engine.connect() as connection:
         expected = expected_metrics(connection, WINDOW.start, WINDOW.end)
@@ -93,10 +92,10 @@ def test_everybody_who_reads_the_day_says_what_the_oracle_says(
     assert report["logs_skipped"].value == skipped
     assert len(repr(report)) < 200_000
 
-    contract = require_ready(database)
-    [verdict] = judge(instance, database, contract, Settings.from_environment({}), [DAY])
-    assert verdict.state is DayState.FINE
-    assert preview_day(database, contract, WINDOW, include_inactive_agents=False).inserted == 0
+    logs = open_logs(database)
+    [verdict] = judge(instance, database, logs, "UTC", [DAY])
+    assert verdict.state is DayState.AGGREGATED
+    assert preview_day(database, logs, WINDOW, include_inactive_agents=False).inserted == 0
     assert DAY not in {day.metric_date for day in prune(database, is_dry_run=True).held_back}
     assert_api_says(serve(start_date=DAY), expected)
     for check in CHECKS:

@@ -14,12 +14,13 @@ from metrics_pipeline.cli import app
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.errors import ContractError, PermanentError
 from metrics_pipeline.logs.contract import SOURCE_TABLES
-from metrics_pipeline.logs.fingerprints import finished_days
 from metrics_pipeline.names import SCHEDULED_AT_TAG
-from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.pipeline.reconciling import finished_days
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
-from metrics_pipeline.store.reads import ledger_rows, metrics_of_day, restatements
+from metrics_pipeline.store.ledger import ledger_rows
+from metrics_pipeline.store.reads import metrics_of_day, restatements
 from metrics_pipeline_tests.days import (
     DAY,
     WINDOW,
@@ -77,14 +78,14 @@ def test_the_readers_role_reads_metrics_ledger_restatements_and_the_state_of_day
     store_day(database)
     aggregate(database)
     reader = roles["reader"].database
-    contract = require_ready(reader, SOURCE_TABLES)
+    logs = open_logs(reader, SOURCE_TABLES)
     with reader.engine.connect() as connection:
         assert metrics_of_day(connection, DAY)["agent_id"].to_list() == ["a", "b"]
         assert ledger_rows(connection, DAY, DAY)[DAY].source_logs == 4
         assert restatements(connection, DAY, DAY, agent_id=None, limit=1) == []
-        assert finished_days(connection, contract, [WINDOW]) == {DAY}
+        assert finished_days(connection, logs, [WINDOW]) == {DAY}
     with pytest.raises(ContractError, match="the privilege SELECT on table alert_history is missing"):
-        require_ready(reader)
+        open_logs(reader)
 
 
 PARTITIONED = (

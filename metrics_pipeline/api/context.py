@@ -12,7 +12,8 @@ from sqlalchemy import text
 from starlette.concurrency import run_in_threadpool
 
 from metrics_pipeline.api.dagster_runs import DagsterRuns
-from metrics_pipeline.logs.contract import SOURCE_TABLES, UpstreamContract, check_contract
+from metrics_pipeline.logs.contract import SOURCE_TABLES, check_contract
+from metrics_pipeline.logs.postgres_logs import PostgresLogs
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.names import API_RUNS_LOCK
 from metrics_pipeline.postgres.database import Database
@@ -40,10 +41,10 @@ class Context:
         )
 
     @cached_property
-    def contract(self) -> UpstreamContract:
-        """How the logs and the registry are typed; looked at once. Raises ContractError where they cannot be read."""
+    def logs(self) -> PostgresLogs:
+        """The source of logs; its contract is checked once. Raises ContractError where the logs cannot be read."""
         with self.database.connect() as connection:
-            return check_contract(connection, SOURCE_TABLES)
+            return PostgresLogs(self.database, check_contract(connection, SOURCE_TABLES))
 
     @asynccontextmanager
     async def starting_runs(self) -> AsyncIterator[None]:

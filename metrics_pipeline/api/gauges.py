@@ -2,26 +2,23 @@
 
 import time
 from dataclasses import dataclass, field
-from datetime import timedelta
 from threading import Lock
 
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.openmetrics.exposition import generate_latest
-from sqlalchemy import text
 
 from metrics_pipeline.api.context import Context
 from metrics_pipeline.api.dagster_runs import DagsterRun
-from metrics_pipeline.api.days import DayJudgement, judge_days
+from metrics_pipeline.api.days import DayJudgement, judgements
 from metrics_pipeline.metrics.reconciliation import DayState
+from metrics_pipeline.metrics.retention import cutoffs
 from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.pipeline.reconciling import lookback
 from metrics_pipeline.retention.raw_logs import count_logs_before
+from metrics_pipeline.store.ledger import ledger_rows, newest_stored_day
 
 #: As often as the sensor: judging the days reads all logs of the look-back window.
 _JUDGED_FOR_SECONDS = 15 * 60
-
-_LEDGER = text("""
-SELECT extract(epoch FROM window_end) AS ended, extract(epoch FROM aggregated_at - snapshot_at) AS seconds
-FROM metric_day_ledger ORDER BY metric_date DESC LIMIT 1""")
 
 
 @dataclass
@@ -42,7 +39,8 @@ class Gauges:
             Gauge(f"metrics_pipeline_{name}", meaning, registry=registry).set(value)
 
         with self.context.database.connect() as connection:
-            newest = connection.execute(_LEDGER).one_or_none()
+            day = newest_stored_day(connection)
+            newest = ledger_rows(connection, day, day)[day] if day is not None else None
         with self._lock:
             if time.monotonic() - self._judged_at >= _JUDGED_FOR_SECONDS:
                 self._judged, self._held_back = self._judge(), self._count_held_back()
@@ -50,16 +48,20 @@ class Gauges:
             days, held_back, age = self._judged, self._held_back, time.monotonic() - self._judged_at
 
         if newest is not None:
-            gauge("newest_day_end_timestamp_seconds", "The end of the newest aggregated day.", newest.ended)
+            gauge(
+                "newest_day_end_timestamp_seconds",
+                "The end of the newest aggregated day.",
+                newest.window_end.timestamp(),
+            )
             gauge(
                 "newest_day_aggregation_seconds",
                 "From the snapshot to the publication of the newest aggregated day.",
-                newest.seconds,
+                (newest.aggregated_at - newest.snapshot_at).total_seconds(),
             )
         states = Gauge("metrics_pipeline_days", "Days of the look-back window by state.", ["state"], registry=registry)
         for state in DayState:
             if state is not DayState.RUNNING:
-                states.labels(state.value.replace(" ", "_")).set(sum(day.verdict.state is state for day in days))
+                states.labels(state.value).set(sum(day.verdict.state is state for day in days))
         gauge(
             "skipped_logs",
             "Logs of inactive or unregistered agents in the look-back window, which are in no metric.",
@@ -87,12 +89,11 @@ class Gauges:
 
     def _count_held_back(self) -> int:
         settings = self.context.settings
-        kept_from = self.context.yesterday() + timedelta(days=1 - settings.retention.raw_log_days)
+        kept_from = cutoffs(settings.retention, self.context.now(), settings.time_zone).raw_logs
         with self.context.database.connect() as connection:
             window = day_window(kept_from, settings.time_zone)
-            return count_logs_before(connection, self.context.contract, window.start)
+            return count_logs_before(connection, self.context.logs.contract, window.start)
 
     def _judge(self) -> list[DayJudgement]:
-        settings, last = self.context.settings, self.context.yesterday()
-        first = max(settings.start_date, last - timedelta(days=settings.lookback_days - 1))
-        return judge_days(self.context, first, last) if first <= last else []
+        days = lookback(self.context.settings, self.context.now())
+        return judgements(self.context, days[0], days[-1]) if days else []

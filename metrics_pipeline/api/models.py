@@ -1,13 +1,14 @@
-"""What the answers hold, as the OpenAPI document describes it. The metric columns come from metrics/schema.py."""
+"""What the answers hold, as the OpenAPI document describes it. The metric columns come from metrics/catalog.py."""
 
 from datetime import date, datetime
 from decimal import Decimal
-from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from pydantic import BaseModel, Field, WithJsonSchema, create_model
 
-from metrics_pipeline.metrics.schema import KEY_COLUMNS, METRIC_COLUMNS, Column
+from metrics_pipeline.metrics.catalog import AGENT_DAY, METRICS, Column
+from metrics_pipeline.metrics.reconciliation import STATE_MEANINGS, DayState
+from metrics_pipeline.metrics.summary import PeriodSummary
 
 #: A JSON number with the digits of the database.
 ExactNumber = Annotated[Decimal, WithJsonSchema({"type": "number"})]
@@ -21,35 +22,15 @@ _TYPES: dict[str, Any] = {
     "jsonb": dict[str, int],
 }
 
-#: One agent's day that adds up: 98 successes, one failure, and one execution with another status.
-_EXAMPLE: dict[str, Any] = {
-    "agent_id": "support-triage",
-    "metric_date": "2025-07-11",
-    "total_executions": 100,
-    "successful_executions": 98,
-    "failed_executions": 1,
-    "success_rate": 0.98,
-    "avg_latency_ms": 840,
-    "p50_latency_ms": 610,
-    "p95_latency_ms": 2310,
-    "p99_latency_ms": 4102,
-    "total_tokens": 128400,
-    "total_cost_usd": 1.25,
-    "avg_cost_per_execution": 0.0125,
-    "error_distribution": {"timeout": 1},
-    "human_interventions": 2,
-    "unique_users": 37,
-}
-
 
 def _field(column: Column) -> Any:
-    return (_TYPES[column.sql_type], Field(description=column.description, examples=[_EXAMPLE[column.name]]))
+    return (_TYPES[column.sql_type], Field(description=column.meaning, examples=[column.example]))
 
 
 DayMetrics: type[BaseModel] = create_model(
     "DayMetrics",
     __doc__="One agent's metrics of one day.",
-    **{column.name: _field(column) for column in KEY_COLUMNS + METRIC_COLUMNS},
+    **{column.name: _field(column) for column in AGENT_DAY.columns},
     created_at=(datetime, Field(description="When the row was stored first.")),
     updated_at=(datetime | None, Field(description="When one of its values was last replaced.")),
 )
@@ -57,7 +38,7 @@ DayMetrics: type[BaseModel] = create_model(
 _MetricValues: type[BaseModel] = create_model(
     "MetricValues",
     __doc__="The metric columns of a stored row.",
-    **{column.name: _field(column) for column in METRIC_COLUMNS},
+    **{metric.name: _field(metric) for metric in METRICS},
 )
 
 
@@ -82,25 +63,17 @@ class Restatement(BaseModel):
     new_row: _MetricValues  # type: ignore[valid-type]
 
 
-class CoverageState(StrEnum):
-    """What is to be said of a day."""
-
-    AGGREGATED = "aggregated"
-    NO_ACTIVITY = "no_activity"
-    MISSING = "missing"
-    DIRTY = "dirty"
-    SEALED = "sealed"
-    OTHER_ZONE = "other_zone"
+#: The states that the database alone tells; whether a run is about to write a day is Dagster's to know.
+_COVERAGE_STATES = tuple(state for state in DayState if state is not DayState.RUNNING)
 
 
 class DayCoverage(BaseModel):
     """A day's state, and what its metrics were made from; the counts are null for a day that was never aggregated."""
 
     metric_date: date
-    state: CoverageState = Field(
-        description="aggregated: its metrics equal its logs. no_activity: likewise, and there is not one log. missing: "
-        "never aggregated. dirty: its logs changed since. sealed: its raw logs were pruned, its metrics are final. "
-        "other_zone: stored as a day of another METRICS_TIME_ZONE."
+    state: DayState = Field(
+        description=" ".join(f"{state}: {STATE_MEANINGS[state]}." for state in _COVERAGE_STATES),
+        json_schema_extra={"enum": [*_COVERAGE_STATES]},
     )
     reason: str = Field(description="The state in words.", examples=["equal to its logs"])
     is_outdated: bool = Field(description="Whether it was stored under an older definition of the metrics.")
@@ -113,25 +86,20 @@ class DayCoverage(BaseModel):
     definition_version: str | None = Field(examples=["1"])
 
 
-class Figures(BaseModel):
-    """The figures of a period; a mean over nothing is null. Rates have 6 places, latencies 3, money 9."""
-
-    avg_success_rate: ExactNumber | None = Field(description="Mean of the days' success_rate.", examples=[0.98])
-    avg_latency: ExactNumber | None = Field(description="Mean of the days' avg_latency_ms.", examples=[840.5])
-    total_executions: int
-    total_cost: ExactNumber = Field(description="In USD.", examples=[37.5])
-    success_rate: ExactNumber | None = Field(description="Successful / total executions of the period.")
-    latency_ms: ExactNumber | None = Field(description="Mean of avg_latency_ms, weighted by executions.")
-    cost_per_execution: ExactNumber | None = Field(description="In USD.")
-    human_intervention_rate: ExactNumber | None = Field(description="Human interventions / total executions.")
-    successful_executions: int
-    failed_executions: int
-    human_interventions: int
-    total_tokens: int
-    error_distribution: dict[str, int] = Field(examples=[{"timeout": 12}])
+def _figure(type_: Any) -> Any:
+    value, figure = get_args(type_)
+    exact = {Decimal: ExactNumber, Decimal | None: ExactNumber | None}.get(value, value)
+    return (exact, Field(description=figure.meaning, examples=[figure.example]))
 
 
-class Period(Figures):
+Figures: type[BaseModel] = create_model(
+    "Figures",
+    __doc__="The figures of a period; a mean over nothing is null. Rates have 6 places, latencies 3, money 9.",
+    **{name: _figure(type_) for name, type_ in get_type_hints(PeriodSummary, include_extras=True).items()},
+)
+
+
+class Period(Figures):  # type: ignore[misc, valid-type]
     """The same figures of the days before."""
 
     start_date: date
@@ -145,7 +113,9 @@ class Summary(Period):
     agent_id: str
     days: int
     previous: Period = Field(description="The same number of days just before.")
-    change: Figures = Field(description="Each figure minus that of the previous period; null where one has none.")
+    change: Figures = Field(  # type: ignore[valid-type]
+        description="Each figure minus that of the previous period; null where one has none."
+    )
 
 
 class Run(BaseModel):

@@ -3,15 +3,13 @@
 import logging
 from typing import Literal
 
-from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError as NoConnectionFreeError
 
 from metrics_pipeline.api.context import Context
 from metrics_pipeline.api.models import Readiness
 from metrics_pipeline.errors import PermanentError, PipelineError
 from metrics_pipeline.postgres.upgrading import require_current
-
-_NEWEST_DAY = text("SELECT max(metric_date) FROM metric_day_ledger")
+from metrics_pipeline.store.ledger import newest_stored_day
 
 _log = logging.getLogger("metrics_pipeline.api")
 
@@ -27,7 +25,7 @@ def readiness(context: Context, request_id: str) -> Readiness:
                 revision = "not current"
                 raise
             revision = "current"
-            newest = connection.scalar(_NEWEST_DAY)
+            newest = newest_stored_day(connection)
     except (PipelineError, NoConnectionFreeError) as error:
         _log.warning("%s", error, extra={"request_id": request_id})
         return Readiness(

@@ -8,13 +8,14 @@ import typer
 
 from metrics_pipeline.cli.tables import print_table
 from metrics_pipeline.logs.contract import SOURCE_TABLES
-from metrics_pipeline.metrics.reconciliation import DayVerdict
+from metrics_pipeline.metrics.reconciliation import DayVerdict, LedgerRow
 from metrics_pipeline.orchestration.instance import open_instance
-from metrics_pipeline.orchestration.reconciling import findings, judge, lookback_days
-from metrics_pipeline.pipeline.opening import open_database
-from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.orchestration.reconciling import judge
+from metrics_pipeline.pipeline.opening import open_database, open_logs
+from metrics_pipeline.pipeline.reconciling import findings, lookback
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.store.reads import LedgerRow, Restatement, ledger_rows
+from metrics_pipeline.store.ledger import ledger_rows
+from metrics_pipeline.store.reads import Restatement
 from metrics_pipeline.store.reads import restatements as stored_restatements
 
 _FIRST_DAY = datetime(1, 1, 1)  # noqa: DTZ001 - an option's bounds are dates
@@ -36,16 +37,16 @@ def status(
 ) -> None:
     """Shows the state of the last days: whether what is stored of each still equals its logs.
 
-    **fine** equals its logs. **missing** was never aggregated. **dirty** has logs that changed since: a late one, a
-    correction, a deletion. **running** is about to be written. **sealed** has its raw logs pruned. **other zone** is
-    stored as a day of another METRICS_TIME_ZONE. Missing and dirty days are asked for by the schedule and the sensor;
-    `metrics-pipeline backfill` does it at once.
+    **aggregated** equals its logs, **no activity** too and has none. **missing** was never aggregated. **dirty** has
+    logs that changed since: a late one, a correction, a deletion. **running** is about to be written. **sealed** has
+    its raw logs pruned. **other zone** is stored as a day of another METRICS_TIME_ZONE. Missing and dirty days are
+    asked for by the schedule and the sensor; `metrics-pipeline backfill` does it immediately.
     """
     settings = Settings.from_environment()
     database = open_database(settings)
-    window = lookback_days(settings, datetime.now(UTC), days or settings.lookback_days)
+    window = lookback(settings, datetime.now(UTC), days)
     with open_instance(settings) as instance:
-        verdicts = judge(instance, database, require_ready(database, SOURCE_TABLES), settings, window)
+        verdicts = judge(instance, database, open_logs(database, SOURCE_TABLES), settings.time_zone, window)
     with database.connect() as connection:
         ledger = ledger_rows(connection, window[0], window[-1]) if window else {}
     print_table(
@@ -72,7 +73,7 @@ def restatements(
     Example: `metrics-pipeline restatements --agent support-triage --from 2025-07-01 --to 2025-07-31`
     """
     database = open_database(Settings.from_environment())
-    require_ready(database, SOURCE_TABLES)
+    open_logs(database, SOURCE_TABLES)
     with database.connect() as connection:
         found = stored_restatements(connection, first.date(), last.date(), agent_id=agent, limit=limit)
     if not found:
@@ -88,10 +89,10 @@ def restatements(
 
 def _status_row(verdict: DayVerdict, row: LedgerRow | None) -> tuple[str, ...]:
     if row is None:
-        return (str(verdict.metric_date), verdict.state, verdict.reason, "", "", "", "", "", "", "")
+        return (str(verdict.metric_date), verdict.state.words, verdict.reason, "", "", "", "", "", "", "")
     return (
         str(verdict.metric_date),
-        verdict.state,
+        verdict.state.words,
         verdict.reason,
         f"{row.source_logs:,}",
         f"{row.aggregated_logs:,}",

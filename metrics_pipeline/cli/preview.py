@@ -10,8 +10,7 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.comparison import DayChange
 from metrics_pipeline.metrics.windows import day_window, days_between
 from metrics_pipeline.pipeline.aggregation import preview_day
-from metrics_pipeline.pipeline.opening import open_database
-from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.pipeline.opening import open_database, open_logs
 from metrics_pipeline.settings import Settings
 
 _MAX_NAMED_AGENTS = 5
@@ -20,7 +19,7 @@ _MAX_NAMED_AGENTS = 5
 def preview_days(settings: Settings, first: date, last: date, *, include_inactive_agents: bool) -> None:
     """Computes the days without writing and prints a row for each, then the days that would fail and why."""
     database = open_database(settings)
-    contract = require_ready(database)
+    logs = open_logs(database)
     changes: list[DayChange] = []
     failures: list[str] = []
     for day in track(
@@ -30,7 +29,7 @@ def preview_days(settings: Settings, first: date, last: date, *, include_inactiv
             changes.append(
                 preview_day(
                     database,
-                    contract,
+                    logs,
                     day_window(day, settings.time_zone),
                     include_inactive_agents=include_inactive_agents,
                 )

@@ -8,46 +8,16 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from metrics_pipeline.errors import ContractError
+from metrics_pipeline.metrics.upstream import UPSTREAM_TABLES
+from metrics_pipeline.metrics.windows import DayWindow
+from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE, REGISTRY_TABLE
 
 _MINIMUM_VERSION = 13
 
-_TEXT = ("text", "character varying")
-_LABEL = (*_TEXT, "enum")
-_AGENT = (*_TEXT, "uuid")
-_COUNT = ("smallint", "integer")
-_INSTANT = ("timestamp with time zone", "timestamp without time zone")
-_ANY: tuple[str, ...] = ()
-
-#: The columns that we read and the types that our SQL can read there; enum stands for every enum type.
-_UPSTREAM: dict[str, dict[str, tuple[str, ...]]] = {
-    "agent_registry": {"id": _AGENT, "name": _TEXT, "status": _LABEL},
-    "agent_execution_logs": {
-        "id": _ANY,
-        "agent_id": _AGENT,
-        "timestamp": _INSTANT,
-        "status": _LABEL,
-        "latency_ms": _COUNT,
-        "token_count": _COUNT,
-        "cost_usd": ("numeric",),
-        "error_type": _LABEL,
-        "metadata": ("json", "jsonb"),
-    },
-    "alert_history": {
-        "id": _ANY,
-        "agent_id": _AGENT,
-        "alert_type": _LABEL,
-        "severity": _LABEL,
-        "message": _TEXT,
-        "triggered_at": _INSTANT,
-        "resolved_at": _INSTANT,
-    },
-}
-
-UPSTREAM_TABLES = tuple(_UPSTREAM)
-#: Those that metrics are made of.
-SOURCE_TABLES = ("agent_registry", "agent_execution_logs")
-#: Those that retention deletes from.
-PRUNED_TABLES = ("agent_execution_logs", "alert_history")
+#: The tables that metrics are made of.
+SOURCE_TABLES = (REGISTRY_TABLE, LOGS_TABLE)
+#: The tables that retention deletes from.
+PRUNED_TABLES = (LOGS_TABLE, ALERTS_TABLE)
 
 _SERVER = text("""
     SELECT current_setting('server_version_num')::int / 10000 AS version,
@@ -108,8 +78,12 @@ class UpstreamContract:
         """A moment in UTC as agent_execution_logs.timestamp has it, to compare with."""
         return moment.replace(tzinfo=None) if self.timestamp_is_naive else moment
 
+    def bounds(self, window: DayWindow) -> dict[str, datetime]:
+        """The parameters :start and :end of a statement over the logs of the window."""
+        return {"start": self.instant(window.start), "end": self.instant(window.end)}
 
-def check_contract(connection: Connection, tables: Collection[str] = UPSTREAM_TABLES) -> UpstreamContract:
+
+def check_contract(connection: Connection, tables: Collection[str] = tuple(UPSTREAM_TABLES)) -> UpstreamContract:
     """Reads the catalog only, as the role of `connection` sees it through its search_path.
 
     `tables` are those that the caller reads, so that a role needs no privilege on the others.
@@ -124,7 +98,7 @@ def check_contract(connection: Connection, tables: Collection[str] = UPSTREAM_TA
     if server.encoding != "UTF8":
         problems.append(f"the database's encoding is {server.encoding}, needed is UTF8")
     for table in tables:
-        accepted = _UPSTREAM[table]
+        accepted = {column.name: column.accepted for column in UPSTREAM_TABLES[table]}
         found = {column.column_name: column for column in columns if column.table_name == table}
         problems += _table_problems(table, accepted, found)
     if problems:
@@ -132,7 +106,7 @@ def check_contract(connection: Connection, tables: Collection[str] = UPSTREAM_TA
             f"The database does not hold what the pipeline reads (role {server.role}, search_path {server.schemas}): "
             f"{'; '.join(problems)}. These tables belong to other systems: have them created, changed or granted there."
         )
-    log_types = {c.column_name: c.type for c in columns if c.table_name == "agent_execution_logs"}
+    log_types = {c.column_name: c.type for c in columns if c.table_name == LOGS_TABLE}
     return UpstreamContract(
         timestamp_is_naive=log_types.get("timestamp") == "timestamp without time zone",
         metadata_is_json=log_types.get("metadata") == "json",

@@ -29,21 +29,21 @@ SELECT 1 FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" <
 
 def slices_of(connection: Connection, contract: UpstreamContract, window: DayWindow) -> list[Slice]:
     """Half-open slices that make up the window: one of a small day, more of a large one, those with most logs last."""
-    # Rolled back at once, because EXPLAIN locks the table as reading it does: an ALTER TABLE that queued behind this
+
+    def estimate(start: datetime, end: datetime) -> tuple[int, bool]:
+        """The logs between two moments, and whether the whole table would be read for them."""
+        bounds = {"start": contract.instant(start), "end": contract.instant(end)}
+        plan = connection.execute(text(_PLAN), bounds).scalar_one()[0]["Plan"]
+        nodes = [plan]
+        for node in nodes:
+            nodes += node.get("Plans", [])
+        return plan["Plan Rows"], any(node["Node Type"] == "Seq Scan" for node in nodes)
+
+    # Rolled back, because EXPLAIN locks the table as reading it does: an ALTER TABLE that queued behind this
     # transaction would keep the readers waiting, and this transaction waits for the readers.
-    with connection.begin_nested() as savepoint:
-
-        def estimate(start: datetime, end: datetime) -> tuple[int, bool]:
-            """The logs between two moments, and whether the whole table would be read for them."""
-            bounds = {"start": contract.instant(start), "end": contract.instant(end)}
-            plan = connection.execute(text(_PLAN), bounds).scalar_one()[0]["Plan"]
-            nodes = [plan]
-            for node in nodes:
-                nodes += node.get("Plans", [])
-            return plan["Plan Rows"], any(node["Node Type"] == "Seq Scan" for node in nodes)
-
-        slices = _divided(estimate, window)
-        savepoint.rollback()
+    connection.exec_driver_sql("SAVEPOINT plan")
+    slices = _divided(estimate, window)
+    connection.exec_driver_sql("ROLLBACK TO SAVEPOINT plan; RELEASE SAVEPOINT plan")
     return slices
 
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import polars as pl
 
-from metrics_pipeline.metrics.schema import METRIC_COLUMNS
+from metrics_pipeline.metrics.catalog import METRIC_NAMES
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,12 @@ class DayChange:
 
 
 def compare_days(metric_date: date, stored: pl.DataFrame, computed: pl.DataFrame) -> DayChange:
-    """Compares two frames of METRICS_SCHEMA; every agent that is stored is also computed.
+    """Compares two frames in the schema of AGENT_DAY; every agent that is stored is also computed.
 
     Error distributions are lists sorted by error_type in both.
     """
-    names = [column.name for column in METRIC_COLUMNS]
     both = computed.join(stored, on="agent_id", how="inner", suffix="_stored")
-    differs = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_stored")) for name in names)
+    differs = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_stored")) for name in METRIC_NAMES)
     changed_agents = both.filter(differs)["agent_id"].sort().to_list()
 
     return DayChange(

@@ -1,10 +1,11 @@
 """Whether a stored day still adds up to its row in the ledger: no execution, error or dollar lost or invented."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import date
 
-from metrics_pipeline.metrics.fingerprint import SourceFingerprint
+from metrics_pipeline.metrics.costs import fingerprint_cost
+from metrics_pipeline.metrics.reconciliation import LedgerRow
 
 
 @dataclass(frozen=True)
@@ -14,13 +15,7 @@ class StoredTotals:
     contradictory_agents: those whose row contradicts itself, such as errors that do not sum to its failed executions.
     """
 
-    metric_date: date
-    source_logs: int
-    aggregated_logs: int
-    skipped_logs: int
-    agents: int
-    fingerprint: SourceFingerprint
-    is_sealed: bool
+    ledger: LedgerRow
     rows: int
     executions: int
     successful: int
@@ -34,15 +29,31 @@ class StoredTotals:
     def has_ledger_cost(self) -> bool:
         """Whether the ledger alone confirms the stored cost.
 
-        It cannot where logs were skipped, or had costs finer than a nano-dollar: its total has the former and not the
-        latter.
+        It cannot where logs were skipped, which its total includes, or where costs were finer than a nano-dollar, which
+        its total leaves out.
         """
-        return self.skipped_logs == 0 and self.cost_nano_usd == self.fingerprint.cost_nano_usd
+        ledger = self.ledger
+        return ledger.skipped_logs == 0 and self.cost_nano_usd == ledger.source_fingerprint.cost_nano_usd
+
+
+@dataclass(frozen=True)
+class AgentLogs:
+    """What the logs of an agent on a day say, as they are now.
+
+    regular_cost_nano_usd adds up the costs that are whole nano-dollars, as fingerprint_cost() keeps them.
+    cost_nano_usd is the exact sum, rounded as it is stored.
+    """
+
+    metric_date: date
+    agent_id: str | None
+    logs: int
+    regular_cost_nano_usd: int
+    cost_nano_usd: int
 
 
 @dataclass(frozen=True)
 class LogCosts:
-    """What the logs of a day, as they stand now, say of its cost.
+    """What the logs of a day, as they are now, say of its cost.
 
     cost_nano_usd: the total of the ledger's fingerprint, over all logs. aggregated_cost_nano_usd: the sum over the
     agents that have a row, each agent's exact cost rounded as it is stored.
@@ -53,24 +64,61 @@ class LogCosts:
     aggregated_cost_nano_usd: int
 
 
+@dataclass(frozen=True)
+class SkippedAgent:
+    """An agent whose logs are in no metric, and on how many days."""
+
+    agent_id: str | None
+    logs: int
+    days: int
+
+
+def log_costs(logs: Sequence[AgentLogs], with_rows: Mapping[date, Set[str]]) -> dict[date, LogCosts]:
+    """The costs of each day that has logs. `with_rows` are the agents that have a row of the day."""
+    days: dict[date, list[AgentLogs]] = {}
+    for each in logs:
+        days.setdefault(each.metric_date, []).append(each)
+    return {
+        day: LogCosts(
+            logs=sum(each.logs for each in agents),
+            cost_nano_usd=fingerprint_cost(sum(each.regular_cost_nano_usd for each in agents)),
+            aggregated_cost_nano_usd=sum(
+                each.cost_nano_usd for each in agents if each.agent_id in with_rows.get(day, ())
+            ),
+        )
+        for day, agents in days.items()
+    }
+
+
+def skipped_agents(logs: Sequence[AgentLogs], with_rows: Mapping[date, Set[str]]) -> list[SkippedAgent]:
+    """The agents that have logs but no row on a day, those with most such logs first."""
+    skipped: dict[str | None, list[int]] = {}
+    for each in logs:
+        if each.agent_id not in with_rows.get(each.metric_date, ()):
+            skipped.setdefault(each.agent_id, []).append(each.logs)
+    agents = [SkippedAgent(agent, sum(counts), len(counts)) for agent, counts in skipped.items()]
+    return sorted(agents, key=lambda agent: (-agent.logs, agent.agent_id is None, agent.agent_id or ""))
+
+
 def expired_days(days: Sequence[StoredTotals], cutoff: date) -> set[date]:
     """Those of `days`, which are all of the ledger and oldest first, whose rows retention deleted.
 
     It seals a day and deletes all of its rows, oldest days first, so such a day lies before `cutoff`, or before every
     day that has rows: the policy may have kept less then. A day without rows elsewhere was not deleted by retention.
     """
-    first_with_rows = next((day.metric_date for day in days if day.rows > 0), date.max)
+    first_with_rows = next((day.ledger.metric_date for day in days if day.rows > 0), date.max)
     return {
-        day.metric_date
+        day.ledger.metric_date
         for day in days
-        if day.is_sealed and day.rows == 0 and day.metric_date < max(cutoff, first_with_rows)
+        if day.ledger.is_sealed and day.rows == 0 and day.ledger.metric_date < max(cutoff, first_with_rows)
     }
 
 
 def is_cost_compared(day: StoredTotals, costs: LogCosts | None) -> bool:
     """Whether anything is left to compare the day's stored cost with: the ledger, or the logs that it was made of."""
+    logs = day.ledger.source_fingerprint
     return day.has_ledger_cost or (
-        costs is not None and (costs.logs, costs.cost_nano_usd) == (day.fingerprint.logs, day.fingerprint.cost_nano_usd)
+        costs is not None and (costs.logs, costs.cost_nano_usd) == (logs.logs, logs.cost_nano_usd)
     )
 
 
@@ -80,15 +128,15 @@ def contradictions(day: StoredTotals, costs: LogCosts | None) -> list[str]:
     `costs` are needed where the ledger alone does not confirm the cost. Logs that have changed since the day was
     stored say nothing of its rows, so they are left aside.
     """
-    logs = day.fingerprint
+    ledger, logs = day.ledger, day.ledger.source_fingerprint
     compared = [
-        ("source logs", day.source_logs, "aggregated and skipped", day.aggregated_logs + day.skipped_logs),
-        ("source logs", day.source_logs, "fingerprint", logs.logs),
-        ("executions", day.executions, "aggregated logs", day.aggregated_logs),
-        ("rows", day.rows, "agents in the ledger", day.agents),
+        ("source logs", ledger.source_logs, "aggregated and skipped", ledger.aggregated_logs + ledger.skipped_logs),
+        ("source logs", ledger.source_logs, "fingerprint", logs.logs),
+        ("executions", day.executions, "aggregated logs", ledger.aggregated_logs),
+        ("rows", day.rows, "agents in the ledger", ledger.agents),
         ("errors", day.errors, "failed executions", day.failed),
     ]
-    if day.skipped_logs == 0:
+    if ledger.skipped_logs == 0:
         compared += [
             ("successful executions", day.successful, "ledger", logs.successful),
             ("failed executions", day.failed, "ledger", logs.failed),
@@ -97,15 +145,16 @@ def contradictions(day: StoredTotals, costs: LogCosts | None) -> list[str]:
     if not day.has_ledger_cost and costs is not None and is_cost_compared(day, costs):
         compared.append(("cost in nano-dollars", day.cost_nano_usd, "logs", costs.aggregated_cost_nano_usd))
     broken = [f"{name} {stored}, but {source} {other}" for name, stored, source, other in compared if stored != other]
-    if day.skipped_logs > 0:
+    if ledger.skipped_logs > 0:
         # What is not in the rows must be among the skipped logs.
+        skipped = ledger.skipped_logs
         broken += [
-            f"{name} executions {stored}, which {total} in the ledger and {day.skipped_logs} skipped logs do not allow"
+            f"{name} executions {stored}, which {total} in the ledger and {skipped} skipped logs do not allow"
             for name, stored, total in (
                 ("successful", day.successful, logs.successful),
                 ("failed", day.failed, logs.failed),
             )
-            if not 0 <= total - stored <= day.skipped_logs
+            if not 0 <= total - stored <= ledger.skipped_logs
         ]
     if day.contradictory_agents:
         broken.append(f"rows that contradict themselves: {', '.join(map(repr, day.contradictory_agents))}")

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
-from metrics_pipeline.metrics.reconciliation import StoredDay
+from metrics_pipeline.metrics.reconciliation import LedgerRow
 
 #: A hundred years. With many more, no calendar has the day that rows are kept from.
 MAX_DAYS = 36_600
@@ -92,7 +92,7 @@ UNSETTLED = "written since the oldest transaction that is still open: left for t
 
 def reason_to_hold_back(
     standing: StandingLogs,
-    stored: StoredDay | None,
+    stored: LedgerRow | None,
     progress: PruningProgress | None,
     *,
     time_zone: str,
@@ -110,15 +110,19 @@ def reason_to_hold_back(
             return f"arrived after the day was sealed on {stored.raw_pruned_at:%Y-%m-%d}: not in its metrics"
         if stored.time_zone != time_zone:
             return f"half pruned as a day of {stored.time_zone}, not of {time_zone}"
-        if progress.pruned + standing.verifiable == stored.source_fingerprint:
+        verified = progress.pruned + standing.verifiable
+        if stored.source_fingerprint.equals(verified):
             return None
-        if progress.pruned + standing.verifiable + standing.later == stored.source_fingerprint:
+        if stored.source_fingerprint.equals(verified + standing.later):
             return UNSETTLED
         return "the verified logs of this half-pruned day were changed or deleted by somebody else"
     if stored.time_zone != time_zone:
         return f"stored as a day of {stored.time_zone}, not of {time_zone}"
     if overlapping is not None:
         return f"shares hours with {overlapping}, which is stored under another time zone"
+    engine, version = stored.source_fingerprint.kind
+    if stored.source_fingerprint.kind != standing.verifiable.kind:
+        return f"its fingerprint is version {version} of {engine}, which cannot be verified here: backfill the day"
     differences = stored.source_fingerprint.differences(standing.verifiable + standing.later)
     if differences:
         return f"differs from what was aggregated ({', '.join(differences)}): backfill the day"

@@ -1,8 +1,9 @@
 """What a person wants to know of an agent's period, exactly: from totals over stored days to rates and means."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from fractions import Fraction
+from typing import Annotated, Any
 
 _RATE_PLACES = 6
 _LATENCY_PLACES = 3
@@ -31,27 +32,33 @@ class PeriodTotals:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """What a field of PeriodSummary means, and a value that it may have."""
+
+    meaning: str
+    example: Any
+
+
+@dataclass(frozen=True)
 class PeriodSummary:
     """A period's figures; a mean over nothing is None.
 
-    Means of the days' values: avg_success_rate, avg_latency (ms). Weighted by executions: success_rate, latency_ms,
-    cost_per_execution (USD), human_intervention_rate. total_cost is in USD. Quotients are exact, rounded half away from
-    zero: rates to 6 places, latencies to 3, money to 9.
+    Quotients are exact, rounded half away from zero: rates to 6 places, latencies to 3, money to 9.
     """
 
-    avg_success_rate: Decimal | None
-    avg_latency: Decimal | None
-    total_executions: int
-    total_cost: Decimal
-    success_rate: Decimal | None
-    latency_ms: Decimal | None
-    cost_per_execution: Decimal | None
-    human_intervention_rate: Decimal | None
-    successful_executions: int
-    failed_executions: int
-    human_interventions: int
-    total_tokens: int
-    error_distribution: dict[str, int]
+    avg_success_rate: Annotated[Decimal | None, Figure("Mean of the days' success_rate.", 0.98)]
+    avg_latency: Annotated[Decimal | None, Figure("Mean of the days' avg_latency_ms.", 840.5)]
+    total_executions: Annotated[int, Figure("Sum of the days' total_executions.", 3000)]
+    total_cost: Annotated[Decimal, Figure("Sum of the days' total_cost_usd, in USD.", 37.5)]
+    success_rate: Annotated[Decimal | None, Figure("Successful / total executions of the period.", 0.98)]
+    latency_ms: Annotated[Decimal | None, Figure("Mean of avg_latency_ms, weighted by executions.", 840.5)]
+    cost_per_execution: Annotated[Decimal | None, Figure("Total cost / total executions, in USD.", 0.0125)]
+    human_intervention_rate: Annotated[Decimal | None, Figure("Human interventions / total executions.", 0.02)]
+    successful_executions: Annotated[int, Figure("Sum of the days' successful_executions.", 2940)]
+    failed_executions: Annotated[int, Figure("Sum of the days' failed_executions.", 30)]
+    human_interventions: Annotated[int, Figure("Sum of the days' human_interventions.", 60)]
+    total_tokens: Annotated[int, Figure("Sum of the days' total_tokens.", 3852000)]
+    error_distribution: Annotated[dict[str, int], Figure("Failed executions by error type.", {"timeout": 12})]
 
 
 def summarise(totals: PeriodTotals) -> PeriodSummary:
@@ -79,24 +86,11 @@ def changes(previous: PeriodSummary, current: PeriodSummary) -> PeriodSummary:
 
     error_distribution holds every error type that either has, also those whose count stayed the same.
     """
-    error_types = sorted({*previous.error_distribution, *current.error_distribution})
     return PeriodSummary(
-        avg_success_rate=_difference(current.avg_success_rate, previous.avg_success_rate),
-        avg_latency=_difference(current.avg_latency, previous.avg_latency),
-        total_executions=current.total_executions - previous.total_executions,
-        total_cost=current.total_cost - previous.total_cost,
-        success_rate=_difference(current.success_rate, previous.success_rate),
-        latency_ms=_difference(current.latency_ms, previous.latency_ms),
-        cost_per_execution=_difference(current.cost_per_execution, previous.cost_per_execution),
-        human_intervention_rate=_difference(current.human_intervention_rate, previous.human_intervention_rate),
-        successful_executions=current.successful_executions - previous.successful_executions,
-        failed_executions=current.failed_executions - previous.failed_executions,
-        human_interventions=current.human_interventions - previous.human_interventions,
-        total_tokens=current.total_tokens - previous.total_tokens,
-        error_distribution={
-            error_type: current.error_distribution.get(error_type, 0) - previous.error_distribution.get(error_type, 0)
-            for error_type in error_types
-        },
+        **{
+            each.name: _difference(getattr(current, each.name), getattr(previous, each.name))
+            for each in fields(current)
+        }
     )
 
 
@@ -109,5 +103,9 @@ def _quotient(dividend: Decimal | int, divisor: int, places: int) -> Decimal | N
     return Decimal(rounded if scaled >= 0 else -rounded).scaleb(-places)
 
 
-def _difference(current: Decimal | None, previous: Decimal | None) -> Decimal | None:
-    return None if current is None or previous is None else current - previous
+def _difference(current: Any, previous: Any) -> Any:
+    if current is None or previous is None:
+        return None
+    if isinstance(current, dict):
+        return {name: current.get(name, 0) - previous.get(name, 0) for name in sorted({*previous, *current})}
+    return current - previous

@@ -1,29 +1,14 @@
 """What must hold of every day before it is written. A day that breaks one of these rules is wrong, so it is refused."""
 
-import polars as pl
-
 from metrics_pipeline.errors import InvariantError
 from metrics_pipeline.metrics.calculator import DayMetrics
+from metrics_pipeline.metrics.catalog import METRICS
 from metrics_pipeline.metrics.windows import DayWindow
 
 _MAX_NAMED_AGENTS = 5
 
-_ERRORS_COUNTED = pl.col("error_distribution").list.eval(pl.element().struct.field("executions")).list.sum()
-
-#: Each rule of a single row, and how it reads when it is broken.
-_ROW_RULES = {
-    "the error distribution does not sum to failed_executions": pl.col("failed_executions") == _ERRORS_COUNTED,
-    "successful and failed executions exceed the total": (
-        pl.col("successful_executions") + pl.col("failed_executions") <= pl.col("total_executions")
-    ),
-    "the percentiles are not in order": (
-        (pl.col("p50_latency_ms") <= pl.col("p95_latency_ms")) & (pl.col("p95_latency_ms") <= pl.col("p99_latency_ms"))
-    ),
-    "success_rate is not between 0 and 1": pl.col("success_rate").is_between(0, 1),
-    "more unique users or human interventions than executions": (
-        pl.max_horizontal("unique_users", "human_interventions") <= pl.col("total_executions")
-    ),
-}
+#: Each rule of a single row, by the words for a row that breaks it.
+_ROW_RULES = {words: rule for metric in METRICS for words, rule in (metric.rules or {}).items()}
 
 
 def validate_day(day: DayMetrics, window: DayWindow, logs_read: int) -> None:

@@ -9,7 +9,7 @@ from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_AS
 from pydantic import Field
 
 from metrics_pipeline.errors import PermanentError
-from metrics_pipeline.metrics.schema import DEFINITION_VERSION
+from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.columns import metrics_column_lineage, metrics_table_schema
 from metrics_pipeline.orchestration.failures import raise_failed_days, step_outcome
@@ -19,7 +19,7 @@ from metrics_pipeline.orchestration.reports import day_materialization
 from metrics_pipeline.orchestration.runs import partitions_to_do, reason_for
 from metrics_pipeline.orchestration.upstream import SOURCE_ASSETS
 from metrics_pipeline.pipeline.aggregation import aggregate_days
-from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
 
 _DESCRIPTION = """
@@ -79,15 +79,13 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, owners: S
         failures: dict[str, PermanentError] = {}
         claim(context.instance, context.run)
         with step_outcome(context):
-            contract = require_ready(database)
-            for warning in contract.warnings:
+            logs = open_logs(database)
+            for warning in logs.warnings:
                 context.log.warning(warning)
-            windows = {
-                key: window_of(partitions, key) for key in partitions_to_do(context, database, contract, partitions)
-            }
+            windows = {key: window_of(partitions, key) for key in partitions_to_do(context, database, logs, partitions)}
             for key, day in aggregate_days(
                 database,
-                contract,
+                logs,
                 windows,
                 include_inactive_agents=config.include_inactive_agents,
                 run_id=context.run.run_id,

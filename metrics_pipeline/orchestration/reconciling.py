@@ -1,15 +1,13 @@
-"""The state of the last days: ledger and logs from the database, running runs from Dagster."""
+"""The state of days with what Dagster adds to it: the runs that are about to write them, and those that failed."""
 
-from collections import Counter
-from datetime import date, datetime, timedelta
+from datetime import date
 
 import dagster as dg
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
-from metrics_pipeline.logs.contract import UpstreamContract
-from metrics_pipeline.logs.fingerprints import present_fingerprints
-from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict, reconcile
-from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
+from metrics_pipeline.logs.source import LogSource
+from metrics_pipeline.metrics.reconciliation import DayVerdict
+from metrics_pipeline.metrics.windows import days_between
 from metrics_pipeline.names import (
     DAY_STATE_TAG,
     FAILED_PERMANENTLY_TAG,
@@ -20,41 +18,32 @@ from metrics_pipeline.names import (
 )
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.processes import end_if_orphaned
+from metrics_pipeline.pipeline.reconciling import judge_days
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.settings import Settings
-from metrics_pipeline.store.ledger import stored_days
 from metrics_pipeline.store.publishing import Reason
 
 # Dagster's list has neither the runs that wait nor those that are just being created.
 _UNFINISHED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, *IN_PROGRESS_RUN_STATUSES]
 
 
-def lookback_days(settings: Settings, now: datetime, days: int) -> list[date]:
-    """The last `days` days that have ended at `now`, not before METRICS_START_DATE, oldest first."""
-    last = last_complete_day(now, settings.time_zone)
-    return days_between(max(settings.start_date, last - timedelta(days=days - 1)), last)
-
-
 def judge(
     instance: dg.DagsterInstance,
     database: Database,
-    contract: UpstreamContract,
-    settings: Settings,
+    logs: LogSource,
+    time_zone: str,
     days: list[date],
     *,
     apart_from: str | None = None,
 ) -> list[DayVerdict]:
-    """The verdict on each of `days`, which follow one another. One pass over their logs, in the server.
+    """The verdict on each of `days`, which follow one another. One pass over their logs.
 
     `apart_from` is a run whose days are not taken for running: the one that asks.
     Database faults become TransientError or PermanentError.
     """
     # Before the database: a run that ends in between is then seen as running, and not as undone.
     running = running_days(instance, apart_from=apart_from)
-    with database.snapshot() as connection:
-        stored = stored_days(connection, days[0], days[-1]) if days else {}
-        present = present_fingerprints(connection, contract, [day_window(day, settings.time_zone) for day in days])
-    return reconcile(days, time_zone=settings.time_zone, stored=stored, present=present, running=running)
+    with database.snapshot() as snapshot:
+        return judge_days(snapshot, logs, days, time_zone, running=running)
 
 
 def running_days(instance: dg.DagsterInstance, *, apart_from: str | None = None) -> set[date]:
@@ -87,24 +76,6 @@ def has_failed_permanently(instance: dg.DagsterInstance, verdict: DayVerdict) ->
         FAILED_PERMANENTLY_TAG: "true",
     }
     return instance.get_runs_count(dg.RunsFilter(tags=tags)) > 0
-
-
-def findings(verdicts: list[DayVerdict]) -> str:
-    """What an operator should know of the days, in a sentence or two."""
-    if not verdicts:
-        return "No day has ended yet."
-    counts = Counter(verdict.state for verdict in verdicts)
-    days = "1 day" if len(verdicts) == 1 else f"{len(verdicts)} days"
-    said = [f"{days}: " + ", ".join(f"{counts[state]} {state}" for state in DayState if counts[state])]
-    said += [
-        f"{verdict.metric_date} is {verdict.state} ({verdict.reason})" for verdict in verdicts if verdict.needs_run
-    ]
-    outdated = [verdict.metric_date for verdict in verdicts if verdict.is_outdated]
-    if outdated:
-        said.append(
-            f"{len(outdated)} stored under an older definition, the first {outdated[0]}: a backfill renews them"
-        )
-    return "; ".join(said) + "."
 
 
 def _days_of(run: dg.DagsterRun) -> list[date]:

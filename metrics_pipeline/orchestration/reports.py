@@ -16,7 +16,7 @@ from dagster._core.definitions.data_version import (
     get_input_event_pointer_tag,
 )
 
-from metrics_pipeline.metrics.schema import DEFINITION_VERSION
+from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
 from metrics_pipeline.names import BACKFILL_TAG
 from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.orchestration.upstream import SOURCE_ASSETS

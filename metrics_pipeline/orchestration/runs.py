@@ -6,11 +6,11 @@ from datetime import date
 import dagster as dg
 
 from metrics_pipeline.errors import PermanentError
-from metrics_pipeline.logs.contract import UpstreamContract
-from metrics_pipeline.logs.fingerprints import finished_days
+from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.names import BACKFILL_TAG, REASON_TAG
 from metrics_pipeline.orchestration.partitions import window_of
+from metrics_pipeline.pipeline.reconciling import finished_days
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.publishing import Reason
 
@@ -34,7 +34,7 @@ def reason_for(run_tags: Mapping[str, str]) -> Reason:
 def partitions_to_do(
     context: dg.AssetExecutionContext,
     database: Database,
-    contract: UpstreamContract,
+    logs: LogSource,
     partitions: dg.TimeWindowPartitionsDefinition,
 ) -> list[str]:
     """The run's partitions without those that are done: materialised by this run, or by an unsuccessful one that it
@@ -45,15 +45,15 @@ def partitions_to_do(
     """
     materialised = _materialised(context.instance, context.run) & set(context.partition_keys)
     windows = {key: window_of(partitions, key) for key in context.partition_keys}
-    done = _finished(database, contract, [windows[key] for key in sorted(materialised)])
+    done = _finished(database, logs, [windows[key] for key in sorted(materialised)])
     return [key for key, window in windows.items() if window.metric_date not in done]
 
 
-def _finished(database: Database, contract: UpstreamContract, windows: list[DayWindow]) -> set[date]:
+def _finished(database: Database, logs: LogSource, windows: list[DayWindow]) -> set[date]:
     if not windows:
         return set()
-    with database.connect() as connection:
-        return finished_days(connection, contract, windows)
+    with database.snapshot() as snapshot:
+        return finished_days(snapshot, logs, windows)
 
 
 def _materialised(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[str]:

@@ -14,13 +14,12 @@ from metrics_pipeline.names import (
     SCHEDULED_AT_TAG,
 )
 from metrics_pipeline.orchestration.reconciling import (
-    findings,
     has_failed_permanently,
     judge,
-    lookback_days,
     request_for,
 )
-from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.pipeline.reconciling import findings, lookback
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import Reason
@@ -70,11 +69,11 @@ def build_daily_metrics_schedule(job: UnresolvedAssetJobDefinition, settings: Se
     def daily_metrics_schedule(
         context: dg.ScheduleEvaluationContext, database: dg.ResourceParam[Database]
     ) -> list[dg.RunRequest] | dg.SkipReason:
-        days = lookback_days(settings, context.scheduled_execution_time, settings.lookback_days)
+        days = lookback(settings, context.scheduled_execution_time)
         if not days:
             return dg.SkipReason(f"No day has ended since METRICS_START_DATE, {settings.start_date}.")
         try:
-            verdicts = judge(context.instance, database, require_ready(database), settings, days)
+            verdicts = judge(context.instance, database, open_logs(database), settings.time_zone, days)
         except TransientError as error:
             # The run has retries, a tick has none: without this, an outage at 02:00 would cost the night.
             context.log.warning(f"Only yesterday is asked for, because the other days cannot be looked at. {error}")

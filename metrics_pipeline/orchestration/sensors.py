@@ -8,8 +8,9 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.names import LATE_LOGS_SENSOR
-from metrics_pipeline.orchestration.reconciling import findings, judge, lookback_days, request_for
-from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.orchestration.reconciling import judge, request_for
+from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.pipeline.reconciling import findings, lookback
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 
@@ -39,10 +40,10 @@ def build_late_logs_sensor(
     def late_logs_sensor(
         context: dg.SensorEvaluationContext, database: dg.ResourceParam[Database]
     ) -> list[dg.RunRequest] | dg.SkipReason:
-        days = lookback_days(settings, now(), settings.lookback_days)
+        days = lookback(settings, now())
         if not days:
             return dg.SkipReason(f"No day has ended since METRICS_START_DATE, {settings.start_date}.")
-        verdicts = judge(context.instance, database, require_ready(database), settings, days)
+        verdicts = judge(context.instance, database, open_logs(database), settings.time_zone, days)
         found = findings(verdicts)
         context.log.info(found)
         # Dagster starts one run per run key: an evaluation that is repeated, or was cut short, asks for nothing twice.

@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import polars as pl
+
 from metrics_pipeline.errors import PermanentError
-from metrics_pipeline.logs.contract import UpstreamContract
-from metrics_pipeline.logs.extraction import open_snapshot
-from metrics_pipeline.metrics.calculator import DayMetrics, daily_metrics, merge_partials
+from metrics_pipeline.logs.source import LogSource
+from metrics_pipeline.metrics.calculator import DayMetrics, DayTotals, daily_metrics, day_totals, merge_partials
 from metrics_pipeline.metrics.comparison import DayChange, compare_days
-from metrics_pipeline.metrics.totals import DayTotals, day_totals
 from metrics_pipeline.metrics.validation import validate_day
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.ledger import (
-    DayState,
-    read_day_state,
+    StoredDay,
+    read_stored_day,
     refuse_if_logs_vanished,
     refuse_if_partly_pruned,
     refuse_unless_open,
@@ -49,56 +49,49 @@ class ComputedDay:
     window: DayWindow
     metrics: DayMetrics
     totals: DayTotals
-    read_state: DayState
+    read: StoredDay
     snapshot_at: datetime
     timings: StepSeconds
 
 
 @dataclass(frozen=True)
 class AggregatedDay:
-    """A day that is stored, and of which `computed.timings` tell the publishing as well."""
+    """A day that is stored. `computed.timings` include the publishing."""
 
     computed: ComputedDay
     published: Published
 
 
 def compute_day(
-    database: Database,
-    contract: UpstreamContract,
-    window: DayWindow,
-    *,
-    include_inactive_agents: bool,
+    database: Database, logs: LogSource, window: DayWindow, *, include_inactive_agents: bool
 ) -> ComputedDay:
     """Guard, extract, compute and validate, all from one snapshot. Writes nothing.
 
     Raises DayRefusedError, InvariantError, and the TransientError or PermanentError of a database fault.
     """
     timings = StepSeconds()
-    with open_snapshot(database, contract) as snapshot:
+    with database.snapshot() as snapshot:
         with timings.step("guard"):
-            state = read_day_state(snapshot.connection, window.metric_date)
-            refuse_unless_open(state, window)
-            refuse_if_partly_pruned(snapshot.connection, window)
-            agents = snapshot.agents(window.metric_date, include_inactive=include_inactive_agents)
+            stored = read_stored_day(snapshot, window.metric_date)
+            refuse_unless_open(stored, window)
+            refuse_if_partly_pruned(snapshot, window)
         with timings.step("extract"):
-            partials = snapshot.partial_aggregates(window)
-            aggregates = merge_partials(partials)
-            exact_costs = snapshot.exact_costs(window, aggregates.agents_with_irregular_costs)
-        with timings.step("compute"):
-            metrics = daily_metrics(aggregates, agents, window.metric_date, exact_costs)
-            totals = day_totals(partials, agents)
+            extracted = logs.read_day(snapshot, window, include_inactive_agents=include_inactive_agents)
+    with timings.step("compute"):
+        # An agent that was retired since the day was aggregated keeps its row, and the row keeps following its logs.
+        agents = pl.concat([extracted.agents, pl.Series(stored.agent_ids, dtype=pl.String)]).unique()
+        aggregates = merge_partials(extracted.partials)
+        metrics = daily_metrics(aggregates, agents, window.metric_date, extracted.exact_costs, extracted.kind)
+        totals = day_totals(extracted.partials, agents)
     with timings.step("validate"):
-        logs_read = int(partials["total_executions"].sum())
-        refuse_if_logs_vanished(state, window, logs_read)
-        validate_day(metrics, window, logs_read)
-    return ComputedDay(window, metrics, totals, state, snapshot.taken_at, timings)
+        refuse_if_logs_vanished(stored, window, extracted.logs)
+        validate_day(metrics, window, extracted.logs)
+    return ComputedDay(window, metrics, totals, stored, extracted.taken_at, timings)
 
 
-def preview_day(
-    database: Database, contract: UpstreamContract, window: DayWindow, *, include_inactive_agents: bool
-) -> DayChange:
+def preview_day(database: Database, logs: LogSource, window: DayWindow, *, include_inactive_agents: bool) -> DayChange:
     """What aggregating the day now would change. Writes nothing; raises what compute_day raises."""
-    computed = compute_day(database, contract, window, include_inactive_agents=include_inactive_agents)
+    computed = compute_day(database, logs, window, include_inactive_agents=include_inactive_agents)
     with database.connect() as connection:
         stored = metrics_of_day(connection, window.metric_date)
     return compare_days(window.metric_date, stored, computed.metrics.metrics)
@@ -114,7 +107,7 @@ def store_day(database: Database, computed: ComputedDay, *, run_id: str, reason:
             database,
             computed.metrics,
             computed.window,
-            read_state=computed.read_state,
+            read=computed.read,
             snapshot_at=computed.snapshot_at,
             run_id=run_id,
             reason=reason,
@@ -124,7 +117,7 @@ def store_day(database: Database, computed: ComputedDay, *, run_id: str, reason:
 
 def aggregate_days(
     database: Database,
-    contract: UpstreamContract,
+    logs: LogSource,
     windows: Mapping[str, DayWindow],
     *,
     include_inactive_agents: bool,
@@ -140,7 +133,7 @@ def aggregate_days(
     with database.keeping_connections() as kept, ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
 
         def read(window: DayWindow) -> ComputedDay:
-            return compute_day(kept, contract, window, include_inactive_agents=include_inactive_agents)
+            return compute_day(kept, logs, window, include_inactive_agents=include_inactive_agents)
 
         def outcome(key: str, computed: Future[ComputedDay]) -> tuple[str, AggregatedDay | PermanentError]:
             try:

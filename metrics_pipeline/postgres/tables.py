@@ -7,6 +7,7 @@ from sqlalchemy import (
     Column,
     Date,
     DateTime,
+    DefaultClause,
     Identity,
     Index,
     Integer,
@@ -21,7 +22,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
-from metrics_pipeline.metrics.schema import KEY_COLUMNS, METRIC_COLUMNS
+from metrics_pipeline.metrics.catalog import AGENT_DAY, METRICS, Grain
+from metrics_pipeline.metrics.upstream import UPSTREAM_TABLES
+from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE
 
 #: Ours. Alembic compares this with the database.
 metadata = MetaData()
@@ -29,20 +32,29 @@ metadata = MetaData()
 _TYPES: dict[str, TypeEngine[Any]] = {
     "text": Text(),
     "date": Date(),
+    "integer": Integer(),
     "bigint": BigInteger(),
+    "numeric": Numeric(),
     "numeric(7,6)": Numeric(7, 6),
     "numeric(20,9)": Numeric(20, 9),
+    "timestamp with time zone": DateTime(timezone=True),
+    "uuid": Uuid(),
     "jsonb": JSONB(),
 }
 
-agent_performance_metrics = Table(
-    "agent_performance_metrics",
-    metadata,
-    *(Column(column.name, _TYPES[column.sql_type], primary_key=True) for column in KEY_COLUMNS),
-    *(Column(column.name, _TYPES[column.sql_type], nullable=False) for column in METRIC_COLUMNS),
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    Column("updated_at", DateTime(timezone=True)),
-)
+
+def _metrics_table(grain: Grain) -> Table:
+    return Table(
+        grain.table,
+        metadata,
+        *(Column(key.name, _TYPES[key.sql_type], primary_key=True) for key in grain.keys),
+        *(Column(metric.name, _TYPES[metric.sql_type], nullable=False) for metric in METRICS),
+        Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+        Column("updated_at", DateTime(timezone=True)),
+    )
+
+
+agent_performance_metrics = _metrics_table(AGENT_DAY)
 # The primary key leads with agent_id, for one agent's series; a day's rows are found by this one.
 Index("agent_performance_metrics_metric_date", agent_performance_metrics.c.metric_date)
 
@@ -95,40 +107,25 @@ metric_day_pruning = Table(
 #: Other systems' tables. We create them only where no other system will: embedded, demo and test databases.
 upstream_metadata = MetaData()
 
-agent_registry = Table(
-    "agent_registry",
-    upstream_metadata,
-    Column("id", Text, primary_key=True),
-    Column("name", Text, nullable=False),
-    Column("status", Text, nullable=False),
-)
+# Who makes the key of a new row; nobody does that of an agent.
+_KEY_DEFAULTS: dict[str, tuple[Any, ...]] = {
+    LOGS_TABLE: (DefaultClause(func.gen_random_uuid()),),
+    ALERTS_TABLE: (Identity(),),
+}
 
-agent_execution_logs = Table(
-    "agent_execution_logs",
-    upstream_metadata,
-    Column("id", Uuid, primary_key=True, server_default=func.gen_random_uuid()),
-    Column("agent_id", Text, nullable=False),
-    Column("timestamp", DateTime(timezone=True), nullable=False),
-    Column("status", Text, nullable=False),
-    Column("latency_ms", Integer),
-    Column("token_count", Integer),
-    Column("cost_usd", Numeric),
-    Column("error_type", Text),
-    Column("metadata", JSONB),
-)
+
+def _upstream_table(name: str) -> Table:
+    key, *others = UPSTREAM_TABLES[name]
+    return Table(
+        name,
+        upstream_metadata,
+        Column(key.name, _TYPES[key.created_as], *_KEY_DEFAULTS.get(name, ()), primary_key=True),
+        *(Column(column.name, _TYPES[column.created_as], nullable=not column.is_required) for column in others),
+    )
+
+
+agent_registry, agent_execution_logs, alert_history = map(_upstream_table, UPSTREAM_TABLES)
 Index("agent_execution_logs_timestamp", agent_execution_logs.c.timestamp)
-
-alert_history = Table(
-    "alert_history",
-    upstream_metadata,
-    Column("id", BigInteger, Identity(), primary_key=True),
-    Column("agent_id", Text, nullable=False),
-    Column("alert_type", Text, nullable=False),
-    Column("severity", Text, nullable=False),
-    Column("message", Text, nullable=False),
-    Column("triggered_at", DateTime(timezone=True), nullable=False),
-    Column("resolved_at", DateTime(timezone=True)),
-)
 Index(
     "alert_history_resolved_at",
     alert_history.c.resolved_at,

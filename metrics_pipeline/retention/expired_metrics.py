@@ -64,7 +64,7 @@ def expire_metrics(
     days = paced.transaction(lambda connection: connection.execute(_DAYS, {"before": report.cutoffs.metrics}).all())
     for day, metrics, restatements in days:
         window = day_window(day, report.cutoffs.time_zone)
-        bounds = {"start": contract.instant(window.start), "end": contract.instant(window.end)}
+        bounds = contract.bounds(window)
 
         def has_logs_to_come(connection: Connection, day: date = day, bounds: Any = bounds) -> bool:
             return bool(connection.execute(_HAS_LOGS_TO_COME, {"metric_date": day, **bounds}).scalar_one())

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.contract import UpstreamContract
-from metrics_pipeline.logs.log_columns import FINGERPRINT, log_columns
+from metrics_pipeline.logs.log_columns import fingerprint_columns, log_columns
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.retention import UNSETTLED, StandingLogs
 from metrics_pipeline.metrics.windows import DayWindow, day_window
@@ -44,7 +44,7 @@ WITH candidate AS MATERIALIZED (
     DELETE FROM ONLY {{leaf}} WHERE ctid = ANY(ARRAY(SELECT place FROM candidate))
     RETURNING "timestamp", agent_id, status, latency_ms, token_count, cost_usd, error_type, metadata
 )
-SELECT (SELECT count(*) FROM candidate) AS candidates, (SELECT max(moment) FROM candidate) AS last, {FINGERPRINT}
+SELECT (SELECT count(*) FROM candidate) AS candidates, (SELECT max(moment) FROM candidate) AS last, {{fingerprint}}
 FROM (SELECT {{log_columns}} FROM gone OFFSET 0) AS log"""
 
 # Logs that came, changed or went since `verified_before` was the oldest open transaction make these two differ from
@@ -177,13 +177,17 @@ class RawLogPruning:
         lock_day(connection, day.window)
         if not leaf.is_still_part(connection):
             raise _NoPartAnyMoreError
-        statement = leaf.sql(_DELETE_BATCH.replace("{log_columns}", log_columns(self._contract)))
+        statement = leaf.sql(
+            _DELETE_BATCH.replace("{log_columns}", log_columns(self._contract)).replace(
+                "{fingerprint}", fingerprint_columns(day.kind)
+            )
+        )
         row = dict(connection.execute(statement, self._batch(day, after)).mappings().one())
         # Once more: from the DELETE on, nobody can take the table away before this transaction ends.
         if not leaf.is_still_part(connection):
             raise _NoPartAnyMoreError
         candidates, last = row.pop("candidates"), row.pop("last")
-        gone = SourceFingerprint(**{name: int(value) for name, value in row.items()})
+        gone = SourceFingerprint.of(row, day.kind)
         _record(connection, day.metric_date, gone)
         return candidates, last, gone.logs
 
@@ -231,7 +235,9 @@ class RawLogPruning:
             if day not in self._days_to_prune:
                 return None
             examined = self._days_to_prune[day]
-            standing = standing_logs(connection, self._contract, leaf, examined.window, examined.verified_before)
+            standing = standing_logs(
+                connection, self._contract, leaf, examined.window, examined.verified_before, examined.kind
+            )
             if standing.later.logs:
                 return None
             verified[day] = standing.verifiable
@@ -263,7 +269,8 @@ class RawLogPruning:
             progress = read_progress(connection, day)
             if progress is None:
                 return None
-            standing = standing_logs(connection, self._contract, ALL_LOGS, self._window(day), progress.verified_before)
+            window, kind = self._window(day), progress.pruned.kind
+            standing = standing_logs(connection, self._contract, ALL_LOGS, window, progress.verified_before, kind)
             if standing.verifiable.logs == 0:
                 connection.execute(_FINISH, {"metric_date": day})
             return standing

@@ -10,14 +10,15 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.logs.contract import UpstreamContract
-from metrics_pipeline.logs.log_columns import FINGERPRINT, log_columns
-from metrics_pipeline.metrics.fingerprint import SourceFingerprint
+from metrics_pipeline.logs.log_columns import FINGERPRINT_KINDS, fingerprint_columns, log_columns
+from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
+from metrics_pipeline.metrics.reconciliation import LedgerRow
 from metrics_pipeline.metrics.retention import UNSETTLED, PruningProgress, StandingLogs, reason_to_hold_back
 from metrics_pipeline.metrics.windows import DayWindow, day_window
 from metrics_pipeline.retention.pace import PacedConnection
 from metrics_pipeline.retention.partitions import SourceTable
 from metrics_pipeline.retention.transaction_ids import OLDEST_OPEN, WRITER
-from metrics_pipeline.store.ledger import stored_days
+from metrics_pipeline.store.ledger import ledger_rows
 from metrics_pipeline.store.publishing import lock_day
 
 #: Reading a day of ten million logs takes ten seconds; nobody waits for it but publishers of that day.
@@ -35,7 +36,7 @@ SELECT min("timestamp") FROM {leaf} WHERE "timestamp" >= :after AND "timestamp" 
 _OLDEST_OPEN = text(f"SELECT {OLDEST_OPEN}")
 
 _STANDING = f"""
-SELECT writer < :verified_before AS is_verifiable, {FINGERPRINT}
+SELECT writer < :verified_before AS is_verifiable, {{fingerprint}}
 FROM (
     SELECT {WRITER} AS writer, {{log_columns}}
     FROM {{leaf}}
@@ -74,6 +75,7 @@ class ExaminedDay:
     reason: why no log of it may be deleted; None if the verifiable ones may.
     verified_before: logs written by transactions before this one are the verifiable ones.
     is_sealed: the ledger had it sealed before.
+    kind: that of the fingerprints by which its logs are verified.
     """
 
     window: DayWindow
@@ -81,6 +83,7 @@ class ExaminedDay:
     reason: str | None
     verified_before: int
     is_sealed: bool
+    kind: FingerprintKind
 
     @property
     def metric_date(self) -> date:
@@ -126,31 +129,45 @@ def seal(paced: PacedConnection, contract: UpstreamContract, window: DayWindow, 
         examined = _examine(connection, contract, window)
         if examined.reason is None:
             parameters = {"metric_date": window.metric_date, "verified_before": examined.verified_before}
+            nothing = SourceFingerprint.of_no_logs(examined.kind)
             if examined.is_sealed:
                 connection.execute(_SEAL_ANEW, parameters)
             else:
-                connection.execute(_SEAL, {**parameters, "nothing": SourceFingerprint.of_no_logs().to_text()})
+                connection.execute(_SEAL, {**parameters, "nothing": nothing.to_text()})
         return examined
 
     return _when_settled(paced, examine_and_seal, is_patient=is_patient)
 
 
 def standing_logs(
-    connection: Connection, contract: UpstreamContract, leaf: SourceTable, window: DayWindow, verified_before: int
+    connection: Connection,
+    contract: UpstreamContract,
+    leaf: SourceTable,
+    window: DayWindow,
+    verified_before: int,
+    kind: FingerprintKind,
 ) -> StandingLogs:
-    """The logs of the window in the table; verifiable are those that transactions before `verified_before` wrote."""
-    nothing = SourceFingerprint.of_no_logs()
+    """The logs of the window in the table, by fingerprints of `kind`.
+
+    Verifiable are those that transactions before `verified_before` wrote.
+    """
+    nothing = SourceFingerprint.of_no_logs(kind)
     parts = {True: nothing, False: nothing}
-    parameters = {
-        "verified_before": verified_before,
-        "start": contract.instant(window.start),
-        "end": contract.instant(window.end),
-    }
-    statement = leaf.sql(_STANDING.replace("{log_columns}", log_columns(contract)))
+    parameters = {"verified_before": verified_before, **contract.bounds(window)}
+    statement = leaf.sql(
+        _STANDING.replace("{log_columns}", log_columns(contract)).replace("{fingerprint}", fingerprint_columns(kind))
+    )
     for row in map(dict, connection.execute(statement, parameters).mappings()):
         is_verifiable = row.pop("is_verifiable")
-        parts[is_verifiable] = SourceFingerprint(**{name: int(value) for name, value in row.items()})
+        parts[is_verifiable] = SourceFingerprint.of(row, kind)
     return StandingLogs(verifiable=parts[True], later=parts[False])
+
+
+def verification_kind(stored: LedgerRow | None) -> FingerprintKind:
+    """The kind of fingerprint that the day was stored with; the present one if that cannot be computed any more."""
+    if stored is not None and stored.source_fingerprint.kind in FINGERPRINT_KINDS:
+        return stored.source_fingerprint.kind
+    return FINGERPRINT_KINDS[0]
 
 
 def read_progress(connection: Connection, metric_date: date) -> PruningProgress | None:
@@ -174,15 +191,16 @@ def _when_settled(
 
 def _examine(connection: Connection, contract: UpstreamContract, window: DayWindow) -> ExaminedDay:
     day = window.metric_date
-    stored = stored_days(connection, day, day).get(day)
-    is_sealed = stored is not None and stored.raw_pruned_at is not None
+    stored = ledger_rows(connection, day, day).get(day)
+    is_sealed = stored is not None and stored.is_sealed
+    kind = verification_kind(stored)
     progress = read_progress(connection, day) if is_sealed else None
     overlapping = _overlapping(connection, window)
 
     def look(verified_before: int) -> ExaminedDay:
-        standing = standing_logs(connection, contract, ALL_LOGS, window, verified_before)
+        standing = standing_logs(connection, contract, ALL_LOGS, window, verified_before, kind)
         reason = reason_to_hold_back(standing, stored, progress, time_zone=window.time_zone, overlapping=overlapping)
-        return ExaminedDay(window, standing, reason, verified_before, is_sealed)
+        return ExaminedDay(window, standing, reason, verified_before, is_sealed, kind)
 
     oldest_open = connection.execute(_OLDEST_OPEN).scalar_one()
     if progress is None:

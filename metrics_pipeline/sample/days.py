@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import polars as pl
 
-from metrics_pipeline.metrics.schema import FAILED_STATUS, NANO_USD_PER_USD, SUCCESS_STATUS
+from metrics_pipeline.metrics.catalog import FAILED_STATUS, NANO_USD_PER_USD, SUCCESS_STATUS
 from metrics_pipeline.sample.agents import SampleSpec, sample_agents
 from metrics_pipeline.sample.randomness import normal, uniform, uuids
 

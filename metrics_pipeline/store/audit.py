@@ -1,17 +1,16 @@
 """What our own tables say of themselves: the ledger beside the rows it accounts for, and an agent's past."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal
 
 import polars as pl
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.metrics.anomalies import HISTORY_SCHEMA
+from metrics_pipeline.metrics.catalog import NANO_USD_PER_USD
 from metrics_pipeline.metrics.conservation import StoredTotals
-from metrics_pipeline.metrics.fingerprint import SourceFingerprint
-from metrics_pipeline.metrics.schema import NANO_USD_PER_USD
+from metrics_pipeline.store.ledger import LEDGER_COLUMNS, ledger_row
 
 _MAX_NAMED_AGENTS = 5
 
@@ -25,8 +24,7 @@ _CONTRADICTION = """(
     OR NOT (p50_latency_ms <= p95_latency_ms AND p95_latency_ms <= p99_latency_ms))"""
 
 _STORED_TOTALS = text(f"""
-SELECT ledger.metric_date, source_logs, aggregated_logs, skipped_logs, agents, source_fingerprint,
-       raw_pruned_at IS NOT NULL AS is_sealed,
+SELECT {", ".join(f"ledger.{name}" for name in LEDGER_COLUMNS)}, ledger.xmin::text AS version,
        coalesce(rows, 0) AS rows, coalesce(executions, 0) AS executions, coalesce(successful, 0) AS successful,
        coalesce(failed, 0) AS failed, coalesce(counted, 0) AS errors, coalesce(tokens, 0) AS tokens,
        coalesce(cost_nano_usd, 0) AS cost_nano_usd, coalesce(contradictory, '{{}}') AS contradictory_agents
@@ -49,14 +47,14 @@ _DAYS_WITHOUT_LEDGER = text("""
 SELECT count(DISTINCT metric_date) FROM agent_performance_metrics AS metrics
 WHERE NOT EXISTS (SELECT FROM metric_day_ledger AS ledger WHERE ledger.metric_date = metrics.metric_date)""")
 
-_NEWEST_DAY = text("SELECT max(metric_date) FROM metric_day_ledger WHERE metric_date <= :last")
-
 _AGENTS_WITHOUT_ROW = text("""
 SELECT count(*) OVER () AS agents, id::text AS agent_id, name
 FROM agent_registry
 WHERE status::text = 'active' AND NOT EXISTS (
     SELECT FROM agent_performance_metrics WHERE agent_id = id::text AND metric_date = :metric_date)
 ORDER BY id::text LIMIT :limit""")
+
+_STATUSES = text("SELECT id::text, status::text FROM agent_registry WHERE id::text = ANY(:agents)")
 
 _ACTIVE_AGENTS = text("SELECT count(*) FROM agent_registry WHERE status::text = 'active'")
 
@@ -76,24 +74,18 @@ class AgentsWithoutRow:
 def stored_totals(connection: Connection) -> list[StoredTotals]:
     """Every day of the ledger with the sums over its rows, oldest first. Reads no logs."""
     totals = []
-    for row in map(dict, connection.execute(_STORED_TOTALS).mappings()):
-        fingerprint = SourceFingerprint.from_text(row.pop("source_fingerprint"))
+    for row in connection.execute(_STORED_TOTALS).mappings():
+        sums = {name: value for name, value in row.items() if name not in (*LEDGER_COLUMNS, "version")}
+        agents = tuple(sums.pop("contradictory_agents"))
         # sum() of a bigint is a numeric.
-        sums = {name: int(value) for name, value in row.items() if isinstance(value, Decimal)}
-        agents = tuple(row.pop("contradictory_agents"))
-        totals.append(StoredTotals(**{**row, **sums}, fingerprint=fingerprint, contradictory_agents=agents))
+        whole = {name: int(value) for name, value in sums.items()}
+        totals.append(StoredTotals(ledger_row(row), **whole, contradictory_agents=agents))
     return totals
 
 
 def days_without_ledger(connection: Connection) -> int:
     """How many days have rows of metrics, but none in the ledger: stored before we came, or cleared since."""
     return int(connection.execute(_DAYS_WITHOUT_LEDGER).scalar_one())
-
-
-def newest_stored_day(connection: Connection, last: date) -> date | None:
-    """The newest day in the ledger, not after `last`."""
-    newest: date | None = connection.execute(_NEWEST_DAY, {"last": last}).scalar_one()
-    return newest
 
 
 def agents_without_row(connection: Connection, metric_date: date, *, limit: int) -> AgentsWithoutRow:
@@ -104,6 +96,11 @@ def agents_without_row(connection: Connection, metric_date: date, *, limit: int)
         missing_agents=rows[0].agents if rows else 0,
         named=[(row.agent_id, row.name) for row in rows],
     )
+
+
+def registered_statuses(connection: Connection, agents: Collection[str]) -> dict[str, str]:
+    """The status of each of `agents` that is registered."""
+    return {row.id: row.status for row in connection.execute(_STATUSES, {"agents": list(agents)})}
 
 
 def agent_history(connection: Connection, days: Sequence[date]) -> pl.DataFrame:

@@ -1,67 +1,90 @@
 """metric_day_ledger: what was aggregated of each day, from which logs, when and by which run."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from datetime import date, datetime
+from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, RowMapping, text
 
 from metrics_pipeline.errors import DayRefusedError
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
-from metrics_pipeline.metrics.reconciliation import StoredDay
+from metrics_pipeline.metrics.reconciliation import LedgerRow, why_closed
 from metrics_pipeline.metrics.windows import DayWindow
 
-_STATE = text("""
-SELECT stored.executions AS stored_executions, ledger.time_zone, ledger.raw_pruned_at, ledger.raw_pruned_logs,
-       ledger.definition_version, ledger.xmin::text AS version
-FROM (SELECT coalesce(sum(total_executions), 0)::bigint AS executions
+#: The columns of the table, in its order.
+LEDGER_COLUMNS = tuple(column.name for column in fields(LedgerRow) if column.name != "version")
+
+_ROW = f"ledger.{', ledger.'.join(LEDGER_COLUMNS)}, ledger.xmin::text AS version"
+
+_ROWS = text(f"SELECT {_ROW} FROM metric_day_ledger AS ledger WHERE metric_date BETWEEN :first AND :last ORDER BY 1")
+
+_STATE = text(f"""
+SELECT {_ROW}, stored.executions, stored.agent_ids
+FROM (SELECT coalesce(sum(total_executions), 0)::bigint AS executions, array_agg(agent_id) AS agent_ids
       FROM agent_performance_metrics WHERE metric_date = :metric_date) AS stored
 LEFT JOIN metric_day_ledger AS ledger ON ledger.metric_date = :metric_date""")
+
+_VERSION = text("SELECT xmin::text FROM metric_day_ledger WHERE metric_date = :metric_date")
 
 _SEALED_NEIGHBOUR = text("""
 SELECT metric_date, time_zone FROM metric_day_ledger
 WHERE metric_date <> :metric_date AND raw_pruned_at IS NOT NULL AND window_start < :end AND window_end > :start
 ORDER BY metric_date LIMIT 1""")
 
-_STORED_DAYS = text("""
-SELECT metric_date, time_zone, source_fingerprint, definition_version, aggregated_at, raw_pruned_at
-FROM metric_day_ledger WHERE metric_date BETWEEN :first AND :last""")
+_NEWEST_DAY = text("SELECT max(metric_date) FROM metric_day_ledger WHERE metric_date <= :last")
+
+_FIRST_STORED = text("SELECT min(window_start) FROM metric_day_ledger")
 
 
 @dataclass(frozen=True)
-class DayState:
-    """What is stored of a day. Without a row in the ledger every field but `stored_executions` is None.
+class StoredDay:
+    """What is stored of a day, before it is aggregated again.
 
-    version: changes with every write of the ledger's row (its xmin), whatever the clocks say.
-    stored_executions: sum of total_executions over the day's stored metrics.
+    ledger: its row, None for a day that was never aggregated or was cleared. executions: the sum of total_executions
+    over its stored metrics. agent_ids: the agents that have a row of metrics.
     """
 
-    stored_executions: int
-    time_zone: str | None = None
-    raw_pruned_at: datetime | None = None
-    raw_pruned_logs: int | None = None
-    definition_version: str | None = None
-    version: str | None = None
+    ledger: LedgerRow | None
+    executions: int
+    agent_ids: Sequence[str]
 
 
-def read_day_state(connection: Connection, metric_date: date) -> DayState:
-    """The day's state as the connection's transaction sees it."""
-    return DayState(**connection.execute(_STATE, {"metric_date": metric_date}).mappings().one())
+def read_stored_day(connection: Connection, metric_date: date) -> StoredDay:
+    """The day as the connection's transaction sees it."""
+    row = dict(connection.execute(_STATE, {"metric_date": metric_date}).mappings().one())
+    executions, agent_ids = row.pop("executions"), row.pop("agent_ids") or ()
+    return StoredDay(ledger_row(row) if row["version"] is not None else None, executions, agent_ids)
 
 
-def refuse_unless_open(state: DayState, window: DayWindow) -> None:
-    """Raises DayRefusedError for a day that must not be aggregated again: pruned, or stored under another zone."""
-    if state.raw_pruned_at is not None:
-        raise DayRefusedError(
-            f"{window.metric_date} is sealed: {state.raw_pruned_logs} of its raw logs were pruned at "
-            f"{state.raw_pruned_at:%Y-%m-%d %H:%M}Z, so its metrics can no longer be computed. "
-            "The stored metrics stay as they are."
-        )
-    if state.time_zone is not None and state.time_zone != window.time_zone:
-        raise DayRefusedError(
-            f"{window.metric_date} is stored as a day of {state.time_zone}, and METRICS_TIME_ZONE is now "
-            f"{window.time_zone}. Set METRICS_TIME_ZONE back, or, to recompute the day as one of {window.time_zone}, "
-            f"clear it first: DELETE FROM metric_day_ledger WHERE metric_date = '{window.metric_date}'."
-        )
+def ledger_version(connection: Connection, metric_date: date) -> str | None:
+    """LedgerRow.version of the day's row as the connection sees it now; None without one."""
+    return connection.execute(_VERSION, {"metric_date": metric_date}).scalar_one_or_none()
+
+
+def ledger_rows(connection: Connection, first: date, last: date) -> dict[date, LedgerRow]:
+    """The ledger from `first` to `last`, by day, oldest first."""
+    rows = connection.execute(_ROWS, {"first": first, "last": last}).mappings()
+    return {row["metric_date"]: ledger_row(row) for row in rows}
+
+
+def newest_stored_day(connection: Connection, last: date = date.max) -> date | None:
+    """The newest day in the ledger, not after `last`."""
+    newest: date | None = connection.execute(_NEWEST_DAY, {"last": last}).scalar_one()
+    return newest
+
+
+def first_stored_at(connection: Connection) -> datetime | None:
+    """The instant at which the oldest day in the ledger begins."""
+    first: datetime | None = connection.execute(_FIRST_STORED).scalar_one()
+    return first
+
+
+def refuse_unless_open(stored: StoredDay, window: DayWindow) -> None:
+    """Raises DayRefusedError for a day that must not be aggregated again: sealed, or stored under another zone."""
+    closed = why_closed(stored.ledger, window.time_zone) if stored.ledger is not None else None
+    if closed is not None:
+        raise DayRefusedError(closed.reason)
 
 
 def refuse_if_partly_pruned(connection: Connection, window: DayWindow) -> None:
@@ -76,25 +99,21 @@ def refuse_if_partly_pruned(connection: Connection, window: DayWindow) -> None:
         )
 
 
-def refuse_if_logs_vanished(state: DayState, window: DayWindow, logs_read: int) -> None:
+def refuse_if_logs_vanished(stored: StoredDay, window: DayWindow, logs_read: int) -> None:
     """Raises DayRefusedError where metrics are stored and no log is left.
 
-    Such a day was purged by somebody else, before or behind the ledger; aggregating it would store zeros.
+    Such a day was purged by another system, before we came or behind the ledger; aggregating it would store zeros.
     """
-    if logs_read == 0 and state.stored_executions > 0:
+    if logs_read == 0 and stored.executions > 0:
         raise DayRefusedError(
-            f"{window.metric_date} has stored metrics of {state.stored_executions} executions, but no log of that "
+            f"{window.metric_date} has stored metrics of {stored.executions} executions, but no log of that "
             "day is left in agent_execution_logs. Aggregating it would replace them by zeros, so it is refused. "
             "If these executions never happened, clear the day first: "
             f"DELETE FROM agent_performance_metrics WHERE metric_date = '{window.metric_date}'."
         )
 
 
-def stored_days(connection: Connection, first: date, last: date) -> dict[date, StoredDay]:
-    """The ledger's rows from `first` to `last`, as reconciliation needs them."""
-    days = {}
-    for row in map(dict, connection.execute(_STORED_DAYS, {"first": first, "last": last}).mappings()):
-        day = row.pop("metric_date")
-        fingerprint = SourceFingerprint.from_text(row.pop("source_fingerprint"))
-        days[day] = StoredDay(source_fingerprint=fingerprint, **row)
-    return days
+def ledger_row(row: RowMapping | dict[str, Any]) -> LedgerRow:
+    """The row of a statement that selects LEDGER_COLUMNS and version."""
+    values = {name: row[name] for name in (*LEDGER_COLUMNS, "version")}
+    return LedgerRow(**values | {"source_fingerprint": SourceFingerprint.from_text(values["source_fingerprint"])})

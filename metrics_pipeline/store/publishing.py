@@ -8,78 +8,82 @@ from sqlalchemy import Connection, text
 
 from metrics_pipeline.errors import TransientError
 from metrics_pipeline.metrics.calculator import DayMetrics
-from metrics_pipeline.metrics.schema import DEFINITION_VERSION, ERROR_COUNT, KEY_COLUMNS, METRIC_COLUMNS
+from metrics_pipeline.metrics.catalog import AGENT_DAY, DEFINITION_VERSION, ERROR_COUNT, METRIC_NAMES, Column, Grain
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.names import DAY_LOCK_CLASS
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.store.ledger import DayState, read_day_state
+from metrics_pipeline.store.ledger import LEDGER_COLUMNS, StoredDay, ledger_version
 
-_COLUMNS = KEY_COLUMNS + METRIC_COLUMNS
-_NAMES = ", ".join(column.name for column in _COLUMNS)
-_METRIC_NAMES = [column.name for column in METRIC_COLUMNS]
 _ERROR_COUNT_FIELDS = ", ".join(
     f"{field.name} {sql_type}" for field, sql_type in zip(ERROR_COUNT.fields, ("text", "bigint"), strict=True)
 )
 
 
 def _row_of(alias: str) -> str:
-    return "(" + ", ".join(f"{alias}.{name}" for name in _METRIC_NAMES) + ")"
+    return "(" + ", ".join(f"{alias}.{name}" for name in METRIC_NAMES) + ")"
 
 
 def _json_of(alias: str) -> str:
-    return "jsonb_build_object(" + ", ".join(f"'{name}', {alias}.{name}" for name in _METRIC_NAMES) + ")"
+    return "jsonb_build_object(" + ", ".join(f"'{name}', {alias}.{name}" for name in METRIC_NAMES) + ")"
 
 
-# A statement of its own: within _PUBLISH, FOR UPDATE silently leaves out the rows that _PUBLISH has updated by then.
-_LOCK_ROWS = text("""
-SELECT 1 FROM agent_performance_metrics WHERE metric_date = :metric_date ORDER BY agent_id FOR UPDATE""")
-
-# The rows arrive as one JSON text: one round trip, and numbers that were never a float. All parts of the statement
-# see the table as it was before it.
-_PUBLISH = text(f"""
-WITH sent AS (
-    SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-        AS sent({", ".join(f"{column.name} {column.sql_type}" for column in _COLUMNS)})
-), incoming AS MATERIALIZED (
-    SELECT {
-    ", ".join(
+def _incoming(column: Column) -> str:
+    if column.sql_type != "jsonb":
+        return f"sent.{column.name}"
+    return (
         "(SELECT coalesce(jsonb_object_agg(counts.error_type, counts.executions), '{}'::jsonb) "
         f"FROM jsonb_to_recordset(sent.{column.name}) AS counts({_ERROR_COUNT_FIELDS})) AS {column.name}"
-        if column.sql_type == "jsonb"
-        else f"sent.{column.name}"
-        for column in _COLUMNS
     )
-}
-    FROM sent
+
+
+class _Statements:
+    """What publishes the rows of one grain."""
+
+    def __init__(self, grain: Grain) -> None:
+        keys, names = ", ".join(grain.key_names), ", ".join(column.name for column in grain.columns)
+        # A statement of its own: within `publish`, FOR UPDATE silently leaves out the rows that it has updated by then.
+        self.lock_rows = text(
+            f"SELECT 1 FROM {grain.table} WHERE metric_date = :metric_date ORDER BY {keys} FOR UPDATE"
+        )
+        # The rows arrive as one JSON text: one round trip, and numbers that were never a float. All parts of the
+        # statement see the table as it was before it.
+        self.publish = text(f"""
+WITH sent AS (
+    SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb))
+        AS sent({", ".join(f"{column.name} {column.sql_type}" for column in grain.columns)})
+), incoming AS MATERIALIZED (
+    SELECT {", ".join(map(_incoming, grain.columns))} FROM sent
 ), stored AS MATERIALIZED (
-    SELECT * FROM agent_performance_metrics WHERE metric_date = :metric_date
+    SELECT * FROM {grain.table} WHERE metric_date = :metric_date
 ), restated AS (
     INSERT INTO metric_restatements (agent_id, metric_date, replaced_at, run_id, reason, old_row, new_row)
     SELECT incoming.agent_id, incoming.metric_date, now(), :run_id, :reason, {_json_of("stored")}, {
-    _json_of("incoming")
-}
-    FROM incoming JOIN stored USING (agent_id, metric_date)
+            _json_of("incoming")
+        }
+    FROM incoming JOIN stored USING ({keys})
     WHERE {_row_of("incoming")} IS DISTINCT FROM {_row_of("stored")}
     RETURNING 1
 ), upserted AS (
-    INSERT INTO agent_performance_metrics AS target ({_NAMES}, created_at)
-    SELECT {_NAMES}, now() FROM incoming ORDER BY agent_id
-    ON CONFLICT (agent_id, metric_date) DO UPDATE
-        SET {", ".join(f"{name} = EXCLUDED.{name}" for name in _METRIC_NAMES)}, updated_at = now()
+    INSERT INTO {grain.table} AS target ({names}, created_at)
+    SELECT {names}, now() FROM incoming ORDER BY {keys}
+    ON CONFLICT ({keys}) DO UPDATE
+        SET {", ".join(f"{name} = EXCLUDED.{name}" for name in METRIC_NAMES)}, updated_at = now()
         WHERE {_row_of("target")} IS DISTINCT FROM {_row_of("EXCLUDED")}
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM upserted) AS written, (SELECT count(*) FROM restated) AS changed""")
 
-_LEDGER_COLUMNS = (
-    "time_zone", "window_start", "window_end", "source_logs", "aggregated_logs", "skipped_logs", "agents",
-    "source_fingerprint", "definition_version", "snapshot_at", "run_id",
-)  # fmt: skip
+
+_AGENT_DAY = _Statements(AGENT_DAY)
+
+_RECORDED = tuple(
+    name for name in LEDGER_COLUMNS if name not in ("metric_date", "aggregated_at", "raw_pruned_at", "raw_pruned_logs")
+)
 _RECORD = text(f"""
-INSERT INTO metric_day_ledger (metric_date, {", ".join(_LEDGER_COLUMNS)}, aggregated_at)
-VALUES (:metric_date, {", ".join(f":{name}" for name in _LEDGER_COLUMNS)}, now())
+INSERT INTO metric_day_ledger (metric_date, {", ".join(_RECORDED)}, aggregated_at)
+VALUES (:metric_date, {", ".join(f":{name}" for name in _RECORDED)}, now())
 ON CONFLICT (metric_date) DO UPDATE
-    SET {", ".join(f"{name} = EXCLUDED.{name}" for name in _LEDGER_COLUMNS)}, aggregated_at = EXCLUDED.aggregated_at""")
+    SET {", ".join(f"{name} = EXCLUDED.{name}" for name in _RECORDED)}, aggregated_at = EXCLUDED.aggregated_at""")
 
 
 class Reason(StrEnum):
@@ -109,29 +113,29 @@ def publish_day(
     day: DayMetrics,
     window: DayWindow,
     *,
-    read_state: DayState,
+    read: StoredDay,
     snapshot_at: datetime,
     run_id: str,
     reason: Reason,
 ) -> Published:
     """Stores the day in one transaction; rows whose values stay the same are not touched.
 
-    `read_state` is the day's state in the snapshot that `day` was computed from.
+    `read` is the day as it was stored in the snapshot that `day` was computed from.
     Raises StaleSnapshotError when somebody published the day in between: this result may be the older one.
     Database faults become TransientError or PermanentError; in every case nothing is written.
     """
-    if read_state.definition_version not in (None, DEFINITION_VERSION):
+    if read.ledger is not None and read.ledger.definition_version != DEFINITION_VERSION:
         reason = Reason.DEFINITION_CHANGE
     with database.begin() as connection:
         lock_day(connection, window)
-        if read_day_state(connection, window.metric_date).version != read_state.version:
+        if ledger_version(connection, window.metric_date) != (read.ledger and read.ledger.version):
             raise StaleSnapshotError(
                 f"{window.metric_date} was published by another run while this one was computing it. "
-                "Nothing was written; run the day again to read it anew."
+                "Nothing was written; run the day again."
             )
-        connection.execute(_LOCK_ROWS, {"metric_date": window.metric_date})
+        connection.execute(_AGENT_DAY.lock_rows, {"metric_date": window.metric_date})
         counts = connection.execute(
-            _PUBLISH,
+            _AGENT_DAY.publish,
             {
                 "rows": day.metrics.write_json(),
                 "metric_date": window.metric_date,

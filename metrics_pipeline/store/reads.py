@@ -1,7 +1,7 @@
-"""Reading what is stored: metrics, the ledger for people, and restatements."""
+"""Reading stored metrics and restatements as values of Python."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -10,14 +10,13 @@ from typing import Any
 import polars as pl
 from sqlalchemy import Connection, text
 
-from metrics_pipeline.metrics.schema import KEY_COLUMNS, METRIC_COLUMNS, METRICS_SCHEMA
+from metrics_pipeline.metrics.catalog import AGENT_DAY
 
-_COLUMNS = ", ".join(column.name for column in KEY_COLUMNS + METRIC_COLUMNS)
-_DAY = text(f"SELECT {_COLUMNS} FROM agent_performance_metrics WHERE metric_date = :metric_date ORDER BY agent_id")
-
-_LEDGER = text("""
-SELECT metric_date, source_logs, aggregated_logs, skipped_logs, agents, definition_version, aggregated_at, run_id
-FROM metric_day_ledger WHERE metric_date BETWEEN :first AND :last""")
+_DAY = text(
+    f"SELECT {', '.join(column.name for column in AGENT_DAY.columns)} FROM {AGENT_DAY.table} "
+    "WHERE metric_date = :metric_date ORDER BY agent_id"
+)
+_AGENTS_WITH_ROWS = text(f"SELECT metric_date, agent_id FROM {AGENT_DAY.table} WHERE metric_date = ANY(:days)")
 
 _RESTATEMENTS = text("""
 SELECT agent_id, metric_date, replaced_at, run_id, reason, old_row::text, new_row::text
@@ -25,20 +24,6 @@ FROM metric_restatements
 WHERE (CAST(:agent_id AS text) IS NULL OR agent_id = :agent_id) AND metric_date BETWEEN :first AND :last
 ORDER BY replaced_at DESC, metric_date DESC, agent_id
 LIMIT :limit""")
-
-
-@dataclass(frozen=True)
-class LedgerRow:
-    """What the ledger tells a person of a day."""
-
-    metric_date: date
-    source_logs: int
-    aggregated_logs: int
-    skipped_logs: int
-    agents: int
-    definition_version: str
-    aggregated_at: datetime
-    run_id: str
 
 
 @dataclass(frozen=True)
@@ -55,19 +40,21 @@ class Restatement:
 
 
 def metrics_of_day(connection: Connection, metric_date: date) -> pl.DataFrame:
-    """The stored rows of a day as METRICS_SCHEMA, sorted by agent_id, error distributions by error_type."""
+    """The stored rows of a day in the schema of AGENT_DAY, sorted by agent_id, error distributions by error_type."""
     rows = []
     for row in connection.execute(_DAY, {"metric_date": metric_date}).mappings():
         counts = sorted(row["error_distribution"].items())
         distribution = [{"error_type": error_type, "executions": executions} for error_type, executions in counts]
         rows.append({**row, "error_distribution": distribution})
-    return pl.DataFrame(rows, schema=METRICS_SCHEMA)
+    return pl.DataFrame(rows, schema=AGENT_DAY.schema)
 
 
-def ledger_rows(connection: Connection, first: date, last: date) -> dict[date, LedgerRow]:
-    """The ledger from `first` to `last`, by day."""
-    rows = connection.execute(_LEDGER, {"first": first, "last": last}).mappings()
-    return {row["metric_date"]: LedgerRow(**row) for row in rows}
+def agents_with_rows(connection: Connection, days: Collection[date]) -> dict[date, set[str]]:
+    """The agents that have a row of each of `days`; a day without any is left out."""
+    agents: dict[date, set[str]] = {}
+    for row in connection.execute(_AGENTS_WITH_ROWS, {"days": list(days)}):
+        agents.setdefault(row.metric_date, set()).add(row.agent_id)
+    return agents
 
 
 def restatements(

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx2
 import pytest
 
-from metrics_pipeline.metrics.schema import KEY_COLUMNS, METRIC_COLUMNS
+from metrics_pipeline.metrics.catalog import AGENT_DAY
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, NOON, Log, aggregate, execute, store_agents, store_logs
@@ -86,7 +86,7 @@ def test_the_same_rows_come_as_csv_and_as_ndjson(two_days: Database, api: httpx2
     table = api.get("/api/v1/metrics/a", headers={"Accept": "text/csv"})
     assert table.headers["Content-Type"] == "text/csv; charset=utf-8; header=present"
     rows = list(csv.DictReader(io.StringIO(table.text, newline="")))
-    names = [column.name for column in KEY_COLUMNS + METRIC_COLUMNS] + ["created_at", "updated_at"]
+    names = [column.name for column in AGENT_DAY.columns] + ["created_at", "updated_at"]
     assert list(rows[0]) == list(objects[0]) == names
     assert [row["total_cost_usd"] for row in rows] == ["12345678901.123456790", "2.500000000"]
     assert [json.loads(row["error_distribution"]) for row in rows] == [{"timeout": 1}, {"auth": 1}]

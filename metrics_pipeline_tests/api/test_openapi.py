@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from metrics_pipeline.api.dagster_runs import DagsterRuns
-from metrics_pipeline.metrics.schema import KEY_COLUMNS, METRIC_COLUMNS
+from metrics_pipeline.metrics.catalog import AGENT_DAY
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, store_agents, store_logs
 
@@ -87,10 +87,10 @@ def test_every_example_of_the_document_is_answered_as_described(guarded: httpx2.
 def test_the_metric_columns_are_described_as_the_schema_declares_them(serve: Serve) -> None:
     schemas = serve().get("/openapi.json").json()["components"]["schemas"]
     described = schemas["DayMetrics"]["properties"]
-    columns = KEY_COLUMNS + METRIC_COLUMNS
+    columns = AGENT_DAY.columns
     assert list(described) == [column.name for column in columns] + ["created_at", "updated_at"]
     for column in columns:
-        assert described[column.name]["description"] == column.description
+        assert described[column.name]["description"] == column.meaning
         kind = {"text": "string", "date": "string", "bigint": "integer", "jsonb": "object"}.get(
             column.sql_type, "number"
         )

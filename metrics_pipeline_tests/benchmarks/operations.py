@@ -22,8 +22,7 @@ from metrics_pipeline.embedded import acquire
 from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import day_window, days_between
 from metrics_pipeline.pipeline.aggregation import compute_day, store_day
-from metrics_pipeline.pipeline.opening import open_database
-from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.pipeline.opening import open_database, open_logs
 from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import Reason
@@ -69,7 +68,7 @@ def _process_seconds(code: str) -> float:
 
 def _publishing(home: Path, rounds: int) -> dict[str, list[float]]:
     database = open_database(Settings(home=home))
-    contract = require_ready(database)
+    contract = open_logs(database)
     window = day_window(_FIRST, "UTC")
     # By Zipf's law most agents have few logs or none. Every one has a row all the same.
     store_sample(database, SampleSpec(agents=_AGENTS, logs_per_day=100_000), [_FIRST], "UTC", lambda *_: None)

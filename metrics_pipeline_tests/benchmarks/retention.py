@@ -23,8 +23,7 @@ from sqlalchemy import text
 from metrics_pipeline.embedded import acquire, server_pid
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
 from metrics_pipeline.pipeline.aggregation import compute_day, store_day
-from metrics_pipeline.pipeline.opening import open_database
-from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.pipeline.opening import open_database, open_logs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import Reason
@@ -56,14 +55,14 @@ from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.retention.pace import Pace
 from metrics_pipeline.retention.run import apply_retention
-from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.urls import DatabaseUrl
 database = Database(DatabaseUrl.parse(sys.argv[1]))
 raw_log_days, batch_rows, pause_ms = map(int, sys.argv[2:])
 started = time.perf_counter()
 report = apply_retention(
     database,
-    require_ready(database),
+    open_logs(database),
     cutoffs(RetentionPolicy(raw_log_days=raw_log_days), datetime.now(UTC), "UTC"),
     Pace(batch_rows=batch_rows, pause_ms=pause_ms, time_budget_minutes=24 * 60),
     run_id="benchmark",
@@ -142,7 +141,7 @@ def _load(database: Database, logs: int, prune: int) -> None:
         for window, count, days in ((old, prune, old_days), (young, logs - prune, young_days)):
             connection.execute(_LOAD, {"start": window.start, "span": timedelta(days=days), "logs": count})
     _vacuum(database)
-    contract = require_ready(database)
+    contract = open_logs(database)
     for n in range(old_days):
         window = day_window(old.metric_date + timedelta(days=n), "UTC")
         computed = compute_day(database, contract, window, include_inactive_agents=False)

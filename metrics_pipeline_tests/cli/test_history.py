@@ -88,8 +88,8 @@ def test_status_shows_each_state_of_a_day_and_what_was_stored_of_it(
     rows, stdout = command("status")
     stored = ["3", "2", "1", "2"]
     assert rows[:-1] == [
-        ["2025-07-07", "fine", "equal to its logs", *stored, "2025-07-08 02:03", "01234567", "1"],
-        ["2025-07-08", "fine", "equal to its logs", *stored, "2025-07-09 02:03", "01234567", "0 (old)"],
+        ["2025-07-07", "aggregated", "equal to its logs", *stored, "2025-07-08 02:03", "01234567", "1"],
+        ["2025-07-08", "aggregated", "equal to its logs", *stored, "2025-07-09 02:03", "01234567", "0 (old)"],
         ["2025-07-09", "missing", "never aggregated, 3 logs"],
         [
             "2025-07-10",

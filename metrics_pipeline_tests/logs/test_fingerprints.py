@@ -11,13 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event, text
 
-from metrics_pipeline.logs import fingerprints
-from metrics_pipeline.logs.fingerprints import finished_days, present_fingerprints
-from metrics_pipeline.logs.quality import log_costs
-from metrics_pipeline.metrics import schema
-from metrics_pipeline.metrics.fingerprint import SourceFingerprint
+from metrics_pipeline.metrics import reconciliation
+from metrics_pipeline.metrics.conservation import log_costs
+from metrics_pipeline.metrics.fingerprint import FIRST_KIND
 from metrics_pipeline.metrics.windows import DayWindow, day_window
-from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.pipeline.reconciling import finished_days
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import (
     DAY,
@@ -27,6 +26,7 @@ from metrics_pipeline_tests.days import (
     compute,
     empty,
     execute,
+    present,
     query,
     store_agents,
     store_logs,
@@ -35,16 +35,9 @@ from metrics_pipeline_tests.test_exactness_properties import WINDOWS, logs
 from metrics_pipeline_tests.test_exactness_variants import UUIDS, VARIANTS, difficult_day
 
 
-def present(database: Database, *windows: DayWindow) -> dict[date, SourceFingerprint]:
-    contract = require_ready(database)
-    with database.engine.connect() as connection:
-        return present_fingerprints(connection, contract, windows)
-
-
 def finished(database: Database, windows: Sequence[DayWindow]) -> set[date]:
-    contract = require_ready(database)
-    with database.engine.connect() as connection:
-        return finished_days(connection, contract, windows)
+    with database.snapshot() as snapshot:
+        return finished_days(snapshot, open_logs(database), windows)
 
 
 def neighbours(window: DayWindow, *offsets: int) -> list[DayWindow]:
@@ -74,8 +67,7 @@ def test_any_day_has_the_fingerprint_that_its_aggregation_stores(loose_database:
     found = present(loose_database, *windows)
     for each in windows:
         expected = compute(loose_database, each).metrics.fingerprint
-        assert found.get(each.metric_date, SourceFingerprint.of_no_logs()) == expected
-    assert 0 not in {fingerprint.logs for fingerprint in found.values()}
+        assert found[each.metric_date] == expected
 
 
 @settings(max_examples=100)
@@ -143,8 +135,8 @@ def test_costs_of_any_size_have_one_fingerprint_in_sql_and_in_an_aggregation(
     expected = compute(database).metrics.fingerprint
     assert present(database, WINDOW) == {DAY: expected}
     assert abs(expected.cost_nano_usd) <= 5 * 10**36
-    with database.engine.connect() as connection:
-        costs_of_logs = log_costs(connection, require_ready(database), [WINDOW])
+    with database.snapshot() as snapshot:
+        costs_of_logs = log_costs(open_logs(database).logs_by_agent(snapshot, [WINDOW]), {})
     assert costs_of_logs[DAY].cost_nano_usd == expected.cost_nano_usd
 
 
@@ -241,14 +233,14 @@ def known_day(loose_database: Database) -> Database:
 
 
 def test_every_single_change_is_noticed(known_day: Database) -> None:
-    contract = require_ready(known_day)
+    logs = open_logs(known_day)
     [(log_id,)] = query(known_day, "SELECT id FROM agent_execution_logs WHERE agent_id = 'a'")
     unnoticed = []
     with known_day.engine.connect() as connection:
         for change, statement in _CHANGES.items():
-            before = present_fingerprints(connection, contract, [WINDOW])
+            before = logs.fingerprints(connection, [WINDOW], FIRST_KIND)
             connection.execute(text(statement), {"id": log_id})
-            if present_fingerprints(connection, contract, [WINDOW]) == before:
+            if logs.fingerprints(connection, [WINDOW], FIRST_KIND) == before:
                 unnoticed.append(change)
             connection.rollback()
     assert unnoticed == []
@@ -280,12 +272,12 @@ def statements_of(database: Database) -> Iterator[list[str]]:
 
 def test_a_year_takes_one_statement_and_one_scan(database: Database) -> None:
     store_logs(database, [Log(timestamp=WINDOW.start + timedelta(days=n)) for n in range(0, 365, 5)])
-    contract = require_ready(database)
+    logs = open_logs(database)
     with statements_of(database) as statements, database.engine.connect() as connection:
-        found = present_fingerprints(connection, contract, neighbours(WINDOW, *range(365)))
-        assert len(found) == 73
+        found = logs.fingerprints(connection, neighbours(WINDOW, *range(365)), FIRST_KIND)
+        assert [fingerprint.logs for fingerprint in found.values()] == [1, 0, 0, 0, 0] * 73
         assert len(statements) == 1
-        assert present_fingerprints(connection, contract, []) == {}
+        assert logs.fingerprints(connection, [], FIRST_KIND) == {}
         assert len(statements) == 1
     assert statements[0].count("FROM agent_execution_logs") == 1
 
@@ -303,6 +295,5 @@ def test_finished_days_are_the_stored_ones_that_nothing_has_changed_since(
     assert finished(known_day, windows) == {window.metric_date for window in windows[:2]}
     store_logs(known_day, [Log("a", timestamp=windows[0].start)])
     assert finished(known_day, windows) == {DAY}
-    for module in (schema, fingerprints):
-        monkeypatch.setattr(module, "DEFINITION_VERSION", "2")
+    monkeypatch.setattr(reconciliation, "DEFINITION_VERSION", "2")
     assert finished(known_day, windows) == set()

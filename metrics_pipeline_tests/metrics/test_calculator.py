@@ -1,4 +1,4 @@
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
@@ -14,12 +14,18 @@ from hypothesis import strategies as st
 from metrics_pipeline.errors import InvariantError
 from metrics_pipeline.metrics.calculator import (
     DayMetrics,
+    agents_with_irregular_costs,
     daily_metrics,
+    day_totals,
     merge_partials,
+)
+from metrics_pipeline.metrics.catalog import AGENT_DAY, EXACT_COSTS_SCHEMA, PARTIALS_SCHEMA
+from metrics_pipeline.metrics.expressions import (
+    LATENCY_COUNT,
     percentile,
     rounded_quotient,
+    weighted_percentile,
 )
-from metrics_pipeline.metrics.schema import EXACT_COSTS_SCHEMA, METRICS_SCHEMA, PARTIALS_SCHEMA
 
 DAY = date(2025, 3, 4)
 NO_EXACT_COSTS = pl.DataFrame(schema=EXACT_COSTS_SCHEMA)
@@ -46,8 +52,10 @@ def partial(log: dict[str, Any]) -> dict[str, Any]:
         "cost_nano_usd": int(cost.scaleb(9)) if is_regular else None,
         "content_hash": log["content_hash"],
         "latencies_ms": [] if log["latency_ms"] is None else [log["latency_ms"]],
+        "latency_counts": None,
         "user_ids": [] if log["user_id"] is None else [log["user_id"]],
         "error_types": [log["error_type"] or "unknown"] if is_failed else [],
+        "error_counts": None,
     }
 
 
@@ -75,7 +83,7 @@ def test_a_day_by_hand() -> None:
             {"agent_id": "b", "cost_usd": "1"},
         )
     )
-    assert day.metrics.schema == METRICS_SCHEMA
+    assert day.metrics.schema == AGENT_DAY.schema
     assert day.metrics.row(0, named=True) == {
         "agent_id": "a",
         "metric_date": DAY,
@@ -131,7 +139,7 @@ def test_irregular_costs_are_named_and_replaced_by_the_exact_ones() -> None:
         {"agent_id": None, "cost_usd": "Infinity"},
         {"agent_id": None, "cost_usd": "0.000000004"},
     )
-    assert merge_partials(partials).agents_with_irregular_costs == [None, "fine", "huge", "no number"]
+    assert agents_with_irregular_costs(partials) == [None, "fine", "huge", "no number"]
     exact = pl.DataFrame(
         [
             ("fine", 7, -3, 2, 0),
@@ -198,6 +206,61 @@ def test_percentiles_are_those_of_the_sorted_list_whatever_the_order(latencies: 
     frame = pl.DataFrame({"values": [latencies, [1], []]}, schema={"values": pl.List(pl.Int32)})
     percentiles = frame.select(percentile(pl.col("values"), q).alias(str(q)) for q in quantiles)
     assert percentiles.rows() == [tuple(map(expected, quantiles)), (1,) * 5, (None,) * 5]
+    pairs = [{"latency_ms": latency, "executions": count} for latency, count in sorted(Counter(latencies).items())]
+    counts = pl.DataFrame({"pairs": [pairs, []]}, schema={"pairs": pl.List(LATENCY_COUNT)})
+    weighted = counts.select(weighted_percentile(pl.col("pairs"), q).alias(str(q)) for q in quantiles)
+    assert weighted.rows() == [tuple(map(expected, quantiles)), (None,) * 5]
+
+
+def as_pairs(partials: pl.DataFrame) -> pl.DataFrame:
+    """The same partial aggregates, with pairs instead of bare values, as an engine that only counts sends them."""
+
+    def pairs(values: list[Any], name: str) -> list[dict[str, Any]]:
+        return [{name: value, "executions": count} for value, count in Counter(values).items()]
+
+    rows = [
+        row
+        | {
+            "latencies_ms": None,
+            "latency_counts": pairs(row["latencies_ms"], "latency_ms"),
+            "error_types": None,
+            "error_counts": pairs(row["error_types"], "error_type"),
+        }
+        for row in partials.iter_rows(named=True)
+    ]
+    return pl.DataFrame(rows, schema=PARTIALS_SCHEMA)
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "agent_id": st.sampled_from(["a", "b", None]),
+                "status": st.sampled_from(["success", "failed", "running"]),
+                "latency_ms": st.none() | st.integers(-3, 3) | st.integers(-(2**31), 2**31 - 1),
+                "error_type": st.none() | st.sampled_from("xyz"),
+                "user_id": st.none() | st.sampled_from("uv"),
+            }
+        ),
+        max_size=30,
+    ),
+    st.data(),
+)
+def test_pairs_and_bare_values_give_the_same_metrics_in_whatever_parts_they_come(
+    rows: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    bare = logs(*rows)
+    counted = as_pairs(bare)
+    are_pairs = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
+    mixed = pl.concat([counted.filter(are_pairs), bare.filter([not it for it in are_pairs])])
+    expected = metrics_of(bare, ["a", "b", "idle"])
+    for parts in (counted, mixed):
+        day = metrics_of(parts, ["a", "b", "idle"])
+        assert day.metrics.equals(expected.metrics)
+        assert day.skipped.equals(expected.skipped)
+        assert day.fingerprint == expected.fingerprint
+        agents = pl.Series(["a", "b"])
+        assert day_totals(parts, agents) == day_totals(bare, agents)
 
 
 def test_an_agents_partial_aggregates_are_merged_whatever_their_order() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import polars as pl
 import pytest
 
+from metrics_pipeline.metrics.catalog import AGENT_DAY
 from metrics_pipeline.metrics.comparison import DayChange, compare_days
-from metrics_pipeline.metrics.schema import METRICS_SCHEMA
 
 DAY = date(2025, 3, 4)
 
@@ -36,7 +36,7 @@ def row(agent_id: str = "a", **values: Any) -> dict[str, Any]:
 
 
 def day(*rows: dict[str, Any]) -> pl.DataFrame:
-    return pl.DataFrame(list(rows), schema=METRICS_SCHEMA)
+    return pl.DataFrame(list(rows), schema=AGENT_DAY.schema)
 
 
 CHANGES = {
@@ -57,7 +57,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("column", [name for name in METRICS_SCHEMA if name not in ("agent_id", "metric_date")])
+@pytest.mark.parametrize("column", [name for name in AGENT_DAY.schema if name not in ("agent_id", "metric_date")])
 def test_a_change_of_any_single_column_is_a_change(column: str) -> None:
     change = compare_days(DAY, day(row("a"), row("b")), day(row("a"), row("b", **{column: CHANGES[column]})))
     assert (change.inserted, change.changed, change.unchanged, change.changed_agents) == (0, 1, 1, ("b",))

@@ -5,19 +5,24 @@ from datetime import date
 
 import pytest
 
-from metrics_pipeline.metrics.conservation import LogCosts, StoredTotals, contradictions, expired_days, is_cost_compared
+from metrics_pipeline.metrics.conservation import (
+    AgentLogs,
+    LogCosts,
+    SkippedAgent,
+    StoredTotals,
+    contradictions,
+    expired_days,
+    is_cost_compared,
+    log_costs,
+    skipped_agents,
+)
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
+from metrics_pipeline_tests.ledger_rows import DAY, PRUNED_AT, ledger_row
 
 #: Ten logs that cost 50 nano-dollars: six successful, three failed, one running.
 LOGS = SourceFingerprint(logs=10, successful=6, failed=3, latency_ms=0, tokens=70, cost_nano_usd=50, content_hash=0)
 ALL = StoredTotals(
-    metric_date=date(2025, 3, 4),
-    source_logs=10,
-    aggregated_logs=10,
-    skipped_logs=0,
-    agents=2,
-    fingerprint=LOGS,
-    is_sealed=False,
+    ledger=ledger_row(LOGS),
     rows=2,
     executions=10,
     successful=6,
@@ -28,7 +33,14 @@ ALL = StoredTotals(
     contradictory_agents=(),
 )
 #: The same day with two of the successful ones skipped, of 20 tokens and 15 nano-dollars.
-SOME = replace(ALL, aggregated_logs=8, skipped_logs=2, executions=8, successful=4, tokens=50, cost_nano_usd=35)
+SOME = replace(
+    ALL,
+    ledger=ledger_row(LOGS, aggregated_logs=8, skipped_logs=2),
+    executions=8,
+    successful=4,
+    tokens=50,
+    cost_nano_usd=35,
+)
 SAME_LOGS = LogCosts(logs=10, cost_nano_usd=50, aggregated_cost_nano_usd=35)
 
 
@@ -45,7 +57,7 @@ def test_days_that_add_up_have_no_contradiction() -> None:
     ("change", "expected"),
     [
         (
-            {"source_logs": 11},
+            {"ledger": ledger_row(LOGS, source_logs=11)},
             ["source logs 11, but aggregated and skipped 10", "source logs 11, but fingerprint 10"],
         ),
         ({"executions": 9}, ["executions 9, but aggregated logs 10"]),
@@ -63,7 +75,8 @@ def test_a_sum_that_differs_is_named_with_both_numbers(change: dict[str, object]
 
 def test_days_whose_rows_retention_deleted_are_told_from_days_that_lost_theirs() -> None:
     def day(number: int, *, rows: int, is_sealed: bool) -> StoredTotals:
-        return replace(ALL, metric_date=date(2025, 3, number), rows=rows, is_sealed=is_sealed)
+        row = ledger_row(LOGS, metric_date=date(2025, 3, number), raw_pruned_at=PRUNED_AT if is_sealed else None)
+        return replace(ALL, ledger=row, rows=rows)
 
     days = [
         day(1, rows=0, is_sealed=True),
@@ -106,3 +119,30 @@ def test_logs_that_are_gone_or_have_changed_say_nothing_of_a_cost(costs: LogCost
     day = replace(SOME, cost_nano_usd=36)
     assert contradictions(day, costs) == []
     assert not is_cost_compared(day, costs)
+
+
+#: What three agents and nobody logged on two days.
+LOGGED = [
+    AgentLogs(DAY, "a", 5, 10, 11),
+    AgentLogs(DAY, "b", 2, 20, 20),
+    AgentLogs(DAY, None, 3, 30, 30),
+    AgentLogs(date(2025, 3, 5), "b", 4, 40, 40),
+    AgentLogs(date(2025, 3, 5), "c", 6, 50, 50),
+]
+
+
+def test_a_day_costs_what_all_its_logs_cost_and_its_rows_what_those_of_their_agents_cost() -> None:
+    assert log_costs(LOGGED, {DAY: {"a", "idle"}}) == {
+        DAY: LogCosts(logs=10, cost_nano_usd=60, aggregated_cost_nano_usd=11),
+        date(2025, 3, 5): LogCosts(logs=10, cost_nano_usd=90, aggregated_cost_nano_usd=0),
+    }
+
+
+def test_agents_are_skipped_on_the_days_on_which_they_have_logs_and_no_row_most_logs_first() -> None:
+    with_rows = {DAY: {"a"}, date(2025, 3, 5): {"a"}}
+    assert skipped_agents(LOGGED, with_rows) == [
+        SkippedAgent("b", 6, 2),
+        SkippedAgent("c", 6, 1),
+        SkippedAgent(None, 3, 1),
+    ]
+    assert skipped_agents(LOGGED, {DAY: {"a", "b"}, date(2025, 3, 5): {"b", "c"}}) == [SkippedAgent(None, 3, 1)]

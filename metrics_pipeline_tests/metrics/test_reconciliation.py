@@ -1,39 +1,34 @@
 """Every state of a day, what wins where two apply, and when a state counts as a new one."""
 
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
-from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict, StoredDay, reconcile
-from metrics_pipeline.metrics.schema import DEFINITION_VERSION
+from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict, LedgerRow, is_finished, reconcile, why_closed
+from metrics_pipeline_tests.ledger_rows import DAY, NIGHT, PRUNED_AT, ledger_row
 
-DAY = date(2025, 3, 4)
-NIGHT = datetime(2025, 3, 5, 2, tzinfo=UTC)
 LOGS = SourceFingerprint(
     logs=10, successful=7, failed=2, latency_ms=900, tokens=50, cost_nano_usd=1_500_000_000, content_hash=-77
 )
-STORED = StoredDay(
-    time_zone="UTC",
-    source_fingerprint=LOGS,
-    definition_version=DEFINITION_VERSION,
-    aggregated_at=NIGHT,
-    raw_pruned_at=None,
-)
-PRUNED = replace(STORED, raw_pruned_at=datetime(2025, 4, 5, 3, 30, tzinfo=UTC))
+STORED = ledger_row(LOGS)
+PRUNED = replace(STORED, raw_pruned_at=PRUNED_AT, raw_pruned_logs=10)
 BERLIN = replace(STORED, time_zone="Europe/Berlin")
 CORRECTED = replace(LOGS, content_hash=78)
+NO_LOGS = SourceFingerprint.of_no_logs()
+#: As a later version of the package, or another source, would have stored it.
+OTHER_KIND = replace(LOGS, kind=("postgresql", 99))
 
 
 def verdict(
-    stored: StoredDay | None = STORED, present: SourceFingerprint | None = LOGS, *, is_running: bool = False
+    stored: LedgerRow | None = STORED, present: SourceFingerprint = LOGS, *, is_running: bool = False
 ) -> DayVerdict:
     (found,) = reconcile(
         [DAY],
         time_zone="UTC",
         stored={DAY: stored} if stored else {},
-        present={DAY: present} if present else {},
+        present={DAY: present},
         running={DAY} if is_running else set(),
     )
     return found
@@ -42,9 +37,9 @@ def verdict(
 @pytest.mark.parametrize(
     ("stored", "present", "state", "reason"),
     [
-        (STORED, LOGS, DayState.FINE, "equal to its logs"),
+        (STORED, LOGS, DayState.AGGREGATED, "equal to its logs"),
         (None, LOGS, DayState.MISSING, "never aggregated, 10 logs"),
-        (None, None, DayState.MISSING, "never aggregated, 0 logs"),
+        (None, NO_LOGS, DayState.MISSING, "never aggregated, 0 logs"),
         (
             STORED,
             SourceFingerprint(11, 8, 2, 900, 45, 1_500_000_001, 5),
@@ -54,17 +49,24 @@ def verdict(
         (STORED, CORRECTED, DayState.DIRTY, "values corrected without a change of any total"),
         (
             STORED,
-            None,
+            NO_LOGS,
             DayState.DIRTY,
             "logs -10, successful -7, failed -2, latency_ms -900, tokens -50, cost_nano_usd -1500000000",
         ),
-        (PRUNED, None, DayState.SEALED, "raw logs pruned 2025-04-05"),
+        (ledger_row(NO_LOGS), NO_LOGS, DayState.NO_ACTIVITY, "equal to its logs"),
+        (
+            replace(STORED, source_fingerprint=OTHER_KIND),
+            CORRECTED,
+            DayState.AGGREGATED,
+            "not compared: its fingerprint is version 99 of postgresql",
+        ),
+        (PRUNED, NO_LOGS, DayState.SEALED, "raw logs pruned 2025-04-05"),
         (PRUNED, LOGS, DayState.SEALED, "raw logs pruned 2025-04-05, 10 logs have arrived since or were left"),
         (BERLIN, LOGS, DayState.OTHER_ZONE, "stored as a day of Europe/Berlin"),
     ],
 )
 def test_a_day_has_the_state_and_the_reason_that_ledger_and_logs_give_it(
-    stored: StoredDay | None, present: SourceFingerprint | None, state: DayState, reason: str
+    stored: LedgerRow | None, present: SourceFingerprint, state: DayState, reason: str
 ) -> None:
     found = verdict(stored, present)
     assert (found.metric_date, found.state, found.reason) == (DAY, state, reason)
@@ -72,9 +74,9 @@ def test_a_day_has_the_state_and_the_reason_that_ledger_and_logs_give_it(
 
 
 @pytest.mark.parametrize("stored", [None, STORED, PRUNED, BERLIN])
-@pytest.mark.parametrize("present", [None, LOGS, CORRECTED])
+@pytest.mark.parametrize("present", [NO_LOGS, LOGS, CORRECTED])
 def test_a_day_that_a_run_is_writing_is_left_alone_whatever_else_holds(
-    stored: StoredDay | None, present: SourceFingerprint | None
+    stored: LedgerRow | None, present: SourceFingerprint
 ) -> None:
     found = verdict(stored, present, is_running=True)
     assert (found.state, found.needs_run) == (DayState.RUNNING, False)
@@ -87,10 +89,11 @@ def test_a_sealed_day_of_another_zone_is_sealed_and_a_changed_one_of_another_zon
 
 def test_an_older_definition_is_said_of_any_stored_day_and_asks_for_no_run() -> None:
     old = replace(STORED, definition_version="0")
-    assert (verdict(old).is_outdated, verdict(old).state, verdict(old).needs_run) == (True, DayState.FINE, False)
+    assert (verdict(old).is_outdated, verdict(old).state, verdict(old).needs_run) == (True, DayState.AGGREGATED, False)
     assert verdict(old, CORRECTED).is_outdated
     assert verdict(old, CORRECTED).state is DayState.DIRTY
     assert verdict(replace(PRUNED, definition_version="0")).is_outdated
+    assert verdict(replace(STORED, source_fingerprint=OTHER_KIND)).is_outdated
     assert not verdict().is_outdated
     assert not verdict(None).is_outdated
 
@@ -101,10 +104,10 @@ def test_the_state_of_a_day_is_identified_by_its_logs_and_the_time_it_was_stored
         verdict(),
         verdict(stored_again),
         verdict(None),
-        verdict(None, None),
+        verdict(None, NO_LOGS),
         verdict(STORED, CORRECTED),
-        verdict(STORED, None),
-        *(verdict(STORED, replace(LOGS, **{name: 3})) for name in vars(LOGS)),
+        verdict(STORED, NO_LOGS),
+        *(verdict(STORED, replace(LOGS, **{name: 3})) for name in ("logs", "tokens", "content_hash")),
     ]
     assert len({state.fingerprint for state in states}) == len(states)
     assert verdict().fingerprint == verdict(is_running=True).fingerprint == verdict(BERLIN).fingerprint
@@ -121,8 +124,29 @@ def test_days_are_judged_in_the_given_order_each_by_its_own_row() -> None:
         running={days[3], DAY + timedelta(days=99)},
     )
     assert [(found.metric_date, found.state) for found in verdicts] == [
-        (days[0], DayState.FINE),
+        (days[0], DayState.AGGREGATED),
         (days[1], DayState.SEALED),
         (days[2], DayState.DIRTY),
         (days[3], DayState.RUNNING),
     ]
+
+
+def test_a_sealed_day_and_one_of_another_zone_are_closed_and_the_reason_says_what_to_do() -> None:
+    assert why_closed(STORED, "UTC") is None
+    sealed = why_closed(replace(PRUNED, time_zone="Asia/Tokyo"), "UTC")
+    assert sealed is not None
+    assert sealed.state is DayState.SEALED
+    assert "10 of its raw logs were pruned at 2025-04-05 03:30Z" in sealed.reason
+    other = why_closed(BERLIN, "UTC")
+    assert other is not None
+    assert other.state is DayState.OTHER_ZONE
+    assert "METRICS_TIME_ZONE is now UTC. Set METRICS_TIME_ZONE back, or" in other.reason
+
+
+def test_a_day_is_finished_when_its_present_logs_would_store_it_no_better() -> None:
+    assert is_finished(STORED, LOGS)
+    assert not is_finished(STORED, CORRECTED)
+    assert not is_finished(replace(STORED, source_fingerprint=OTHER_KIND), LOGS)
+    assert not is_finished(replace(STORED, definition_version="0"), LOGS)
+    assert is_finished(PRUNED, NO_LOGS)
+    assert not is_finished(replace(PRUNED, definition_version="0"), NO_LOGS)

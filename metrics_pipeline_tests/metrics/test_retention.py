@@ -5,7 +5,7 @@ import pytest
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
-from metrics_pipeline.metrics.reconciliation import StoredDay
+from metrics_pipeline.metrics.reconciliation import LedgerRow
 from metrics_pipeline.metrics.retention import (
     UNSETTLED,
     PruningProgress,
@@ -14,6 +14,7 @@ from metrics_pipeline.metrics.retention import (
     cutoffs,
     reason_to_hold_back,
 )
+from metrics_pipeline_tests.ledger_rows import PRUNED_AT, ledger_row
 
 NOTHING = SourceFingerprint.of_no_logs()
 THREE = SourceFingerprint(
@@ -23,21 +24,15 @@ ONE = SourceFingerprint(logs=1, successful=1, failed=0, latency_ms=10, tokens=2,
 TWO = SourceFingerprint(
     logs=2, successful=1, failed=1, latency_ms=50, tokens=7, cost_nano_usd=400, content_hash=-(2**70) - 2**63
 )
-OPEN = StoredDay(
-    time_zone="UTC",
-    source_fingerprint=THREE,
-    definition_version="1",
-    aggregated_at=datetime(2025, 3, 5, 2, tzinfo=UTC),
-    raw_pruned_at=None,
-)
-SEALED = replace(OPEN, raw_pruned_at=datetime(2025, 4, 5, 3, 30, tzinfo=UTC))
+OPEN = ledger_row(THREE)
+SEALED = replace(OPEN, raw_pruned_at=PRUNED_AT, raw_pruned_logs=3)
 
 
 def reason(
     verifiable: SourceFingerprint,
     later: SourceFingerprint = NOTHING,
     *,
-    stored: StoredDay | None = OPEN,
+    stored: LedgerRow | None = OPEN,
     progress: PruningProgress | None = None,
     time_zone: str = "UTC",
     overlapping: date | None = None,
@@ -135,3 +130,10 @@ def test_a_half_pruned_day_stays_if_pruned_and_standing_logs_do_not_add_up() -> 
     assert said == "the verified logs of this half-pruned day were changed or deleted by somebody else"
     assert reason(THREE, stored=SEALED, progress=PruningProgress(7, ONE)) == said
     assert reason(replace(TWO, content_hash=0), stored=SEALED, progress=PruningProgress(7, ONE)) == said
+
+
+def test_a_day_whose_fingerprint_cannot_be_computed_any_more_is_held_back() -> None:
+    unknown = replace(OPEN, source_fingerprint=replace(THREE, kind=("postgresql", 99)))
+    assert reason(THREE, stored=unknown) == (
+        "its fingerprint is version 99 of postgresql, which cannot be verified here: backfill the day"
+    )

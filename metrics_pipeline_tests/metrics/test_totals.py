@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from metrics_pipeline.metrics.totals import DayTotals, day_totals
+from metrics_pipeline.metrics.calculator import DayTotals, day_totals
 
 from .test_calculator import logs
 

@@ -7,8 +7,8 @@ import pytest
 
 from metrics_pipeline.errors import InvariantError
 from metrics_pipeline.metrics.calculator import DayMetrics
+from metrics_pipeline.metrics.catalog import AGENT_DAY
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
-from metrics_pipeline.metrics.schema import METRICS_SCHEMA
 from metrics_pipeline.metrics.validation import validate_day
 from metrics_pipeline.metrics.windows import day_window
 
@@ -36,7 +36,7 @@ ROW = {
 
 def day(*rows: dict[str, object], skipped: int = 3) -> DayMetrics:
     return DayMetrics(
-        metrics=pl.DataFrame([ROW | row for row in rows], schema=METRICS_SCHEMA),
+        metrics=pl.DataFrame([ROW | row for row in rows], schema=AGENT_DAY.schema),
         skipped=pl.DataFrame({"agent_id": ["z"], "logs": [skipped]}),
         not_finite_costs=0,
         fingerprint=SourceFingerprint(0, 0, 0, 0, 0, 0, 0),
@@ -93,4 +93,4 @@ def test_every_broken_rule_is_named_and_only_the_first_five_agents() -> None:
 
 
 def test_a_day_without_agents_passes() -> None:
-    validate_day(replace(day({}), metrics=pl.DataFrame(schema=METRICS_SCHEMA)), WINDOW, logs_read=3)
+    validate_day(replace(day({}), metrics=pl.DataFrame(schema=AGENT_DAY.schema)), WINDOW, logs_read=3)

@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import CODE_VERSION_TAG, DATA_VERSION_TAG
 
-from metrics_pipeline.metrics.schema import DEFINITION_VERSION
+from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
 from metrics_pipeline.postgres.database import Database
 
 from .conftest import DAYS, KEY, Run, assert_equal_to_oracle, execute, ledger, partitions, restatement_reasons

@@ -17,10 +17,8 @@ from dagster._utils.schedules import cron_string_iterator
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.embedded import release
 from metrics_pipeline.errors import SettingsError
-from metrics_pipeline.logs import contract
-from metrics_pipeline.metrics.schema import KEY_COLUMNS, METRIC_COLUMNS
+from metrics_pipeline.metrics.catalog import AGENT_DAY
 from metrics_pipeline.metrics.windows import last_due_day
-from metrics_pipeline.orchestration.columns import UPSTREAM_COLUMNS
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
@@ -109,7 +107,7 @@ def test_each_column_is_described_and_led_back_to_columns_that_exist() -> None:
     assert {table: found["dagster/table_name"] for table, found in metadata.items()} == {
         table: table for table in metadata
     }
-    stored = {column.name for column in KEY_COLUMNS + METRIC_COLUMNS}
+    stored = {column.name for column in AGENT_DAY.columns}
     ours = columns["agent_performance_metrics"]
     assert set(ours) == stored | {"created_at", "updated_at"}
     assert ours["success_rate"].type == "numeric(7, 6)"
@@ -123,11 +121,6 @@ def test_each_column_is_described_and_led_back_to_columns_that_exist() -> None:
         assert dependency.column_name in columns[dependency.asset_key.to_user_string()]
     used = {dependency.column_name for found in lineage.values() for dependency in found}
     assert used == set(columns["agent_execution_logs"]) - {"id"} | {"id", "status"}
-
-
-def test_upstream_columns_are_those_of_the_contract() -> None:
-    for table, accepted in contract._UPSTREAM.items():
-        assert list(UPSTREAM_COLUMNS[table]) == list(accepted)
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Australia/Lord_Howe"])

@@ -19,14 +19,13 @@ from metrics_pipeline.names import DAY_STATE_TAG, FAILED_PERMANENTLY_TAG, PROCES
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.processes import own_process
 from metrics_pipeline.orchestration.reconciling import (
-    findings,
     has_failed_permanently,
     judge,
-    lookback_days,
     request_for,
     running_days,
 )
-from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.pipeline.reconciling import findings, lookback
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 
@@ -54,14 +53,14 @@ def test_the_window_ends_with_yesterday_and_begins_with_the_start_date_at_the_ea
     zone: str, now: datetime, days: int, first: date, last: date
 ) -> None:
     settings = Settings(Path("/nowhere"), time_zone=zone, start_date=date(2025, 7, 1))
-    found = lookback_days(settings, now, days)
+    found = lookback(settings, now, days)
     assert (found[0], found[-1], len(found)) == (first, last, (last - first).days + 1)
 
 
 def test_before_the_start_date_has_ended_there_are_no_days(instance: dg.DagsterInstance, database: Database) -> None:
     settings = Settings(Path("/nowhere"), start_date=DAY)
-    days = lookback_days(settings, datetime(2025, 7, 12, 23, tzinfo=UTC), 14)
-    assert days == judge(instance, database, require_ready(database), settings, days) == []
+    days = lookback(settings, datetime(2025, 7, 12, 23, tzinfo=UTC))
+    assert days == judge(instance, database, open_logs(database), "UTC", days) == []
     assert findings([]) == "No day has ended yet."
 
 
@@ -117,15 +116,15 @@ def test_only_a_run_that_failed_for_good_over_this_state_of_this_day_makes_it_ho
 
 def test_findings_count_every_state_and_explain_the_days_that_need_a_person_or_a_run() -> None:
     verdicts = [
-        verdict(date(2025, 7, 1), DayState.FINE, "equal", is_outdated=True),
+        verdict(date(2025, 7, 1), DayState.AGGREGATED, "equal", is_outdated=True),
         verdict(date(2025, 7, 2), DayState.MISSING, "never aggregated, 3 logs"),
         verdict(date(2025, 7, 3), DayState.DIRTY, "logs +1", is_outdated=True),
         verdict(date(2025, 7, 4), DayState.RUNNING, "a run is writing it"),
         verdict(date(2025, 7, 5), DayState.OTHER_ZONE, "stored as a day of UTC"),
-        verdict(date(2025, 7, 6), DayState.FINE, "equal"),
+        verdict(date(2025, 7, 6), DayState.NO_ACTIVITY, "equal"),
     ]
     assert findings(verdicts) == (
-        "6 days: 2 fine, 1 missing, 1 dirty, 1 running, 1 other zone; "
+        "6 days: 1 aggregated, 1 no activity, 1 missing, 1 dirty, 1 running, 1 other zone; "
         "2025-07-02 is missing (never aggregated, 3 logs); 2025-07-03 is dirty (logs +1); "
         "2 stored under an older definition, the first 2025-07-01: a backfill renews them."
     )

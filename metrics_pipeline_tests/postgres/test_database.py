@@ -120,7 +120,7 @@ def test_processes_that_open_a_new_embedded_database_at_once_all_find_it_ready(t
 import sys
 from pathlib import Path
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.upgrading import current_revision
 with open_database(Settings(Path(sys.argv[1]))).engine.connect() as connection:
     print(current_revision(connection))

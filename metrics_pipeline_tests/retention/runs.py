@@ -8,7 +8,7 @@ from typing import Any
 
 from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
 from metrics_pipeline.metrics.windows import DayWindow, day_window
-from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.retention.pace import Pace
 from metrics_pipeline.retention.report import RetentionReport
@@ -31,7 +31,7 @@ def prune(
 ) -> RetentionReport:
     return apply_retention(
         database,
-        require_ready(database),
+        open_logs(database),
         cutoffs(policy or RetentionPolicy(), datetime.fromisoformat(at), time_zone),
         Pace(batch_rows=batch_rows, pause_ms=0),
         run_id="retention",

@@ -5,7 +5,7 @@ import pytest
 from metrics_pipeline.errors import DayRefusedError
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.store.ledger import DayState, read_day_state
+from metrics_pipeline.store.ledger import StoredDay, read_stored_day
 from metrics_pipeline_tests.days import (
     DAY,
     WINDOW,
@@ -20,9 +20,9 @@ from metrics_pipeline_tests.days import (
 )
 
 
-def state(database: Database) -> DayState:
+def stored(database: Database) -> StoredDay:
     with database.engine.connect() as connection:
-        return read_day_state(connection, DAY)
+        return read_stored_day(connection, DAY)
 
 
 @pytest.fixture
@@ -44,16 +44,19 @@ def test_the_ledger_tells_what_was_aggregated_when_and_by_which_run(aggregated: 
     assert row == (DAY, "UTC", WINDOW.start, WINDOW.end, 3, 2, 1, 1, "1", "first", None, None, True, True)
 
 
-def test_a_day_that_was_never_aggregated_has_an_empty_state(database: Database) -> None:
-    assert state(database) == DayState(stored_executions=0)
+def test_of_a_day_that_was_never_aggregated_nothing_is_stored(database: Database) -> None:
+    assert stored(database) == StoredDay(None, 0, ())
 
 
-def test_the_state_of_a_day_changes_its_version_with_every_run(aggregated: Database) -> None:
-    first = state(aggregated)
-    assert (first.stored_executions, first.time_zone, first.definition_version) == (2, "UTC", "1")
+def test_the_ledger_s_row_changes_its_version_with_every_run(aggregated: Database) -> None:
+    first = stored(aggregated)
+    assert first.ledger is not None
+    assert (first.executions, list(first.agent_ids)) == (2, ["a"])
+    assert (first.ledger.time_zone, first.ledger.definition_version) == ("UTC", "1")
     aggregate(aggregated, run_id="second")
-    second = state(aggregated)
-    assert second.version != first.version
+    second = stored(aggregated).ledger
+    assert second is not None
+    assert second.version != first.ledger.version
     assert query(aggregated, "SELECT run_id FROM metric_day_ledger") == [("second",)]
 
 
@@ -64,7 +67,10 @@ def test_a_sealed_day_is_refused_and_nothing_of_it_changes(aggregated: Database)
     with pytest.raises(DayRefusedError, match=r"2025-03-04 is sealed: 3 of its raw logs .* 2025-04-05 06:07Z"):
         aggregate(aggregated)
     assert written_rows(aggregated) == before
-    assert state(aggregated).raw_pruned_at == datetime(2025, 4, 5, 6, 7, tzinfo=UTC)
+    row = stored(aggregated).ledger
+    assert row is not None
+    assert row.is_sealed
+    assert row.raw_pruned_at == datetime(2025, 4, 5, 6, 7, tzinfo=UTC)
 
 
 def test_a_day_stored_in_another_time_zone_is_refused_until_its_ledger_row_is_cleared(aggregated: Database) -> None:

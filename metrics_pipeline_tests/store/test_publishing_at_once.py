@@ -31,7 +31,7 @@ def publish(database: Database, day: ComputedDay, run_id: str = "a run", reason:
         database,
         day.metrics,
         day.window,
-        read_state=day.read_state,
+        read=day.read,
         snapshot_at=day.snapshot_at,
         run_id=run_id,
         reason=reason,

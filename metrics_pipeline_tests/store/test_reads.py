@@ -5,11 +5,12 @@ from decimal import Decimal
 
 import pytest
 
-from metrics_pipeline.metrics.schema import METRIC_COLUMNS, METRICS_SCHEMA
+from metrics_pipeline.metrics.catalog import AGENT_DAY, METRICS
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.ledger import ledger_rows
 from metrics_pipeline.store.publishing import Reason
-from metrics_pipeline.store.reads import Restatement, ledger_rows, metrics_of_day, restatements
+from metrics_pipeline.store.reads import Restatement, metrics_of_day, restatements
 from metrics_pipeline_tests.days import DAY, WINDOW, Log, aggregate, compute, execute, store_agents, store_logs
 from metrics_pipeline_tests.test_exactness_properties import AWKWARD
 
@@ -30,9 +31,9 @@ def test_a_stored_day_reads_back_as_it_was_computed(database: Database) -> None:
     with database.engine.connect() as connection:
         stored = metrics_of_day(connection, DAY)
         nothing = metrics_of_day(connection, DAY + timedelta(days=1))
-    assert stored.schema == METRICS_SCHEMA
+    assert stored.schema == AGENT_DAY.schema
     assert stored.sort("agent_id").equals(computed.sort("agent_id"))
-    assert (nothing.height, nothing.schema) == (0, METRICS_SCHEMA)
+    assert (nothing.height, nothing.schema) == (0, AGENT_DAY.schema)
 
 
 def test_the_ledger_is_read_by_day_within_its_bounds(database: Database) -> None:
@@ -88,7 +89,7 @@ def test_restatements_come_newest_first_and_can_be_narrowed(restated: Database) 
 
 def test_a_restatement_holds_both_rows_whole_and_exact(restated: Database) -> None:
     latest = of(restated, "a", DAY, DAY)[0]
-    assert set(latest.old_row) == set(latest.new_row) == {column.name for column in METRIC_COLUMNS}
+    assert set(latest.old_row) == set(latest.new_row) == {column.name for column in METRICS}
     costs = ("total_cost_usd", "avg_cost_per_execution")
     assert [str(latest.old_row[name]) for name in costs] == ["0.300000000", "0.150000000"]
     assert [latest.new_row[name] for name in costs] == [

@@ -1,6 +1,5 @@
 """The state of every day: a true zero can always be told from a day that was not computed."""
 
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -10,27 +9,18 @@ from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import Context, context_of
-from metrics_pipeline.api.days import DayJudgement, judge_days
+from metrics_pipeline.api.days import DayJudgement, judgements
 from metrics_pipeline.api.formats import negotiate, render_objects
-from metrics_pipeline.api.models import CoverageState, DayCoverage
+from metrics_pipeline.api.models import DayCoverage
 from metrics_pipeline.api.parameters import ListParameters, OptionalDate, day_range
 from metrics_pipeline.api.problems import not_acceptable
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
-from metrics_pipeline.metrics.reconciliation import DayState
 
 router = APIRouter(prefix="/api/v1", tags=["days"], dependencies=[Depends(may_read)])
 
 #: Every day costs a pass over its logs.
 _MAX_DAYS = 92
 _COLUMNS = tuple(DayCoverage.model_fields)
-
-_STATES: Mapping[DayState, CoverageState] = {
-    DayState.FINE: CoverageState.AGGREGATED,
-    DayState.MISSING: CoverageState.MISSING,
-    DayState.DIRTY: CoverageState.DIRTY,
-    DayState.SEALED: CoverageState.SEALED,
-    DayState.OTHER_ZONE: CoverageState.OTHER_ZONE,
-}
 
 
 class CoverageParameters(ListParameters):
@@ -67,17 +57,15 @@ def coverage(
             raise not_acceptable(name, f"The first day of this pipeline is {settings.start_date}.")
     start = parameters.start_date or max(end - timedelta(days=settings.lookback_days - 1), settings.start_date)
     first, last = day_range(start, end, default_end=end, default_days=1, max_days=_MAX_DAYS)
-    rows = [_row(day) for day in reversed(judge_days(context, first, last))]
+    rows = [_row(day) for day in reversed(judgements(context, first, last))]
     return send_rows(render_objects(rows, _COLUMNS, form), _COLUMNS, form, if_none_match, {})
 
 
 def _row(day: DayJudgement) -> dict[str, Any]:
-    ledger, state = day.ledger, _STATES[day.verdict.state]
-    if state is CoverageState.AGGREGATED and ledger is not None and ledger.source_logs == 0:
-        state = CoverageState.NO_ACTIVITY
+    ledger = day.ledger
     return {
         "metric_date": day.verdict.metric_date.isoformat(),
-        "state": state.value,
+        "state": day.verdict.state.value,
         "reason": day.verdict.reason,
         "is_outdated": day.verdict.is_outdated,
         "source_logs": ledger and ledger.source_logs,

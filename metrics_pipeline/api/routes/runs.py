@@ -18,13 +18,14 @@ from metrics_pipeline.api.dagster_runs import DagsterRun
 from metrics_pipeline.api.models import Backfill, Completed, Run, Started, StartedBackfill
 from metrics_pipeline.api.parameters import IsoDate, OptionalDate, Parameters, day_range
 from metrics_pipeline.api.problems import ProblemError, not_acceptable, problems
+from metrics_pipeline.metrics.reconciliation import DayState, why_closed
 from metrics_pipeline.metrics.windows import days_between
-from metrics_pipeline.store.ledger import stored_days
-from metrics_pipeline.store.reads import ledger_rows
+from metrics_pipeline.store.ledger import ledger_rows
 
 router = APIRouter(prefix="/api/v1", tags=["runs"])
 
 _POLL_SECONDS = 0.5
+_CLOSED = {DayState.SEALED: "day-sealed", DayState.OTHER_ZONE: "other-time-zone"}
 
 
 class TriggerParameters(Parameters):
@@ -199,21 +200,11 @@ def _require_open(context: Context, first: date, last: date, fields: tuple[str, 
     if first < settings.start_date:
         raise not_acceptable(fields[0], f"The first day of this pipeline is {settings.start_date}.")
     with context.database.connect() as connection:
-        stored = stored_days(connection, first, last)
-    for day in sorted(stored):
-        if stored[day].raw_pruned_at is not None:
-            raise ProblemError(
-                HTTPStatus.CONFLICT,
-                f"{day} is sealed: its raw logs were pruned {stored[day].raw_pruned_at:%Y-%m-%d}, so its metrics can "
-                "no longer be computed and stay as they are.",
-                kind="day-sealed",
-            )
-        if stored[day].time_zone != settings.time_zone:
-            raise ProblemError(
-                HTTPStatus.CONFLICT,
-                f"{day} is stored as a day of {stored[day].time_zone}, and METRICS_TIME_ZONE is {settings.time_zone}.",
-                kind="other-time-zone",
-            )
+        stored = ledger_rows(connection, first, last)
+    for row in stored.values():
+        closed = why_closed(row, settings.time_zone)
+        if closed is not None:
+            raise ProblemError(HTTPStatus.CONFLICT, closed.reason, kind=_CLOSED[closed.state])
 
 
 async def _wait(context: Context, run_id: str) -> DagsterRun | None:

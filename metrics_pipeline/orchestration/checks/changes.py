@@ -15,7 +15,8 @@ from metrics_pipeline.metrics.anomalies import (
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
-from metrics_pipeline.store.audit import agent_history, newest_stored_day
+from metrics_pipeline.store.audit import agent_history
+from metrics_pipeline.store.ledger import newest_stored_day
 
 _MAX_NAMED_VALUES = 20
 

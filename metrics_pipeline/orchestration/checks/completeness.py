@@ -5,13 +5,13 @@ from datetime import timedelta
 
 import dagster as dg
 
-from metrics_pipeline.logs.quality import beginning
 from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.metrics.windows import DUE_HOUR, day_window, last_due_day
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
-from metrics_pipeline.orchestration.reconciling import judge, lookback_days
-from metrics_pipeline.store.audit import newest_stored_day
+from metrics_pipeline.orchestration.reconciling import judge
+from metrics_pipeline.pipeline.reconciling import lookback
+from metrics_pipeline.store.ledger import first_stored_at, newest_stored_day
 
 NO_MISSING_OR_DIRTY_DAYS = f"""
 Every day of the last METRICS_LOOKBACK_DAYS that is due is stored and still equals its logs: none is missing, and none
@@ -36,12 +36,18 @@ and `daily_metrics_schedule` are running. Then materialise the day.
 def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
     """Judges the due days of the look-back window as schedule and sensor do; fails with severity ERROR."""
     settings, due = situation.settings, last_due_day(situation.now, situation.settings.time_zone)
-    due_days = [day for day in lookback_days(settings, situation.now, settings.lookback_days) if day <= due]
-    start = beginning(situation.connection)
+    due_days = [day for day in lookback(settings, situation.now) if day <= due]
+    firsts = (situation.logs.first_log_at(situation.connection), first_stored_at(situation.connection))
+    start = min((first for first in firsts if first is not None), default=None)
     # Days before the first log are the schedule's to store, and nobody misses them.
     days = [day for day in due_days if start is not None and start < day_window(day, settings.time_zone).end]
     verdicts = judge(
-        situation.instance, situation.database, situation.contract, settings, days, apart_from=situation.run_id
+        situation.instance,
+        situation.database,
+        situation.logs,
+        settings.time_zone,
+        days,
+        apart_from=situation.run_id,
     )
     counts = Counter(verdict.state for verdict in verdicts)
     broken = [verdict for verdict in verdicts if verdict.needs_run]
@@ -50,7 +56,7 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.ERROR,
         description=(
             f"{len(broken)} of {len(days)} days need a run: "
-            f"{', '.join(f'{verdict.metric_date} is {verdict.state}' for verdict in broken[:5])}"
+            f"{', '.join(f'{verdict.metric_date} is {verdict.state.words}' for verdict in broken[:5])}"
             f"{' …' if len(broken) > 5 else ''}."
             if broken
             else f"None of {len(days)} days is missing or dirty."
@@ -59,12 +65,12 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
             "days": f"{days[0]} to {days[-1]}" if days else "none",
             "days_checked": len(days),
             "days_before_the_first_log": len(due_days) - len(days),
-            **{f"days_{state.name.lower()}": counts[state] for state in DayState},
+            **{f"days_{state}": counts[state] for state in DayState},
             "days_of_older_definition": sum(verdict.is_outdated for verdict in verdicts),
             "unfinished_days": dg.MetadataValue.md(
                 markdown_table(
                     ("day", "state", "why"),
-                    [(verdict.metric_date, verdict.state, verdict.reason) for verdict in broken],
+                    [(verdict.metric_date, verdict.state.words, verdict.reason) for verdict in broken],
                     nothing="None.",
                 )
             ),

@@ -1,16 +1,15 @@
 """stored_rows_equal_ledger: nothing was lost, invented or edited since the days were stored."""
 
-from datetime import timedelta
-
 import dagster as dg
 
-from metrics_pipeline.logs.quality import log_costs
-from metrics_pipeline.metrics.conservation import contradictions, expired_days, is_cost_compared
-from metrics_pipeline.metrics.windows import day_window, last_complete_day
+from metrics_pipeline.metrics.conservation import contradictions, expired_days, is_cost_compared, log_costs
+from metrics_pipeline.metrics.retention import cutoffs
+from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
-from metrics_pipeline.orchestration.reconciling import lookback_days
+from metrics_pipeline.pipeline.reconciling import lookback
 from metrics_pipeline.store.audit import days_without_ledger, stored_totals
+from metrics_pipeline.store.reads import agents_with_rows
 
 _MAX_NAMED_DAYS = 20
 
@@ -28,17 +27,20 @@ stand there unchanged. Days whose metrics expired are only counted.
 def stored_rows_equal_ledger(situation: Situation) -> dg.AssetCheckResult:
     """Compares every day of the ledger with its rows; fails with severity ERROR."""
     everything = stored_totals(situation.connection)
-    today = last_complete_day(situation.now, situation.settings.time_zone) + timedelta(days=1)
-    expired = expired_days(everything, today - timedelta(days=situation.settings.retention.metric_days))
-    days = [day for day in everything if day.metric_date not in expired]
-    recent = set(lookback_days(situation.settings, situation.now, situation.settings.lookback_days))
+    settings = situation.settings
+    expired = expired_days(everything, cutoffs(settings.retention, situation.now, settings.time_zone).metrics)
+    days = [day for day in everything if day.ledger.metric_date not in expired]
+    recent = set(lookback(settings, situation.now))
     in_question = [
-        day_window(day.metric_date, situation.settings.time_zone)
+        day_window(day.ledger.metric_date, settings.time_zone)
         for day in days
-        if not day.has_ledger_cost and not day.is_sealed and day.metric_date in recent
+        if not day.has_ledger_cost and not day.ledger.is_sealed and day.ledger.metric_date in recent
     ]
-    costs = log_costs(situation.connection, situation.contract, in_question)
-    broken = {day.metric_date: contradictions(day, costs.get(day.metric_date)) for day in days}
+    costs = log_costs(
+        situation.logs.logs_by_agent(situation.connection, in_question),
+        agents_with_rows(situation.connection, [window.metric_date for window in in_question]),
+    )
+    broken = {day.ledger.metric_date: contradictions(day, costs.get(day.ledger.metric_date)) for day in days}
     broken = {day: found for day, found in broken.items() if found}
     return dg.AssetCheckResult(
         passed=not broken,
@@ -50,11 +52,13 @@ def stored_rows_equal_ledger(situation: Situation) -> dg.AssetCheckResult:
             else f"All {len(days)} stored days add up."
         ),
         metadata={
-            "days": f"{days[0].metric_date} to {days[-1].metric_date}" if days else "none",
+            "days": f"{days[0].ledger.metric_date} to {days[-1].ledger.metric_date}" if days else "none",
             "days_checked": len(days),
             "days_broken": len(broken),
             "days_expired": len(expired),
-            "days_without_cost_to_compare": sum(not is_cost_compared(day, costs.get(day.metric_date)) for day in days),
+            "days_without_cost_to_compare": sum(
+                not is_cost_compared(day, costs.get(day.ledger.metric_date)) for day in days
+            ),
             "days_without_ledger": days_without_ledger(situation.connection),
             "executions": sum(day.executions for day in days),
             "broken_days": dg.MetadataValue.md(

@@ -2,14 +2,14 @@
 
 import dagster as dg
 
-from metrics_pipeline.logs.quality import skipped_agents
+from metrics_pipeline.metrics.conservation import skipped_agents
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
-from metrics_pipeline.orchestration.reconciling import lookback_days
-from metrics_pipeline.store.audit import agents_without_row, newest_stored_day
-from metrics_pipeline.store.ledger import stored_days
-from metrics_pipeline.store.reads import ledger_rows
+from metrics_pipeline.pipeline.reconciling import lookback
+from metrics_pipeline.store.audit import agents_without_row, registered_statuses
+from metrics_pipeline.store.ledger import ledger_rows, newest_stored_day
+from metrics_pipeline.store.reads import agents_with_rows
 
 _MAX_NAMED_AGENTS = 20
 
@@ -60,17 +60,17 @@ def active_agents_have_rows(situation: Situation) -> dg.AssetCheckResult:
 def no_skipped_logs(situation: Situation) -> dg.AssetCheckResult:
     """Adds up the ledger's skipped logs, and names their agents where logs still stand; fails with severity WARN."""
     settings = situation.settings
-    days = lookback_days(settings, situation.now, settings.lookback_days)
+    days = lookback(settings, situation.now)
     first, last = (days[0], days[-1]) if days else (settings.start_date, settings.start_date)
     ledger = ledger_rows(situation.connection, first, last)
-    sealed = {
-        day
-        for day, stored in stored_days(situation.connection, first, last).items()
-        if stored.raw_pruned_at is not None
-    }
-    affected = [day for day, row in sorted(ledger.items()) if row.skipped_logs > 0]
-    windows = [day_window(day, settings.time_zone) for day in affected if day not in sealed]
-    agents, named = skipped_agents(situation.connection, situation.contract, windows, limit=_MAX_NAMED_AGENTS)
+    affected = [row for row in ledger.values() if row.skipped_logs > 0]
+    windows = [day_window(row.metric_date, settings.time_zone) for row in affected if not row.is_sealed]
+    agents = skipped_agents(
+        situation.logs.logs_by_agent(situation.connection, windows),
+        agents_with_rows(situation.connection, [window.metric_date for window in windows]),
+    )
+    named = agents[:_MAX_NAMED_AGENTS]
+    statuses = registered_statuses(situation.connection, [agent.agent_id for agent in named if agent.agent_id])
     skipped = sum(row.skipped_logs for row in ledger.values())
     read = sum(row.source_logs for row in ledger.values())
     return dg.AssetCheckResult(
@@ -78,7 +78,7 @@ def no_skipped_logs(situation: Situation) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.WARN,
         description=(
             f"{skipped:,} of {read:,} logs on {len(affected)} days are in no metric; "
-            f"their agents ({agents:,} found) are inactive or not registered."
+            f"their agents ({len(agents):,} found) are inactive or not registered."
             if skipped
             else f"All {read:,} logs of {len(ledger)} stored days are in the metrics."
         ),
@@ -88,16 +88,21 @@ def no_skipped_logs(situation: Situation) -> dg.AssetCheckResult:
             "days_with_skipped_logs": len(affected),
             "logs_read": read,
             "logs_skipped": skipped,
-            "agents_skipped": agents,
+            "agents_skipped": len(agents),
             "agents": dg.MetadataValue.md(
                 markdown_table(
                     ("agent", "in agent_registry", "skipped logs", "days"),
                     [
-                        (agent.agent_id, agent.status or "not registered", f"{agent.logs:,}", agent.days)
+                        (
+                            agent.agent_id,
+                            statuses.get(agent.agent_id or "", "not registered"),
+                            f"{agent.logs:,}",
+                            agent.days,
+                        )
                         for agent in named
                     ],
                     nothing="None.",
-                    more=agents - len(named),
+                    more=len(agents) - len(named),
                 )
             ),
         },

@@ -8,10 +8,10 @@ import dagster as dg
 from sqlalchemy import Connection
 
 from metrics_pipeline.errors import PermanentError
-from metrics_pipeline.logs.contract import UpstreamContract
+from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.orchestration.failures import step_outcome
 from metrics_pipeline.orchestration.processes import claim
-from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 
@@ -27,7 +27,7 @@ class Situation:
 
     connection: Connection
     database: Database
-    contract: UpstreamContract
+    logs: LogSource
     settings: Settings
     instance: dg.DagsterInstance
     run_id: str
@@ -52,10 +52,10 @@ def build_check(
         claim(context.instance, context.run)
         with step_outcome(context):
             try:
-                contract = require_ready(database)
+                logs = open_logs(database)
                 with database.snapshot() as connection:
                     return evaluate(
-                        Situation(connection, database, contract, settings, context.instance, context.run.run_id, now())
+                        Situation(connection, database, logs, settings, context.instance, context.run.run_id, now())
                     )
             except PermanentError as error:
                 raise PermanentError(

@@ -4,11 +4,11 @@ from datetime import timedelta
 
 import dagster as dg
 
-from metrics_pipeline.logs.quality import KNOWN_STATUSES, future_logs, suspicious_values
+from metrics_pipeline.logs.source import KNOWN_STATUSES
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
-from metrics_pipeline.orchestration.reconciling import lookback_days
+from metrics_pipeline.pipeline.reconciling import lookback
 
 _EXAMPLES = 3
 #: Clocks of other machines may be ahead of ours by this much.
@@ -29,18 +29,16 @@ and an unknown status counts in the total only. A log in the future is aggregate
 def no_suspicious_values(situation: Situation) -> dg.AssetCheckResult:
     """Counts the suspicious logs of the look-back window by kind; fails with severity WARN."""
     settings = situation.settings
-    days = lookback_days(settings, situation.now, settings.lookback_days)
+    days = lookback(settings, situation.now)
     first, last = (days[0], days[-1]) if days else (settings.start_date, settings.start_date - timedelta(days=1))
-    logs, found = suspicious_values(
+    quality = situation.logs.quality(
         situation.connection,
-        situation.contract,
         day_window(first, settings.time_zone).start,
         day_window(last, settings.time_zone).end,
+        future_from=situation.now + _CLOCK_SKEW,
         examples=_EXAMPLES,
     )
-    found["in_the_future"] = future_logs(
-        situation.connection, situation.contract, situation.now + _CLOCK_SKEW, examples=_EXAMPLES
-    )
+    logs, found = quality.logs, quality.suspicions
     kinds = {kind: suspicion.logs for kind, suspicion in found.items() if suspicion.logs}
     return dg.AssetCheckResult(
         passed=not kinds,

@@ -7,11 +7,11 @@ from functools import cache
 
 from sqlalchemy import Connection, TextClause, text
 
-from metrics_pipeline.metrics.schema import KEY_COLUMNS, METRIC_COLUMNS
+from metrics_pipeline.metrics.catalog import AGENT_DAY
 from metrics_pipeline.store.answers.rows import LEDGER_VERSION, RowForm, Rows, as_array
 
 #: The columns of a row, in this order.
-COLUMNS = (*(column.name for column in KEY_COLUMNS + METRIC_COLUMNS), "created_at", "updated_at")
+COLUMNS = (*(column.name for column in AGENT_DAY.columns), "created_at", "updated_at")
 #: What a day's agents can be sorted by.
 SORTABLE = tuple(name for name in COLUMNS if name != "error_distribution")
 

@@ -6,9 +6,15 @@ from datetime import date
 
 from sqlalchemy import Connection, text
 
+from metrics_pipeline.metrics.catalog import METRICS, OverDays
 from metrics_pipeline.metrics.summary import PeriodTotals
 from metrics_pipeline.store.answers.metrics import IS_KNOWN
 from metrics_pipeline.store.answers.rows import LEDGER_VERSION
+
+#: The metrics whose days add up.
+_SUMS = [metric.name for metric in METRICS if metric.over_days is OverDays.SUM]
+# sum() of whole numbers is a numeric.
+_WHOLE = ("days_stored", "mean_latencies_ms", "weighted_latencies_ms", *(n for n in _SUMS if n != "total_cost_usd"))
 
 _TOTALS = text(f"""
 WITH version AS MATERIALIZED ({LEDGER_VERSION}), days AS MATERIALIZED (
@@ -28,23 +34,13 @@ SELECT version.value AS version, {IS_KNOWN} AS is_known, period.is_current,
        coalesce(sum(success_rate), 0) AS success_rates,
        coalesce(sum(avg_latency_ms), 0) AS mean_latencies_ms,
        coalesce(sum(avg_latency_ms::numeric * total_executions), 0) AS weighted_latencies_ms,
-       coalesce(sum(total_executions), 0) AS total_executions,
-       coalesce(sum(successful_executions), 0) AS successful_executions,
-       coalesce(sum(failed_executions), 0) AS failed_executions,
-       coalesce(sum(total_tokens), 0) AS total_tokens,
-       coalesce(sum(total_cost_usd), 0) AS total_cost_usd,
-       coalesce(sum(human_interventions), 0) AS human_interventions,
+       {", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in _SUMS)},
        coalesce((SELECT distribution FROM errors WHERE errors.is_current = period.is_current), '{{}}')
            AS error_distribution
 FROM version CROSS JOIN (VALUES (false), (true)) AS period(is_current)
 LEFT JOIN days ON days.is_current = period.is_current
 GROUP BY version.value, period.is_current
 ORDER BY period.is_current""")
-
-_WHOLE = (
-    "days_stored", "mean_latencies_ms", "weighted_latencies_ms", "total_executions", "successful_executions",
-    "failed_executions", "total_tokens", "human_interventions",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,10 +61,10 @@ def agent_totals(
     rows = connection.execute(_TOTALS, parameters).mappings().all()
     previous, current = (
         PeriodTotals(
-            **{name: int(row[name]) for name in _WHOLE},
             success_rates=row["success_rates"],
             total_cost_usd=row["total_cost_usd"],
             error_distribution=row["error_distribution"],
+            **{name: int(row[name]) for name in _WHOLE},
         )
         for row in rows
     )

@@ -43,7 +43,7 @@ def test_days_that_are_stored_and_equal_their_logs_pass(stored: Database, evalua
         "days": "2025-03-02 to 2025-03-04",
         "days_checked": 3,
         "days_before_the_first_log": 0,
-        "days_fine": 3,
+        "days_aggregated": 3,
         "days_missing": 0,
         "days_dirty": 0,
         "days_sealed": 0,
@@ -82,7 +82,7 @@ def test_days_before_the_first_log_are_not_missed(stored: Database, evaluate: Ev
     # A day that was stored before its logs were pruned is a beginning as well.
     aggregate(stored, day_window(DAYS[0] - timedelta(days=1), "UTC"))
     assert values(evaluate(NAME))["days_missing"] == 3
-    assert values(evaluate(NAME))["days_fine"] == 1
+    assert values(evaluate(NAME))["days_aggregated"] == 1
 
 
 @pytest.mark.parametrize("naive", [False, True], ids=["timestamptz", "timestamp"])
@@ -128,7 +128,7 @@ def test_the_days_of_its_own_run_are_judged(database: Database, instance: dg.Dag
     )
     (verdict,) = [found for found in result.get_asset_check_evaluations() if found.check_name == NAME]
     assert verdict.passed
-    assert values(verdict)["days_fine"] == 1
+    assert values(verdict)["days_aggregated"] == 1
 
 
 def test_a_day_that_is_not_due_is_not_missing(stored: Database, evaluate: Evaluate) -> None:

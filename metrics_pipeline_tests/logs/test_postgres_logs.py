@@ -8,12 +8,12 @@ import polars as pl
 import pytest
 
 from metrics_pipeline.errors import InvariantError, TransientError
-from metrics_pipeline.logs.extraction import open_snapshot
 from metrics_pipeline.logs.slices import slices_of
 from metrics_pipeline.metrics.calculator import daily_metrics, merge_partials
-from metrics_pipeline.metrics.schema import EXACT_COSTS_SCHEMA, PARTIALS_SCHEMA
+from metrics_pipeline.metrics.catalog import EXACT_COSTS_SCHEMA, PARTIALS_SCHEMA
 from metrics_pipeline.metrics.validation import validate_day
-from metrics_pipeline.pipeline.readiness import require_ready
+from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import (
     DAY,
@@ -25,6 +25,7 @@ from metrics_pipeline_tests.days import (
     compute,
     execute,
     query,
+    read,
     store_agents,
     store_logs,
 )
@@ -41,19 +42,18 @@ def test_partial_aggregates_hold_what_the_metrics_depend_on(database: Database) 
             Log("b", "success", None, None, None, "not of a failure", "[]"),
         ],
     )
-    with open_snapshot(database, require_ready(database)) as snapshot:
-        partials = snapshot.partial_aggregates(WINDOW).sort("agent_id")
+    partials = read(database).partials.sort("agent_id")
     assert partials.schema == PARTIALS_SCHEMA
     assert partials.drop("content_hash", "user_ids").rows(named=True) == [
         {
             "agent_id": "a", "total_executions": 3, "successful_executions": 0, "failed_executions": 2,
             "human_interventions": 1, "total_tokens": 9, "cost_nano_usd": 1_250_000_001,
-            "latencies_ms": [5, -300], "error_types": ["x", "unknown"],
+            "latencies_ms": [5, -300], "latency_counts": None, "error_types": ["x", "unknown"], "error_counts": None,
         },
         {
             "agent_id": "b", "total_executions": 1, "successful_executions": 1, "failed_executions": 0,
             "human_interventions": 0, "total_tokens": 0, "cost_nano_usd": 0,
-            "latencies_ms": [], "error_types": [],
+            "latencies_ms": [], "latency_counts": None, "error_types": [], "error_counts": None,
         },
     ]  # fmt: skip
     assert [sorted(users) for users in partials["user_ids"]] == [["", "1"], []]
@@ -74,8 +74,7 @@ def test_partial_aggregates_hold_what_the_metrics_depend_on(database: Database) 
 )
 def test_one_irregular_cost_makes_the_sum_irregular(database: Database, cost: str, next_cost: str) -> None:
     store_logs(database, [Log(cost_usd=cost), Log(cost_usd=next_cost), Log("b", cost_usd="9999999999999999999.9")])
-    with open_snapshot(database, require_ready(database)) as snapshot:
-        partials = snapshot.partial_aggregates(WINDOW).sort("agent_id")
+    partials = read(database).partials.sort("agent_id")
     assert partials["cost_nano_usd"].to_list() == [None, 9_999_999_999_999_999_999_900_000_000]
 
 
@@ -95,8 +94,7 @@ def test_users_with_long_ids_are_told_apart_and_no_id_is_taken_for_anothers_dige
 def test_a_reading_that_loses_logs_on_the_way_is_caught(database: Database) -> None:
     store_agents(database, {"a": "active", "b": "active"})
     store_logs(database, [Log(agent_id="ab"[number % 2], latency_ms=number) for number in range(10)])
-    with open_snapshot(database, require_ready(database)) as snapshot:
-        partials = snapshot.partial_aggregates(WINDOW)
+    partials = read(database).partials
     merged = merge_partials(partials.filter(pl.col("agent_id") == "a"))
     day = daily_metrics(merged, pl.Series(["a", "b"]), DAY, pl.DataFrame(schema=EXACT_COSTS_SCHEMA))
     with pytest.raises(InvariantError, match="10 logs were read, but 5 aggregated and 0 skipped"):
@@ -107,7 +105,9 @@ def test_what_is_committed_after_the_snapshot_was_opened_is_not_seen(database: D
     store_agents(database, {"a": "active", "b": "active"})
     store_logs(database, [Log(latency_ms=10, cost_usd="0.0000000001"), Log("b", latency_ms=10)])
     before = compute(database)
-    with open_snapshot(database, require_ready(database)) as snapshot:
+    logs = open_logs(database)
+    with database.snapshot() as snapshot:
+        snapshot.exec_driver_sql("SELECT 1")
         store_logs(database, [Log(latency_ms=99, cost_usd="5"), Log("c")])
         store_agents(database, {"c": "active"})
         execute(
@@ -115,15 +115,16 @@ def test_what_is_committed_after_the_snapshot_was_opened_is_not_seen(database: D
             "UPDATE agent_execution_logs SET latency_ms = 77 WHERE agent_id = 'b'",
             "UPDATE agent_registry SET status = 'inactive' WHERE id = 'b'",
         )
-        agents = snapshot.agents(DAY, include_inactive=False)
-        aggregates = merge_partials(snapshot.partial_aggregates(WINDOW))
+        seen = logs.read_day(snapshot, WINDOW, include_inactive_agents=False)
         # A second reading within the snapshot sees the same.
-        again = merge_partials(snapshot.partial_aggregates(WINDOW))
-        costs = snapshot.exact_costs(WINDOW, ["a"])
-    assert agents.to_list() == ["a", "b"]
-    assert aggregates.fingerprint(costs) == again.fingerprint(costs) == before.metrics.fingerprint
+        again = logs.read_day(snapshot, WINDOW, include_inactive_agents=False)
+    assert sorted(seen.agents) == ["a", "b"]
+    costs = seen.exact_costs
+    fingerprints = [merge_partials(day.partials).fingerprint(day.exact_costs, day.kind) for day in (seen, again)]
+    assert fingerprints == [before.metrics.fingerprint] * 2
     assert (before.metrics.fingerprint.logs, costs["total_cost_nano_usd"].to_list()) == (2, [0])
-    assert daily_metrics(aggregates, agents, DAY, costs).metrics.equals(before.metrics.metrics)
+    day = daily_metrics(merge_partials(seen.partials), seen.agents, DAY, costs)
+    assert day.metrics.equals(before.metrics.metrics)
     assert compute(database).metrics.fingerprint != before.metrics.fingerprint
 
 
@@ -226,9 +227,8 @@ def test_exact_costs_are_rounded_once_half_away_from_zero(database: Database) ->
     store_logs(database, [Log("a", cost_usd=cost) for cost in ("0.0000000005", "NaN", None)])
     store_logs(database, [Log("b", cost_usd=cost) for cost in ("-0.0000000015", "0")])
     store_logs(database, [Log("c", cost_usd="1" + "0" * 50), Log("elsewhere", cost_usd="1")])
-    with open_snapshot(database, require_ready(database)) as snapshot:
-        costs = snapshot.exact_costs(WINDOW, ["a", "b", "c"]).sort("agent_id")
-        nothing = snapshot.exact_costs(WINDOW, [])
+    costs = read(database).exact_costs.sort("agent_id")
+    nothing = read(database, day_window(DAY + timedelta(days=1), "UTC")).exact_costs
     # 0.5 / 3 is 0.17 nano-dollars, -1.5 / 2 is -0.75: neither is formed from the rounded total.
     assert costs.rows() == [("a", 1, 0, 0, 1), ("b", -2, -1, 0, 0), ("c", None, None, 0, 0)]
     assert costs.schema == nothing.schema == EXACT_COSTS_SCHEMA
@@ -260,9 +260,7 @@ def scans(database: Database, at_least: int) -> tuple[int, int]:
 
 
 def test_one_day_of_thirty_is_read_through_the_index_on_timestamp(a_log_each_minute: Database) -> None:
-    with open_snapshot(a_log_each_minute, require_ready(a_log_each_minute)) as snapshot:
-        partials = snapshot.partial_aggregates(WINDOW)
-        snapshot.exact_costs(WINDOW, ["a"])
+    partials = read(a_log_each_minute).partials
     assert partials["total_executions"].to_list() == [1440]
     assert scans(a_log_each_minute, 2) == (0, 2)
 
@@ -275,10 +273,11 @@ def large_from_1000_logs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("large_from_1000_logs")
 def test_a_large_day_is_read_in_slices_and_every_log_once(a_log_each_minute: Database) -> None:
-    with open_snapshot(a_log_each_minute, require_ready(a_log_each_minute)) as snapshot:
-        partials = snapshot.partial_aggregates(WINDOW)
+    logs = open_logs(a_log_each_minute)
+    with a_log_each_minute.snapshot() as snapshot:
+        partials = logs.read_day(snapshot, WINDOW, include_inactive_agents=False).partials
         # What holds no lock cannot make a reader wait for an ALTER TABLE that waits for us.
-        own = snapshot.connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        own = snapshot.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
         locks = "SELECT mode FROM pg_locks WHERE relation = 'agent_execution_logs'::regclass"
         assert query(a_log_each_minute, f"{locks} AND pid = {own}") == []
     first = 3 * 1440
@@ -299,8 +298,7 @@ def test_busy_hours_are_divided_further(a_log_each_minute: Database, monkeypatch
              FROM generate_series(0, 3599) AS n""",
         "ANALYZE agent_execution_logs",
     )
-    with open_snapshot(a_log_each_minute, require_ready(a_log_each_minute)) as snapshot:
-        logs_of_slices = snapshot.partial_aggregates(WINDOW)["total_executions"].to_list()
+    logs_of_slices = read(a_log_each_minute).partials["total_executions"].to_list()
     assert sum(logs_of_slices) == 1440 + 3600
     # The eighths have 180 logs each, but for one with 3,780, which is divided by the planner's estimates.
     assert 180 in logs_of_slices
@@ -315,8 +313,7 @@ def test_a_large_day_without_an_index_is_read_in_few_passes(
 ) -> None:
     monkeypatch.setattr("metrics_pipeline.logs.slices._LOGS_PER_SLICE_WITHOUT_INDEX", logs_per_slice)
     execute(a_log_each_minute, *query_drop_indexes(a_log_each_minute))
-    with open_snapshot(a_log_each_minute, require_ready(a_log_each_minute)) as snapshot:
-        partials = snapshot.partial_aggregates(WINDOW)
+    partials = read(a_log_each_minute).partials
     assert partials["total_executions"].sum() == 1440
     assert scans(a_log_each_minute, slices) == (slices, 0)
 
@@ -332,11 +329,10 @@ def query_drop_indexes(database: Database) -> list[str]:
 def test_a_reader_that_is_cut_off_in_a_large_day_ends_the_others_and_is_a_transient_error(
     a_log_each_minute: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    contract = require_ready(a_log_each_minute)
-    with open_snapshot(a_log_each_minute, contract) as snapshot:
-        slices = slices_of(snapshot.connection, contract, WINDOW)
+    with a_log_each_minute.snapshot() as snapshot:
+        slices = slices_of(snapshot, open_logs(a_log_each_minute).contract, WINDOW)
     # They are known beforehand, because EXPLAIN would wait for the lock that holds the readers up.
-    monkeypatch.setattr("metrics_pipeline.logs.extraction.slices_of", lambda *_: slices)
+    monkeypatch.setattr("metrics_pipeline.logs.postgres_logs.slices_of", lambda *_: slices)
     waiting = """SELECT pid FROM pg_stat_activity
                   WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()"""
     with ThreadPoolExecutor() as threads, a_log_each_minute.engine.connect() as locking:
@@ -355,7 +351,9 @@ def test_a_day_of_an_agent_list_without_inactive_ones_includes_those_with_stored
     store_agents(database, {"active": "active", "retired": "active", "never": "inactive"})
     aggregate(database)
     execute(database, "UPDATE agent_registry SET status = 'inactive' WHERE id = 'retired'")
-    with open_snapshot(database, require_ready(database)) as snapshot:
-        assert snapshot.agents(DAY, include_inactive=False).to_list() == ["active", "retired"]
-        assert snapshot.agents(DAY + timedelta(days=1), include_inactive=False).to_list() == ["active"]
-        assert sorted(snapshot.agents(DAY, include_inactive=True)) == ["active", "never", "retired"]
+    tomorrow = day_window(DAY + timedelta(days=1), "UTC")
+    assert sorted(read(database).agents) == ["active"]
+    assert compute(database).metrics.metrics["agent_id"].to_list() == ["active", "retired"]
+    assert compute(database, tomorrow).metrics.metrics["agent_id"].to_list() == ["active"]
+    everybody = compute(database, include_inactive=True).metrics.metrics
+    assert everybody["agent_id"].to_list() == ["active", "never", "retired"]

@@ -1,0 +1,166 @@
+"""The source of logs in the database that keeps the metrics: agent_execution_logs and agent_registry."""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import UTC, date, datetime
+
+import polars as pl
+from sqlalchemy import Connection, text
+
+from metrics_pipeline.logs import quality
+from metrics_pipeline.logs.contract import UpstreamContract
+from metrics_pipeline.logs.days import over_days
+from metrics_pipeline.logs.log_columns import (
+    FINGERPRINT_KINDS,
+    REGULAR_COST_NANO_USD,
+    fingerprint_columns,
+    log_columns,
+)
+from metrics_pipeline.logs.partials import read_partials
+from metrics_pipeline.logs.slices import Slice, slices_of
+from metrics_pipeline.logs.source import ExtractedDay, LogQuality
+from metrics_pipeline.metrics.calculator import agents_with_irregular_costs
+from metrics_pipeline.metrics.catalog import EXACT_COSTS_SCHEMA
+from metrics_pipeline.metrics.conservation import AgentLogs
+from metrics_pipeline.metrics.costs import NOT_FINITE
+from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
+from metrics_pipeline.metrics.windows import DayWindow
+from metrics_pipeline.postgres.database import Database
+
+# Each reader takes a connection and a core of the server, which serves others at night as well.
+_MAX_READERS = 4
+
+_EXPORT = text("SELECT pg_export_snapshot(), now()")
+
+# A reader that waits behind an ALTER TABLE does so before it has taken a slice, and another reader takes them all.
+_LOCK = text("SELECT 1 FROM agent_execution_logs LIMIT 0")
+
+# Whole-number division, because numeric's own quotient is rounded before it could be rounded to nano-dollars.
+_EXACT_COSTS = text(f"""
+SELECT agent_id,
+       trunc(round(nano_usd))::text AS total_cost_nano_usd,
+       (sign(nano_usd) * div(2 * abs(nano_usd) + logs, 2 * logs))::text AS avg_cost_nano_usd,
+       trunc(regular_cost_nano_usd)::text,
+       not_finite_costs
+FROM (
+    SELECT agent_id::text AS agent_id, count(*) AS logs,
+           coalesce(sum(cost_usd) FILTER (WHERE cost_usd::text NOT IN {NOT_FINITE}), 0) * 1000000000 AS nano_usd,
+           {REGULAR_COST_NANO_USD} AS regular_cost_nano_usd,
+           count(*) FILTER (WHERE cost_usd::text IN {NOT_FINITE}) AS not_finite_costs
+    FROM agent_execution_logs
+    WHERE "timestamp" >= :start AND "timestamp" < :end AND (agent_id::text = ANY(:agents) OR agent_id IS NULL)
+    GROUP BY agent_id
+) AS costs""")
+
+_AGENTS = text("SELECT id::text FROM agent_registry WHERE :include_inactive OR status::text = 'active'")
+
+# '-infinity' and the years before Christ, which Python's calendar lacks, are not the first log.
+_FIRST_LOG = text("""
+SELECT min("timestamp") FROM agent_execution_logs WHERE "timestamp" >= '0001-01-01' AND "timestamp" < '9999-01-01'""")
+
+
+class PostgresLogs:
+    """A LogSource. `contract` says how the tables are typed; `database` gives further connections for large days."""
+
+    def __init__(self, database: Database, contract: UpstreamContract) -> None:
+        self.contract = contract
+        self.warnings = contract.warnings
+        self.fingerprint_kinds = FINGERPRINT_KINDS
+        self._database = database
+
+    def read_day(self, snapshot: Connection, window: DayWindow, *, include_inactive_agents: bool) -> ExtractedDay:
+        """As LogSource has it.
+
+        A large window is read in slices of time by several connections at once, if an index serves such slices.
+        """
+        exported_id, taken_at = snapshot.execute(_EXPORT).one()
+        agents = snapshot.execute(_AGENTS, {"include_inactive": include_inactive_agents}).scalars().all()
+        slices = slices_of(snapshot, self.contract, window)
+        partials = (
+            read_partials(snapshot, self.contract, *slices[0])
+            if len(slices) == 1
+            else self._read_at_once(slices, exported_id)
+        )
+        return ExtractedDay(
+            agents=pl.Series("agent_id", agents, dtype=pl.String),
+            partials=partials,
+            exact_costs=self._exact_costs(snapshot, window, agents_with_irregular_costs(partials)),
+            taken_at=taken_at,
+            kind=self.fingerprint_kinds[0],
+        )
+
+    def fingerprints(
+        self, snapshot: Connection, windows: Sequence[DayWindow], kind: FingerprintKind
+    ) -> dict[date, SourceFingerprint]:
+        """As LogSource has it: one pass over the logs of all windows, in the server."""
+        rows = over_days(snapshot, self.contract, windows, _fingerprints_statement(self.contract, kind))
+        found = {
+            windows[row["day"] - 1].metric_date: {name: value for name, value in row.items() if name != "day"}
+            for row in rows
+        }
+        return {
+            window.metric_date: SourceFingerprint.of(found[window.metric_date], kind)
+            if window.metric_date in found
+            else SourceFingerprint.of_no_logs(kind)
+            for window in windows
+        }
+
+    def logs_by_agent(self, snapshot: Connection, windows: Sequence[DayWindow]) -> list[AgentLogs]:
+        """As LogSource has it: one pass over the logs of all windows."""
+        return quality.logs_by_agent(snapshot, self.contract, windows)
+
+    def quality(
+        self, snapshot: Connection, start: datetime, end: datetime, *, future_from: datetime, examples: int
+    ) -> LogQuality:
+        """As LogSource has it."""
+        return quality.suspicious_values(
+            snapshot, self.contract, start, end, future_from=future_from, examples=examples
+        )
+
+    def first_log_at(self, snapshot: Connection) -> datetime | None:
+        """As LogSource has it."""
+        first: datetime | None = snapshot.execute(_FIRST_LOG).scalar_one()
+        return first and first.replace(tzinfo=first.tzinfo or UTC)
+
+    def _exact_costs(self, snapshot: Connection, window: DayWindow, agents: Sequence[str | None]) -> pl.DataFrame:
+        if not agents:
+            return pl.DataFrame(schema=EXACT_COSTS_SCHEMA)
+        rows = snapshot.execute(_EXACT_COSTS, {**self.contract.bounds(window), "agents": list(agents)})
+        texts = pl.DataFrame([tuple(row) for row in rows], schema=EXACT_COSTS_SCHEMA.names(), orient="row")
+        return texts.cast(EXACT_COSTS_SCHEMA, strict=False)
+
+    def _read_at_once(self, slices: Sequence[Slice], exported_id: str) -> pl.DataFrame:
+        left = deque(slices)
+        number = min(len(slices), _MAX_READERS, os.cpu_count() or 1)
+        with ThreadPoolExecutor(number, thread_name_prefix="reader") as threads:
+            try:
+                readers = [threads.submit(self._read, left, exported_id) for _ in range(number)]
+                return pl.concat([partials for reader in as_completed(readers) for partials in reader.result()])
+            finally:
+                # After an error of one reader, or an interruption, the others stop when their slice is done.
+                left.clear()
+
+    def _read(self, left: deque[Slice], exported_id: str) -> list[pl.DataFrame]:
+        """Takes one slice after the other, until none is left."""
+        with self._database.snapshot() as connection:
+            connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{exported_id}'")
+            connection.execute(_LOCK)
+            return [read_partials(connection, self.contract, *bounds) for bounds in _taken(left)]
+
+
+def _fingerprints_statement(contract: UpstreamContract, kind: FingerprintKind) -> str:
+    return f"""
+SELECT day, {fingerprint_columns(kind)}
+FROM (SELECT {{day}} AS day, {log_columns(contract)} FROM {{logs}}) AS log
+GROUP BY day"""
+
+
+def _taken(left: deque[Slice]) -> Iterator[Slice]:
+    """Takes from a queue that other threads take from as well; large slices first, so that all end at about once."""
+    while True:
+        try:
+            yield left.pop()
+        except IndexError:
+            return

@@ -1,0 +1,105 @@
+"""The seam between the pipeline and whatever holds the logs: what a source of logs must deliver, and nothing else.
+
+Retention is not part of it: only logs in PostgreSQL are pruned, by retention/.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Protocol
+
+import polars as pl
+from sqlalchemy import Connection
+
+from metrics_pipeline.metrics.catalog import FAILED_STATUS, SUCCESS_STATUS
+from metrics_pipeline.metrics.conservation import AgentLogs
+from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
+from metrics_pipeline.metrics.windows import DayWindow
+
+#: Statuses that platforms are known to write. Another one may be a success or a failure that nobody counts as such.
+KNOWN_STATUSES = (SUCCESS_STATUS, FAILED_STATUS, "running", "pending", "queued", "cancelled", "canceled", "timeout")
+
+
+@dataclass(frozen=True)
+class ExtractedDay:
+    """All logs of a day, from one state of the source.
+
+    agents: the ids (String, distinct) that the registry has in scope. partials: PARTIALS_SCHEMA, in any order.
+    exact_costs: EXACT_COSTS_SCHEMA of agents_with_irregular_costs(partials), and of the logs without an agent.
+    taken_at: when the state was read. kind: that of the fingerprint whose hash the partial aggregates hold.
+    """
+
+    agents: pl.Series
+    partials: pl.DataFrame
+    exact_costs: pl.DataFrame
+    taken_at: datetime
+    kind: FingerprintKind
+
+    @property
+    def logs(self) -> int:
+        """How many logs were read."""
+        return int(self.partials["total_executions"].sum())
+
+
+@dataclass(frozen=True)
+class SuspiciousLog:
+    """A log that holds a suspicious value, everything as text."""
+
+    log_id: str
+    agent_id: str | None
+    timestamp: str
+    value: str | None
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """How many logs hold a kind of suspicious value, and the newest of them."""
+
+    logs: int
+    examples: Sequence[SuspiciousLog]
+
+
+@dataclass(frozen=True)
+class LogQuality:
+    """How many logs were looked at, and what is suspicious of them by kind, zeros included."""
+
+    logs: int
+    suspicions: dict[str, Suspicion]
+
+
+class LogSource(Protocol):
+    """Where the logs of days come from.
+
+    Each method is given a snapshot: a transaction on the database that keeps the metrics. A source whose logs are in
+    that database reads through it, so that logs, ledger and metrics are of one state. Another source ignores it.
+    `windows` are in the order of their days; there may be days between them.
+
+    Attributes:
+        warnings: what is allowed but slow or misleading, a sentence each.
+        fingerprint_kinds: the kinds that `fingerprints` can compute, the present one first.
+    """
+
+    warnings: tuple[str, ...]
+    fingerprint_kinds: tuple[FingerprintKind, ...]
+
+    def read_day(self, snapshot: Connection, window: DayWindow, *, include_inactive_agents: bool) -> ExtractedDay:
+        """The logs of the window as partial aggregates, and the agents in scope."""
+
+    def fingerprints(
+        self, snapshot: Connection, windows: Sequence[DayWindow], kind: FingerprintKind
+    ) -> dict[date, SourceFingerprint]:
+        """The fingerprint of each day, also of days without logs.
+
+        Equal to the one that follows from read_day where the logs are the same.
+        """
+
+    def logs_by_agent(self, snapshot: Connection, windows: Sequence[DayWindow]) -> list[AgentLogs]:
+        """What each agent logged on each day; an agent without logs on a day is left out."""
+
+    def quality(
+        self, snapshot: Connection, start: datetime, end: datetime, *, future_from: datetime, examples: int
+    ) -> LogQuality:
+        """The values in [start, end) that cannot be right, and the logs of after `future_from`."""
+
+    def first_log_at(self, snapshot: Connection) -> datetime | None:
+        """The instant of the oldest log, None without any."""

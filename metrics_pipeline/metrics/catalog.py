@@ -1,0 +1,327 @@
+"""Each metric declared once: its types, its meaning, its inputs, its formula, its rules, and how days add up.
+
+DDL, the publishing statement, lineage, validation, the API's models, period totals and the documentation derive from
+these declarations. The partial aggregates that formulas read are declared here too; logs/log_columns.py has their SQL.
+"""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+import polars as pl
+
+from metrics_pipeline.metrics.expressions import (
+    LATENCY_COUNT,
+    decimal,
+    percentile,
+    rounded_quotient,
+    weighted_percentile,
+)
+from metrics_pipeline.names import METRICS_TABLE
+
+#: Money is kept as a whole number of nano-dollars until it is stored, so that no float is involved.
+NANO_USD_PER_USD = 1_000_000_000
+
+SUCCESS_STATUS = "success"
+FAILED_STATUS = "failed"
+UNKNOWN_ERROR_TYPE = "unknown"
+
+#: Changes whenever the same logs would yield another number. The ledger stores it with each day.
+DEFINITION_VERSION = "1"
+
+#: One entry of an error distribution; in PostgreSQL the list becomes a JSON object {error_type: count}.
+ERROR_COUNT = pl.Struct({"error_type": pl.String, "executions": pl.Int64})
+
+#: What a source of logs delivers: partial aggregates. Each agent has one or several, one per part of the day, and they
+#: are merged by addition and union. The cost is NULL if costs are irregular (see EXACT_COSTS_SCHEMA). Latencies and
+#: error types come as pairs with their number of executions, or bare, in any order, where each counts as a pair of one;
+#: the other list of the two is NULL or empty. Error types are those of failed logs. User ids are distinct within a
+#: part; a long id may be replaced by its digest. content_hash is the sum of a hash of every value that a metric
+#: depends on.
+PARTIALS_SCHEMA = pl.Schema(
+    {
+        "agent_id": pl.String(),
+        "total_executions": pl.Int64(),
+        "successful_executions": pl.Int64(),
+        "failed_executions": pl.Int64(),
+        "human_interventions": pl.Int64(),
+        "total_tokens": pl.Int64(),
+        "cost_nano_usd": pl.Int128(),
+        "content_hash": pl.Int128(),
+        "latencies_ms": pl.List(pl.Int32()),
+        "latency_counts": pl.List(LATENCY_COUNT),
+        "user_ids": pl.List(pl.String()),
+        "error_types": pl.List(pl.String()),
+        "error_counts": pl.List(ERROR_COUNT),
+    }
+)
+
+#: The partial aggregates that a fingerprint holds, under its own names for them. Inputs of later metrics are added to
+#: FURTHER_FINGERPRINT, each as a column of PARTIALS_SCHEMA of its own: content_hash must not change.
+FINGERPRINT_TOTALS = {
+    "logs": "total_executions",
+    "successful": "successful_executions",
+    "failed": "failed_executions",
+    "latency_ms": "latency_ms",
+    "tokens": "total_tokens",
+    "content_hash": "content_hash",
+}
+FURTHER_FINGERPRINT: tuple[str, ...] = ()
+
+#: Of the agents with irregular costs: those that have a cost that is finer than a nano-dollar or is not a finite
+#: number, or whose costs in one part of the day add up to 10^19 USD or more. Total and mean are exact, rounded half
+#: away from zero, and NULL from 1.7 * 10^29 USD on. regular_cost_nano_usd adds up the costs that are whole
+#: nano-dollars, as fingerprint_cost() keeps them.
+EXACT_COSTS_SCHEMA = pl.Schema(
+    {
+        "agent_id": pl.String(),
+        "total_cost_nano_usd": pl.Int128(),
+        "avg_cost_nano_usd": pl.Int128(),
+        "regular_cost_nano_usd": pl.Int128(),
+        "not_finite_costs": pl.Int64(),
+    }
+)
+
+
+class OverDays(Enum):
+    """What becomes of a metric over several days."""
+
+    SUM = "the sum of the days"
+    SUM_BY_KEY = "the sum of the days for each key"
+    QUOTIENT = "the quotient of sums"
+    DISTRIBUTION = "needs the days' distributions"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table of metrics, in Polars and in PostgreSQL, with a value that a day may have."""
+
+    name: str
+    dtype: pl.DataType
+    sql_type: str
+    meaning: str
+    example: Any
+
+
+@dataclass(frozen=True)
+class Metric(Column):
+    """A metric.
+
+    inputs: the columns of agent_execution_logs that it depends on, besides agent_id and timestamp.
+    formula: over an agent's merged partial aggregates, with its exact costs if it has irregular ones.
+    over_days: what becomes of it over several days.
+    without_logs: the value of an agent without logs.
+    rules: what must hold of every row, by the words for a row that breaks it.
+    """
+
+    inputs: tuple[str, ...]
+    formula: pl.Expr
+    over_days: OverDays
+    without_logs: Any = 0
+    rules: dict[str, pl.Expr] | None = None
+
+
+@dataclass(frozen=True)
+class Grain:
+    """What one row of metrics is about: the table and the columns of its key, of which metric_date is one."""
+
+    table: str
+    keys: tuple[Column, ...]
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        """The names of the key's columns, in their order."""
+        return tuple(key.name for key in self.keys)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns of the key, then those of all metrics."""
+        return (*self.keys, *METRICS)
+
+    @property
+    def schema(self) -> pl.Schema:
+        """The frame of a day's rows."""
+        return pl.Schema({column.name: column.dtype for column in self.columns})
+
+
+_NANO = Decimal("0.000000001")
+_MILLIONTH = Decimal("0.000001")
+
+
+def _bigint(name: str, **declared: Any) -> Metric:
+    return Metric(name, pl.Int64(), "bigint", **declared)
+
+
+def _usd(name: str, **declared: Any) -> Metric:
+    return Metric(name, pl.Decimal(20, 9), "numeric(20,9)", **declared)
+
+
+def _cost(regular: pl.Expr, exact: str) -> pl.Expr:
+    # Not a coalesce: an exact cost is NULL when it is too large, and the regular one would then be wrong.
+    return decimal(pl.when("has_irregular_costs").then(exact).otherwise(regular), _NANO)
+
+
+def _latency(q: float) -> pl.Expr:
+    bare = percentile(pl.col("latencies_ms"), q)
+    return pl.coalesce(bare, weighted_percentile(pl.col("latency_counts"), q)).fill_null(0)
+
+
+METRICS = (
+    _bigint(
+        "total_executions",
+        meaning="All logs of the day, whatever their status.",
+        example=100,
+        inputs=(),
+        formula=pl.col("total_executions"),
+        over_days=OverDays.SUM,
+    ),
+    _bigint(
+        "successful_executions",
+        meaning="Logs with status 'success'.",
+        example=98,
+        inputs=("status",),
+        formula=pl.col("successful_executions"),
+        over_days=OverDays.SUM,
+        rules={
+            "successful and failed executions exceed the total": (
+                pl.col("successful_executions") + pl.col("failed_executions") <= pl.col("total_executions")
+            )
+        },
+    ),
+    _bigint(
+        "failed_executions",
+        meaning="Logs with status 'failed'.",
+        example=1,
+        inputs=("status",),
+        formula=pl.col("failed_executions"),
+        over_days=OverDays.SUM,
+    ),
+    Metric(
+        "success_rate",
+        dtype=pl.Decimal(7, 6),
+        sql_type="numeric(7,6)",
+        meaning="successful / total, rounded half away from zero to 6 places; 1 for a day without logs.",
+        example=0.98,
+        inputs=("status",),
+        formula=decimal(
+            rounded_quotient(pl.col("successful_executions") * 1_000_000, pl.col("total_executions")), _MILLIONTH
+        ),
+        over_days=OverDays.QUOTIENT,
+        without_logs=1,
+        rules={"success_rate is not between 0 and 1": pl.col("success_rate").is_between(0, 1)},
+    ),
+    _bigint(
+        "avg_latency_ms",
+        meaning="Exact mean latency in milliseconds, rounded half away from zero; 0 without latencies.",
+        example=840,
+        inputs=("latency_ms",),
+        formula=pl.when(pl.col("latencies") > 0)
+        .then(rounded_quotient(pl.col("latency_ms"), pl.col("latencies")))
+        .otherwise(0),
+        over_days=OverDays.DISTRIBUTION,
+    ),
+    _bigint(
+        "p50_latency_ms",
+        meaning="Median latency in milliseconds: linear interpolation in double precision, rounded half to even.",
+        example=610,
+        inputs=("latency_ms",),
+        formula=_latency(0.50),
+        over_days=OverDays.DISTRIBUTION,
+        rules={
+            "the percentiles are not in order": (
+                (pl.col("p50_latency_ms") <= pl.col("p95_latency_ms"))
+                & (pl.col("p95_latency_ms") <= pl.col("p99_latency_ms"))
+            )
+        },
+    ),
+    _bigint(
+        "p95_latency_ms",
+        meaning="95th percentile of latency, as p50_latency_ms.",
+        example=2310,
+        inputs=("latency_ms",),
+        formula=_latency(0.95),
+        over_days=OverDays.DISTRIBUTION,
+    ),
+    _bigint(
+        "p99_latency_ms",
+        meaning="99th percentile of latency, as p50_latency_ms.",
+        example=4102,
+        inputs=("latency_ms",),
+        formula=_latency(0.99),
+        over_days=OverDays.DISTRIBUTION,
+    ),
+    _bigint(
+        "total_tokens",
+        meaning="Sum of token_count; NULL counts as 0.",
+        example=128400,
+        inputs=("token_count",),
+        formula=pl.col("total_tokens"),
+        over_days=OverDays.SUM,
+    ),
+    _usd(
+        "total_cost_usd",
+        meaning="Exact sum of cost_usd; NULL and NaN count as 0.",
+        example=1.25,
+        inputs=("cost_usd",),
+        formula=_cost(pl.col("cost_nano_usd"), "total_cost_nano_usd"),
+        over_days=OverDays.SUM,
+    ),
+    _usd(
+        "avg_cost_per_execution",
+        meaning="total cost / total executions in USD, the exact quotient rounded half away from zero to 9 places.",
+        example=0.0125,
+        inputs=("cost_usd",),
+        formula=_cost(rounded_quotient(pl.col("cost_nano_usd"), pl.col("total_executions")), "avg_cost_nano_usd"),
+        over_days=OverDays.QUOTIENT,
+    ),
+    Metric(
+        "error_distribution",
+        dtype=pl.List(ERROR_COUNT),
+        sql_type="jsonb",
+        meaning="Failed logs by error_type, as {error_type: count}; NULL counts under 'unknown'.",
+        example={"timeout": 1},
+        inputs=("status", "error_type"),
+        formula=pl.col("error_counts"),
+        over_days=OverDays.SUM_BY_KEY,
+        without_logs=[],
+        rules={
+            "the error distribution does not sum to failed_executions": (
+                pl.col("failed_executions")
+                == pl.col("error_distribution").list.eval(pl.element().struct.field("executions")).list.sum()
+            )
+        },
+    ),
+    _bigint(
+        "human_interventions",
+        meaning="Logs whose metadata says human_intervention = true.",
+        example=2,
+        inputs=("metadata",),
+        formula=pl.col("human_interventions"),
+        over_days=OverDays.SUM,
+        rules={
+            "more unique users or human interventions than executions": (
+                pl.max_horizontal("unique_users", "human_interventions") <= pl.col("total_executions")
+            )
+        },
+    ),
+    _bigint(
+        "unique_users",
+        meaning="Distinct non-NULL user_id values in metadata.",
+        example=37,
+        inputs=("metadata",),
+        formula=pl.col("unique_users"),
+        over_days=OverDays.DISTRIBUTION,
+    ),
+)
+
+#: One row per agent and day.
+AGENT_DAY = Grain(
+    METRICS_TABLE,
+    (
+        Column("agent_id", pl.String(), "text", "The agent, as agent_registry.id spells it.", "support-triage"),
+        Column("metric_date", pl.Date(), "date", "The calendar day in the pipeline's time zone.", "2025-07-11"),
+    ),
+)
+
+METRIC_NAMES = tuple(metric.name for metric in METRICS)

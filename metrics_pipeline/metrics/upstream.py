@@ -1,0 +1,90 @@
+"""The columns of other systems' tables that we read, each declared once.
+
+The contract check, the tables that we create where no other system does, the files that can be loaded, and the
+documentation derive from these declarations.
+"""
+
+from dataclasses import dataclass
+
+from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE, REGISTRY_TABLE
+
+_TEXT = ("text", "character varying")
+_LABEL = (*_TEXT, "enum")
+_AGENT = (*_TEXT, "uuid")
+_COUNT = ("smallint", "integer")
+_INSTANT = ("timestamp with time zone", "timestamp without time zone")
+
+
+@dataclass(frozen=True)
+class UpstreamColumn:
+    """A column of a table that another system owns.
+
+    accepted: the types of PostgreSQL that our SQL can read; `enum` stands for every enum type, and none for any type.
+    created_as: the type in tables that we create.
+    is_required: whether every row needs a value, also in a file of logs.
+    """
+
+    name: str
+    accepted: tuple[str, ...]
+    created_as: str
+    meaning: str
+    is_required: bool = False
+
+
+class LogColumn(UpstreamColumn):
+    """A column of agent_execution_logs."""
+
+
+LOG_COLUMNS = (
+    LogColumn("id", (), "uuid", "Identifies the log."),
+    LogColumn("agent_id", _AGENT, "text", "The agent, as agent_registry.id spells it.", is_required=True),
+    LogColumn(
+        "timestamp",
+        _INSTANT,
+        "timestamp with time zone",
+        "When the execution was logged; decides its day. Without a time zone it means UTC.",
+        is_required=True,
+    ),
+    LogColumn(
+        "status",
+        _LABEL,
+        "text",
+        "'success', 'failed', or any other, which counts in the total only.",
+        is_required=True,
+    ),
+    LogColumn("latency_ms", _COUNT, "integer", "Latency in milliseconds. NULL is left out."),
+    LogColumn("token_count", _COUNT, "integer", "Tokens used. NULL counts as 0."),
+    LogColumn("cost_usd", ("numeric",), "numeric", "Cost in USD. NULL, NaN and infinities count as 0."),
+    LogColumn(
+        "error_type",
+        _LABEL,
+        "text",
+        "Why the execution failed; read only for status 'failed'. NULL counts under 'unknown'.",
+    ),
+    LogColumn("metadata", ("json", "jsonb"), "jsonb", "The keys human_intervention and user_id are read."),
+)
+
+REGISTRY_COLUMNS = (
+    UpstreamColumn("id", _AGENT, "text", "Identifies the agent.", is_required=True),
+    UpstreamColumn("name", _TEXT, "text", "What people call the agent.", is_required=True),
+    UpstreamColumn(
+        "status", _LABEL, "text", "'active', or any other, which means that the agent is not.", is_required=True
+    ),
+)
+
+ALERT_COLUMNS = (
+    UpstreamColumn("id", (), "bigint", "Identifies the alert."),
+    UpstreamColumn("agent_id", _AGENT, "text", "The agent that the alert is about.", is_required=True),
+    UpstreamColumn("alert_type", _LABEL, "text", "What kind of alert it is.", is_required=True),
+    UpstreamColumn("severity", _LABEL, "text", "How bad it is.", is_required=True),
+    UpstreamColumn("message", _TEXT, "text", "What the alert says.", is_required=True),
+    UpstreamColumn("triggered_at", _INSTANT, "timestamp with time zone", "When it was raised.", is_required=True),
+    UpstreamColumn("resolved_at", _INSTANT, "timestamp with time zone", "When it was resolved; NULL while it is open."),
+)
+
+#: The tables of other systems, in the order in which people read of them.
+UPSTREAM_TABLES: dict[str, tuple[UpstreamColumn, ...]] = {
+    REGISTRY_TABLE: REGISTRY_COLUMNS,
+    LOGS_TABLE: LOG_COLUMNS,
+    ALERTS_TABLE: ALERT_COLUMNS,
+}
