@@ -17,8 +17,8 @@ from metrics_pipeline.cli.tables import print_table
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.contract import PRUNED_TABLES
 from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
+from metrics_pipeline.orchestration.in_process import Report, run_retention
 from metrics_pipeline.orchestration.instance import open_instance
-from metrics_pipeline.orchestration.launching import Report, run_retention
 from metrics_pipeline.orchestration.retention import retention_metadata
 from metrics_pipeline.pipeline.opening import open_database, open_logs
 from metrics_pipeline.retention.pace import Pace

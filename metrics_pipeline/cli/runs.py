@@ -14,6 +14,7 @@ from metrics_pipeline.cli.preview import preview_days
 from metrics_pipeline.cli.tables import print_table
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import last_complete_day
+from metrics_pipeline.orchestration.in_process import DaysOutcome, Report, run_days
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.orchestration.launching import DaysOutcome, Report, run_days
 from metrics_pipeline.pipeline.opening import open_database, open_logs

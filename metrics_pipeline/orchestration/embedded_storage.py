@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from dagster import StringSource
-from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 from sqlalchemy import create_engine
 
 from metrics_pipeline.embedded import acquire, ensure_database
+from metrics_pipeline.orchestration.dagster_internals import StorageConfiguration, use_engine
 
 _DATABASE = "dagster"
 
@@ -20,7 +20,7 @@ class EmbeddedPostgresStorage(DagsterPostgresStorage):
     it takes its own lease on the server, so the server lives exactly as long as somebody needs it.
     """
 
-    def __init__(self, postgres_url: str, *, inst_data: ConfigurableClassData | None = None) -> None:
+    def __init__(self, postgres_url: str, *, inst_data: StorageConfiguration | None = None) -> None:
         super().__init__(postgres_url, inst_data=inst_data)
         # Dagster connects anew for each statement, five times for the event of a day: a backfill of 10,000 logs a day
         # took a quarter longer. Two connections stay open, as it takes a second one within a transaction. Each is
@@ -28,8 +28,7 @@ class EmbeddedPostgresStorage(DagsterPostgresStorage):
         engine = create_engine(
             postgres_url, isolation_level="AUTOCOMMIT", pool_size=2, max_overflow=-1, pool_pre_ping=True
         )
-        for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
-            storage._engine = engine
+        use_engine(self, engine)
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
@@ -38,7 +37,7 @@ class EmbeddedPostgresStorage(DagsterPostgresStorage):
 
     @classmethod
     def from_config_value(  # type: ignore[override]  # other settings than the superclass's
-        cls, inst_data: ConfigurableClassData | None, config_value: dict[str, Any]
+        cls, inst_data: StorageConfiguration | None, config_value: dict[str, Any]
     ) -> "EmbeddedPostgresStorage":
         """Starts the server if nobody has, and makes the database if it is not there."""
         uri = ensure_database(acquire(Path(config_value["home"])), _DATABASE)

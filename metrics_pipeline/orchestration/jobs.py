@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from metrics_pipeline.names import DAILY_CHECKS_JOB, DAILY_METRICS_JOB, DATA_RETENTION_JOB
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTION_ASSET_KEY
+from metrics_pipeline.orchestration.dagster_internals import AssetJob
 
 
-def build_daily_metrics_job() -> UnresolvedAssetJobDefinition:
+def build_daily_metrics_job() -> AssetJob:
     """Aggregates the days of its partitions, and then evaluates the checks of the asset."""
     return dg.define_asset_job(
         DAILY_METRICS_JOB,
@@ -23,7 +23,7 @@ def build_daily_metrics_job() -> UnresolvedAssetJobDefinition:
     )
 
 
-def build_daily_checks_job(checks: Sequence[dg.AssetChecksDefinition]) -> UnresolvedAssetJobDefinition:
+def build_daily_checks_job(checks: Sequence[dg.AssetChecksDefinition]) -> AssetJob:
     """Evaluates `checks`, and materialises nothing."""
     return dg.define_asset_job(
         DAILY_CHECKS_JOB,
@@ -33,7 +33,7 @@ def build_daily_checks_job(checks: Sequence[dg.AssetChecksDefinition]) -> Unreso
     )
 
 
-def build_data_retention_job() -> UnresolvedAssetJobDefinition:
+def build_data_retention_job() -> AssetJob:
     """Prunes what is older than the policy keeps."""
     return dg.define_asset_job(
         DATA_RETENTION_JOB,

@@ -3,7 +3,6 @@
 from datetime import date
 
 import dagster as dg
-from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
 from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.metrics.reconciliation import DayVerdict
@@ -22,8 +21,8 @@ from metrics_pipeline.pipeline.reconciling import judge_days
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.publishing import Reason
 
-# Dagster's list has neither the runs that wait nor those that are just being created.
-_UNFINISHED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, *IN_PROGRESS_RUN_STATUSES]
+_ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+_UNFINISHED = [status for status in dg.DagsterRunStatus if status not in _ENDED]
 
 
 def judge(

@@ -6,18 +6,10 @@ from decimal import Decimal
 
 import dagster as dg
 import polars as pl
-from dagster._core.definitions.data_version import (
-    CODE_VERSION_TAG,
-    DATA_VERSION_IS_USER_PROVIDED_TAG,
-    DATA_VERSION_TAG,
-    DEFAULT_DATA_VERSION,
-    NULL_EVENT_POINTER,
-    get_input_data_version_tag,
-    get_input_event_pointer_tag,
-)
 
 from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
 from metrics_pipeline.names import BACKFILL_TAG
+from metrics_pipeline.orchestration.dagster_internals import version_tags
 from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.orchestration.upstream import SOURCE_ASSETS
 from metrics_pipeline.pipeline.aggregation import AggregatedDay
@@ -44,14 +36,7 @@ def day_materialization(
     The fingerprint of the logs is the data version: the same logs give the same version.
     """
     fingerprint = hashlib.sha256(day.computed.metrics.fingerprint.to_text().encode()).hexdigest()
-    tags = {
-        DATA_VERSION_TAG: fingerprint,
-        DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
-        CODE_VERSION_TAG: DEFINITION_VERSION,
-        # Nobody reports materialisations of the upstream tables. Without this, the UI calls every day unsynced.
-        **{get_input_data_version_tag(spec.key): DEFAULT_DATA_VERSION.value for spec in SOURCE_ASSETS},
-        **{get_input_event_pointer_tag(spec.key): NULL_EVENT_POINTER for spec in SOURCE_ASSETS},
-    }
+    tags = version_tags(fingerprint, DEFINITION_VERSION, [spec.key for spec in SOURCE_ASSETS])
     if BACKFILL_TAG in run_tags:
         tags[BACKFILL_TAG] = run_tags[BACKFILL_TAG]
     return dg.AssetMaterialization(asset_key, partition=partition_key, metadata=day_metadata(day), tags=tags)

@@ -1,7 +1,6 @@
 """When runs start by themselves. Time comes from the tick, never from the clock."""
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from metrics_pipeline.errors import TransientError
 from metrics_pipeline.metrics.reconciliation import DayVerdict
@@ -13,6 +12,7 @@ from metrics_pipeline.names import (
     REASON_TAG,
     SCHEDULED_AT_TAG,
 )
+from metrics_pipeline.orchestration.dagster_internals import AssetJob
 from metrics_pipeline.orchestration.reconciling import (
     has_failed_permanently,
     judge,
@@ -43,7 +43,7 @@ nobody aggregates, are then seen too.
 """
 
 
-def build_daily_checks_schedule(job: UnresolvedAssetJobDefinition, settings: Settings) -> dg.ScheduleDefinition:
+def build_daily_checks_schedule(job: AssetJob, settings: Settings) -> dg.ScheduleDefinition:
     """The schedule of the checks, in METRICS_TIME_ZONE and running by default."""
     return dg.ScheduleDefinition(
         name=DAILY_CHECKS_SCHEDULE,
@@ -55,7 +55,7 @@ def build_daily_checks_schedule(job: UnresolvedAssetJobDefinition, settings: Set
     )
 
 
-def build_daily_metrics_schedule(job: UnresolvedAssetJobDefinition, settings: Settings) -> dg.ScheduleDefinition:
+def build_daily_metrics_schedule(job: AssetJob, settings: Settings) -> dg.ScheduleDefinition:
     """The nightly schedule, in METRICS_TIME_ZONE and running by default."""
 
     @dg.schedule(
@@ -92,7 +92,7 @@ def build_daily_metrics_schedule(job: UnresolvedAssetJobDefinition, settings: Se
     return daily_metrics_schedule
 
 
-def build_data_retention_schedule(job: UnresolvedAssetJobDefinition, settings: Settings) -> dg.ScheduleDefinition:
+def build_data_retention_schedule(job: AssetJob, settings: Settings) -> dg.ScheduleDefinition:
     """The nightly retention, in METRICS_TIME_ZONE and running by default."""
 
     @dg.schedule(

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.names import LATE_LOGS_SENSOR
-from metrics_pipeline.orchestration.reconciling import judge, request_for
+from metrics_pipeline.orchestration.dagster_internals import AssetJob
+from metrics_pipeline.orchestration.reconciling import findings, judge, request_for
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.pipeline.reconciling import findings, lookback
 from metrics_pipeline.postgres.database import Database
@@ -24,7 +24,7 @@ run is about to write is left alone. The tick's log, or its skip reason, says wh
 
 
 def build_late_logs_sensor(
-    job: UnresolvedAssetJobDefinition,
+    job: AssetJob,
     settings: Settings,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> dg.SensorDefinition:

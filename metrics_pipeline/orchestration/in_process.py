@@ -4,14 +4,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
-from dagster._core.definitions.reconstruct import ReconstructableRepository
-from dagster._core.events import RunFailureReason
-from dagster._core.execution.api import execute_run_iterator
-from dagster._core.utils import make_new_run_id
-from dagster._utils.interrupts import capture_interrupts
-from dagster_shared.error import SerializableErrorInfo
 
 from metrics_pipeline.names import (
     DAILY_METRICS_JOB,
@@ -23,6 +18,7 @@ from metrics_pipeline.names import (
     REASON_TAG,
 )
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTION_ASSET_KEY
+from metrics_pipeline.orchestration.dagster_internals import is_interrupted, run_in_this_process, signals_held_back
 from metrics_pipeline.orchestration.processes import end_if_orphaned, own_process
 from metrics_pipeline.store.publishing import Reason
 
@@ -57,7 +53,7 @@ class RetentionOutcome(RunOutcome):
 
 
 # Dagster does so itself while the run executes; a signal just before would leave a run that never starts.
-@capture_interrupts()
+@signals_held_back()
 def run_days(
     instance: dg.DagsterInstance,
     first: date,
@@ -78,7 +74,7 @@ def run_days(
         REASON_TAG: reason.value,
     }
     unfinished = _unfinished_run(instance, tags)
-    outcome = DaysOutcome(make_new_run_id(), continued_run_id=unfinished.run_id if unfinished else None)
+    outcome = DaysOutcome(str(uuid4()), continued_run_id=unfinished.run_id if unfinished else None)
     config = {"include_inactive_agents": include_inactive_agents}
     for event in _execute(instance, outcome, DAILY_METRICS_JOB, METRICS_ASSET_KEY, config, tags, unfinished):
         if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION and event.partition is not None:
@@ -88,7 +84,7 @@ def run_days(
     return outcome
 
 
-@capture_interrupts()
+@signals_held_back()
 def run_retention(
     instance: dg.DagsterInstance, config: Mapping[str, int], *, on_message: Callable[[str], None]
 ) -> RetentionOutcome:
@@ -96,7 +92,7 @@ def run_retention(
 
     `on_message` is called with each message that the run's log gets from our code.
     """
-    outcome = RetentionOutcome(make_new_run_id())
+    outcome = RetentionOutcome(str(uuid4()))
 
     def pass_on(entry: dg.EventLogEntry) -> None:
         if not entry.is_dagster_event:
@@ -119,28 +115,26 @@ def _execute(
     parent: dg.DagsterRun | None,
 ) -> Iterator[dg.DagsterEvent]:
     """Runs the job in this process and yields its events; what ended it is noted in `outcome`."""
-    repository = ReconstructableRepository.for_module(LOCATION_MODULE, "defs")
-    job = repository.get_reconstructable_job(job_name)
-    run = instance.create_run_for_job(
-        job.get_definition(),
+    events = run_in_this_process(
+        instance,
+        LOCATION_MODULE,
+        job_name,
         run_id=outcome.run_id,
-        parent_run_id=parent.run_id if parent else None,
-        root_run_id=(parent.root_run_id or parent.run_id) if parent else None,
+        parent=parent,
         run_config={
             "ops": {asset_key.to_python_identifier(): {"config": dict(config)}},
             # The console belongs to the command; the run's log is in the instance.
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         },
         tags={**tags, PROCESS_TAG: own_process(outcome.run_id)},
-        job_code_origin=job.get_python_origin(),
     )
-    for event in execute_run_iterator(job, run, instance):
+    for event in events:
         if event.is_step_failure:
             # The first: a check that cannot be evaluated comes after the days, and says the same as the next one.
             outcome.failure = outcome.failure or _message(event)
         elif event.is_run_failure:
             outcome.failure = outcome.failure or event.message
-            outcome.is_interrupted = event.job_failure_data.failure_reason is RunFailureReason.UNEXPECTED_TERMINATION
+            outcome.is_interrupted = is_interrupted(event)
         yield event
 
 
@@ -163,12 +157,12 @@ def _message(event: dg.DagsterEvent) -> str:
         return failure.user_failure_data.description
     # A resource that could not be made, or a transient fault whose retries ran out: ours is among the causes.
     error = failure.error
-    while error is not None and error.cause is not None and not _is_ours(error):
+    while error is not None and error.cause is not None and not _is_ours(error.message):
         error = error.cause
     if error is None:
         return event.message or "The run failed."
-    return (error.message.partition(": ")[2] if _is_ours(error) else error.message).strip()
+    return (error.message.partition(": ")[2] if _is_ours(error.message) else error.message).strip()
 
 
-def _is_ours(error: SerializableErrorInfo) -> bool:
-    return error.message.startswith("metrics_pipeline.")
+def _is_ours(message: str) -> bool:
+    return message.startswith("metrics_pipeline.")

@@ -1,0 +1,136 @@
+"""The private names of Dagster that we use. No other module imports one; each says what breaks if it changes.
+
+setup.cfg keeps dagster below its next minor version, and test_dagster_internals.py exercises what we rely on. What has
+a public way does not belong here.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import dagster as dg
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    DEFAULT_DATA_VERSION,
+    NULL_EVENT_POINTER,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
+from dagster._core.definitions.reconstruct import ReconstructableRepository
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._core.events import RunFailureReason
+from dagster._core.execution.api import execute_run_iterator
+from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
+from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
+from dagster._serdes import ConfigurableClassData
+from dagster._utils.interrupts import capture_interrupts
+from sqlalchemy import Engine
+
+if TYPE_CHECKING:
+    from dagster_postgres import DagsterPostgresStorage
+    from dagster_postgres.event_log import PostgresEventLogStorage
+    from dagster_postgres.run_storage import PostgresRunStorage
+    from dagster_postgres.schedule_storage import PostgresScheduleStorage
+
+# What dg.define_asset_job returns. If it moves, the code location does not load.
+AssetJob = UnresolvedAssetJobDefinition
+
+# What a storage is configured with. If it moves, no command and no `dev` can open the embedded instance.
+StorageConfiguration = ConfigurableClassData
+
+# Run monitoring ends a run for any other answer, and every run if this one changes its meaning.
+RunHealth = CheckRunHealthResult
+HEALTHY = CheckRunHealthResult(WorkerStatus.RUNNING)
+
+# Holds signals back until a run has begun. Without it, one that comes just before leaves a run that never starts.
+signals_held_back = capture_interrupts
+
+
+def unhealthy(reason: str) -> RunHealth:
+    """The answer to run monitoring that ends a run as failed, with the reason in its log."""
+    # If it changes its meaning, the run of a killed process stays "started" for ever and blocks its days.
+    return CheckRunHealthResult(WorkerStatus.FAILED, reason)
+
+
+def silent_output() -> dg.Output[None]:
+    """The output of an asset that has reported its own events: Dagster reports nothing for it, and checks may begin."""
+    # If the mark is ignored, a run shows each of its partitions as materialised, without the metadata of the day.
+    return dg.Output(None, metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})
+
+
+def version_tags(data_version: str, code_version: str, upstream: Sequence[dg.AssetKey]) -> dict[str, str]:
+    """Tags of a materialisation made of upstream assets of which nobody reports any event."""
+    return {
+        # If these three change, the UI cannot tell which days were made of other logs or by an older definition.
+        DATA_VERSION_TAG: data_version,
+        DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
+        CODE_VERSION_TAG: code_version,
+        # If these change, the UI calls every day unsynced.
+        **{get_input_data_version_tag(key): DEFAULT_DATA_VERSION.value for key in upstream},
+        **{get_input_event_pointer_tag(key): NULL_EVENT_POINTER for key in upstream},
+    }
+
+
+def run_in_this_process(
+    instance: dg.DagsterInstance,
+    module: str,
+    job_name: str,
+    *,
+    run_id: str,
+    parent: dg.DagsterRun | None,
+    run_config: Mapping[str, Any],
+    tags: Mapping[str, str],
+) -> Iterator[dg.DagsterEvent]:
+    """Runs a job of the Definitions `defs` of `module`, and yields its events as they happen.
+
+    JobDefinition.execute_in_process takes no parent run, and a run without its parent repeats the days that are done.
+    """
+    # If these change, `aggregate`, `backfill`, `retention` and `demo` fail before anything is written.
+    job = ReconstructableRepository.for_module(module, "defs").get_reconstructable_job(job_name)
+    run = instance.create_run_for_job(
+        job.get_definition(),
+        run_id=run_id,
+        parent_run_id=parent.run_id if parent else None,
+        root_run_id=(parent.root_run_id or parent.run_id) if parent else None,
+        run_config=run_config,
+        tags=tags,
+        job_code_origin=job.get_python_origin(),
+    )
+    yield from execute_run_iterator(job, run, instance)
+
+
+def is_interrupted(run_failure: dg.DagsterEvent) -> bool:
+    """Whether a signal ended the run that the event says has failed."""
+    # If it changes, a command that was told to end reports a failure instead.
+    return run_failure.job_failure_data.failure_reason is RunFailureReason.UNEXPECTED_TERMINATION
+
+
+def use_engine(storage: "DagsterPostgresStorage", engine: Engine) -> None:
+    """Has all parts of the storage take their connections from `engine`."""
+    # If the attribute is renamed, Dagster connects again for each statement: a year's backfill takes 4 s longer.
+    cast("PostgresRunStorage", storage.run_storage)._engine = engine
+    cast("PostgresEventLogStorage", storage.event_log_storage)._engine = engine
+    cast("PostgresScheduleStorage", storage.schedule_storage)._engine = engine
+
+
+def instance_of(launcher: dg.DefaultRunLauncher) -> dg.DagsterInstance:
+    """The instance that the launcher belongs to."""
+    # If it changes, run monitoring cannot look at runs that were killed before they said who works on them.
+    return launcher._instance
+
+
+def is_unknown_to_its_code_server(launcher: dg.DefaultRunLauncher, run: dg.DagsterRun) -> bool:
+    """Whether the code server that was told to start the run answers that it does not know it."""
+    # If these change, run monitoring fails for each run that has not yet said who works on it.
+    client = launcher._get_grpc_client_for_termination(run.run_id)  # type: ignore[no-untyped-call]
+    if client is None:
+        return False
+    try:
+        answer = client.can_cancel_execution(CanCancelExecutionRequest(run_id=run.run_id))
+    except DagsterUserCodeUnreachableError:
+        # It may be about to start; the next look is half a minute away.
+        return False
+    return not dg.deserialize_value(answer, CanCancelExecutionResult).can_cancel
