@@ -16,7 +16,7 @@ from psycopg import sql
 
 from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
-from metrics_pipeline.orchestration.instance_files import write_instance
+from metrics_pipeline.orchestration.instance import write_instance
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline_tests.cli.conftest import home as home

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from metrics_pipeline.orchestration.instance_files import CONFIGURATION, SOCKET, WORKSPACE, write_instance
+from metrics_pipeline.orchestration.instance import CONFIGURATION, SOCKET, WORKSPACE, write_instance
 
 app = typer.Typer(no_args_is_help=True, help="Set up a Dagster instance for production.")
 

@@ -1,29 +1,48 @@
-"""The Dagster instance that our commands share: DAGSTER_HOME where it is set, else one under METRICS_PIPELINE_HOME."""
+"""Dagster instances: where the commands' own is, and the files of one for production.
 
+The commands share the instance of DAGSTER_HOME, else one under METRICS_PIPELINE_HOME that keeps its runs on the
+embedded server.
+"""
+
+import math
+import re
+import tempfile
+from importlib.resources import files
 from pathlib import Path
+from string import Template
 
 import dagster as dg
 import yaml
 
-from metrics_pipeline.errors import SettingsError
+from metrics_pipeline.errors import PermanentError, SettingsError
 from metrics_pipeline.names import LOCATION, LOCATION_MODULE
-from metrics_pipeline.orchestration.instance_files import (
-    CONFIGURATION,
-    WORKSPACE,
-    embedded_configuration,
-    write_private,
-)
 from metrics_pipeline.settings import Settings
 
-# Under another name than in the project's workspace.yaml, Dagster would take schedules and runs for another's.
+_TEMPLATES = files(__package__) / "instance_template"
+
+CONFIGURATION = "dagster.yaml"
+WORKSPACE = "workspace.yaml"
+#: The code server's, in the folder of the instance.
+SOCKET = "code.sock"
+
+# sun_path holds 104 bytes on macOS and ends with a NUL; gRPC reads the path as part of a URI, and YAML unquoted.
+_PLAIN_PATH = re.compile(r"/[A-Za-z0-9_./-]*")
+_SOCKET_PATH_BYTES = 103
+
+# Under another name than in the project's workspace.yaml, Dagster would not recognise its schedules and runs.
 _WORKSPACE = {"load_from": [{"python_module": {"module_name": LOCATION_MODULE, "location_name": LOCATION}}]}
+
+
+def open_instance(settings: Settings) -> dg.DagsterInstance:
+    """The instance as a context manager."""
+    return dg.DagsterInstance.from_config(str(instance_folder(settings)))
 
 
 def instance_folder(settings: Settings) -> Path:
     """The folder of the instance; our own is made and configured when it is missing.
 
-    Its dagster.yaml is written anew each time, so that it follows the version of this package.
-    Raises SettingsError for a DAGSTER_HOME that is no folder, or a METRICS_PIPELINE_HOME that we cannot write.
+    Its dagster.yaml is written each time, so that it follows the version of this package.
+    Raises SettingsError for a DAGSTER_HOME that is not a folder, or a METRICS_PIPELINE_HOME that cannot be written.
     """
     if settings.dagster_home is not None:
         if not settings.dagster_home.is_absolute() or not settings.dagster_home.is_dir():
@@ -33,32 +52,83 @@ def instance_folder(settings: Settings) -> Path:
             )
         return settings.dagster_home
     folder = settings.home / "dagster"
-    _write(settings, folder / CONFIGURATION, embedded_configuration(settings.home, folder))
+    _write_at_home(settings, folder / CONFIGURATION, embedded_configuration(settings.home, folder))
     return folder
 
 
 def workspace_file(settings: Settings) -> Path:
     """A workspace.yaml that says what the project's own does, for an installed package that has none beside it.
 
-    Raises SettingsError for a METRICS_PIPELINE_HOME that we cannot write.
+    Raises SettingsError for a METRICS_PIPELINE_HOME that cannot be written.
     """
     path = settings.home / WORKSPACE
-    _write(settings, path, yaml.safe_dump(_WORKSPACE, sort_keys=False))
+    _write_at_home(settings, path, yaml.safe_dump(_WORKSPACE, sort_keys=False))
     return path
 
 
-def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """The instance as a context manager."""
-    return dg.DagsterInstance.from_config(str(instance_folder(settings)))
+def embedded_configuration(home: Path, folder: Path) -> str:
+    """The dagster.yaml of an instance in `folder` that keeps its runs in the embedded server under `home`."""
+    return _filled("embedded.yaml", home=_quoted(home), storage=_quoted(folder / "storage"))
 
 
-def _write(settings: Settings, path: Path, content: str) -> None:
+def write_instance(folder: Path, *, force: bool) -> None:
+    """Writes dagster.yaml for a Dagster storage of its own, and the workspace.yaml of the installed package.
+
+    Raises PermanentError, and writes nothing, if one of them is there already (unless `force`), if `folder` cannot be
+    written or is open to others, or if it cannot be the place of a socket.
+    """
+    folder = folder.absolute()
+    if not _PLAIN_PATH.fullmatch(str(folder)) or len(str(folder / SOCKET)) > _SOCKET_PATH_BYTES:
+        raise PermanentError(
+            f"{str(folder)!r} cannot hold the code server's socket. Choose a folder whose path has only ASCII letters, "
+            f"digits and ._-/ and at most {_SOCKET_PATH_BYTES - len(SOCKET) - 1} of them."
+        )
+    if folder.is_dir() and folder.stat().st_mode & 0o077:
+        raise PermanentError(
+            f"{folder} is open to others, and is to hold the output of runs and the code server's socket, which runs "
+            f"what it is told. Make it its owner's alone (chmod 700 {folder}), or choose one that is not there yet."
+        )
+    existing = [str(folder / name) for name in (CONFIGURATION, WORKSPACE) if (folder / name).exists()]
+    if existing and not force:
+        raise PermanentError(
+            f"{' and '.join(existing)} would be overwritten. Choose another folder, or give --force to replace what is "
+            "there by this version's template."
+        )
+    try:
+        for name in (CONFIGURATION, WORKSPACE):
+            _write_private(folder / name, _filled(name, folder=str(folder)))
+    except OSError as error:
+        raise PermanentError(
+            f"{folder} cannot hold a Dagster instance: {error.strerror}. Choose a folder of your own."
+        ) from error
+
+
+def _filled(template: str, **values: str) -> str:
+    return Template((_TEMPLATES / template).read_text()).substitute(values)
+
+
+def _quoted(path: Path) -> str:
+    return yaml.safe_dump(str(path), default_style='"', width=math.inf).rstrip("\n")
+
+
+def _write_at_home(settings: Settings, path: Path, content: str) -> None:
     try:
         # By itself, as mkdir gives its mode only to the last folder of a path.
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_private(path, content)
+        _write_private(path, content)
     except OSError as error:
         raise SettingsError(
             f"METRICS_PIPELINE_HOME is {str(settings.home)!r}, where {path.name} cannot be written: {error.strerror}. "
             "Set it to a folder of your own."
         ) from error
+
+
+def _write_private(path: Path, content: str) -> None:
+    """Writes a file that only its owner can read, and makes its folder, if missing, likewise. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Replaced, not rewritten: another process that found dagster.yaml empty would keep its runs in SQLite.
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        written = Path(scratch, path.name)
+        written.touch(mode=0o600)
+        written.write_text(content)
+        written.replace(path)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from metrics_pipeline.cli.instance import app
 from metrics_pipeline.errors import PermanentError
-from metrics_pipeline.orchestration.instance_files import embedded_configuration
+from metrics_pipeline.orchestration.instance import embedded_configuration
 from metrics_pipeline.orchestration.run_launcher import WatchingRunLauncher
 from metrics_pipeline_tests.embedded.conftest import wait_until
 

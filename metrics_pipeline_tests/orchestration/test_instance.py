@@ -14,7 +14,12 @@ import yaml
 from dagster._core.instance.config import dagster_instance_config
 
 from metrics_pipeline.errors import SettingsError
-from metrics_pipeline.orchestration.instance import instance_folder, open_instance, workspace_file
+from metrics_pipeline.orchestration.instance import (
+    embedded_configuration,
+    instance_folder,
+    open_instance,
+    workspace_file,
+)
 from metrics_pipeline.settings import Settings
 
 _READ_RUN = """
@@ -94,6 +99,15 @@ def test_its_configuration_is_valid_and_private(tmp_path: Path) -> None:
         workspace: 0o600,
     }
     assert sorted(path.name for path in home.rglob("*")) == ["dagster", "dagster.yaml", "workspace.yaml"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a folder", "$folder", "home: #1", "'quoted' \"\\", "é😀", "\udcff", "x" * 200 + " y", "- 1", "{}", "null"]
+)
+def test_its_configuration_holds_every_path_that_a_folder_can_have(name: str) -> None:
+    configuration = yaml.safe_load(embedded_configuration(Path("/home", name), Path("/srv", name)))
+    assert configuration["storage"]["custom"]["config"]["home"] == f"/home/{name}"
+    assert configuration["compute_logs"]["config"]["base_dir"] == f"/srv/{name}/storage"
 
 
 def test_no_process_ever_reads_half_a_configuration(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from dagster._grpc.client import DagsterGrpcClient
 
 from metrics_pipeline.names import PROCESS_TAG
 from metrics_pipeline.orchestration import processes
-from metrics_pipeline.orchestration.instance_files import embedded_configuration
+from metrics_pipeline.orchestration.instance import embedded_configuration
 from metrics_pipeline.orchestration.processes import own_process
 
 from .nights import waiting_run
