@@ -11,7 +11,8 @@ from metrics_pipeline.names import FAILED_PERMANENTLY_TAG
 
 #: 10, 20, 40, 80 and 160 seconds: five minutes, which a restart or failover of a database takes.
 MAX_RETRIES = 5
-_FIRST_PAUSE_SECONDS = 10
+#: Before the second attempt; tests shorten it.
+FIRST_PAUSE_SECONDS: float = 10
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def step_outcome(context: dg.AssetExecutionContext | dg.AssetCheckExecutionConte
         yield
     except TransientError as error:
         if context.retry_number < MAX_RETRIES:
-            pause_seconds = _FIRST_PAUSE_SECONDS * 2**context.retry_number
+            pause_seconds = FIRST_PAUSE_SECONDS * 2**context.retry_number
             context.log.warning(f"{error} Trying again in {pause_seconds} s.")
             # Here, and not by RetryRequested's seconds_to_wait: between two attempts Dagster holds back signals, so a
             # run that is told to end would do so minutes later, or be killed by then and look started for ever.

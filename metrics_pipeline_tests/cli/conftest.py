@@ -21,7 +21,7 @@ CLI = (sys.executable, "-c", "from metrics_pipeline.cli import main; main()")
 IMPATIENT = (
     sys.executable,
     "-c",
-    f"from metrics_pipeline.orchestration import failures; failures._FIRST_PAUSE_SECONDS = 0.1; {CLI[-1]}",
+    f"from metrics_pipeline.orchestration import failures; failures.FIRST_PAUSE_SECONDS = 0.1; {CLI[-1]}",
 )
 Start = Callable[..., subprocess.Popen[str]]
 

@@ -14,7 +14,7 @@ from .days import FIRST, MORNING, NIGHT
 
 
 def main(home: str, url: str) -> int:
-    failures._FIRST_PAUSE_SECONDS = 0.1
+    failures.FIRST_PAUSE_SECONDS = 0.1
     with open_instance(Settings(Path(home))) as instance:
         nights = Nights(Database(DatabaseUrl.parse(url)), instance, {"start_date": FIRST})
         results = nights.launch(*nights.schedule(NIGHT).run_requests)

@@ -156,7 +156,7 @@ def test_a_missing_day_that_failed_for_good_heals_when_its_logs_are_corrected(ni
 def test_a_day_that_failed_for_the_moment_is_asked_for_again_the_next_night(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(failures, "_FIRST_PAUSE_SECONDS", 0.0001)
+    monkeypatch.setattr(failures, "FIRST_PAUSE_SECONDS", 0.0001)
     nights.settings["start_date"] = WEEK[-1]
     execute(
         nights.database,

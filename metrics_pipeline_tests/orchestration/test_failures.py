@@ -19,7 +19,7 @@ KEYS = [day.isoformat() for day in DAYS]
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "_FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(failures, "FIRST_PAUSE_SECONDS", 0.001)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_retries_run_out_with_growing_pauses_and_keep_what_was_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(failures, "_FIRST_PAUSE_SECONDS", 10)
+    monkeypatch.setattr(failures, "FIRST_PAUSE_SECONDS", 10)
     monkeypatch.setattr(failures.time, "sleep", pauses.append)
     fault_at(SATURDAY, "RAISE EXCEPTION 'no space left' USING ERRCODE = '53100';", times=1000)
     ended = run(FRIDAY, SUNDAY)
