@@ -24,25 +24,26 @@ from metrics_pipeline.orchestration.checks.source_values import NO_SUSPICIOUS_VA
 from metrics_pipeline.orchestration.upstream import agent_execution_logs
 from metrics_pipeline.settings import Settings
 
-#: Evaluated with every materialisation, because the UI disregards a verdict older than the last one.
+#: Evaluated with every materialisation, because the UI disregards a verdict older than the last one. The names are
+#: public: the UI keeps the history of a check under its name, and alerts ask for it.
 _OF_METRICS = (
-    (stored_rows_equal_ledger, STORED_ROWS_EQUAL_LEDGER),
-    (freshness, FRESHNESS),
-    (no_missing_or_dirty_days, NO_MISSING_OR_DIRTY_DAYS),
-    (active_agents_have_rows, ACTIVE_AGENTS_HAVE_ROWS),
-    (no_unusual_changes, NO_UNUSUAL_CHANGES),
+    ("stored_rows_equal_ledger", stored_rows_equal_ledger, STORED_ROWS_EQUAL_LEDGER),
+    ("freshness", freshness, FRESHNESS),
+    ("no_missing_or_dirty_days", no_missing_or_dirty_days, NO_MISSING_OR_DIRTY_DAYS),
+    ("active_agents_have_rows", active_agents_have_rows, ACTIVE_AGENTS_HAVE_ROWS),
+    ("no_unusual_changes", no_unusual_changes, NO_UNUSUAL_CHANGES),
 )
 #: Evaluated at night only: they read all logs of the look-back window.
 _OF_LOGS = (
-    (no_skipped_logs, NO_SKIPPED_LOGS),
-    (no_suspicious_values, NO_SUSPICIOUS_VALUES),
+    ("no_skipped_logs", no_skipped_logs, NO_SKIPPED_LOGS),
+    ("no_suspicious_values", no_suspicious_values, NO_SUSPICIOUS_VALUES),
 )
 
 
 def build_checks(settings: Settings, now: Clock = lambda: datetime.now(UTC)) -> list[dg.AssetChecksDefinition]:
-    """Each check under its function's name. A check's run brings no time of its own, hence `now`."""
+    """The checks. A check's run brings no time of its own, hence `now`."""
     return [
-        build_check(evaluate.__name__, asset, description, evaluate, settings, now)
+        build_check(name, asset, description, evaluate, settings, now)
         for asset, checks in ((METRICS_ASSET_KEY, _OF_METRICS), (agent_execution_logs.key, _OF_LOGS))
-        for evaluate, description in checks
+        for name, evaluate, description in checks
     ]
