@@ -84,7 +84,7 @@ def run_in_this_process(
     run_config: Mapping[str, Any],
     tags: Mapping[str, str],
 ) -> Iterator[dg.DagsterEvent]:
-    """Runs a job of the Definitions `defs` of `module`, and yields its events as they happen.
+    """Makes a run of a job of `defs` in `module`. It executes as its events are taken from the iterator.
 
     JobDefinition.execute_in_process takes no parent run, and a run without its parent repeats the days that are done.
     """
@@ -99,7 +99,7 @@ def run_in_this_process(
         tags=tags,
         job_code_origin=job.get_python_origin(),
     )
-    yield from execute_run_iterator(job, run, instance)
+    return execute_run_iterator(job, run, instance)
 
 
 def is_interrupted(run_failure: dg.DagsterEvent) -> bool:
