@@ -1,5 +1,6 @@
 """Running a job from a command: a Dagster run on the shared instance, in this process, followed as it goes."""
 
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -128,14 +129,20 @@ def _execute(
         },
         tags={**tags, PROCESS_TAG: own_process(outcome.run_id)},
     )
-    for event in events:
-        if event.is_step_failure:
-            # The first: a check that cannot be evaluated comes after the days, and says the same as the next one.
-            outcome.failure = outcome.failure or _message(event)
-        elif event.is_run_failure:
-            outcome.failure = outcome.failure or event.message
-            outcome.is_interrupted = is_interrupted(event)
-        yield event
+    # What is loaded by now stays. Looking through all of it takes the garbage collector 30 ms each time, which was 1 s
+    # of the 13 s of a year's backfill.
+    gc.freeze()
+    try:
+        for event in events:
+            if event.is_step_failure:
+                # Keep the first failure. Checks run after the days and repeat the same message.
+                outcome.failure = outcome.failure or _message(event)
+            elif event.is_run_failure:
+                outcome.failure = outcome.failure or event.message
+                outcome.is_interrupted = is_interrupted(event)
+            yield event
+    finally:
+        gc.unfreeze()
 
 
 def _plain_metadata(event: dg.DagsterEvent) -> Report:

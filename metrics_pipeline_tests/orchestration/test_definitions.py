@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import get_type_hints
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -14,7 +15,7 @@ import pytest
 import yaml
 from dagster._utils.schedules import cron_string_iterator
 
-from metrics_pipeline.definitions import build_defs
+from metrics_pipeline.definitions import SettingsOverrides, build_defs
 from metrics_pipeline.embedded import release
 from metrics_pipeline.errors import SettingsError
 from metrics_pipeline.metrics.catalog import AGENT_DAY
@@ -57,10 +58,13 @@ def command(home: Path, tmp_path: Path) -> Command:
     return run
 
 
-def test_importing_them_opens_no_connection_starts_no_server_and_warns_of_nothing(command: Command, home: Path) -> None:
+def test_importing_them_opens_no_connection_starts_no_server_freezes_nothing_and_warns_of_nothing(
+    command: Command, home: Path
+) -> None:
+    imports = f"import gc; frozen = gc.get_freeze_count(); import {MODULE}; assert gc.get_freeze_count() == frozen"
     closed_port = "postgresql://u:p@127.0.0.1:1/m"
     for environment in ({}, {"METRICS_DATABASE_URL": closed_port}):
-        result = command(sys.executable, "-W", "error", "-c", f"import {MODULE}", **environment)
+        result = command(sys.executable, "-W", "error", "-c", imports, **environment)
         assert (result.stdout, result.stderr) == ("", "")
     assert not home.exists()
 
@@ -85,6 +89,10 @@ def test_build_defs_overrides_what_the_environment_says(monkeypatch: pytest.Monk
     assert overridden.resolve_schedule_def("daily_metrics_schedule").execution_timezone == "Europe/Berlin"
     with pytest.raises(TypeError, match="no_such_field"):
         build_defs(no_such_field=1)
+
+
+def test_what_may_be_overridden_are_fields_of_the_settings() -> None:
+    assert get_type_hints(SettingsOverrides).items() <= get_type_hints(Settings).items()
 
 
 def test_the_graph_leads_from_the_upstream_tables_to_the_metrics() -> None:
