@@ -24,7 +24,7 @@ from metrics_pipeline.orchestration.schedules import (
     build_data_retention_schedule,
 )
 from metrics_pipeline.orchestration.sensors import build_late_logs_sensor
-from metrics_pipeline.orchestration.upstream import UPSTREAM_ASSETS
+from metrics_pipeline.orchestration.upstream import upstream_assets
 from metrics_pipeline.settings import Settings
 
 
@@ -52,7 +52,11 @@ def build_defs(**overrides: Unpack[SettingsOverrides]) -> dg.Definitions:
     checks_job = build_daily_checks_job(checks)
     retention_job = build_data_retention_job()
     return dg.Definitions(
-        assets=[*UPSTREAM_ASSETS, build_metrics_asset(partitions, settings.owners), build_retention_asset(settings)],
+        assets=[
+            *upstream_assets(settings.retention),
+            build_metrics_asset(partitions, settings.owners),
+            build_retention_asset(settings),
+        ],
         asset_checks=checks,
         jobs=[job, checks_job, retention_job],
         sensors=[build_late_logs_sensor(job, settings)],

@@ -1,6 +1,6 @@
 """What retention may delete: the cutoffs of a policy, and the verdict on each day whose raw logs are old enough."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -14,19 +14,25 @@ MAX_DAYS = 36_600
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """For how many days rows are kept. Raises PermanentError for a policy that could lose a number."""
+    """For how many days rows are kept. Raises PermanentError for a policy that could lose a number.
 
-    raw_log_days: int = 30
-    metric_days: int = 365
-    alert_days: int = 90
+    The environment variables METRICS_RETENTION_*, the options of `metrics-pipeline retention` and the fields of the
+    launchpad are made from these fields.
+    """
+
+    raw_log_days: int = field(default=30, metadata={"description": "Keep the raw logs of this many days before today."})
+    metric_days: int = field(default=365, metadata={"description": "Keep the metrics of this many days before today."})
+    alert_days: int = field(
+        default=90, metadata={"description": "Keep alerts that were resolved within this many days before today."}
+    )
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            days = getattr(self, field.name)
+        for limit in fields(self):
+            days = getattr(self, limit.name)
             if days < 1:
-                raise PermanentError(f"{field.name} is {days}. Keep rows for at least 1 day.")
+                raise PermanentError(f"{limit.name} is {days}. Keep rows for at least 1 day.")
             if days > MAX_DAYS:
-                raise PermanentError(f"{field.name} is {days}. Keep rows for at most {MAX_DAYS:,} days.")
+                raise PermanentError(f"{limit.name} is {days}. Keep rows for at most {MAX_DAYS:,} days.")
         if self.raw_log_days > self.metric_days:
             raise PermanentError(
                 f"raw_log_days is {self.raw_log_days}, more than metric_days, {self.metric_days}: metrics would go "

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from datetime import UTC, date, datetime
 from typing import Any
 
 import dagster as dg
-from pydantic import Field
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.contract import PRUNED_TABLES
@@ -39,24 +39,12 @@ _MAX_LISTED_DAYS = 1000
 
 def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
     """The asset, with the policy of the settings as the launchpad's defaults."""
-    policy, pace = settings.retention, Pace()
-
-    class RetentionConfig(dg.Config):
-        """What the launchpad offers for a run."""
-
-        raw_log_days: int = Field(
-            default=policy.raw_log_days, description="Keep raw logs of so many days before today."
-        )
-        metric_days: int = Field(default=policy.metric_days, description="Keep metrics of so many days before today.")
-        alert_days: int = Field(
-            default=policy.alert_days, description="Keep alerts that were resolved on so many days before today."
-        )
-        dry_run: bool = Field(default=False, description="Delete nothing; say what would go and what is held back.")
-        batch_rows: int = Field(default=pace.batch_rows, description="Rows per transaction.")
-        pause_ms: int = Field(default=pace.pause_ms, description="Milliseconds between two transactions.")
-        time_budget_minutes: int = Field(
-            default=pace.time_budget_minutes, description="After so many minutes the run ends; the next one goes on."
-        )
+    dry_run = dg.Field(bool, default_value=False, description="Delete nothing; report what would be deleted and why.")
+    limits = {
+        limit.name: dg.Field(int, default_value=getattr(limited, limit.name), description=limit.metadata["description"])
+        for limited in (settings.retention, Pace())
+        for limit in fields(limited)
+    }
 
     @dg.asset(
         key=RETENTION_ASSET_KEY,
@@ -67,6 +55,7 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
         tags={"written_by": "metrics_pipeline"},
         description=_DESCRIPTION,
         output_required=False,
+        config_schema={"dry_run": dry_run, **limits},
         check_specs=[
             dg.AssetCheckSpec(
                 "no_logs_held_back",
@@ -76,22 +65,23 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
         ],
     )
     def data_retention(
-        context: dg.AssetExecutionContext, config: RetentionConfig, database: dg.ResourceParam[Database]
+        context: dg.AssetExecutionContext, database: dg.ResourceParam[Database]
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetObservation | dg.AssetCheckResult]:
         claim(context.instance, context.run)
         started = time.perf_counter()
+        config = context.op_execution_context.op_config
         with step_outcome(context):
             report = apply_retention(
                 database,
                 open_logs(database, PRUNED_TABLES).contract,
                 cutoffs(
-                    RetentionPolicy(config.raw_log_days, config.metric_days, config.alert_days),
+                    RetentionPolicy(**{limit.name: config[limit.name] for limit in fields(RetentionPolicy)}),
                     _scheduled_at(context),
                     settings.time_zone,
                 ),
-                Pace(config.batch_rows, config.pause_ms, config.time_budget_minutes),
+                Pace(**{limit.name: config[limit.name] for limit in fields(Pace)}),
                 run_id=context.run.run_id,
-                is_dry_run=config.dry_run,
+                is_dry_run=config["dry_run"],
                 on_progress=context.log.info,
             )
         metadata = retention_metadata(report, time.perf_counter() - started)

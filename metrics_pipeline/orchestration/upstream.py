@@ -2,44 +2,51 @@
 
 import dagster as dg
 
+from metrics_pipeline.metrics.retention import RetentionPolicy
 from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE, REGISTRY_TABLE
 from metrics_pipeline.orchestration.columns import upstream_table_schema
 
+_LOGS = """
+One row per execution of an agent, written by the platform and read here. Raw logs are kept for {days}.
 
-def _upstream(table: str, description: str) -> dg.AssetSpec:
+**When a check is yellow**, its description says which logs are meant and what happens to them. Correct them where they
+are written: `late_logs_sensor` finds corrected, late and deleted logs and has their days aggregated again.
+"""
+
+_REGISTRY = """
+The agents of the platform. Each one with status `active` gets a row of metrics every day, also without logs. An agent
+that is retired later keeps its rows.
+"""
+
+_ALERTS = "Alerts that the platform raised. Resolved ones are kept for {days}, unresolved ones are never deleted."
+
+
+def _upstream(table: str) -> dg.AssetSpec:
     return dg.AssetSpec(
         table,
         group_name="upstream",
         kinds={"postgres", "table"},
         tags={"written_by": "platform"},
         metadata={"dagster/table_name": table, "dagster/column_schema": upstream_table_schema(table)},
-        description=description,
     )
 
 
-agent_execution_logs = _upstream(
-    LOGS_TABLE,
-    """
-One row per execution of an agent, written by the platform and read here. Raw logs are kept for 30 days.
-
-**When a check is yellow**, its description says which logs are meant and what happens to them. Correct them where they
-are written: `late_logs_sensor` finds corrected, late and deleted logs and has their days aggregated again.
-""",
-)
-
-agent_registry = _upstream(
-    REGISTRY_TABLE,
-    """
-The agents of the platform. Each one with status `active` gets a row of metrics every day, also without logs. An agent
-that is retired later keeps its rows.
-""",
-)
-
-alert_history = _upstream(
-    ALERTS_TABLE,
-    "Alerts that the platform raised. Resolved ones are kept for 90 days, unresolved ones for ever.",
-)
+agent_execution_logs = _upstream(LOGS_TABLE)
+agent_registry = _upstream(REGISTRY_TABLE)
+alert_history = _upstream(ALERTS_TABLE)
 
 #: What a day is made of.
 SOURCE_ASSETS = (agent_execution_logs, agent_registry)
-UPSTREAM_ASSETS = (*SOURCE_ASSETS, alert_history)
+
+
+def upstream_assets(retention: RetentionPolicy) -> tuple[dg.AssetSpec, ...]:
+    """The assets as the UI shows them: their descriptions say for how many days `retention` keeps the rows."""
+    return (
+        agent_execution_logs.replace_attributes(description=_LOGS.format(days=_days(retention.raw_log_days))),
+        agent_registry.replace_attributes(description=_REGISTRY),
+        alert_history.replace_attributes(description=_ALERTS.format(days=_days(retention.alert_days))),
+    )
+
+
+def _days(count: int) -> str:
+    return "1 day" if count == 1 else f"{count:,} days"

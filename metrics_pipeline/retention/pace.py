@@ -1,7 +1,7 @@
 """How gently rows are deleted: short transactions with time limits, pauses between them, and an end to a run."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from time import monotonic, sleep
 from typing import TypeVar
 
@@ -34,21 +34,26 @@ class OutOfTimeError(Exception):
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast rows may go.
+    """How fast rows may be deleted. Raises PermanentError for a value out of its range.
 
-    batch_rows: rows per transaction. pause_ms: between two transactions. time_budget_minutes: of a whole run.
-    Raises PermanentError for a value out of its range.
+    The options of `metrics-pipeline retention` and the fields of the launchpad are made from these fields.
     """
 
-    batch_rows: int = 10_000
-    pause_ms: int = 100
-    time_budget_minutes: int = 60
+    batch_rows: int = field(default=10_000, metadata={"description": "Rows per transaction.", "range": (1, 1_000_000)})
+    pause_ms: int = field(
+        default=100, metadata={"description": "Milliseconds between two transactions.", "range": (0, 60_000)}
+    )
+    time_budget_minutes: int = field(
+        default=60,
+        metadata={"description": "Minutes after which the run ends; the next run continues.", "range": (1, 24 * 60)},
+    )
 
     def __post_init__(self) -> None:
-        ranges = {"batch_rows": (1, 1_000_000), "pause_ms": (0, 60_000), "time_budget_minutes": (1, 24 * 60)}
-        for name, (least, most) in ranges.items():
-            if not least <= getattr(self, name) <= most:
-                raise PermanentError(f"{name} is {getattr(self, name)}. Choose a number from {least} to {most:,}.")
+        for limit in fields(self):
+            value = getattr(self, limit.name)
+            least, most = limit.metadata["range"]
+            if not least <= value <= most:
+                raise PermanentError(f"{limit.name} is {value}. Choose a number from {least} to {most:,}.")
 
 
 @dataclass

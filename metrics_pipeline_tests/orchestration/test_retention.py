@@ -175,6 +175,24 @@ def test_days_kept_come_from_the_run_config_then_from_the_settings(
     assert logs_by_day(database) == {DAY: 3}
 
 
+def test_the_ui_shows_the_days_of_the_settings() -> None:
+    defs = build_defs(retention=RetentionPolicy(raw_log_days=1, metric_days=1400, alert_days=2000))
+    launchpad = defs.resolve_assets_def(RETENTION_ASSET_KEY).op.config_schema.config_type.fields
+    assert {name: field.default_value for name, field in launchpad.items()} == {
+        "dry_run": False,
+        "raw_log_days": 1,
+        "metric_days": 1400,
+        "alert_days": 2000,
+        "batch_rows": 10_000,
+        "pause_ms": 100,
+        "time_budget_minutes": 60,
+    }
+    assert launchpad["metric_days"].description == "Keep the metrics of this many days before today."
+    graph = defs.resolve_asset_graph()
+    assert "Raw logs are kept for 1 day." in graph.get(dg.AssetKey("agent_execution_logs")).description
+    assert "Resolved ones are kept for 2,000 days," in graph.get(dg.AssetKey("alert_history")).description
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [

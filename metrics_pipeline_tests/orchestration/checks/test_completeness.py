@@ -12,7 +12,7 @@ from metrics_pipeline.orchestration.assets import build_metrics_asset
 from metrics_pipeline.orchestration.checks.assembly import build_checks
 from metrics_pipeline.orchestration.jobs import build_daily_metrics_job
 from metrics_pipeline.orchestration.partitions import build_daily_partitions
-from metrics_pipeline.orchestration.upstream import UPSTREAM_ASSETS
+from metrics_pipeline.orchestration.upstream import upstream_assets
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, store_agents, store_logs
@@ -118,7 +118,7 @@ def test_the_days_of_its_own_run_are_judged(database: Database, instance: dg.Dag
     store_logs(database, [Log("a")])
     settings = Settings(Path("/nowhere"), start_date=DAY)
     defs = dg.Definitions(
-        assets=[*UPSTREAM_ASSETS, build_metrics_asset(build_daily_partitions(settings), ())],
+        assets=[*upstream_assets(settings.retention), build_metrics_asset(build_daily_partitions(settings), ())],
         asset_checks=build_checks(settings, now=lambda: TOMORROW),
         jobs=[build_daily_metrics_job()],
         resources={"database": database},
