@@ -1,12 +1,15 @@
-"""The configuration: the only reader of os.environ, and one frozen object that holds what it read."""
+"""The configuration: the only reader of os.environ. Each variable is declared once, with the field that it sets."""
+# ruff: noqa: RUF009 - _variable returns a dataclasses.field
 
 import hashlib
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from datetime import date
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -15,10 +18,6 @@ import platformdirs
 from metrics_pipeline.errors import PermanentError, SettingsError
 from metrics_pipeline.metrics.retention import MAX_DAYS, RetentionPolicy
 
-DEFAULT_TIME_ZONE = "UTC"
-DEFAULT_START_DATE = date(2025, 1, 1)
-DEFAULT_LOOKBACK_DAYS = 14
-DEFAULT_DAGSTER_WEBSERVER_URL = "http://127.0.0.1:3000"
 _MAX_LOOKBACK_DAYS = 366
 # Dagster counts the days one by one, and at the calendar's ends a day has no neighbour.
 _FIRST_DATE = date(1900, 1, 1)
@@ -36,6 +35,109 @@ _TOKEN_ENTRY = re.compile(
 
 
 @dataclass(frozen=True)
+class Variable:
+    """An environment variable, as help, documents and errors present it.
+
+    accepts: what to set it to. parse: makes the field's value of a text; its ValueError says what is wrong.
+    default: the text that means the same as an unset variable; where it is empty, the description says what happens.
+    is_secret: a value may hold a password or a token, so no message and no repr shows it.
+    """
+
+    name: str
+    description: str
+    accepts: str
+    parse: Callable[[str], Any]
+    default: str
+    is_secret: bool
+
+    def refusal(self, text: str, reason: ValueError) -> str:
+        """One sentence on the text that `parse` refused, and one on the remedy."""
+        value = "" if self.is_secret else f" is {text!r},"
+        return f"{self.name}{value} {reason}. Set {self.accepts}."
+
+
+def _variable(
+    name: str,
+    description: str,
+    accepts: str,
+    parse: Callable[[str], Any] = str,
+    *,
+    default: Any = None,
+    is_secret: bool = False,
+) -> Any:
+    default_text = "" if default in (None, (), MISSING) else str(default)
+    variable = Variable(name, description, accepts, parse, default_text, is_secret)
+    return field(default=default, repr=not is_secret, metadata={"variable": variable})
+
+
+def retention_variable(limit: str) -> str:
+    """The name of the variable that sets a field of RetentionPolicy."""
+    return f"METRICS_RETENTION_{limit.upper()}"
+
+
+def _home(text: str) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError("and there is no such user") from error
+
+
+def _time_zone(text: str) -> str:
+    # ZoneInfo raises ValueError for a path-like key, KeyError's ZoneInfoNotFoundError for an unknown one,
+    # and OSError for the name of a directory of the database, such as "America".
+    # Beside the database's own zones, systems keep files whose names mean another zone on another machine, or count
+    # leap seconds.
+    try:
+        is_zone = not _NO_ZONE.match(text) and bool(ZoneInfo(text))
+    except (KeyError, ValueError, OSError):
+        is_zone = False
+    if not is_zone:
+        raise ValueError("which is not a time zone of the IANA database")
+    return text
+
+
+def _date(text: str) -> date:
+    try:
+        day = date.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError("which is not a date") from error
+    if not _FIRST_DATE <= day <= _LAST_DATE:
+        raise ValueError("which is too early or too late")
+    return day
+
+
+def _days(text: str, most: int) -> int:
+    if not re.fullmatch("0*[0-9]{1,9}", text, re.ASCII) or not 1 <= int(text[-9:]) <= most:
+        raise ValueError("which cannot be used")
+    return int(text[-9:])
+
+
+def _number_of_days(most: int) -> str:
+    return f"a whole number of days from 1 to {most:,}"
+
+
+def _owners(text: str) -> tuple[str, ...]:
+    owners = tuple(dict.fromkeys(owner.strip() for owner in text.split(",") if owner.strip()))
+    for owner in owners:
+        if not _OWNER.fullmatch(owner):
+            raise ValueError(f"in which {owner!r} is not an owner")
+    return owners
+
+
+def _http_url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        is_usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable or re.search(r"[\s\x00-\x1f?#]", text):
+        raise ValueError("is not an HTTP URL")
+    if "@" in url.netloc:
+        raise ValueError("holds a user or a password, which would be shown in links and logs")
+    return text.rstrip("/")
+
+
+@dataclass(frozen=True)
 class ApiToken:
     """Somebody's access to the API. Of the token itself only its SHA-256 is kept."""
 
@@ -44,161 +146,160 @@ class ApiToken:
     sha256: bytes = field(repr=False)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What one process was configured with.
-
-    `database_url` may hold a password, so it stays out of repr. None means the embedded server under `home`.
-    `dagster_home` is an instance that somebody else set up; None means ours under `home`.
-    `owners` are email addresses and team:NAME, whom the UI names.
-    `api_database_url` is the API's own way to the same database; None means `database_url`.
-    """
-
-    home: Path
-    database_url: str | None = field(default=None, repr=False)
-    time_zone: str = DEFAULT_TIME_ZONE
-    start_date: date = DEFAULT_START_DATE
-    lookback_days: int = DEFAULT_LOOKBACK_DAYS
-    dagster_home: Path | None = None
-    retention: RetentionPolicy = field(default_factory=RetentionPolicy)
-    owners: tuple[str, ...] = ()
-    api_database_url: str | None = field(default=None, repr=False)
-    api_tokens: tuple[ApiToken, ...] = ()
-    dagster_webserver_url: str = DEFAULT_DAGSTER_WEBSERVER_URL
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
-        """Reads METRICS_* variables; an empty one counts as unset.
-
-        Raises SettingsError, which names the variable, its value and what would be accepted.
-        """
-        env = os.environ if environment is None else environment
-        return cls(
-            home=_home(env.get("METRICS_PIPELINE_HOME")),
-            database_url=env.get("METRICS_DATABASE_URL") or None,
-            time_zone=_time_zone(env.get("METRICS_TIME_ZONE") or DEFAULT_TIME_ZONE),
-            dagster_home=Path(env["DAGSTER_HOME"]) if env.get("DAGSTER_HOME") else None,
-            lookback_days=_days(
-                "METRICS_LOOKBACK_DAYS", env.get("METRICS_LOOKBACK_DAYS"), DEFAULT_LOOKBACK_DAYS, _MAX_LOOKBACK_DAYS
-            ),
-            retention=_retention(env),
-            start_date=_date("METRICS_START_DATE", env.get("METRICS_START_DATE"), DEFAULT_START_DATE),
-            owners=_owners(env.get("METRICS_OWNERS") or ""),
-            api_database_url=env.get("METRICS_API_DATABASE_URL") or None,
-            api_tokens=_tokens(env.get("METRICS_API_TOKENS") or ""),
-            dagster_webserver_url=_http_url(
-                "DAGSTER_WEBSERVER_URL", env.get("DAGSTER_WEBSERVER_URL") or DEFAULT_DAGSTER_WEBSERVER_URL
-            ),
-        )
-
-
-def _home(value: str | None) -> Path:
-    home = value or platformdirs.user_data_dir("metrics_pipeline", appauthor=False)
-    try:
-        return Path(home).expanduser().absolute()
-    except RuntimeError as error:
-        raise SettingsError(
-            f"METRICS_PIPELINE_HOME is {home!r}, and there is no such user. Set it to a folder of your own."
-        ) from error
-
-
-def _time_zone(name: str) -> str:
-    # ZoneInfo raises ValueError for a path-like key, KeyError's ZoneInfoNotFoundError for an unknown one,
-    # and OSError for the name of a directory of the database, such as "America".
-    # Beside the database's own zones, systems keep files whose names mean another zone on another machine, or count
-    # leap seconds.
-    try:
-        is_zone = not _NO_ZONE.match(name) and bool(ZoneInfo(name))
-    except (KeyError, ValueError, OSError):
-        is_zone = False
-    if not is_zone:
-        raise SettingsError(
-            f"METRICS_TIME_ZONE is {name!r}, which is no time zone of the IANA database. "
-            "Set a name such as UTC, Europe/Berlin or America/New_York."
-        )
-    return name
-
-
-def _days(variable: str, value: str | None, default: int, most: int) -> int:
-    if not value:
-        return default
-    if not re.fullmatch("0*[0-9]{1,9}", value, re.ASCII) or not 1 <= int(value[-9:]) <= most:
-        raise SettingsError(f"{variable} is {value!r}. Set a whole number of days from 1 to {most:,}.")
-    return int(value[-9:])
-
-
-def _retention(env: Mapping[str, str]) -> RetentionPolicy:
-    names = {
-        "raw_log_days": "METRICS_RETENTION_RAW_LOG_DAYS",
-        "metric_days": "METRICS_RETENTION_METRIC_DAYS",
-        "alert_days": "METRICS_RETENTION_ALERT_DAYS",
-    }
-    defaults = RetentionPolicy()
-    days = {
-        field: _days(variable, env.get(variable), getattr(defaults, field), MAX_DAYS)
-        for field, variable in names.items()
-    }
-    try:
-        return RetentionPolicy(**days)
-    except PermanentError as error:
-        raise SettingsError(f"{', '.join(names.values())} contradict each other. {error}") from error
-
-
-def _date(variable: str, value: str | None, default: date) -> date:
-    if not value:
-        return default
-    try:
-        day = date.fromisoformat(value)
-    except ValueError as error:
-        raise SettingsError(f"{variable} is {value!r}, which is no date. Write it as YYYY-MM-DD.") from error
-    if not _FIRST_DATE <= day <= _LAST_DATE:
-        raise SettingsError(f"{variable} is {value!r}. Set a date from {_FIRST_DATE} to {_LAST_DATE}.")
-    return day
-
-
-def _owners(value: str) -> tuple[str, ...]:
-    owners = tuple(dict.fromkeys(owner.strip() for owner in value.split(",") if owner.strip()))
-    for owner in owners:
-        if not _OWNER.fullmatch(owner):
-            raise SettingsError(
-                f"METRICS_OWNERS names {owner!r}, which is no owner. "
-                "Set email addresses and team:NAME, with commas between them."
-            )
-    return owners
-
-
-def _tokens(value: str) -> tuple[ApiToken, ...]:
+def _tokens(text: str) -> tuple[ApiToken, ...]:
     # The messages count entries and quote nothing: any part of a misspelt entry may be the token.
     tokens: dict[str, ApiToken] = {}
     digests = set()
-    for number, entry in enumerate(value.split(",") if value else [], start=1):
+    for number, entry in enumerate(text.split(","), start=1):
         match = _TOKEN_ENTRY.fullmatch(entry.strip())
         if match is None:
-            raise SettingsError(
-                f"Entry {number} of METRICS_API_TOKENS cannot be read. Write name:role:token, separated by commas: a "
-                "name of letters, digits, . _ and -, the role read or trigger, and a token of at least 32 characters "
-                "(letters, digits and . _ ~ + / - with = at the end), such as openssl rand -hex 32 prints."
-            )
+            raise ValueError(f"cannot be read in entry {number}")
         token = ApiToken(match["name"], match["role"] == "trigger", hashlib.sha256(match["token"].encode()).digest())
         if token.name in tokens or token.sha256 in digests:
-            raise SettingsError(
-                f"Entry {number} of METRICS_API_TOKENS repeats the name or the token of an earlier one. "
-                "Give each user a name and a token of their own."
-            )
+            raise ValueError(f"repeats in entry {number} the name or the token of an earlier entry")
         tokens[token.name] = token
         digests.add(token.sha256)
     return tuple(tokens.values())
 
 
-def _http_url(variable: str, value: str) -> str:
-    remedy = f"Set {variable} to the address that the UI has in a browser, such as {DEFAULT_DAGSTER_WEBSERVER_URL}."
-    try:
-        url = urlsplit(value)
-        is_usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        is_usable = False
-    if not is_usable or re.search(r"[\s\x00-\x1f?#]", value):
-        raise SettingsError(f"{variable} is no HTTP URL. {remedy}")
-    if "@" in url.netloc:
-        raise SettingsError(f"{variable} holds a user or a password, which would stand in links and logs. {remedy}")
-    return value.rstrip("/")
+_RETENTION = {
+    limit.name: Variable(
+        retention_variable(limit.name),
+        limit.metadata["description"],
+        _number_of_days(MAX_DAYS),
+        partial(_days, most=MAX_DAYS),
+        default=str(limit.default),
+        is_secret=False,
+    )
+    for limit in fields(RetentionPolicy)
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one process was configured with. The variable of each field says what it means.
+
+    None as `database_url` means the embedded server under `home`, as `dagster_home` our instance under `home`, and as
+    `api_database_url` the same as `database_url`.
+    """
+
+    home: Path = _variable(
+        "METRICS_PIPELINE_HOME",
+        "The folder of the embedded server and of the Dagster instance. Unset: one in the user's data directory.",
+        "the path of a folder of your own",
+        _home,
+        default=MISSING,
+    )
+    database_url: str | None = _variable(
+        "METRICS_DATABASE_URL",
+        "The PostgreSQL that holds the logs and the metrics. Unset: the embedded server.",
+        "a URL such as postgresql://user:password@host:5432/database?sslmode=require",
+        is_secret=True,
+    )
+    time_zone: str = _variable(
+        "METRICS_TIME_ZONE",
+        "The time zone whose calendar days are aggregated.",
+        "a name such as UTC, Europe/Berlin or America/New_York",
+        _time_zone,
+        default="UTC",
+    )
+    start_date: date = _variable(
+        "METRICS_START_DATE",
+        "The first day that is aggregated.",
+        f"a date from {_FIRST_DATE} to {_LAST_DATE}, written as YYYY-MM-DD",
+        _date,
+        default=date(2025, 1, 1),
+    )
+    lookback_days: int = _variable(
+        "METRICS_LOOKBACK_DAYS",
+        "How many days back the schedule and the sensor look for missing days and for late or corrected logs.",
+        _number_of_days(_MAX_LOOKBACK_DAYS),
+        partial(_days, most=_MAX_LOOKBACK_DAYS),
+        default=14,
+    )
+    retention: RetentionPolicy = field(default_factory=RetentionPolicy)
+    owners: tuple[str, ...] = _variable(
+        "METRICS_OWNERS",
+        "The owners that the Dagster UI shows: email addresses and team:NAME, separated by commas. Unset: none.",
+        "email addresses and team:NAME, separated by commas",
+        _owners,
+        default=(),
+    )
+    dagster_home: Path | None = _variable(
+        "DAGSTER_HOME",
+        "A Dagster instance of your own. Unset: one under METRICS_PIPELINE_HOME.",
+        "the path of a folder with a dagster.yaml",
+        Path,
+    )
+    api_tokens: tuple[ApiToken, ...] = _variable(
+        "METRICS_API_TOKENS",
+        "Who may use the API, as name:role:token with the role read or trigger, separated by commas. Unset: every user "
+        "of this machine, and nobody else.",
+        "entries name:role:token, separated by commas, each with a name and a token of its own: a name of letters, "
+        "digits, . _ and -, the role read or trigger, and a token of at least 32 characters (letters, digits and "
+        ". _ ~ + / - with = at the end), such as openssl rand -hex 32 prints",
+        _tokens,
+        default=(),
+        is_secret=True,
+    )
+    api_database_url: str | None = _variable(
+        "METRICS_API_DATABASE_URL",
+        "The API's own login to the same database, for a role that may only read. Unset: METRICS_DATABASE_URL.",
+        "a URL such as postgresql://user:password@host:5432/database?sslmode=require",
+        is_secret=True,
+    )
+    dagster_webserver_url: str = _variable(
+        "DAGSTER_WEBSERVER_URL",
+        "The Dagster UI, through which the API starts runs.",
+        "the address that the UI has in a browser, such as https://dagster.example",
+        _http_url,
+        default="http://127.0.0.1:3000",
+        is_secret=True,
+    )
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
+        """Reads the variables; an empty one counts as unset.
+
+        Raises SettingsError, which names each variable that cannot be used, its value if that is not secret, and what
+        would be accepted.
+        """
+        environment = os.environ if environment is None else environment
+        given = {name: text for name, text in environment.items() if text}
+        given.setdefault("METRICS_PIPELINE_HOME", platformdirs.user_data_dir("metrics_pipeline", appauthor=False))
+        values: dict[str, Any] = {}
+        refusals = []
+        for name, variable in VARIABLES.items():
+            if variable.name in given:
+                try:
+                    values[name] = variable.parse(given[variable.name])
+                except ValueError as error:
+                    refusals.append(variable.refusal(given[variable.name], error))
+        # Not from the error: what a parser stumbled over may be a secret.
+        if refusals:
+            raise SettingsError("\n".join(refusals))
+        try:
+            policy = RetentionPolicy(**{name: values.pop(name) for name in _RETENTION if name in values})
+        except PermanentError as error:
+            names = ", ".join(variable.name for variable in _RETENTION.values())
+            raise SettingsError(f"{names} contradict each other. {error}") from error
+        return cls(**values, retention=policy)
+
+    def child_environment(self, dagster_home: Path) -> dict[str, str]:
+        """The environment of a child process: this one's, with this home and the given Dagster instance."""
+        return {**os.environ, "DAGSTER_HOME": str(dagster_home), "METRICS_PIPELINE_HOME": str(self.home)}
+
+
+#: Each variable by the name of its field in Settings or RetentionPolicy, in the order of documents.
+VARIABLES: dict[str, Variable] = {
+    name: variable
+    for setting in fields(Settings)
+    for name, variable in (
+        _RETENTION if setting.name == "retention" else {setting.name: setting.metadata["variable"]}
+    ).items()
+}
+
+
+def forget_database_url() -> bool:
+    """Removes METRICS_DATABASE_URL from the environment of this process and of children. Returns whether it was set."""
+    return bool(os.environ.pop("METRICS_DATABASE_URL", None))

@@ -14,7 +14,7 @@ from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.errors import SettingsError
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.postgres.urls import DatabaseUrl
-from metrics_pipeline.settings import Settings
+from metrics_pipeline.settings import VARIABLES, Settings
 
 
 @pytest.mark.parametrize(
@@ -36,20 +36,22 @@ def test_owners_are_what_dagster_accepts(value: str, owners: tuple[str, ...]) ->
 
 @pytest.mark.parametrize("value", ["agents", "team:", "ops@example", "a@b.com c@d.com", "team:x,Team:y"])
 def test_another_owner_is_refused_by_its_name(value: str) -> None:
-    with pytest.raises(SettingsError, match=r"METRICS_OWNERS names '.*', which is no owner\. Set email addresses and"):
+    with pytest.raises(
+        SettingsError, match=rf"^METRICS_OWNERS is {value!r}, in which '.*' is not an owner\. Set email"
+    ):
         Settings.from_environment({"METRICS_OWNERS": value})
 
 
 @pytest.mark.parametrize(
     ("variable", "value", "remedy"),
     [
-        ("METRICS_PIPELINE_HOME", "~nosuchuser/x", "there is no such user. Set it to a folder of your own."),
-        ("METRICS_TIME_ZONE", "localtime", "no time zone of the IANA database. Set a name such as UTC"),
-        ("METRICS_TIME_ZONE", "right/UTC", "no time zone of the IANA database. Set a name such as UTC"),
-        ("METRICS_TIME_ZONE", "posix/Europe/Berlin", "no time zone of the IANA database. Set a name such as UTC"),
-        ("METRICS_TIME_ZONE", "America", "no time zone of the IANA database. Set a name such as UTC"),
-        ("METRICS_START_DATE", "1899-12-31", "Set a date from 1900-01-01 to 9998-12-31."),
-        ("METRICS_START_DATE", "9999-12-31", "Set a date from 1900-01-01 to 9998-12-31."),
+        ("METRICS_PIPELINE_HOME", "~nosuchuser/x", "there is no such user. Set the path of a folder of your own."),
+        ("METRICS_TIME_ZONE", "localtime", "not a time zone of the IANA database. Set a name such as UTC"),
+        ("METRICS_TIME_ZONE", "right/UTC", "not a time zone of the IANA database. Set a name such as UTC"),
+        ("METRICS_TIME_ZONE", "posix/Europe/Berlin", "not a time zone of the IANA database. Set a name such as UTC"),
+        ("METRICS_TIME_ZONE", "America", "not a time zone of the IANA database. Set a name such as UTC"),
+        ("METRICS_START_DATE", "1899-12-31", "Set a date from 1900-01-01 to 9998-12-31, written as YYYY-MM-DD."),
+        ("METRICS_START_DATE", "9999-12-31", "Set a date from 1900-01-01 to 9998-12-31, written as YYYY-MM-DD."),
         ("METRICS_LOOKBACK_DAYS", "0000000019999", "Set a whole number of days from 1 to 366."),
         ("METRICS_RETENTION_ALERT_DAYS", "36601", "Set a whole number of days from 1 to 36,600."),
     ],
@@ -61,6 +63,40 @@ def test_what_cannot_be_used_is_refused_with_variable_value_and_remedy(variable:
     assert remedy in str(raised.value)
 
 
+def test_one_error_names_every_variable_that_cannot_be_used_and_shows_no_secret() -> None:
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_environment(
+            {
+                "METRICS_TIME_ZONE": "Mars/Base",
+                "METRICS_API_TOKENS": SECRET,
+                "METRICS_RETENTION_RAW_LOG_DAYS": "many",
+                "METRICS_LOOKBACK_DAYS": "7",
+            }
+        )
+    said = str(raised.value).splitlines()
+    assert [line.split()[0] for line in said] == [
+        "METRICS_TIME_ZONE",
+        "METRICS_RETENTION_RAW_LOG_DAYS",
+        "METRICS_API_TOKENS",
+    ]
+    assert said[1] == (
+        "METRICS_RETENTION_RAW_LOG_DAYS is 'many', which cannot be used. Set a whole number of days from 1 to 36,600."
+    )
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
+
+
+def test_the_declared_default_of_each_variable_means_the_same_as_leaving_it_unset() -> None:
+    unset = Settings.from_environment({})
+    defaults = {variable.name: variable.default for variable in VARIABLES.values() if variable.default}
+    assert {name: defaults[name] for name in ("METRICS_TIME_ZONE", "METRICS_RETENTION_METRIC_DAYS")} == {
+        "METRICS_TIME_ZONE": "UTC",
+        "METRICS_RETENTION_METRIC_DAYS": "365",
+    }
+    for name, default in defaults.items():
+        assert Settings.from_environment({name: default}) == unset
+    assert Settings.from_environment(dict.fromkeys((variable.name for variable in VARIABLES.values()), "")) == unset
+
+
 def test_numbers_of_days_may_have_leading_zeros() -> None:
     assert Settings.from_environment({"METRICS_LOOKBACK_DAYS": "00000000000021"}).lookback_days == 21
 
@@ -68,11 +104,20 @@ def test_numbers_of_days_may_have_leading_zeros() -> None:
 #: Those that hold passwords or tokens, which no message may repeat.
 SECRETS = {"METRICS_DATABASE_URL", "METRICS_API_DATABASE_URL", "METRICS_API_TOKENS", "DAGSTER_WEBSERVER_URL"}
 SECRET = "hunter2"
-VARIABLES = [
+NAMES = [
     "METRICS_DATABASE_URL", "METRICS_PIPELINE_HOME", "METRICS_TIME_ZONE", "METRICS_START_DATE", "METRICS_LOOKBACK_DAYS",
     "METRICS_RETENTION_RAW_LOG_DAYS", "METRICS_RETENTION_METRIC_DAYS", "METRICS_RETENTION_ALERT_DAYS", "METRICS_OWNERS",
     "DAGSTER_HOME", "METRICS_API_TOKENS", "METRICS_API_DATABASE_URL", "DAGSTER_WEBSERVER_URL",
 ]  # fmt: skip
+
+
+def test_every_variable_is_declared_with_a_sentence_of_description() -> None:
+    assert sorted(variable.name for variable in VARIABLES.values()) == sorted(NAMES)
+    assert {variable.name for variable in VARIABLES.values() if variable.is_secret} == SECRETS
+    for variable in VARIABLES.values():
+        assert variable.description.endswith(".")
+
+
 HOSTILE = [
     " ", "0", "-1", "1.5", "NaN", "1e9", "9" * 5000, "٣", "²", "0001-01-01", "1900-01-01", "9998-12-31", "9999-12-31",
     "2025-W01-1", "2025-02-30", "'; DROP TABLE x; --", "\n", "a\nb", "\x1b[31m", "\udcff", "é", "x" * 5000, "..", "/",
@@ -87,7 +132,7 @@ HOSTILE = [
 
 @settings(max_examples=150)
 @given(
-    variable=st.sampled_from(VARIABLES),
+    variable=st.sampled_from(NAMES),
     value=st.sampled_from(HOSTILE) | st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=12),
 )
 def test_any_value_of_any_variable_is_usable_or_refused_by_its_name_and_value(variable: str, value: str) -> None:
@@ -125,6 +170,6 @@ def test_the_code_location_refuses_a_value_in_a_sentence_at_the_end_of_what_dags
     )
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1] == (
-        "metrics_pipeline.errors.SettingsError: METRICS_TIME_ZONE is 'Mars/Base', which is no time zone of the IANA "
+        "metrics_pipeline.errors.SettingsError: METRICS_TIME_ZONE is 'Mars/Base', which is not a time zone of the IANA "
         "database. Set a name such as UTC, Europe/Berlin or America/New_York."
     )

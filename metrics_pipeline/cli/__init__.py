@@ -9,6 +9,15 @@ import typer
 from metrics_pipeline.cli import api, db, demo, dev, history, instance, logs, retention, runs
 from metrics_pipeline.cli.tables import printable
 from metrics_pipeline.errors import PipelineError
+from metrics_pipeline.settings import VARIABLES
+
+
+def _environment() -> str:
+    return "\n".join(
+        f"- `{variable.name}`: {variable.description}" + f" Default: {variable.default}." * bool(variable.default)
+        for variable in VARIABLES.values()
+    )
+
 
 app = typer.Typer(
     name="metrics-pipeline",
@@ -16,24 +25,13 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Daily metrics of AI agents, exact to the last digit.
+    help=f"""Daily metrics of AI agents, exact to the last digit.
 
 Start with `metrics-pipeline demo`, then open the Dagster UI with `metrics-pipeline dev`.
 
 **Environment**
 
-- `METRICS_DATABASE_URL`: the PostgreSQL with logs and metrics; unset, an embedded server is used
-- `METRICS_PIPELINE_HOME`: where the embedded server and the Dagster instance live
-- `METRICS_TIME_ZONE`: the zone whose calendar days are aggregated (default UTC)
-- `METRICS_START_DATE`: the first day (default 2025-01-01)
-- `METRICS_LOOKBACK_DAYS`: how many days back missing, late and corrected logs are looked for (default 14)
-- `METRICS_RETENTION_RAW_LOG_DAYS`, `METRICS_RETENTION_METRIC_DAYS`, `METRICS_RETENTION_ALERT_DAYS`: how long raw logs
-  (default 30), metrics (365) and resolved alerts (90) are kept
-
-- `METRICS_OWNERS`: whom the Dagster UI names as owners (email addresses and team:NAME)
-
-- `METRICS_API_TOKENS`, `METRICS_API_DATABASE_URL`, `DAGSTER_WEBSERVER_URL`: see `metrics-pipeline api --help`
-- `DAGSTER_HOME`: a Dagster instance of your own
+{_environment()}
 """,
 )
 app.command("demo")(demo.demo)

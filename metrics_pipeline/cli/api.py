@@ -36,19 +36,14 @@ _LOGGING: dict[str, Any] = {
 def api(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 8000,
     host: Annotated[
-        str, typer.Option(help="The address to listen on. Without METRICS_API_TOKENS only a loopback address is taken.")
+        str, typer.Option(help="The address to listen on. Without METRICS_API_TOKENS it must be a loopback address.")
     ] = "127.0.0.1",
 ) -> None:
     """Serves the metrics over HTTP: series, summaries, days, coverage, restatements, and Dagster runs on request.
 
-    The documentation is at /docs. Without METRICS_API_TOKENS whoever is on this machine may read and start runs.
-    The log is JSON, a line each. Stop it with Ctrl-C.
-
-    **Environment**
-
-    - `METRICS_API_TOKENS`: `name:role:token`, separated by commas; role `read` or `trigger`, 32 characters or more
-    - `METRICS_API_DATABASE_URL`: a login that may only read (default METRICS_DATABASE_URL)
-    - `DAGSTER_WEBSERVER_URL`: where runs are started (default http://127.0.0.1:3000)
+    The documentation is at /docs. Without METRICS_API_TOKENS every user of this machine may read and start runs.
+    METRICS_API_DATABASE_URL and DAGSTER_WEBSERVER_URL are described by `metrics-pipeline --help`. The log has one JSON
+    object per line. Stop the API with Ctrl-C.
 
     **Examples**
 
@@ -87,8 +82,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, UnicodeError) as error:
-        # UnicodeError: a name that no DNS can hold.
-        reason = error.strerror if isinstance(error, OSError) else "it is no name of a host"
+        # UnicodeError: a name that DNS cannot hold.
+        reason = error.strerror if isinstance(error, OSError) else "it is not the name of a host"
         raise PermanentError(
             f"The API cannot listen on {host}:{port}: {reason}. Choose another with --port or --host."
         ) from error

@@ -1,7 +1,5 @@
 """`demo`: a week of made-up logs, aggregated by Dagster on the embedded server, and the result as a table."""
 
-import os
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
@@ -15,7 +13,7 @@ from metrics_pipeline.metrics.windows import days_between, last_complete_day
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.sample.agents import SampleSpec
-from metrics_pipeline.settings import Settings
+from metrics_pipeline.settings import Settings, forget_database_url
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline.store.reads import metrics_of_day
 
@@ -26,11 +24,11 @@ _SPEC = SampleSpec(seed=1, agents=20, logs_per_day=10_000)
 def demo() -> None:
     """Shows the whole way on the embedded PostgreSQL: a week of made-up logs becomes metrics, through Dagster.
 
-    METRICS_DATABASE_URL is left aside, so no database of yours is touched. Run it again and nothing changes.
+    METRICS_DATABASE_URL is ignored, so no database of yours is touched. Running it again changes nothing.
     """
-    if os.environ.pop("METRICS_DATABASE_URL", None):
-        typer.echo("The demo uses the embedded PostgreSQL; METRICS_DATABASE_URL is left aside.")
-    settings = replace(Settings.from_environment(), database_url=None)
+    if forget_database_url():
+        typer.echo("The demo uses the embedded PostgreSQL and ignores METRICS_DATABASE_URL.")
+    settings = Settings.from_environment()
     last = last_complete_day(datetime.now(UTC), settings.time_zone)
     first = max(last - timedelta(days=_DAYS - 1), settings.start_date)
     if first > last:

@@ -1,6 +1,5 @@
 """`dev`: the Dagster UI and daemon on the shared instance."""
 
-import os
 import socket
 import sys
 from typing import Annotated
@@ -19,8 +18,8 @@ def dev(
 ) -> None:
     """Opens the Dagster UI with its daemon, so that schedules and sensors run.
 
-    Runs and events are kept under METRICS_PIPELINE_HOME, in the embedded PostgreSQL, and are there again next time.
-    Stop it with Ctrl-C. However it ends, nothing of it is left.
+    Runs and events are kept in the embedded PostgreSQL under METRICS_PIPELINE_HOME, for the next time. Stop it with
+    Ctrl-C. However it ends, none of its processes is left.
     """
     settings = Settings.from_environment()
     _require_free(host, port)
@@ -29,7 +28,7 @@ def dev(
         # Dagster recommends its `dg dev`, which would need a package more and does the same.
         [sys.executable, "-W", "ignore:Function `dev_command` is superseded", "-m", "dagster", "dev",
          "--workspace", str(workspace_file(settings)), "--host", host, "--port", str(port), "--log-level", "warning"],
-        {**os.environ, "DAGSTER_HOME": str(instance_folder(settings)), "METRICS_PIPELINE_HOME": str(settings.home)},
+        settings.child_environment(instance_folder(settings)),
     )  # fmt: skip
     raise typer.Exit(exit_code)
 
@@ -40,8 +39,8 @@ def _require_free(host: str, port: int) -> None:
         with socket.create_server((host, port), family=family):
             pass
     except (OSError, UnicodeError) as error:
-        # UnicodeError: a name that no DNS can hold.
-        reason = error.strerror if isinstance(error, OSError) else "it is no name of a host"
+        # UnicodeError: a name that DNS cannot hold.
+        reason = error.strerror if isinstance(error, OSError) else "it is not the name of a host"
         raise PermanentError(
             f"The UI cannot listen on {host}:{port}: {reason}. Choose another with --port or --host."
         ) from error

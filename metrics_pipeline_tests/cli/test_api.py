@@ -94,7 +94,9 @@ def test_an_occupied_port_is_one_sentence(refused: Callable[..., str]) -> None:
 
 
 def test_a_wrong_variable_is_named_and_its_secret_is_not(refused: Callable[..., str]) -> None:
-    assert refused(METRICS_API_TOKENS=f"me:write:{TOKEN}").startswith("Error: Entry 1 of METRICS_API_TOKENS cannot")
+    assert refused(METRICS_API_TOKENS=f"me:write:{TOKEN}").startswith(
+        "Error: METRICS_API_TOKENS cannot be read in entry 1"
+    )
     assert refused(METRICS_API_TOKENS="", METRICS_API_DATABASE_URL=f"mysql://me:{TOKEN}@db/x").startswith(
         "Error: METRICS_API_DATABASE_URL is no PostgreSQL URL."
     )

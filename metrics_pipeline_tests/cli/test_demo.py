@@ -25,7 +25,7 @@ def test_the_demo_shows_a_week_and_the_second_time_changes_nothing(start: Start,
     first = start("demo", METRICS_DATABASE_URL=_UNREACHABLE)
     stdout, stderr = first.communicate()
     assert (first.returncode, stderr) == (0, "")
-    assert "METRICS_DATABASE_URL is left aside" in stdout
+    assert "ignores METRICS_DATABASE_URL" in stdout
     assert "s3cret" not in stdout
     week = rows(stdout)
     last = max(week)
