@@ -1,13 +1,14 @@
-"""`retention`: deletes what is old enough, or with --dry-run says what would go."""
+"""`retention`: deletes what is old enough, or with --dry-run prints what would be deleted."""
 
+import inspect
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -23,50 +24,31 @@ from metrics_pipeline.orchestration.retention import retention_metadata
 from metrics_pipeline.pipeline.opening import open_database, open_logs
 from metrics_pipeline.retention.pace import Pace
 from metrics_pipeline.retention.run import apply_retention
-from metrics_pipeline.settings import Settings
-
-_DEFAULTS = Pace()
+from metrics_pipeline.settings import Settings, retention_variable
 
 
 def retention(
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Delete nothing; print what would go and what is held back.")
+        bool,
+        typer.Option("--dry-run", help="Delete nothing; print what would be deleted and what is held back."),
     ] = False,
-    raw_log_days: Annotated[
-        int | None, typer.Option(help="Keep raw logs so long. Default: METRICS_RETENTION_RAW_LOG_DAYS, else 30.")
-    ] = None,
-    metric_days: Annotated[
-        int | None, typer.Option(help="Keep metrics so long. Default: METRICS_RETENTION_METRIC_DAYS, else 365.")
-    ] = None,
-    alert_days: Annotated[
-        int | None, typer.Option(help="Keep resolved alerts so long. Default: METRICS_RETENTION_ALERT_DAYS, else 90.")
-    ] = None,
-    batch_rows: Annotated[int, typer.Option(help="Rows per transaction.")] = _DEFAULTS.batch_rows,
-    pause_ms: Annotated[int, typer.Option(help="Milliseconds between two transactions.")] = _DEFAULTS.pause_ms,
-    time_budget_minutes: Annotated[
-        int, typer.Option(help="End after so many minutes; the next run goes on.")
-    ] = _DEFAULTS.time_budget_minutes,
+    **limits: int | None,
 ) -> None:
     """Deletes raw logs, metrics and resolved alerts that are older than the policy keeps, as a Dagster run.
 
-    Days are counted back from today in METRICS_TIME_ZONE. Raw logs of a day go only if its metrics stand and equal
-    them; the day is then sealed and never aggregated again. Other days are held back and listed with the reason.
-    Interrupted at any point, nothing is half done; run it again to go on.
+    Days are counted back from today in METRICS_TIME_ZONE. Raw logs of a day are deleted only if its metrics are stored
+    and equal them; the day is then sealed and never aggregated again. Other days are held back and listed with the
+    reason. An interrupted run leaves nothing half done; run the command again to continue.
 
     **Examples**
 
-    - `metrics-pipeline retention --dry-run`: what would go tonight
+    - `metrics-pipeline retention --dry-run`: what the next night would delete
 
     - `metrics-pipeline retention --raw-log-days 60`
     """
     settings = Settings.from_environment()
-    standard = settings.retention
-    policy = RetentionPolicy(
-        standard.raw_log_days if raw_log_days is None else raw_log_days,
-        standard.metric_days if metric_days is None else metric_days,
-        standard.alert_days if alert_days is None else alert_days,
-    )
-    pace = Pace(batch_rows, pause_ms, time_budget_minutes)
+    policy = replace(settings.retention, **_given(RetentionPolicy, limits))
+    pace = Pace(**_given(Pace, limits))
     # While a step runs Dagster redirects stdout and stderr into the run's compute log; this is for the terminal.
     with os.fdopen(os.dup(sys.stderr.fileno()), "w") as terminal:
         console = Console(file=terminal, markup=False)
@@ -78,6 +60,33 @@ def retention(
 
             report = _preview(settings, policy, pace, show) if dry_run else _run(settings, policy, pace, show)
     _print_report(report, is_dry_run=dry_run)
+
+
+def _given(limited: type[RetentionPolicy | Pace], limits: Mapping[str, int | None]) -> dict[str, int]:
+    return {limit.name: value for limit in fields(limited) if (value := limits[limit.name]) is not None}
+
+
+def _options() -> Iterator[inspect.Parameter]:
+    for limit in fields(RetentionPolicy):
+        default = f"Default: {retention_variable(limit.name)}, else {limit.default}."
+        yield _option(limit.name, int | None, None, f"{limit.metadata['description']} {default}")
+    for limit in fields(Pace):
+        yield _option(limit.name, int, limit.default, limit.metadata["description"])
+
+
+def _option(name: str, type_: Any, default: object, description: str) -> inspect.Parameter:
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[type_, typer.Option(help=description)],
+    )
+
+
+# Typer makes the options of a command from its signature.
+cast("Any", retention).__signature__ = inspect.Signature(
+    [inspect.signature(retention).parameters["dry_run"], *_options()]
+)
 
 
 def _preview(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Callable[[str], None]) -> Report:

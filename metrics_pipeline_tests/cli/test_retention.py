@@ -2,6 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 
+import typer
+
+from metrics_pipeline.cli import app
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, store_agents, store_logs
@@ -48,4 +51,21 @@ def test_days_that_could_lose_a_number_are_refused(start: Start, database_url: s
     variable = {"METRICS_RETENTION_RAW_LOG_DAYS": "soon", "METRICS_DATABASE_URL": database_url}
     process = start("retention", "--dry-run", **variable)
     _, stderr = process.communicate(timeout=60)
-    assert stderr == ("Error: METRICS_RETENTION_RAW_LOG_DAYS is 'soon'. Set a whole number of days from 1 to 36,600.\n")
+    assert stderr == (
+        "Error: METRICS_RETENTION_RAW_LOG_DAYS is 'soon', which cannot be used. "
+        "Set a whole number of days from 1 to 36,600.\n"
+    )
+
+
+def test_every_limit_is_an_option_that_says_its_default() -> None:
+    command = typer.main.get_command(app).commands["retention"]
+    options = {option.opts[0]: option for option in command.params}
+    assert options.keys() == {
+        "--dry-run", "--raw-log-days", "--metric-days", "--alert-days", "--batch-rows", "--pause-ms",
+        "--time-budget-minutes",
+    }  # fmt: skip
+    assert options["--metric-days"].default is None
+    assert options["--metric-days"].help == (
+        "Keep the metrics of this many days before today. Default: METRICS_RETENTION_METRIC_DAYS, else 365."
+    )
+    assert (options["--batch-rows"].default, options["--batch-rows"].help) == (10_000, "Rows per transaction.")
