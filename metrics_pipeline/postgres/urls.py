@@ -1,4 +1,4 @@
-"""The database URL: every usual spelling of it, what libpq makes of it, and what may be said of it in a message."""
+"""The database URL: what libpq reads in it, and the part of it that messages may show."""
 
 import re
 from dataclasses import dataclass, field
@@ -10,13 +10,17 @@ from metrics_pipeline.errors import SettingsError
 
 _SCHEME = re.compile(r"\s*(?:postgres|postgresql)(?:\+\w+)?://(?P<rest>.*?)\s*", re.DOTALL | re.IGNORECASE)
 
-_FORM = "postgresql://user:password@host:5432/database?sslmode=require"
+_REMEDY = (
+    "Write it as postgresql://user:password@host:5432/database?sslmode=require, with special characters of the user's "
+    "name and the password percent-encoded (% as %25, @ as %40, / as %2F, : as %3A, ? as %3F), a host that a name "
+    "server can know, a port that is a number, and only libpq's parameters after the question mark."
+)
 
 _DEFAULTS = {
     # Used only if neither the URL nor PGAPPNAME names the application.
     "fallback_application_name": "metrics_pipeline",
     "connect_timeout": "10",
-    # A network that fell silent (a firewall forgot the connection) is noticed after 60 + 6 × 10 s, not after two hours.
+    # A silent network (a firewall forgot the connection) is noticed after 60 + 6 × 10 s, not after two hours.
     "keepalives_idle": "60",
     "keepalives_interval": "10",
     "keepalives_count": "6",
@@ -25,7 +29,7 @@ _DEFAULTS = {
 
 @dataclass(frozen=True)
 class DatabaseUrl:
-    """A database's address as libpq's connection parameters, which may hold passwords and so stay out of repr.
+    """A database's address as libpq's connection parameters, which may hold passwords and so are not in repr.
 
     Parameters that the URL does not name are left to libpq's defaults (PGHOST, PGUSER, ~/.pgpass and so on), except
     those of this package: application name, connection timeout, keepalives, and UTF-8 between client and server.
@@ -40,47 +44,37 @@ class DatabaseUrl:
 
         Raises SettingsError, which names `source` and never repeats a part of the URL that could be a password.
         """
-        match = _SCHEME.fullmatch(url)
-        if match is None:
-            raise SettingsError(f"{source} is no PostgreSQL URL. Write it as {_FORM}.")
-        rest = match["rest"]
-        # libpq ends the password at the first @, and finds none after a slash: the rest of a password with a bare @
-        # or / would become the host, the port or the database, and stand in messages.
-        # And what comes before the @ is the user, also `host?password=a` of host?password=a@b.
-        before, at, _ = rest.partition("@")
-        if (at and ("/" in before or "?" in before.partition(":")[0])) or rest.count("@") > 1:
-            raise SettingsError(
-                f"{source} holds an @, / or ? that is not a separator. "
-                f"In the user's name and the password write @ as %40, / as %2F and ? as %3F: {_FORM}."
-            )
-        try:
-            given = {name: str(value) for name, value in conninfo_to_dict(f"postgresql://{rest}").items()}
-        except (ProgrammingError, UnicodeError):
-            # libpq's message quotes the part that it stumbled over, and psycopg's error would carry it along.
-            raise SettingsError(
-                f"{source} cannot be read by libpq. Write it as {_FORM}, with special characters percent-encoded "
-                "(% as %25, : as %3A) and only libpq's parameters after the question mark."
-            ) from None
-        if not all(re.fullmatch("[0-9]*", port) for port in given.get("port", "").split(",")):
-            raise SettingsError(
-                f"{source} has a port that is not a number. If the password holds a slash, write it as %2F: {_FORM}."
-            )
+        given = _given(url)
+        if given is None:
+            raise SettingsError(f"{source} is not a PostgreSQL URL that libpq can use. {_REMEDY}")
         # Whatever the client's encoding is: as UTF-8, every text of a database can be read and written.
-        if not all(map(_can_be_a_host, given.get("host", "").split(","))):
-            raise SettingsError(
-                f"{source} has a host that no name server could know: a part of its name is empty or too long. "
-                f"If the password holds special characters, percent-encode them: {_FORM}."
-            )
         return cls(_DEFAULTS | given | {"client_encoding": "UTF8"}, _describe(given))
 
 
-def _can_be_a_host(name: str) -> bool:
+def _given(url: str) -> dict[str, str] | None:
+    """The parameters that the URL names, or None if it cannot be read, or if a part of a password could be elsewhere.
+
+    None rather than an error: those of libpq and psycopg quote the part that they could not read.
+    """
+    match = _SCHEME.fullmatch(url)
+    if match is None:
+        return None
+    rest = match["rest"]
+    # libpq ends the password at the first @, and finds none after a slash: the rest of a password with a bare @ or /
+    # would become the host, the port or the database, which messages show. And what comes before the @ is the user,
+    # also `host?password=a` of host?password=a@b.
+    before, at, _ = rest.partition("@")
+    if (at and ("/" in before or "?" in before.partition(":")[0])) or rest.count("@") > 1:
+        return None
     try:
-        # As the look-up will do it, which says so by a UnicodeError.
-        name.encode("idna" if name[:1] not in ("/", "@") else "utf-8")
-    except UnicodeError:
-        return False
-    return True
+        given = {name: str(value) for name, value in conninfo_to_dict(f"postgresql://{rest}").items()}
+        for host in given.get("host", "").split(","):
+            # As the look-up will encode it. A name with a part that is empty or too long raises UnicodeError.
+            host.encode("utf-8" if host.startswith(("/", "@")) else "idna")
+    except (ProgrammingError, UnicodeError):
+        return None
+    # libpq itself looks at the port only when it connects, and in user:password/x the password is a port.
+    return given if re.fullmatch("[0-9,]*", given.get("port", "")) else None
 
 
 def _describe(given: dict[str, str]) -> str:

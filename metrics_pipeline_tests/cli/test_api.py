@@ -98,5 +98,5 @@ def test_a_wrong_variable_is_named_and_its_secret_is_not(refused: Callable[..., 
         "Error: METRICS_API_TOKENS cannot be read in entry 1"
     )
     assert refused(METRICS_API_TOKENS="", METRICS_API_DATABASE_URL=f"mysql://me:{TOKEN}@db/x").startswith(
-        "Error: METRICS_API_DATABASE_URL is no PostgreSQL URL."
+        "Error: METRICS_API_DATABASE_URL is not a PostgreSQL URL that libpq can use."
     )

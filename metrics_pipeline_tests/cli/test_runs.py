@@ -276,7 +276,11 @@ def test_a_date_that_is_none_is_a_usage_error(refused: Callable[..., str], day: 
         ("METRICS_TIME_ZONE", "Berlin", "METRICS_TIME_ZONE is 'Berlin', which is not a time zone"),
         ("METRICS_START_DATE", "soon", "METRICS_START_DATE is 'soon', which is not a date"),
         ("METRICS_DATABASE_URL", "postgresql://alice:s3cr@t/x@h/m", "METRICS_DATABASE_URL"),
-        ("METRICS_DATABASE_URL", "postgresql://alice:s3cr%zzt@h/m", "METRICS_DATABASE_URL cannot be read by libpq"),
+        (
+            "METRICS_DATABASE_URL",
+            "postgresql://alice:s3cr%zzt@h/m",
+            "METRICS_DATABASE_URL is not a PostgreSQL URL",
+        ),
         ("METRICS_DATABASE_URL", "postgresql://alice:s3cret@127.0.0.1:1/m", "connection to database m on 127.0.0.1:1"),
     ],
 )

@@ -108,7 +108,7 @@ def test_repr_and_description_hold_no_secret() -> None:
         (f"postgresql://?user=alice&password={SECRET}@x:5432", "@ as %40"),
         (f"postgresql://h/m?password={SECRET}@x", "@ as %40"),
         (f"postgresql://alice:{SECRET}/x@h/m", "/ as %2F"),
-        (f"postgresql://alice:{SECRET}/x", "write it as %2F"),
+        (f"postgresql://alice:{SECRET}/x", "/ as %2F"),
         (f"postgresql://alice:{SECRET}%zz@h/m", "percent-encoded"),
         (f"postgresql://alice:{SECRET}%00@h/m", "percent-encoded"),
         (f"postgresql://alice:{SECRET}%E9@h/m", "percent-encoded"),
@@ -128,7 +128,7 @@ def test_an_unusable_url_is_refused_without_repeating_any_of_it(url: str, remedy
 
 @pytest.mark.parametrize("host", ["db..example", "a" * 64, "db.example,b..c", "é" * 64])
 def test_a_host_that_no_name_server_could_know_is_refused_and_not_repeated(host: str) -> None:
-    with pytest.raises(SettingsError, match=r"^METRICS_DATABASE_URL has a host that no name server") as refused:
+    with pytest.raises(SettingsError, match=r"^METRICS_DATABASE_URL .* a host that a name server can know") as refused:
         DatabaseUrl.parse(f"postgresql://u:hunter2@{host}/d")
     assert host not in str(refused.value)
     assert "hunter2" not in str(refused.value)
@@ -142,5 +142,5 @@ def test_any_other_host_is_left_to_the_look_up(host: str) -> None:
 
 
 def test_digits_of_other_scripts_are_no_port() -> None:
-    with pytest.raises(SettingsError, match="has a port that is not a number"):
+    with pytest.raises(SettingsError, match="a port that is a number"):
         DatabaseUrl.parse("postgresql://h:٣/d")
