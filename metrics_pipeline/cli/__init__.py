@@ -48,16 +48,16 @@ app.add_typer(instance.app, name="instance")
 
 
 def main() -> None:
-    """Runs the command line; an error of ours is one sentence on stderr and exit code 1.
+    """Runs the command line. An error of ours is one message on stderr and exit code 1.
 
-    What a command and its children create is their user's alone.
+    Only the user who runs a command can read the files that it and its children create.
     """
     for stream in (sys.stdout, sys.stderr):
-        # What the terminal's encoding lacks is escaped; the work was done, and its report must not fail.
+        # Escape the characters that the terminal's encoding lacks: the work is done, and its report must not fail.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     # Dagster makes the output of runs, and in /tmp the sockets of its code servers, with the modes that the umask
-    # leaves: under umask 0 everybody on the machine could have a code server run what they like.
+    # leaves: under umask 0 every user of the machine could make a code server run any code.
     previous = os.umask(0o077)
     try:
         app()

@@ -1,4 +1,4 @@
-"""`db`: our tables' revision, and the contract with the tables that other systems own."""
+"""`db`: the revision of our tables, the contract with the tables of other systems, and the grants on both."""
 
 from typing import Annotated
 
@@ -10,19 +10,19 @@ from metrics_pipeline.postgres import upgrading
 from metrics_pipeline.postgres.privileges import Purpose, grant_statements, require_privileges
 from metrics_pipeline.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Prepare the database, and check that it holds what the pipeline needs.")
+app = typer.Typer(no_args_is_help=True, help="Prepare the database, and check that it has what the pipeline needs.")
 
 _ON_PARTITIONS = """\
--- Partitions that are made later need the same grants for retention. It deletes their logs; to drop whole partitions
--- instead, which is faster, its role must be a member of the role that owns agent_execution_logs and its partitions."""
+-- Partitions that are created later need the same grants for retention, which deletes their logs. To drop whole
+-- partitions instead, which is faster, its role must be a member of the role that owns the logs and partitions."""
 
 
 @app.command()
 def upgrade() -> None:
-    """Creates our tables, or brings them to this version's revision. There is no downgrade.
+    """Creates our tables, or upgrades them to the revision of this version. A downgrade is not possible.
 
-    Other systems' tables are not touched; an existing agent_performance_metrics is adopted with its rows. Everything
-    happens in one transaction, and running it again changes nothing.
+    The tables of other systems are not changed. An existing agent_performance_metrics is adopted with its rows. The
+    upgrade is one transaction, and running it again changes nothing.
     """
     database = open_database(Settings.from_environment())
     done = upgrading.upgrade(database)
@@ -38,8 +38,8 @@ def upgrade() -> None:
 def check() -> None:
     """Checks the tables that we read, their types and privileges, and the revision of our own tables.
 
-    Run it as the role that the pipeline uses. Reads the catalog only. Exits with 1 and one error that names everything
-    that is missing.
+    Run it as the role that the pipeline uses. It reads only the catalog. If something is missing, one error names all
+    of it and the exit code is 1.
     """
     database = open_database(Settings.from_environment())
     with database.connect() as connection:
@@ -59,16 +59,15 @@ def check() -> None:
 @app.command()
 def grants(
     pipeline: Annotated[
-        str | None, typer.Option(metavar="ROLE", help="Who aggregates: schedule, sensor, runs.")
+        str | None, typer.Option(metavar="ROLE", help="The role that aggregates: schedule, sensor, runs.")
     ] = None,
-    retention: Annotated[str | None, typer.Option(metavar="ROLE", help="Who prunes old rows.")] = None,
-    reader: Annotated[str | None, typer.Option(metavar="ROLE", help="Who only reads: the API, dashboards.")] = None,
+    retention: Annotated[str | None, typer.Option(metavar="ROLE", help="The role that deletes old rows.")] = None,
+    reader: Annotated[str | None, typer.Option(metavar="ROLE", help="The role that reads: API, dashboards.")] = None,
 ) -> None:
     """Prints the GRANT statements that give each role what it needs and nothing more.
 
-    The roles must exist when the statements are applied, by somebody who may grant on these tables: their owners.
-    One role may be named for several purposes. Without any, the roles are metrics_pipeline, metrics_retention and
-    metrics_reader.
+    Apply the statements as the owner of the tables; the roles must exist by then. One role may serve several purposes.
+    If no role is named, the roles are metrics_pipeline, metrics_retention and metrics_reader.
 
     Example: `metrics-pipeline db grants --pipeline metrics --reader dashboards | psql …`
     """
@@ -81,5 +80,5 @@ def grants(
         statements = grant_statements(connection, roles)
     if Purpose.RETENTION in roles:
         typer.echo(_ON_PARTITIONS)
-    # All or nothing: psql goes on after an error.
+    # One transaction, because psql continues after an error.
     typer.echo("\n".join(["BEGIN;", *statements, "COMMIT;"]))

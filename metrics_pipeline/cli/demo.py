@@ -1,4 +1,4 @@
-"""`demo`: a week of made-up logs, aggregated by Dagster on the embedded server, and the result as a table."""
+"""`demo`: a week of generated logs, aggregated by Dagster on the embedded server, and the result as a table."""
 
 from datetime import UTC, date, datetime, timedelta
 
@@ -22,7 +22,7 @@ _SPEC = SampleSpec(seed=1, agents=20, logs_per_day=10_000)
 
 
 def demo() -> None:
-    """Shows the whole way on the embedded PostgreSQL: a week of made-up logs becomes metrics, through Dagster.
+    """Shows everything on the embedded PostgreSQL: generates a week of logs and aggregates it through Dagster.
 
     METRICS_DATABASE_URL is ignored, so no database of yours is touched. Running it again changes nothing.
     """

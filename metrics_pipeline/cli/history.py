@@ -1,4 +1,4 @@
-"""`status` and `restatements`: what is stored of each day, and what of it was replaced."""
+"""`status` and `restatements`: the state of each stored day, and the stored values that were replaced."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -26,7 +26,7 @@ def _storable(value: str | None) -> str | None:
     try:
         (value or "").encode()
     except UnicodeEncodeError:
-        raise typer.BadParameter(f"{value!r} is no text in UTF-8") from None
+        raise typer.BadParameter(f"{value!r} is not text in UTF-8") from None
     return value
 
 
@@ -35,12 +35,17 @@ def status(
         int | None, typer.Option(min=1, max=3660, help="How many days back. Default: METRICS_LOOKBACK_DAYS.")
     ] = None,
 ) -> None:
-    """Shows the state of the last days: whether what is stored of each still equals its logs.
+    """Shows the state of the last days: whether the stored metrics of each day still equal its logs.
 
-    **aggregated** equals its logs, **no activity** too and has none. **missing** was never aggregated. **dirty** has
-    logs that changed since: a late one, a correction, a deletion. **running** is about to be written. **sealed** has
-    its raw logs pruned. **other zone** is stored as a day of another METRICS_TIME_ZONE. Missing and dirty days are
-    asked for by the schedule and the sensor; `metrics-pipeline backfill` does it immediately.
+    - **aggregated**: its metrics equal its logs
+    - **no activity**: its metrics equal its logs, and there is not one log
+    - **missing**: it was never aggregated
+    - **dirty**: its logs have changed since it was aggregated; some are late, corrected or deleted
+    - **running**: it is being aggregated
+    - **sealed**: retention has deleted its raw logs
+    - **other zone**: it was stored under another METRICS_TIME_ZONE
+
+    The schedule and the sensor aggregate missing and dirty days; `metrics-pipeline backfill` does it immediately.
     """
     settings = Settings.from_environment()
     database = open_database(settings)
@@ -66,9 +71,9 @@ def restatements(
     last: Annotated[
         datetime, typer.Option("--to", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The last metric day.")
     ] = _LAST_DAY,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many, the newest first.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="The maximum number of rows, newest first.")] = 100,
 ) -> None:
-    """Shows which stored values were replaced, when, by which run and why.
+    """Shows the stored values that were replaced, when, by which run and why.
 
     Example: `metrics-pipeline restatements --agent support-triage --from 2025-07-01 --to 2025-07-31`
     """

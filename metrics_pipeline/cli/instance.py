@@ -12,12 +12,12 @@ app = typer.Typer(no_args_is_help=True, help="Set up a Dagster instance for prod
 _NEXT_STEPS = """\
 Wrote {folder}/{configuration} and {folder}/{workspace}. Next:
 
-1. Have a database made for Dagster, owned by a role of its own:
+1. Create a database for Dagster, owned by a role of its own:
      CREATE ROLE dagster LOGIN PASSWORD '…'; CREATE DATABASE dagster OWNER dagster;
-2. Prepare the database of the metrics, and print the grants for the role that the runs shall use:
+2. Prepare the database of the metrics, and print the grants for the role that the runs use:
      metrics-pipeline db upgrade
      metrics-pipeline db grants --help
-3. Give every service this environment, in a file that only its user can read:
+3. Give every service this environment, from a file that only its user can read:
      DAGSTER_HOME={folder}
      DAGSTER_POSTGRES_URL=postgresql+psycopg2://dagster:…@db.example:5432/dagster
      DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR=1
@@ -26,19 +26,19 @@ Wrote {folder}/{configuration} and {folder}/{workspace}. Next:
      dagster api grpc --module-name metrics_pipeline.definitions --location-name metrics_pipeline --socket {socket}
      dagster-webserver --workspace {folder}/{workspace} --host 127.0.0.1 --port 3000
      dagster-daemon run --workspace {folder}/{workspace}
-   The UI asks nobody for a password: whoever reaches its port can start runs.
+   The UI asks for no password: everybody who can reach its port can start runs.
 """
 
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Dagster's home; made if it is missing.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Dagster's home; created if it does not exist.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
 ) -> None:
-    """Writes a commented dagster.yaml and the workspace.yaml to go with it, and says what to do next.
+    """Writes a commented dagster.yaml and its workspace.yaml, and prints the next steps.
 
-    The instance keeps its runs in a PostgreSQL, whose URL it takes from DAGSTER_POSTGRES_URL. The files are yours to
-    edit, readable by you only, and never overwritten unless you say so.
+    The instance keeps its runs in the PostgreSQL that DAGSTER_POSTGRES_URL names. Only you can read the files. Edit
+    them as you like: they are never overwritten without --force.
 
     Example: `metrics-pipeline instance init /srv/dagster`
     """

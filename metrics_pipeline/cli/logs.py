@@ -1,4 +1,4 @@
-"""`logs`: bring execution logs into the database, made up or from files."""
+"""`logs`: bring execution logs into the database, generated or from files."""
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Bring execution logs into the database: made up, or from files.")
+app = typer.Typer(no_args_is_help=True, help="Bring execution logs into the database: generated, or from files.")
 
 _TERMINAL = Console(stderr=True)
 
@@ -28,12 +28,12 @@ _LAST_DAY = date(9998, 12, 30)
 
 @app.command()
 def generate(
-    days: Annotated[int, typer.Option(min=1, max=3660, help="How many days, ending with --until.")] = 7,
+    days: Annotated[int, typer.Option(min=1, max=3660, help="The number of days, ending with --until.")] = 7,
     logs_per_day: Annotated[
         int, typer.Option(min=0, max=100_000_000, help="Logs of a working day; Saturdays and Sundays have fewer.")
     ] = 10_000,
-    agents: Annotated[int, typer.Option(min=1, max=100_000, help="How many agents; a few of them get most logs.")] = 20,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same logs; another one gives others.")] = 1,
+    agents: Annotated[int, typer.Option(min=1, max=100_000, help="The number of agents; a few get most logs.")] = 20,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same logs.")] = 1,
     until: Annotated[
         datetime | None,
         typer.Option(
@@ -41,14 +41,14 @@ def generate(
         ),
     ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Write made-up logs also into the database that METRICS_DATABASE_URL names.")
+        bool, typer.Option("--yes", help="Write generated logs also into the database that METRICS_DATABASE_URL names.")
     ] = False,
 ) -> None:
-    """Makes up realistic logs and their agents, and stores them.
+    """Generates realistic logs and their agents, and stores them.
 
-    A few agents have most logs, days have rhythm and incidents, latencies a long tail, and values are missing
-    now and then. The logs follow from the options alone, ids included: the same command again adds nothing, so an
-    interrupted one can be repeated. Each day is stored in one transaction.
+    A few agents have most of the logs, the load varies over the day, there are incidents, latencies have a long tail,
+    and some values are missing. The options determine the logs, ids included: repeating a command adds nothing, so an
+    interrupted command can be repeated. Each day is stored in one transaction.
 
     **Examples**
 
@@ -65,8 +65,8 @@ def generate(
     database = open_database(settings)
     if not (database.is_embedded or yes):
         raise PermanentError(
-            f"METRICS_DATABASE_URL names {database.description}, whose logs may be real, and made-up logs and agents "
-            "would stand among them. Unset it to use the embedded database, or add --yes."
+            f"METRICS_DATABASE_URL names {database.description}, whose logs may be real, and generated logs and agents "
+            "would be mixed with them. Unset it to use the embedded database, or add --yes."
         )
     progress = Progress(
         TextColumn("{task.description}"),
@@ -102,35 +102,35 @@ def load(
     ],
     register_agents: Annotated[
         bool,
-        typer.Option("--register-agents", help="Register agents that agent_registry lacks: active, named by their id."),
+        typer.Option("--register-agents", help="Register unknown agents as active, with their id as name."),
     ] = False,
     skip_existing: Annotated[
         bool,
         typer.Option(
-            "--skip-existing", help="Leave out logs that are stored with the same values, instead of refusing."
+            "--skip-existing", help="Skip logs that are stored with the same values, instead of refusing them."
         ),
     ] = False,
 ) -> None:
-    """Loads files of logs: all of them in one transaction, or nothing.
+    """Loads files of logs, all of them in one transaction.
 
-    The columns are those of agent_execution_logs, in any order: `agent_id`, `timestamp` and `status`, which every
-    log needs, and `id`, `latency_ms`, `token_count`, `cost_usd`, `error_type` and `metadata`, which may be absent or
-    empty. Every value is checked; an error names the file, the line (in Parquet: the row), the column and the value.
+    The columns are those of agent_execution_logs, in any order. Every log needs `agent_id`, `timestamp` and `status`;
+    `id`, `latency_ms`, `token_count`, `cost_usd`, `error_type` and `metadata` may be absent or empty. Every value is
+    checked; an error names the file, the line (in Parquet: the row), the column and the value.
 
-    - `timestamp` is ISO 8601; without a zone it is UTC. Digits beyond microseconds are cut off.
+    - `timestamp` is ISO 8601; without a zone it is UTC. Digits after the microseconds are truncated.
     - `latency_ms` and `token_count` are 32-bit integers.
-    - `cost_usd` is kept to its last digit. A binary float in Parquet is read as the shortest decimal that denotes it.
-    - `metadata` is JSON; in NDJSON it may also be an object as it stands.
-    - In CSV an empty field is NULL. In NDJSON no column may be named twice.
-    - A row has at most 16 MiB.
+    - `cost_usd` keeps all its digits. A binary float in Parquet is read as the shortest decimal that denotes it.
+    - `metadata` is JSON; in NDJSON it may be a string of JSON or an object.
+    - In CSV an empty field is NULL. In NDJSON a column must not be named twice.
+    - A row may have up to 16 MiB.
 
-    A log whose `id` is stored already is refused, so no file is loaded twice. Without an id, a log is known by all
-    its other values.
+    A log whose `id` is already stored is refused, so a file cannot be loaded twice. A log without an id is compared
+    by all its other values.
 
     **Examples**
 
     - `metrics-pipeline logs load executions.csv --register-agents`
-    - `metrics-pipeline logs load export/*.ndjson.gz --skip-existing`: files that overlap what is stored
+    - `metrics-pipeline logs load export/*.ndjson.gz --skip-existing`: files that overlap the stored logs
     """
     settings = Settings.from_environment()
     database = open_database(settings)
@@ -168,7 +168,7 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
-        # The load says what is wrong with the file.
+        # Loading the file raises the error that names it.
         return 0
 
 

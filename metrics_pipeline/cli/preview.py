@@ -17,7 +17,7 @@ _MAX_NAMED_AGENTS = 5
 
 
 def preview_days(settings: Settings, first: date, last: date, *, include_inactive_agents: bool) -> None:
-    """Computes the days without writing and prints a row for each, then the days that would fail and why."""
+    """Computes the days without writing; prints a row for each, then the days that would fail and why."""
     database = open_database(settings)
     logs = open_logs(database)
     changes: list[DayChange] = []

@@ -25,7 +25,7 @@ _INCLUDE_INACTIVE = typer.Option(
     help="Also aggregate agents that are not active in agent_registry, for backfills of retired agents."
 )
 
-#: What shells give a command that Ctrl-C ended: 128 + SIGINT.
+#: The exit code that shells report for a command that Ctrl-C ended: 128 + SIGINT.
 INTERRUPTED = 130
 
 
@@ -37,8 +37,8 @@ def aggregate(
 ) -> None:
     """Aggregates one day, as a Dagster run.
 
-    Running a day again is safe: rows whose values stay the same are not touched, and a value that changes is kept
-    in metric_restatements.
+    Running a day again is safe: unchanged rows are not written, and the old values of a changed row are kept in
+    metric_restatements.
 
     Example: `metrics-pipeline aggregate --date 2025-07-11`
     """
@@ -62,8 +62,9 @@ def backfill(
 ) -> None:
     """Aggregates every day of a range, as one Dagster run.
 
-    Each day is stored and reported by itself. A day that fails does not stop the others; the command then ends with
-    exit code 1 and names it. Interrupted, it has stored the days it reported; run it again to go on.
+    Each day is stored and reported separately. A day that fails does not stop the others; the command then names it
+    and ends with exit code 1. If the command is interrupted, the days that it reported are stored; run it again to
+    continue.
 
     **Examples**
 

@@ -1,8 +1,9 @@
-"""Runs a command and all that it starts as one group, which ends with the process that asked for it, however that ends.
+"""Runs a command in a process group that ends when the calling process ends, even by SIGKILL.
 
-The command is started by a guard, a process in a session of its own, which reads from a pipe that only the caller holds
-open. The end of the pipe is the end of the caller, also by SIGKILL. The guard is this file run as a script: it imports
-nothing of this package, so it starts in a tenth of a second and takes little memory.
+`dagster dev` alone does not do that: after `kill -9` its webserver and daemon keep running, and with them the embedded
+server and the port. So a guard starts the command: a process in a session of its own, which reads from a pipe that only
+the caller holds open, and sees the end of the pipe when the caller ends. The guard is this file run as a script: it
+imports nothing of this package, so it starts in a tenth of a second and needs little memory.
 """
 
 import os
@@ -24,10 +25,10 @@ _WATCH_SECONDS = 0.1
 
 
 def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Runs the command until it ends or this process is told to, and returns the command's exit code.
+    """Runs the command until it ends or this process gets a signal, and returns the command's exit code.
 
-    SIGINT, SIGTERM and SIGHUP to this process, and its death, reach the command as one SIGINT. To be called by the
-    main thread, as the last thing that the process does.
+    SIGINT, SIGTERM and SIGHUP to this process, and its death, reach the command as one SIGINT. Call it in the main
+    thread, as the last thing that the process does.
     """
     watched, held = os.pipe()
 
@@ -38,10 +39,10 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
             held = -1
 
     for signal_ in _SIGNALS:
-        # nohup means what it says.
+        # Under nohup SIGHUP is ignored, and stays ignored.
         if signal.getsignal(signal_) is not signal.SIG_IGN:
             signal.signal(signal_, let_go)
-    # In a session of its own, so that Ctrl-C reaches it by this way only.
+    # In a session of its own, so that Ctrl-C reaches the guard only through the pipe.
     guard = subprocess.Popen(
         [sys.executable, "-P", __file__, str(watched), *command],
         env=environment,
@@ -54,8 +55,8 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
 def _guard(pipe: int, command: Sequence[str]) -> int:
     for signal_ in _SIGNALS:
-        # Whoever ends everything at once (systemd does) ends the command too; somebody has to see it through. And the
-        # command starts with these signals at their defaults, also where a shell has us ignore Ctrl-C.
+        # systemd signals every process at once, and the guard must outlive the command to stop what it leaves. Not
+        # SIG_IGN: the command would inherit it. So it starts with the default action even where a shell ignores Ctrl-C.
         signal.signal(signal_, lambda _signal, _frame: None)
     process = subprocess.Popen(command, process_group=0)
     while process.poll() is None and not select.select([pipe], [], [], _WATCH_SECONDS)[0]:
@@ -64,7 +65,7 @@ def _guard(pipe: int, command: Sequence[str]) -> int:
         process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
             process.wait(_END_SECONDS)
-    # What is left: runs in flight, and everything if the command itself was killed.
+    # The processes that are left: runs in progress, and all of them if the command itself was killed.
     for signal_ in (signal.SIGINT, signal.SIGKILL):
         for member in _members(process.pid):
             with suppress(ProcessLookupError):
@@ -76,7 +77,7 @@ def _guard(pipe: int, command: Sequence[str]) -> int:
 
 
 def _members(group: int) -> list[int]:
-    # killpg would also count those that have ended, and for which nobody in a container without an init has waited.
+    # killpg would also count zombies, which stay in a container without an init process.
     return [
         process.pid
         for process in psutil.process_iter(["status"])

@@ -1,4 +1,4 @@
-"""How the commands print tables and texts of others: complete at any width, also into a file."""
+"""How the commands print tables and foreign text: complete at any width, also into a file."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -13,8 +13,8 @@ def print_table(
 ) -> None:
     """Prints the rows under their headings. The columns in `left` are aligned left (default: the first), others right.
 
-    A table that is wider than the terminal is wrapped by it rather than cut: a number that lost digits is a wrong one.
-    Values that people chose stay in their cell: what is no printable character is escaped, and nothing is markup.
+    The terminal wraps a table that is wider than itself; nothing is truncated, because a number without its last
+    digits is a wrong number. Unprintable characters are escaped, and no value is read as markup.
     """
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
@@ -22,7 +22,7 @@ def print_table(
         table.add_column(heading, justify="left" if is_left else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(printable, row))
-    # An agent may be called [bold] or :smile:. Measured and printed by the same console, or a cell would be cut.
+    # An agent may be called [bold] or :smile:. One console measures and prints, otherwise a cell would be truncated.
     console = Console(highlight=False, markup=False, emoji=False)
     needed = Measurement.get(console, console.options.update(max_width=100_000), table).maximum
     console.width = max(console.width, needed)
@@ -30,10 +30,10 @@ def print_table(
 
 
 def printable(text: str) -> str:
-    """The text on one line, with every character escaped that is no printable one.
+    """The text on one line, with every unprintable character escaped.
 
-    A line break would look like another row, an escape sequence would command the terminal, and a byte of a file's
-    name that is no UTF-8 has no encoding at all.
+    A line break would look like another row, an escape sequence would control the terminal, and a byte of a file name
+    that is not UTF-8 cannot be encoded.
     """
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text

@@ -225,4 +225,4 @@ def test_an_agent_whose_bytes_are_no_utf_8_is_a_usage_error(database_url: str) -
         app, ["restatements", "--agent", "caf\udce9"], env={"METRICS_DATABASE_URL": database_url, "COLUMNS": "200"}
     )
     assert result.exit_code == 2
-    assert "Invalid value for '--agent': 'caf\\udce9' is no text in UTF-8" in result.stderr
+    assert "Invalid value for '--agent': 'caf\\udce9' is not text in UTF-8" in result.stderr
