@@ -1,9 +1,8 @@
-"""Least privilege: which purpose needs what on which table, as GRANT statements and as a check of the present role."""
+"""Least privilege: the privileges that each purpose needs, as GRANT statements and as a check of the current role."""
 
 import shlex
 from collections import defaultdict
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from enum import StrEnum
 
 from psycopg import sql
@@ -55,25 +54,28 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
     },
 }
 
-# Rows are deleted from the partitions themselves, where the privileges of the partitioned table do not count. And an
-# adopted table may have a serial column of its own, whose default every insert evaluates.
-_FOUND = text("""
-SELECT name, n.nspname AS schema, c.relname AS relation,
-       ARRAY(SELECT ARRAY[pn.nspname::text, p.relname::text]
-               FROM pg_partition_tree(c.oid) AS tree
-               JOIN pg_class AS p ON p.oid = tree.relid AND tree.isleaf AND tree.level > 0
-               JOIN pg_namespace AS pn ON pn.oid = p.relnamespace
-              ORDER BY 1) AS partitions,
-       ARRAY(SELECT ARRAY[sn.nspname::text, s.relname::text]
-               FROM pg_attrdef AS d
-               JOIN pg_depend AS dep ON dep.classid = 'pg_attrdef'::regclass AND dep.objid = d.oid
-                AND dep.refclassid = 'pg_class'::regclass
-               JOIN pg_class AS s ON s.oid = dep.refobjid AND s.relkind = 'S'
-               JOIN pg_namespace AS sn ON sn.oid = s.relnamespace
-              WHERE d.adrelid = c.oid) AS sequences
-  FROM unnest(CAST(:tables AS text[])) AS name
-  JOIN pg_class AS c ON c.oid = to_regclass(name)
-  JOIN pg_namespace AS n ON n.oid = c.relnamespace""")
+# Each table, and what its privileges do not cover. Rows are deleted from the partitions themselves, where privileges
+# of the partitioned table do not count. And an adopted table may have a serial column, whose default every insert
+# evaluates.
+_OBJECTS = text("""
+WITH tables AS (SELECT name, to_regclass(name)::oid AS id FROM unnest(CAST(:tables AS text[])) AS name),
+objects AS (
+    SELECT name, 'table' AS kind, id FROM tables
+     UNION ALL
+    SELECT name, 'partition', tree.relid FROM tables, pg_partition_tree(id) AS tree WHERE tree.isleaf AND tree.level > 0
+     UNION ALL
+    SELECT name, 'sequence', sequence.oid
+      FROM tables
+      JOIN pg_attrdef AS column_default ON column_default.adrelid = tables.id
+      JOIN pg_depend AS used ON used.classid = 'pg_attrdef'::regclass AND used.objid = column_default.oid
+       AND used.refclassid = 'pg_class'::regclass
+      JOIN pg_class AS sequence ON sequence.oid = used.refobjid AND sequence.relkind = 'S'
+)
+SELECT name, kind, quote_ident(nspname) AS schema, format('%I.%I', nspname, relname) AS identifier
+  FROM objects
+  JOIN pg_class ON pg_class.oid = id
+  JOIN pg_namespace ON pg_namespace.oid = relnamespace
+ ORDER BY identifier""")
 
 _MISSING = text("""
 SELECT wanted.name, wanted.privilege, current_user::text AS role
@@ -85,44 +87,39 @@ SELECT wanted.name, wanted.privilege, current_user::text AS role
 _NAME_BYTES = 63
 
 
-@dataclass(frozen=True)
-class _Relation:
-    schema: str
-    name: sql.Identifier
-    partitions: list[tuple[str, str]]
-    sequences: list[sql.Composable]
-
-
 def grant_statements(connection: Connection, roles: Mapping[Purpose, str]) -> list[str]:
     """The statements that give each role what its purpose needs, on the tables as search_path finds them.
 
-    Raises PermanentError for a name that no role can have, and for tables that are missing.
+    Raises PermanentError for a name that a role cannot have, and for tables that are missing.
     """
     for role in roles.values():
         if not _can_be_a_name(role):
             raise PermanentError(f"{role!r} cannot be the name of a role: it needs 1 to {_NAME_BYTES} bytes of UTF-8.")
-    relations = _relations(connection, {table for purpose in roles for table in PRIVILEGES[purpose]})
-    database = sql.Identifier(connection.execute(text("SELECT current_database()")).scalar_one())
+    tables = {table for purpose in roles for table in PRIVILEGES[purpose]}
+    objects = connection.execute(_OBJECTS, {"tables": list(tables)}).all()
+    missing = sorted(tables - {found.name for found in objects})
+    if missing:
+        raise PermanentError(
+            f"There is nothing to grant on {', '.join(missing)}: not found along search_path. metrics-pipeline "
+            "db upgrade makes our tables, and metrics-pipeline db check says what else is missing."
+        )
+    database = connection.execute(text("SELECT quote_ident(current_database())")).scalar_one()
     statements = []
     for purpose, role in roles.items():
-        granted: dict[str, list[sql.Composable]] = defaultdict(list, {"CONNECT ON DATABASE": [database]})
-        schemas = {relations[table].schema for table in PRIVILEGES[purpose]}
+        granted = defaultdict(list, {"CONNECT ON DATABASE": [database]})
+        schemas = set()
         for table, privileges in PRIVILEGES[purpose].items():
-            names = granted[f"{', '.join(privileges)} ON TABLE"]
-            names.append(relations[table].name)
-            if "DELETE" in privileges:
-                names += [sql.Identifier(*partition) for partition in relations[table].partitions]
-                schemas |= {schema for schema, _ in relations[table].partitions}
-            if "INSERT" in privileges:
-                granted["USAGE ON SEQUENCE"] += relations[table].sequences
-        granted["USAGE ON SCHEMA"] = [sql.Identifier(schema) for schema in sorted(schemas)]
-        statements += [
-            sql.SQL("GRANT {} {} TO {};")
-            .format(sql.SQL(what), sql.SQL(", ").join(names), sql.Identifier(role))
-            .as_string()
-            for what, names in granted.items()
-            if names
-        ]
+            for found in objects:
+                if found.name != table:
+                    continue
+                if found.kind == "table" or (found.kind == "partition" and "DELETE" in privileges):
+                    granted[f"{', '.join(privileges)} ON TABLE"].append(found.identifier)
+                    schemas.add(found.schema)
+                elif found.kind == "sequence" and "INSERT" in privileges:
+                    granted["USAGE ON SEQUENCE"].append(found.identifier)
+        granted["USAGE ON SCHEMA"] = sorted(schemas)
+        grantee = sql.Identifier(role).as_string()
+        statements += [f"GRANT {what} {', '.join(names)} TO {grantee};" for what, names in granted.items()]
     return statements
 
 
@@ -130,14 +127,14 @@ def _can_be_a_name(role: str) -> bool:
     try:
         return 0 < len(role.encode()) <= _NAME_BYTES and "\0" not in role
     except UnicodeEncodeError:
-        # A byte of the command line that is no UTF-8.
+        # A byte of the command line that is not UTF-8.
         return False
 
 
 def require_privileges(connection: Connection, purpose: Purpose) -> None:
-    """Raises PermanentError, which names all that the role of `connection` lacks on our tables, and the remedy.
+    """Raises PermanentError, which names every privilege that the role of `connection` lacks on our tables.
 
-    The contract with the upstream tables says what it lacks on those.
+    Privileges on the upstream tables are checked with their contract.
     """
     wanted = [
         (table, privilege)
@@ -155,22 +152,3 @@ def require_privileges(connection: Connection, purpose: Purpose) -> None:
             f"Have the owner of the tables apply what this prints: metrics-pipeline db grants --{purpose} "
             f"{shlex.quote(role)}"
         )
-
-
-def _relations(connection: Connection, tables: Collection[str]) -> dict[str, _Relation]:
-    found = {
-        row.name: _Relation(
-            row.schema,
-            sql.Identifier(row.schema, row.relation),
-            row.partitions,
-            [sql.Identifier(*name) for name in row.sequences],
-        )
-        for row in connection.execute(_FOUND, {"tables": list(tables)})
-    }
-    missing = sorted(set(tables) - found.keys())
-    if missing:
-        raise PermanentError(
-            f"There is nothing to grant on {', '.join(missing)}: not found along search_path. metrics-pipeline "
-            "db upgrade makes our tables, and metrics-pipeline db check says what else is missing."
-        )
-    return found
