@@ -16,7 +16,6 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.orchestration.in_process import DaysOutcome, Report, run_days
 from metrics_pipeline.orchestration.instance import open_instance
-from metrics_pipeline.orchestration.launching import DaysOutcome, Report, run_days
 from metrics_pipeline.pipeline.opening import open_database, open_logs
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import Reason

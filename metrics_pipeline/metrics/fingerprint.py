@@ -48,7 +48,7 @@ class SourceFingerprint:
 
     def __add__(self, other: "SourceFingerprint") -> "SourceFingerprint":
         """The fingerprint of both sets of logs together, which are of one kind."""
-        mine, others = self._numbers(), other._numbers()
+        mine, others = self.numbers, other.numbers
         total = {name: mine.get(name, 0) + others.get(name, 0) for name in (*mine, *others)}
         return SourceFingerprint.of(total | {"cost_nano_usd": fingerprint_cost(total["cost_nano_usd"])}, self.kind)
 
@@ -59,7 +59,7 @@ class SourceFingerprint:
     def to_text(self) -> str:
         """The form that the ledger stores: JSON of the kind and of integers, always in the same order."""
         engine, version = self.kind
-        return json.dumps({"engine": engine, "version": version, **self._numbers()})
+        return json.dumps({"engine": engine, "version": version, **self.numbers})
 
     @classmethod
     def from_text(cls, text: str) -> "SourceFingerprint":
@@ -76,7 +76,7 @@ class SourceFingerprint:
 
         A further number that one of them lacks is not compared: the day was stored before it was introduced.
         """
-        stored, now = self._numbers(), present._numbers()
+        stored, now = self.numbers, present.numbers
         deltas = {name: now[name] - stored[name] for name in stored if name in now and now[name] != stored[name]}
         changes = [f"{name} {delta:+}" for name, delta in deltas.items() if name in _TOTALS and name != "content_hash"]
         return changes or ["values corrected without a change of any total"] * bool(deltas)
@@ -85,7 +85,9 @@ class SourceFingerprint:
         """Whether `present` is of the same kind and differs in nothing that both have."""
         return self.kind == present.kind and not self.differences(present)
 
-    def _numbers(self) -> dict[str, int]:
+    @property
+    def numbers(self) -> dict[str, int]:
+        """All totals and further numbers by name."""
         return {name: getattr(self, name) for name in _TOTALS} | dict(self.further)
 
 

@@ -8,7 +8,7 @@ import dagster as dg
 from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.names import LATE_LOGS_SENSOR
 from metrics_pipeline.orchestration.dagster_internals import AssetJob
-from metrics_pipeline.orchestration.reconciling import findings, judge, request_for
+from metrics_pipeline.orchestration.reconciling import judge, request_for
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.pipeline.reconciling import findings, lookback
 from metrics_pipeline.postgres.database import Database
