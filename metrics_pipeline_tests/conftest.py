@@ -2,28 +2,26 @@
 
 import os
 import shutil
+import subprocess
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
-from psycopg import sql
 
 from metrics_pipeline.embedded import acquire, release, server_pid
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.tables import upstream_metadata
 from metrics_pipeline.postgres.upgrading import upgrade
 from metrics_pipeline.postgres.urls import DatabaseUrl
+from metrics_pipeline_tests.databases import scratch_database
+from metrics_pipeline_tests.homes import HOME_VARIABLE, scratch_home
+from metrics_pipeline_tests.processes import CLI, Start, bare_environment
 
 REAL_LOGS = Path(__file__).parents[2] / "shared" / "data" / "terminal_bench_executions.csv"
-
-# Not within pytest's own folder: as root, every other pytest on the machine closes that to the server's user.
-HOME_VARIABLE = "PIPELINE_TESTS_HOME"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -121,21 +119,31 @@ def real_logs() -> Path:
     return REAL_LOGS
 
 
-class scratch_database:  # noqa: N801 - used like a function
-    """A database that is dropped at the end."""
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """METRICS_PIPELINE_HOME of the module's commands. At the end nothing of them is left."""
+    with scratch_home() as home:
+        yield home
 
-    def __init__(self, server_uri: str, template: str) -> None:
-        self._server_uri = server_uri
-        self._template = template
-        self._name = f"test_{uuid.uuid4().hex}"
 
-    def __enter__(self) -> str:
-        self._execute("CREATE DATABASE {} TEMPLATE {}", self._name, self._template)
-        return urlsplit(self._server_uri)._replace(path=f"/{self._name}").geturl()
+@pytest.fixture
+def start(home: Path) -> Iterator[Start]:
+    """Starts a command; what still runs at the end of the test is killed."""
+    started: list[subprocess.Popen[str]] = []
 
-    def __exit__(self, *_: object) -> None:
-        self._execute("DROP DATABASE {} WITH (FORCE)", self._name)
+    def popen(*arguments: object, program: tuple[str, ...] = CLI, **environment: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*program, *map(str, arguments)],
+            env=bare_environment(home) | environment,
+            cwd=home.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
 
-    def _execute(self, statement: str, *names: str) -> None:
-        with psycopg.connect(self._server_uri, autocommit=True) as connection:
-            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+    yield popen
+    for process in started:
+        process.kill()
+        process.communicate()

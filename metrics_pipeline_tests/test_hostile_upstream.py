@@ -1,13 +1,14 @@
 """Any logs of any agents, and everybody who reads their day: each says what the oracle says, and none stumbles."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
 import dagster as dg
 import httpx2
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.api.conftest import Serve
 from metrics_pipeline_tests.api.conftest import serve as serve
+from metrics_pipeline_tests.api.serving import Serve, serving
 from metrics_pipeline_tests.days import (
     DAY,
     WINDOW,
@@ -32,8 +34,7 @@ from metrics_pipeline_tests.days import (
     store_logs,
 )
 from metrics_pipeline_tests.oracle import expected_metrics
-from metrics_pipeline_tests.orchestration.checks.conftest import instance as instance
-from metrics_pipeline_tests.orchestration.checks.conftest import run_check as run_check
+from metrics_pipeline_tests.orchestration.checks.evaluations import check_runner
 from metrics_pipeline_tests.retention.runs import prune
 from metrics_pipeline_tests.test_exactness_properties import AWKWARD, logs
 from metrics_pipeline_tests.test_exactness_properties import loose_database as loose_database
@@ -53,6 +54,23 @@ NOWHERE = """INSERT INTO agent_execution_logs (agent_id, "timestamp", status, co
     VALUES (repeat('nobody', 200000), '-infinity', NULL, 'NaN', '[]'),
            (repeat('nobody', 200000), 'infinity', repeat('x', 1000000), '-Infinity', 'null'),
            (repeat('nobody', 200000), '2025-03-04 12:00Z', 'failed', '1e400', '{"USER_ID": 1, "user_id ": 2}')"""
+
+
+@pytest.fixture
+def serve(database: Database) -> Iterator[Serve]:
+    with serving(database) as serve:
+        yield serve
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def run_check(database: Database, instance: dg.DagsterInstance) -> Callable[..., dg.ExecuteInProcessResult]:
+    return check_runner(database, instance)
 
 
 @st.composite

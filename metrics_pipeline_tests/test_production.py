@@ -19,8 +19,6 @@ from metrics_pipeline.metrics.windows import day_window, days_between, last_comp
 from metrics_pipeline.orchestration.instance import write_instance
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
-from metrics_pipeline_tests.cli.conftest import home as home
-from metrics_pipeline_tests.cli.conftest import processes
 from metrics_pipeline_tests.cli.ui import (
     Ui,
     first_tick,
@@ -30,8 +28,8 @@ from metrics_pipeline_tests.cli.ui import (
     running_ui,
 )
 from metrics_pipeline_tests.days import Log, aggregate, query, store_logs
-from metrics_pipeline_tests.embedded.conftest import wait_until
-from metrics_pipeline_tests.orchestration.conftest import assert_equal_to_oracle, ledger
+from metrics_pipeline_tests.orchestration.runs import assert_equal_to_oracle, ledger
+from metrics_pipeline_tests.processes import processes, wait_until
 
 from .private_files import everything_in
 from .roles import Role, apply, printed

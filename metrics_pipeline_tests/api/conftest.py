@@ -1,55 +1,29 @@
-"""The API as programs meet it: uvicorn on a free port, asked by a real HTTP client."""
+"""Servers of the API over the test's database, and a stand-in for Dagster's webserver."""
 
 import threading
-import time
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import httpx2
 import pytest
-import uvicorn
 
-from metrics_pipeline.api.app import build_app
-from metrics_pipeline.api.server import server_config
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.settings import Settings
+from metrics_pipeline_tests.orchestration.runs import store_logs_of_days
 
+from .serving import Serve, serving
 from .webserver import Webserver
 
-#: Yesterday is 2025-03-04, the DAY of metrics_pipeline_tests.days.
-NOW = datetime(2025, 3, 5, 9, 30, tzinfo=UTC)
 
-Serve = Callable[..., httpx2.Client]
+@pytest.fixture
+def logs(database: Database) -> None:
+    """The logs of orchestration.runs.DAYS, and their agents."""
+    store_logs_of_days(database)
 
 
 @pytest.fixture
 def serve(database: Database) -> Iterator[Serve]:
     """Starts a server over the test's database and returns a client for it. Keywords are fields of Settings."""
-    ends: list[Callable[[], object]] = []
-    tests = database
-
-    def start(
-        *, now: datetime = NOW, dagster: Any = None, database: Database = tests, **settings: Any
-    ) -> httpx2.Client:
-        app = build_app(Settings(Path("/nowhere"), **settings), database, dagster=dagster, now=lambda: now)
-        config = server_config(app, log_config=None)
-        config.port = 0
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.005)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
-        ends.extend([client.close, lambda: setattr(server, "should_exit", True), thread.join])
-        return client
-
-    yield start
-    for end in ends:
-        end()
+    with serving(database) as serve:
+        yield serve
 
 
 @pytest.fixture

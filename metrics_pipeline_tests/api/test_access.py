@@ -14,7 +14,7 @@ from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.settings import Settings
 from metrics_pipeline_tests.days import aggregate, execute, store_agents
 
-from .conftest import Serve
+from .serving import Serve
 
 READ, TRIGGER = "r" * 40, "t" * 40
 TOKENS = Settings.from_environment({"METRICS_API_TOKENS": f"grafana:read:{READ},ci:trigger:{TRIGGER}"}).api_tokens

@@ -8,7 +8,7 @@ import pytest
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, store_agents, store_logs
 
-from .conftest import NOW, Serve
+from .serving import NOW, Serve
 
 LEDGER_PATHS = ["/api/v1/metrics/a", "/api/v1/metrics/a/summary", "/api/v1/metrics?date=2025-03-04"]
 CONTENT_PATHS = ["/api/v1/agents", "/api/v1/restatements", "/api/v1/coverage"]

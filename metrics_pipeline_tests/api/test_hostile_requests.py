@@ -10,7 +10,7 @@ import pytest
 
 from metrics_pipeline.settings import ApiToken
 
-from .conftest import Serve
+from .serving import Serve
 
 TRIGGER = "/api/v1/metrics/aggregate/trigger"
 NO_DAGSTER = "http://127.0.0.1:9"

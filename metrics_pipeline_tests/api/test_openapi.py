@@ -22,7 +22,7 @@ from metrics_pipeline.metrics.catalog import AGENT_DAY
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, store_agents, store_logs
 
-from .conftest import Serve
+from .serving import Serve
 from .test_access import TOKENS, TRIGGER, bearer
 from .webserver import Webserver, graphql_run
 

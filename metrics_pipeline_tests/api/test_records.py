@@ -14,7 +14,7 @@ from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.days import DAY, NOON, Log, aggregate, execute, store_agents, store_logs
 from metrics_pipeline_tests.test_exactness_properties import AWKWARD
 
-from .conftest import Serve
+from .serving import Serve
 
 
 def test_agents_come_with_their_last_active_day_also_those_that_are_registered_no_more(

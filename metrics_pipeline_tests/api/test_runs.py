@@ -12,7 +12,7 @@ from metrics_pipeline.api.dagster_runs import DagsterRuns
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, aggregate, execute, store_agents
 
-from .conftest import Serve
+from .serving import Serve
 from .webserver import Webserver, graphql_run
 
 TRIGGER = "/api/v1/metrics/aggregate/trigger"

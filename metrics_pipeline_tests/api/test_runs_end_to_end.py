@@ -16,13 +16,12 @@ import pytest
 
 from metrics_pipeline.embedded import release
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline_tests.cli.conftest import CLI
 from metrics_pipeline_tests.cli.ui import free_port
-from metrics_pipeline_tests.embedded.conftest import has_ended, wait_until
-from metrics_pipeline_tests.orchestration.conftest import DAYS, assert_equal_to_oracle, execute, ledger
-from metrics_pipeline_tests.orchestration.conftest import logs as logs
+from metrics_pipeline_tests.homes import has_ended
+from metrics_pipeline_tests.orchestration.runs import DAYS, assert_equal_to_oracle, execute, ledger
+from metrics_pipeline_tests.processes import CLI, wait_until
 
-from .conftest import Serve
+from .serving import Serve
 
 TRIGGER = "/api/v1/metrics/aggregate/trigger"
 #: Yesterday is the last of DAYS.

@@ -13,9 +13,8 @@ import httpx2
 import pytest
 
 from metrics_pipeline.cli import main
-from metrics_pipeline_tests.embedded.conftest import wait_until
+from metrics_pipeline_tests.processes import Start, wait_until
 
-from .conftest import Start
 from .ui import free_port
 
 TOKEN = "t0k3n" * 8

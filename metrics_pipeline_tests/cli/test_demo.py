@@ -8,10 +8,9 @@ from metrics_pipeline.embedded import release
 from metrics_pipeline.metrics.windows import days_between
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline_tests.embedded.conftest import has_ended, wait_until
-from metrics_pipeline_tests.orchestration.conftest import assert_equal_to_oracle
-
-from .conftest import Start, processes
+from metrics_pipeline_tests.homes import has_ended
+from metrics_pipeline_tests.orchestration.runs import assert_equal_to_oracle
+from metrics_pipeline_tests.processes import Start, processes, wait_until
 
 _UNREACHABLE = "postgresql://alice:s3cret@127.0.0.1:1/m"
 

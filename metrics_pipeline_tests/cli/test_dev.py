@@ -11,12 +11,11 @@ import pytest
 
 from metrics_pipeline.cli import main
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline_tests.embedded.conftest import has_ended, wait_until
-from metrics_pipeline_tests.orchestration.conftest import DAYS, assert_equal_to_oracle, ledger
-from metrics_pipeline_tests.orchestration.conftest import logs as logs
+from metrics_pipeline_tests.homes import has_ended
+from metrics_pipeline_tests.orchestration.runs import DAYS, assert_equal_to_oracle, ledger
 from metrics_pipeline_tests.private_files import everything_in, listening_sockets, open_to_others
+from metrics_pipeline_tests.processes import CLI, processes, wait_until
 
-from .conftest import CLI, processes
 from .ui import REPOSITORY, Ui, launch_run, running_ui
 
 UNDER_UMASK_0 = ("/bin/sh", "-c", 'umask 0; exec "$@"', "sh", *CLI, "dev")

@@ -19,7 +19,7 @@ from metrics_pipeline.cli.instance import app
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.orchestration.instance import embedded_configuration
 from metrics_pipeline.orchestration.run_launcher import WatchingRunLauncher
-from metrics_pipeline_tests.embedded.conftest import wait_until
+from metrics_pipeline_tests.processes import wait_until
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 
 from metrics_pipeline.cli.logs import app
 from metrics_pipeline.errors import LogFileError, PermanentError, SettingsError
-
-from .conftest import CLI
+from metrics_pipeline_tests.processes import CLI
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import subprocess
 
 import pytest
 
+from metrics_pipeline_tests.homes import scratch_home
 from metrics_pipeline_tests.private_files import everything_in, open_to_others
-
-from .conftest import CLI, bare_environment, scratch_home
+from metrics_pipeline_tests.processes import CLI, bare_environment
 
 
 @pytest.mark.parametrize("umask", [0, 0o022])

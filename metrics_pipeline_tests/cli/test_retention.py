@@ -8,9 +8,8 @@ from metrics_pipeline.cli import app
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, store_agents, store_logs
+from metrics_pipeline_tests.processes import Start
 from metrics_pipeline_tests.retention.runs import contents, logs_by_day
-
-from .conftest import Start
 
 
 def test_a_dry_run_prints_what_the_real_run_then_does(start: Start, database: Database, database_url: str) -> None:

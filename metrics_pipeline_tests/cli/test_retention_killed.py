@@ -8,9 +8,7 @@ from datetime import UTC, datetime, timedelta
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, execute, query, store_agents, store_logs
-from metrics_pipeline_tests.embedded.conftest import wait_until
-
-from .conftest import Start
+from metrics_pipeline_tests.processes import Start, wait_until
 
 _INSERT = """INSERT INTO agent_execution_logs (agent_id, "timestamp", status, latency_ms)
              VALUES ('a', :moment, 'late', :number)"""

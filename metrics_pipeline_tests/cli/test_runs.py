@@ -18,17 +18,8 @@ from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import lock_day
-from metrics_pipeline_tests.embedded.conftest import wait_until
-from metrics_pipeline_tests.orchestration.conftest import (
-    DAYS,
-    assert_equal_to_oracle,
-    execute,
-    ledger,
-    restatement_reasons,
-)
-from metrics_pipeline_tests.orchestration.conftest import logs as logs
-
-from .conftest import IMPATIENT, Start
+from metrics_pipeline_tests.orchestration.runs import DAYS, assert_equal_to_oracle, execute, ledger, restatement_reasons
+from metrics_pipeline_tests.processes import IMPATIENT, Start, wait_until
 
 FRIDAY, SATURDAY, SUNDAY = DAYS
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from metrics_pipeline_tests.embedded.conftest import is_gone, wait_until
+from metrics_pipeline_tests.processes import is_gone, wait_until
 
 # Says who it and its child are, and when told to end says so and leaves its child behind.
 _COMMAND = """

@@ -26,7 +26,7 @@ from dagster._core.scheduler.instigation import (
     ScheduleInstigatorData,
 )
 
-from .conftest import CLI, bare_environment
+from metrics_pipeline_tests.processes import CLI, bare_environment
 
 State = TypeVar("State")
 

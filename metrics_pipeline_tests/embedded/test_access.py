@@ -17,8 +17,8 @@ import pytest
 
 from metrics_pipeline.embedded import acquire, keeper, release, server_pid
 from metrics_pipeline.errors import PermanentError
-
-from .conftest import has_ended, kill, the_keeper, wait_until
+from metrics_pipeline_tests.homes import has_ended, the_keeper
+from metrics_pipeline_tests.processes import kill, wait_until
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

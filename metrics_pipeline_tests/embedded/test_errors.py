@@ -9,8 +9,8 @@ import pytest
 
 from metrics_pipeline.embedded import acquire, installation, keeper, lease, release
 from metrics_pipeline.errors import PermanentError, TransientError
-
-from .conftest import has_ended, wait_until
+from metrics_pipeline_tests.homes import has_ended
+from metrics_pipeline_tests.processes import wait_until
 
 
 def test_a_home_that_cannot_be_made_is_named_with_the_ways_out(home: Path) -> None:

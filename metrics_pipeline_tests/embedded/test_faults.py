@@ -14,8 +14,10 @@ import pytest
 
 from metrics_pipeline.embedded import acquire, keeper, release, server_pid
 from metrics_pipeline.errors import PermanentError
+from metrics_pipeline_tests.homes import has_ended, the_keeper
+from metrics_pipeline_tests.processes import is_gone, kill, wait_until
 
-from .conftest import Holder, has_ended, is_gone, kill, the_keeper, wait_until
+from .holder import Holder
 
 Hold = Callable[..., Holder]
 

@@ -15,8 +15,10 @@ import pytest
 import sqlalchemy
 
 from metrics_pipeline.embedded import acquire, keeper, release, server_pid
+from metrics_pipeline_tests.homes import has_ended, the_keeper
+from metrics_pipeline_tests.processes import is_gone, wait_until
 
-from .conftest import Holder, has_ended, is_gone, the_keeper, wait_until
+from .holder import Holder
 
 Hold = Callable[..., Holder]
 

@@ -12,9 +12,9 @@ import pytest
 from metrics_pipeline.embedded import acquire
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.settings import Settings
-from metrics_pipeline_tests.cli.conftest import Start, scratch_home
-from metrics_pipeline_tests.cli.conftest import start as start
-from metrics_pipeline_tests.conftest import scratch_database
+from metrics_pipeline_tests.databases import scratch_database
+from metrics_pipeline_tests.homes import scratch_home
+from metrics_pipeline_tests.processes import Start
 
 from .stage import Stage
 

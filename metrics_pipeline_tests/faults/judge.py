@@ -10,7 +10,7 @@ from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.orchestration.processes import is_orphaned
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import assert_exact, query
-from metrics_pipeline_tests.embedded.conftest import wait_until
+from metrics_pipeline_tests.processes import wait_until
 
 from .stage import Ended
 

@@ -11,8 +11,8 @@ from metrics_pipeline.embedded import acquire, server_pid
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.upgrading import create_upstream_tables, upgrade
 from metrics_pipeline.postgres.urls import DatabaseUrl
-from metrics_pipeline_tests.conftest import scratch_database
-from metrics_pipeline_tests.embedded.conftest import is_gone, wait_until
+from metrics_pipeline_tests.databases import scratch_database
+from metrics_pipeline_tests.processes import is_gone, wait_until
 
 from .proxy import Action, Proxy
 from .stage import Ended, Play, Stage

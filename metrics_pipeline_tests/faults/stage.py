@@ -14,9 +14,8 @@ import dagster as dg
 
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
-from metrics_pipeline_tests.cli.conftest import IMPATIENT, Start
-from metrics_pipeline_tests.conftest import HOME_VARIABLE
-from metrics_pipeline_tests.embedded.conftest import kill
+from metrics_pipeline_tests.homes import HOME_VARIABLE
+from metrics_pipeline_tests.processes import IMPATIENT, Start, kill
 
 from .proxy import Action, Proxy
 from .wire import BULK

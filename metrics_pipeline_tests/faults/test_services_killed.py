@@ -16,11 +16,11 @@ from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
-from metrics_pipeline_tests.cli.conftest import processes, scratch_home
 from metrics_pipeline_tests.cli.ui import launch_backfill, launch_run
-from metrics_pipeline_tests.conftest import scratch_database
+from metrics_pipeline_tests.databases import scratch_database
 from metrics_pipeline_tests.days import aggregate, assert_exact
-from metrics_pipeline_tests.embedded.conftest import wait_until
+from metrics_pipeline_tests.homes import scratch_home
+from metrics_pipeline_tests.processes import processes, wait_until
 
 from .days import correct
 from .judge import (

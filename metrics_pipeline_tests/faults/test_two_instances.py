@@ -10,8 +10,9 @@ import pytest
 
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.settings import Settings
-from metrics_pipeline_tests.cli.conftest import bare_environment, scratch_home
 from metrics_pipeline_tests.days import query
+from metrics_pipeline_tests.homes import scratch_home
+from metrics_pipeline_tests.processes import bare_environment
 
 from .days import BACKFILL, CORRECTED, DAYS, assert_healed, correct, evaluate_schedule_and_sensor, store_days
 from .judge import assert_no_unfinished_run, assert_nothing_half_published

@@ -29,7 +29,7 @@ from metrics_pipeline_tests.days import (
     store_agents,
     store_logs,
 )
-from metrics_pipeline_tests.embedded.conftest import wait_until
+from metrics_pipeline_tests.processes import wait_until
 
 
 def test_partial_aggregates_hold_what_the_metrics_depend_on(database: Database) -> None:

@@ -9,7 +9,7 @@ from dagster._core.definitions.data_version import CODE_VERSION_TAG, DATA_VERSIO
 from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
 from metrics_pipeline.postgres.database import Database
 
-from .conftest import DAYS, KEY, Run, assert_equal_to_oracle, execute, ledger, partitions, restatement_reasons
+from .runs import DAYS, KEY, Run, assert_equal_to_oracle, execute, ledger, partitions, restatement_reasons
 
 FRIDAY, SATURDAY, SUNDAY = DAYS
 KEYS = [day.isoformat() for day in DAYS]

@@ -18,7 +18,6 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import lock_day
-from metrics_pipeline_tests.cli.conftest import home as home
 from metrics_pipeline_tests.cli.ui import (
     REPOSITORY,
     Ui,
@@ -29,7 +28,7 @@ from metrics_pipeline_tests.cli.ui import (
 )
 from metrics_pipeline_tests.days import Log, aggregate, execute, query, store_logs
 
-from .conftest import assert_equal_to_oracle, ledger
+from .runs import assert_equal_to_oracle, ledger
 
 # The last tick of the nightly schedule before now asks for the last of these days. When the next one comes in the
 # middle of the test, it asks for the day after them, of which nothing is said here.

@@ -23,8 +23,8 @@ from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline.store import publishing
 from metrics_pipeline_tests.days import aggregate, execute, query, written_rows
 
-from .conftest import assert_equal_to_oracle, ledger
 from .nights import Nights, asked, waiting_run
+from .runs import assert_equal_to_oracle, ledger
 
 WEEK = days_between(date(2025, 7, 7), date(2025, 7, 13))
 KEYS = [day.isoformat() for day in WEEK]

@@ -23,9 +23,10 @@ from metrics_pipeline.metrics.windows import last_due_day
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline_tests.embedded.conftest import has_ended, wait_until
+from metrics_pipeline_tests.homes import has_ended
+from metrics_pipeline_tests.processes import wait_until
 
-from .conftest import DAYS, assert_equal_to_oracle, ledger
+from .runs import DAYS, assert_equal_to_oracle, ledger
 
 PROJECT = Path(__file__).parents[2]
 MODULE = "metrics_pipeline.definitions"

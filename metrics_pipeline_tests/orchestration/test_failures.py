@@ -11,7 +11,7 @@ import pytest
 from metrics_pipeline.orchestration import failures
 from metrics_pipeline.postgres.database import Database
 
-from .conftest import DAYS, FaultAt, Run, assert_equal_to_oracle, execute, ledger, partitions
+from .runs import DAYS, FaultAt, Run, assert_equal_to_oracle, execute, ledger, partitions
 
 FRIDAY, SATURDAY, SUNDAY = DAYS
 KEYS = [day.isoformat() for day in DAYS]

@@ -4,7 +4,7 @@ import pytest
 
 from metrics_pipeline.postgres.database import Database
 
-from .conftest import DAYS, FaultAt, Run, assert_equal_to_oracle, execute
+from .runs import DAYS, FaultAt, Run, assert_equal_to_oracle, execute
 
 FRIDAY, SATURDAY, SUNDAY = DAYS
 KEYS = [day.isoformat() for day in DAYS]

@@ -16,8 +16,8 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline_tests.days import Log, aggregate, execute, query, store_agents, store_logs
 
-from .conftest import assert_equal_to_oracle
 from .nights import Nights, asked, waiting_run
+from .runs import assert_equal_to_oracle
 
 SATURDAY, SUNDAY = DAYS = [date(2025, 7, 12), date(2025, 7, 13)]
 NOON = "2025-07-14T12:00:00+00:00"

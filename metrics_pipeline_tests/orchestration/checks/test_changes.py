@@ -9,7 +9,7 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, execute
 from metrics_pipeline_tests.orchestration.test_markdown import HOSTILE, HOSTILE_IN_A_CELL
 
-from .conftest import TOMORROW, Evaluate, values
+from .evaluations import TOMORROW, Evaluate, values
 
 NAME = "no_unusual_changes"
 

@@ -18,7 +18,7 @@ from metrics_pipeline.settings import Settings
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, store_agents, store_logs
 from metrics_pipeline_tests.orchestration.nights import waiting_run
 
-from .conftest import TOMORROW, Evaluate, values
+from .evaluations import TOMORROW, Evaluate, values
 
 NAME = "no_missing_or_dirty_days"
 DAYS = [DAY - timedelta(days=n) for n in (2, 1, 0)]

@@ -9,7 +9,7 @@ from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, store_agents, store_logs
 
-from .conftest import TOMORROW, Evaluate, values
+from .evaluations import TOMORROW, Evaluate, values
 
 NAME = "stored_rows_equal_ledger"
 

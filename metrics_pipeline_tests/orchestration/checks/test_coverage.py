@@ -9,7 +9,7 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, store_agents, store_logs
 from metrics_pipeline_tests.orchestration.test_markdown import HOSTILE, HOSTILE_IN_A_CELL
 
-from .conftest import Evaluate, values
+from .evaluations import Evaluate, values
 
 ROWS, LOGS = "active_agents_have_rows", "no_skipped_logs"
 

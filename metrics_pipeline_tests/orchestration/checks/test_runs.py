@@ -8,17 +8,7 @@ import pytest
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.orchestration import failures
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline_tests.orchestration.conftest import (
-    DAYS,
-    KEY,
-    Ended,
-    Run,
-    assert_equal_to_oracle,
-    execute,
-    partitions,
-)
-from metrics_pipeline_tests.orchestration.conftest import logs as logs
-from metrics_pipeline_tests.orchestration.conftest import run as run
+from metrics_pipeline_tests.orchestration.runs import DAYS, KEY, Ended, Run, assert_equal_to_oracle, execute, partitions
 
 FRIDAY, SATURDAY, SUNDAY = DAYS
 KEYS = {day.isoformat() for day in DAYS}

@@ -10,7 +10,7 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, Log, execute, query, store_logs
 from metrics_pipeline_tests.orchestration.test_markdown import HOSTILE, HOSTILE_IN_A_CELL
 
-from .conftest import TOMORROW, Evaluate, values
+from .evaluations import TOMORROW, Evaluate, values
 
 NAME = "no_suspicious_values"
 KINDS = ["negative_latency", "negative_tokens", "negative_cost", "cost_not_a_number", "unknown_status", "in_the_future"]

@@ -1,0 +1,27 @@
+"""Databases of one test."""
+
+import uuid
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg import sql
+
+
+class scratch_database:  # noqa: N801 - used like a function
+    """A database that is dropped at the end."""
+
+    def __init__(self, server_uri: str, template: str) -> None:
+        self._server_uri = server_uri
+        self._template = template
+        self._name = f"test_{uuid.uuid4().hex}"
+
+    def __enter__(self) -> str:
+        self._execute("CREATE DATABASE {} TEMPLATE {}", self._name, self._template)
+        return urlsplit(self._server_uri)._replace(path=f"/{self._name}").geturl()
+
+    def __exit__(self, *_: object) -> None:
+        self._execute("DROP DATABASE {} WITH (FORCE)", self._name)
+
+    def _execute(self, statement: str, *names: str) -> None:
+        with psycopg.connect(self._server_uri, autocommit=True) as connection:
+            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
