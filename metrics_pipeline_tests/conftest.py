@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
+from psycopg import sql
 
 from metrics_pipeline.embedded import acquire, release, server_pid
 from metrics_pipeline.postgres.database import Database
@@ -18,7 +20,7 @@ from metrics_pipeline.postgres.tables import upstream_metadata
 from metrics_pipeline.postgres.upgrading import upgrade
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline_tests.databases import scratch_database
-from metrics_pipeline_tests.homes import HOME_VARIABLE, scratch_home
+from metrics_pipeline_tests.homes import HOME_VARIABLE, copy_cluster, scratch_home
 from metrics_pipeline_tests.processes import CLI, Start, bare_environment
 
 REAL_LOGS = Path(__file__).parents[2] / "shared" / "data" / "terminal_bench_executions.csv"
@@ -78,8 +80,17 @@ def server_home() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def server_uri(server_home: Path) -> str:
-    """The libpq URI of the session's server."""
-    return acquire(server_home)
+    """The libpq URI of the session's server.
+
+    Its data is thrown away, so it does not wait for the disk. Whoever kills a server has one of its own, which does.
+    """
+    copy_cluster(server_home)
+    uri = acquire(server_home)
+    with psycopg.connect(uri, autocommit=True) as connection:
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            connection.execute(sql.SQL("ALTER SYSTEM SET {} = off").format(sql.Identifier(setting)))
+        connection.execute("SELECT pg_reload_conf()")
+    return uri
 
 
 @pytest.fixture(scope="session")

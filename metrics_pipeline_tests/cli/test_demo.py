@@ -1,18 +1,28 @@
 """`demo`: a newcomer's first command shows a week, changes nothing the second time, and leaves nothing behind."""
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import pytest
 
 from metrics_pipeline.embedded import release
 from metrics_pipeline.metrics.windows import days_between
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline_tests.homes import has_ended
+from metrics_pipeline_tests.homes import has_ended, scratch_home
 from metrics_pipeline_tests.orchestration.runs import assert_equal_to_oracle
 from metrics_pipeline_tests.processes import Start, processes, wait_until
 
 _UNREACHABLE = "postgresql://alice:s3cret@127.0.0.1:1/m"
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """A newcomer's: nothing is there."""
+    with scratch_home(has_cluster=False) as home:
+        yield home
 
 
 def rows(stdout: str) -> dict[str, list[str]]:

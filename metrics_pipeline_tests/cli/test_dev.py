@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from metrics_pipeline.cli import main
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline_tests.homes import has_ended
+from metrics_pipeline_tests.homes import has_ended, scratch_home
 from metrics_pipeline_tests.orchestration.runs import DAYS, assert_equal_to_oracle, ledger
 from metrics_pipeline_tests.private_files import everything_in, listening_sockets, open_to_others
 from metrics_pipeline_tests.processes import CLI, processes, wait_until
@@ -27,6 +28,13 @@ _SCHEDULES = """query ($selector: RepositorySelector!) {
 }"""
 _DAEMON = '{ instance { daemonHealth { daemonStatus(daemonType: "SCHEDULER") { healthy } } } }'
 _RUN = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """A newcomer's: all that is in it, `dev` made."""
+    with scratch_home(has_cluster=False) as home:
+        yield home
 
 
 def test_dev_serves_the_ui_runs_schedules_and_launched_runs_until_ctrl_c(

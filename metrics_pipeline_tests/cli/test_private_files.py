@@ -11,7 +11,7 @@ from metrics_pipeline_tests.processes import CLI, bare_environment
 
 @pytest.mark.parametrize("umask", [0, 0o022])
 def test_a_run_leaves_nothing_that_others_can_read(umask: int) -> None:
-    with scratch_home() as home:
+    with scratch_home(has_cluster=False) as home:
         command = [*CLI, "aggregate", "--date", "2025-01-02"]
         how = {"env": bare_environment(home), "cwd": home.parent, "umask": umask}
         done = subprocess.run(command, **how, capture_output=True, text=True, check=False)

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from metrics_pipeline.embedded import release
-from metrics_pipeline_tests.homes import has_ended
+from metrics_pipeline_tests.homes import copy_cluster, has_ended
 from metrics_pipeline_tests.processes import wait_until
 
 from .holder import Holder
@@ -29,6 +29,12 @@ def home() -> Iterator[Path]:
             if (process.info["cwd"] or "").startswith(f"{base}/"):
                 process.kill()
         shutil.rmtree(base)
+
+
+@pytest.fixture
+def cluster(home: Path) -> None:
+    """The home's data is there already. Tests in which initdb matters do without."""
+    copy_cluster(home)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 
 from metrics_pipeline.embedded import acquire, keeper, release, server_pid
 from metrics_pipeline.errors import PermanentError
-from metrics_pipeline_tests.homes import has_ended, the_keeper
+from metrics_pipeline_tests.homes import copy_cluster, has_ended, the_keeper
 from metrics_pipeline_tests.processes import kill, wait_until
 
 NOBODY = 65534
@@ -34,6 +34,7 @@ with socket.socket(socket.AF_UNIX) as connection:
 def its_home(request: pytest.FixtureRequest, home: Path) -> Iterator[Path]:
     """A home whose path is fit for a socket, and one that is too long."""
     its_home = home if request.param == "beside the data" else home / ("long" * 40)
+    copy_cluster(its_home)
     yield its_home
     release(its_home)
     wait_until(lambda: has_ended(its_home))
@@ -88,6 +89,7 @@ def test_another_user_cannot_connect(its_home: Path) -> None:
 @pytest.mark.parametrize("whose", [pytest.param("another user's", marks=as_root), "everybody's"])
 def test_a_socket_in_tmp_that_somebody_else_made_after_a_crash_is_not_connected_to(home: Path, whose: str) -> None:
     long_home = home / ("long" * 40)
+    copy_cluster(long_home)
     acquire(long_home)
     sockets = socket_of(long_home).parent
     kill(the_keeper(long_home))

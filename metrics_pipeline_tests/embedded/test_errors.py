@@ -36,6 +36,7 @@ def test_data_of_another_major_version_is_refused_and_left_alone(home: Path) -> 
     assert [path.name for path in data.iterdir()] == ["PG_VERSION"]
 
 
+@pytest.mark.usefixtures("cluster")
 def test_a_server_that_cannot_start_shows_the_end_of_its_log_and_leaves_no_lease(home: Path) -> None:
     acquire(home)
     release(home)

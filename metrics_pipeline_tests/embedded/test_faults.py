@@ -32,6 +32,7 @@ def _read(uri: str) -> int:
         return connection.execute("SELECT sum(number) FROM kept").fetchone()[0]
 
 
+@pytest.mark.usefixtures("cluster")
 def test_a_killed_server_is_started_again_by_the_next_call_with_its_data(home: Path) -> None:
     uri = acquire(home)
     _write(uri)
@@ -42,6 +43,7 @@ def test_a_killed_server_is_started_again_by_the_next_call_with_its_data(home: P
     assert _read(uri) == 500500
 
 
+@pytest.mark.usefixtures("cluster")
 def test_a_backend_that_outlives_its_killed_server_does_not_keep_the_next_from_starting(home: Path) -> None:
     uri = acquire(home)
     _write(uri)
@@ -62,6 +64,7 @@ def test_a_backend_that_outlives_its_killed_server_does_not_keep_the_next_from_s
         thread.join()
 
 
+@pytest.mark.usefixtures("cluster")
 def test_a_new_process_adopts_the_server_of_a_killed_keeper_and_it_still_ends_with_the_last(
     home: Path, hold: Hold
 ) -> None:
@@ -78,6 +81,7 @@ def test_a_new_process_adopts_the_server_of_a_killed_keeper_and_it_still_ends_wi
     wait_until(lambda: has_ended(home) and is_gone(server))
 
 
+@pytest.mark.usefixtures("cluster")
 def test_a_server_whose_keeper_was_adopted_from_is_started_again_when_killed(home: Path) -> None:
     uri = acquire(home)
     _write(uri)
@@ -89,6 +93,7 @@ def test_a_server_whose_keeper_was_adopted_from_is_started_again_when_killed(hom
     assert server_pid(home) != adopted
 
 
+@pytest.mark.usefixtures("cluster")
 def test_an_orphan_that_is_shutting_down_is_awaited_and_replaced(home: Path) -> None:
     uri = acquire(home)
     _write(uri)
@@ -105,6 +110,7 @@ def test_an_orphan_that_is_shutting_down_is_awaited_and_replaced(home: Path) -> 
     assert _read(uri) == 500500
 
 
+@pytest.mark.usefixtures("cluster")
 def test_a_killed_servers_process_id_that_another_process_has_now_is_no_obstacle(home: Path) -> None:
     uri = acquire(home)
     _write(uri)
@@ -162,6 +168,7 @@ def test_a_kill_in_the_middle_of_initdb_leaves_nothing_half_made(home: Path, hol
     starter.kill()
 
 
+@pytest.mark.usefixtures("cluster")
 def test_a_keeper_that_is_told_to_end_takes_its_server_along(home: Path) -> None:
     uri = acquire(home)
     _write(uri)

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy
 
 from metrics_pipeline.embedded import acquire, keeper, release, server_pid
-from metrics_pipeline_tests.homes import has_ended, the_keeper
+from metrics_pipeline_tests.homes import copy_cluster, has_ended, the_keeper
 from metrics_pipeline_tests.processes import is_gone, wait_until
 
 from .holder import Holder
@@ -23,6 +23,7 @@ from .holder import Holder
 Hold = Callable[..., Holder]
 
 
+@pytest.mark.usefixtures("cluster")
 def test_two_processes_share_one_server_that_ends_after_the_second(home: Path, hold: Hold) -> None:
     first, second = hold(), hold()
     assert first.uri() == second.uri()
@@ -38,6 +39,7 @@ def test_two_processes_share_one_server_that_ends_after_the_second(home: Path, h
     assert not (home / "embedded/data/postmaster.pid").exists()
 
 
+@pytest.mark.usefixtures("cluster")
 def test_the_server_ends_after_its_last_user_was_killed(home: Path, hold: Hold) -> None:
     holder = hold()
     holder.uri()
@@ -54,6 +56,7 @@ def test_ten_processes_that_start_at_once_get_one_server(home: Path, hold: Hold)
     assert [child.pid for child in psutil.Process(the_keeper(home)).children()] == [server_pid(home)]
 
 
+@pytest.mark.usefixtures("cluster")
 def test_the_next_process_gets_a_server_while_the_last_one_is_stopping(home: Path, hold: Hold) -> None:
     for _ in range(5):
         holder = hold()
@@ -61,6 +64,7 @@ def test_the_next_process_gets_a_server_while_the_last_one_is_stopping(home: Pat
         holder.end()
 
 
+@pytest.mark.usefixtures("cluster")
 def test_a_process_keeps_one_lease_however_often_it_asks(home: Path) -> None:
     assert acquire(home) == acquire(home)
     release(home)
@@ -68,6 +72,7 @@ def test_a_process_keeps_one_lease_however_often_it_asks(home: Path) -> None:
     release(home)
 
 
+@pytest.mark.usefixtures("cluster")
 def test_a_home_behind_a_link_is_the_same_home(home: Path) -> None:
     acquire(home)
     link = home.with_name("link")
@@ -92,6 +97,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.usefixtures("cluster")
 def test_a_forked_child_keeps_the_server_after_its_parent_ended(home: Path) -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", _FORK, str(home)], **pipes) as parent:
@@ -119,6 +125,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.usefixtures("cluster")
 def test_a_forked_child_that_gives_its_lease_back_leaves_its_parents(home: Path) -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", _RELEASE_IN_CHILD, str(home)], **pipes) as parent:
@@ -133,6 +140,7 @@ def test_a_forked_child_that_gives_its_lease_back_leaves_its_parents(home: Path)
 )
 def test_every_driver_connects_whatever_the_home_is_called(home: Path, name: str) -> None:
     awkward = home / name
+    copy_cluster(awkward)
     uri = acquire(awkward)
     try:
         query = "SELECT 'Ä' || lower('Ö')"
@@ -153,6 +161,7 @@ def test_every_driver_connects_whatever_the_home_is_called(home: Path, name: str
     assert not keeper.socket_folder(awkward / "embedded").exists()
 
 
+@pytest.mark.usefixtures("cluster")
 def test_the_server_takes_nothing_from_its_starters_environment(home: Path, hold: Hold) -> None:
     strange = {"PGPORT": "6000", "PGDATA": "/nonexistent", "PGDATESTYLE": "German", "SECRET": "hunter2"}
     uri = hold(env=os.environ | strange).uri()
