@@ -23,7 +23,8 @@ from metrics_pipeline_tests.databases import scratch_database
 from metrics_pipeline_tests.homes import HOME_VARIABLE, copy_cluster, scratch_home
 from metrics_pipeline_tests.processes import CLI, Start, bare_environment
 
-REAL_LOGS = Path(__file__).parents[2] / "shared" / "data" / "terminal_bench_executions.csv"
+#: Names the CSV file of real executions, for those who have it.
+REAL_LOGS_VARIABLE = "PIPELINE_TESTS_REAL_LOGS"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -124,10 +125,10 @@ def bare_database_url(server_uri: str) -> Iterator[str]:
 
 @pytest.fixture
 def real_logs() -> Path:
-    """The file of real executions, which lies beside the project on the machines that have it."""
-    if not REAL_LOGS.exists():
-        pytest.skip(f"the real executions are not at {REAL_LOGS}")
-    return REAL_LOGS
+    """The file of real executions."""
+    if not os.environ.get(REAL_LOGS_VARIABLE):
+        pytest.skip(f"{REAL_LOGS_VARIABLE} does not name the file of real executions")
+    return Path(os.environ[REAL_LOGS_VARIABLE])
 
 
 @pytest.fixture(scope="module")
