@@ -30,8 +30,9 @@ REAL_LOGS_VARIABLE = "PIPELINE_TESTS_REAL_LOGS"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of faults/, which pytest reads only from a conftest.py that it knows from the beginning."""
     group = parser.getgroup("faults")
-    group.addoption("--seeds", type=int, default=2, metavar="N", help="try each scenario of faults/ with N seeds")
-    group.addoption("--seed", type=int, metavar="K", help="try each scenario of faults/ with this seed only")
+    only = "; without either option, only those marked as smoke are played, with seed 0"
+    group.addoption("--seeds", type=int, metavar="N", help=f"play each scenario of faults/ with N seeds{only}")
+    group.addoption("--seed", type=int, metavar="K", help=f"play each scenario of faults/ with this seed only{only}")
 
 
 def pytest_configure() -> None:

@@ -22,11 +22,23 @@ from .stage import Stage
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "seed" in metafunc.fixturenames:
         only = metafunc.config.getoption("seed")
-        number = metafunc.config.getoption("seeds")
+        seeds_asked = metafunc.config.getoption("seeds")
+        number = 1 if seeds_asked is None else seeds_asked
         if metafunc.definition.get_closest_marker("half_the_seeds"):
             number = -(-number // 2)
         seeds = range(number) if only is None else [only]
         metafunc.parametrize("seed", seeds, ids="seed{}".format)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("seed") is None and config.getoption("seeds") is None:
+        left_out = [item for item in items if _is_scenario(item) and not item.get_closest_marker("smoke")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _is_scenario(item: pytest.Item) -> bool:
+    return item.path.parent == Path(__file__).parent
 
 
 @pytest.hookimpl(wrapper=True)
