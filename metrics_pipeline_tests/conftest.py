@@ -20,6 +20,7 @@ from metrics_pipeline.postgres.tables import upstream_metadata
 from metrics_pipeline.postgres.upgrading import upgrade
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline_tests.databases import scratch_database
+from metrics_pipeline_tests.examples import examples
 from metrics_pipeline_tests.homes import HOME_VARIABLE, copy_cluster, scratch_home
 from metrics_pipeline_tests.processes import CLI, Start, bare_environment
 
@@ -59,7 +60,9 @@ def pytest_xdist_auto_num_workers() -> int:
 
 settings.register_profile(
     "default",
+    examples(100),
     deadline=None,  # a shared machine is slow at times; slowness is measured in the benchmarks
+    derandomize=False,  # in CI, Hypothesis would otherwise draw the same cases each time
     print_blob=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

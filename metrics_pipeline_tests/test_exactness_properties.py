@@ -5,7 +5,7 @@ from datetime import UTC, date, timedelta
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_pipeline.metrics.windows import DayWindow, day_window
@@ -22,6 +22,7 @@ from metrics_pipeline_tests.days import (
     store_agents,
     store_logs,
 )
+from metrics_pipeline_tests.examples import examples
 
 WINDOWS = [
     day_window(day, zone)
@@ -114,7 +115,7 @@ def loose_database(database: Database) -> Database:
     return database
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(day=days(), include_inactive=st.booleans())
 def test_any_day_is_exact_and_running_it_again_changes_nothing(
     loose_database: Database, day: tuple[DayWindow, dict[str, str], list[Log]], include_inactive: bool
@@ -126,7 +127,7 @@ def test_any_day_is_exact_and_running_it_again_changes_nothing(
     assert_exact_twice(loose_database, window, include_inactive=include_inactive)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(data=st.data())
 def test_any_correction_is_exact_and_leaves_one_restatement_of_each_changed_row(
     loose_database: Database, data: st.DataObject
@@ -152,7 +153,7 @@ def test_any_correction_is_exact_and_leaves_one_restatement_of_each_changed_row(
     assert published.unchanged == len(old) - len(restated)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(latencies=st.lists(st.integers(-50, 50) | st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=120))
 def test_any_latencies_have_postgresqls_percentiles(loose_database: Database, latencies: list[int]) -> None:
     empty(loose_database)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import dagster as dg
 import httpx2
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_pipeline.metrics.reconciliation import DayState
@@ -33,6 +33,7 @@ from metrics_pipeline_tests.days import (
     store_agents,
     store_logs,
 )
+from metrics_pipeline_tests.examples import examples
 from metrics_pipeline_tests.oracle import expected_metrics
 from metrics_pipeline_tests.orchestration.checks.evaluations import check_runner
 from metrics_pipeline_tests.retention.runs import prune
@@ -81,7 +82,7 @@ def hostile_days(draw: st.DrawFn) -> tuple[dict[str, str], list[Log]]:
     return agents, draw(st.lists(logs(WINDOW, [*agents, "unregistered", None]), max_size=15))
 
 
-@settings(max_examples=6)
+@examples(6)
 @given(day=hostile_days())
 def test_everybody_who_reads_the_day_says_what_the_oracle_says(
     loose_database: Database,

@@ -7,7 +7,7 @@ import traceback
 from dataclasses import fields
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_pipeline.definitions import build_defs
@@ -15,6 +15,7 @@ from metrics_pipeline.errors import SettingsError
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.settings import VARIABLES, Settings
+from metrics_pipeline_tests.examples import examples
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(
     variable=st.sampled_from(NAMES),
     value=st.sampled_from(HOSTILE) | st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=12),

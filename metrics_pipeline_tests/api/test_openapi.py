@@ -21,6 +21,7 @@ from metrics_pipeline.api.dagster_runs import DagsterRuns
 from metrics_pipeline.metrics.catalog import AGENT_DAY
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, store_agents, store_logs
+from metrics_pipeline_tests.examples import examples
 
 from .serving import Serve
 from .test_access import TOKENS, TRIGGER, bearer
@@ -59,9 +60,7 @@ def test_no_request_is_answered_outside_the_document(guarded: httpx2.Client, mod
         if mode.is_negative and not operation.definition.raw.get("parameters"):
             continue  # nothing of it could be wrong
 
-        @settings(
-            max_examples=10, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
-        )
+        @settings(examples(10), derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy(generation_mode=mode))
         def ask(case: schemathesis.Case) -> None:
             case.call_and_validate(headers=bearer(TRIGGER), checks=CHECKS)

@@ -10,10 +10,11 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_pipeline.errors import LogFileError
+from metrics_pipeline_tests.examples import examples
 from metrics_pipeline_tests.test_exactness_properties import AWKWARD
 
 COLUMNS = ("agent_id", "timestamp", "status", "latency_ms", "token_count", "cost_usd", "error_type", "metadata")
@@ -98,7 +99,7 @@ def as_parquet(rows, way):
 WRITERS = {"csv": as_csv, "ndjson": as_ndjson, "parquet": as_parquet}
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(rows=rows_of_logs, ending=st.sampled_from(list(WRITERS)), way=st.integers(0, 3))
 def test_whatever_a_program_writes_is_stored_to_the_last_digit(loader, rows, ending, way):
     path = loader.folder / f"logs.{ending}"
@@ -168,7 +169,7 @@ def read_plainly(content, ending):
     return Counter((row["agent_id"], row["status"], row.get("error_type") or None) for row in rows)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(
     ending=st.sampled_from(list(WRITERS)),
     way=st.integers(0, 3),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import event, text
 
@@ -31,6 +31,7 @@ from metrics_pipeline_tests.days import (
     store_agents,
     store_logs,
 )
+from metrics_pipeline_tests.examples import examples
 from metrics_pipeline_tests.test_exactness_properties import WINDOWS, logs
 from metrics_pipeline_tests.test_exactness_variants import UUIDS, VARIANTS, difficult_day
 
@@ -54,7 +55,7 @@ def loose_database(database: Database) -> Database:
     return database
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(data=st.data())
 def test_any_day_has_the_fingerprint_that_its_aggregation_stores(loose_database: Database, data: st.DataObject) -> None:
     window = data.draw(st.sampled_from(WINDOWS))
@@ -70,7 +71,7 @@ def test_any_day_has_the_fingerprint_that_its_aggregation_stores(loose_database:
         assert found[each.metric_date] == expected
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(data=st.data())
 def test_two_days_have_one_fingerprint_exactly_if_their_logs_are_the_same_to_every_metric(
     loose_database: Database, data: st.DataObject

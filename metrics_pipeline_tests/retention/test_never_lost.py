@@ -14,6 +14,7 @@ from metrics_pipeline.errors import DayRefusedError
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, empty, execute, query, store_agents, store_logs
+from metrics_pipeline_tests.examples import examples
 
 from .runs import prune, settle
 
@@ -223,4 +224,4 @@ def test_no_history_loses_a_number_or_a_log(database: Database, *, is_partitione
     machine: Callable[[], RuleBasedStateMachine] = type(
         "OnTable", (Histories,), {"database": database, "partitions": PARTITIONS if is_partitioned else ()}
     )
-    run_state_machine_as_test(machine, settings=settings(max_examples=10, stateful_step_count=14))
+    run_state_machine_as_test(machine, settings=settings(examples(10), stateful_step_count=14))
