@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import typer
 import uvicorn
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from metrics_pipeline.cli import app, dev, main
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, aggregate, store_agents
+from metrics_pipeline_tests.examples import examples
 from metrics_pipeline_tests.retention.runs import contents
 
 HOSTILE = [
@@ -91,23 +92,21 @@ def test_the_walk_finds_options_and_arguments_of_commands_and_of_groups() -> Non
     assert {"aggregate --date", "retention --metric-days", "logs load files", "db grants --pipeline"} <= set(PARAMETERS)
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("command", sorted({" ".join(words) for words, _ in PARAMETERS.values()}))
 def test_any_value_gives_a_result_or_one_clear_error_and_writes_nothing(
-    name: str,
+    command: str,
     environment: dict[str, object],
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    words, parameter = PARAMETERS[name]
-
-    @settings(max_examples=12)
+    @examples(12)
     @given(value=texts)
     @example(value="caf\udce9")
     @example(value="9" * 40)
     @example(value="9999-12-31")
-    def attempt(value: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["metrics-pipeline", *arguments(words, parameter, value)])
+    def attempt(parameter: Any, value: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["metrics-pipeline", *arguments(command.split(), parameter, value)])
         with pytest.raises(SystemExit) as ended:
             main()
         printed = capfd.readouterr()
@@ -122,7 +121,9 @@ def test_any_value_gives_a_result_or_one_clear_error_and_writes_nothing(
         assert "\x1b[31m" not in printed.out + printed.err
         assert contents(database) == environment
 
-    attempt()
+    for words, parameter in PARAMETERS.values():
+        if words == command.split():
+            attempt(parameter=parameter)
 
 
 @pytest.mark.parametrize("days", [("0001-01-01", "9999-12-31"), (str(DAY), "2025-03-03"), ("9999-12-31", "9999-12-31")])
