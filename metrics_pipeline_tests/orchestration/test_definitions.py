@@ -59,14 +59,14 @@ def command(home: Path, tmp_path: Path) -> Command:
     return run
 
 
-def test_importing_them_opens_no_connection_starts_no_server_freezes_nothing_and_warns_of_nothing(
-    command: Command, home: Path
-) -> None:
-    imports = f"import gc; frozen = gc.get_freeze_count(); import {MODULE}; assert gc.get_freeze_count() == frozen"
-    closed_port = "postgresql://u:p@127.0.0.1:1/m"
-    for environment in ({}, {"METRICS_DATABASE_URL": closed_port}):
-        result = command(sys.executable, "-W", "error", "-c", imports, **environment)
-        assert (result.stdout, result.stderr) == ("", "")
+def test_importing_them_opens_no_connection_starts_no_server_and_warns_of_nothing(command: Command, home: Path) -> None:
+    with_a_closed_port = f"""
+import importlib, os, {MODULE} as module
+os.environ["METRICS_DATABASE_URL"] = "postgresql://u:p@127.0.0.1:1/m"
+importlib.reload(module)
+"""
+    result = command(sys.executable, "-W", "error", "-c", with_a_closed_port)
+    assert (result.stdout, result.stderr) == ("", "")
     assert not home.exists()
 
 
@@ -178,9 +178,6 @@ def test_days_materialise_in_the_database_that_the_environment_names(
     command: Command, home: Path, logs: None, database: Database, database_url: str
 ) -> None:
     materialize = (*DAGSTER, "asset", "materialize", "-m", MODULE, "--select", "agent_performance_metrics")
-    first, second, third = (day.isoformat() for day in DAYS)
-    command(*materialize, "--partition", first, METRICS_DATABASE_URL=database_url)
-    assert list(ledger(database)) == DAYS[:1]
-    command(*materialize, "--partition-range", f"{second}...{third}", METRICS_DATABASE_URL=database_url)
+    command(*materialize, "--partition-range", f"{DAYS[0]}...{DAYS[-1]}", METRICS_DATABASE_URL=database_url)
     assert_equal_to_oracle(database, *DAYS)
     assert not home.exists()
