@@ -1,90 +1,23 @@
 """Trigger, waiting, backfill and Dagster's absence, against a real webserver with its daemon."""
 
-import os
-import shutil
-import signal
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx2
-import pytest
 
-from metrics_pipeline.embedded import release
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline_tests.cli.ui import free_port
+from metrics_pipeline_tests.cli.ui import free_port, running_ui
 from metrics_pipeline_tests.homes import has_ended
 from metrics_pipeline_tests.orchestration.runs import DAYS, assert_equal_to_oracle, execute, ledger
-from metrics_pipeline_tests.processes import CLI, wait_until
+from metrics_pipeline_tests.processes import processes, wait_until
 
 from .serving import Serve
 
 TRIGGER = "/api/v1/metrics/aggregate/trigger"
 #: Yesterday is the last of DAYS.
 NOW = datetime(2025, 7, 14, 9, tzinfo=UTC)
-
-
-class Webserver:
-    """`metrics-pipeline dev` in a process group of its own, with its output in a file."""
-
-    def __init__(self, base: Path, database_url: str) -> None:
-        self.home = base / "home"
-        self._log = base / "dev.log"
-        self._database_url = database_url
-        self._port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
-        self.url = f"http://127.0.0.1:{self._port}"
-
-    def start(self) -> None:
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [*CLI, "dev", "--port", str(self._port)],
-                env={
-                    "PATH": os.environ["PATH"],
-                    "HOME": str(self.home.parent),
-                    "METRICS_PIPELINE_HOME": str(self.home),
-                    "METRICS_DATABASE_URL": self._database_url,
-                },
-                cwd=self.home.parent,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        wait_until(self._serves, seconds=180)
-
-    def end(self) -> None:
-        if self._process is None:
-            return
-        self._process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(60)
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(10)
-        self._process = None
-
-    def _serves(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, self._log.read_text()
-        time.sleep(0.2)
-        with suppress(httpx2.HTTPError):
-            return httpx2.get(f"{self.url}/server_info", trust_env=False).status_code == 200
-        return False
-
-
-@pytest.fixture
-def webserver(database_url: str) -> Iterator[Webserver]:
-    base = Path(tempfile.mkdtemp(prefix="api-", dir="/tmp"))
-    webserver = Webserver(base, database_url)
-    yield webserver
-    webserver.end()
-    release(webserver.home)
-    wait_until(lambda: has_ended(webserver.home))
-    shutil.rmtree(base)
 
 
 def polled(ask: Callable[[], httpx2.Response]) -> dict[str, object]:
@@ -97,16 +30,27 @@ def polled(ask: Callable[[], httpx2.Response]) -> dict[str, object]:
     return answer.json()
 
 
-def test_runs_and_backfills_start_through_the_webserver_and_end_equal_to_the_oracle(
-    webserver: Webserver, serve: Serve, logs: None, database: Database
+def test_runs_and_backfills_end_equal_to_the_oracle_and_a_webserver_that_is_killed_leaves_no_process(
+    home: Path, serve: Serve, logs: None, database: Database, database_url: str
 ) -> None:
-    api = serve(now=NOW, dagster_webserver_url=webserver.url)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    api = serve(now=NOW, dagster_webserver_url=url)
     away = api.post(TRIGGER)
     assert away.status_code == 503
-    assert f"The Dagster webserver at {webserver.url} cannot be reached" in away.json()["detail"]
+    assert f"The Dagster webserver at {url} cannot be reached" in away.json()["detail"]
     assert "metrics_pipeline_dagster_up 0.0" in api.get("/metrics").text
 
-    webserver.start()
+    with running_ui(home, port=port, METRICS_DATABASE_URL=database_url) as ui:
+        run_id = runs_and_backfills_start(api, database)
+        # However `dev` ends, nothing of it is left.
+        ui.process.kill()
+        wait_until(lambda: has_ended(home) and not processes(home))
+    assert api.get(f"/api/v1/runs/{run_id}").status_code == 503
+
+
+def runs_and_backfills_start(api: httpx2.Client, database: Database) -> str:
+    """Gives the id of a run that ended."""
     completed = api.post(TRIGGER, params={"target_date": DAYS[0].isoformat(), "wait": "true"})
     assert completed.status_code == 200, completed.text
     run_id = completed.json()["run_id"]
@@ -142,5 +86,4 @@ def test_runs_and_backfills_start_through_the_webserver_and_end_equal_to_the_ora
 
     for unknown in ("/api/v1/runs/x", "/api/v1/runs/00000000-0000-4000-8000-000000000000", "/api/v1/backfills/x"):
         assert api.get(unknown).status_code == 404
-    webserver.end()
-    assert api.get(f"/api/v1/runs/{run_id}").status_code == 503
+    return run_id

@@ -74,12 +74,6 @@ def assert_runs(ui: Ui, database: Database) -> None:
     assert_equal_to_oracle(database, DAYS[0])
 
 
-def test_dev_leaves_no_process_when_it_is_killed(home: Path) -> None:
-    with running_ui(home) as ui:
-        ui.process.kill()
-        wait_until(lambda: has_ended(home) and not processes(home))
-
-
 def assert_ends(ui: Ui, home: Path, signal_: signal.Signals) -> None:
     os.kill(ui.process.pid, signal_)
     assert ui.process.wait(timeout=60) == 0

@@ -55,9 +55,14 @@ class Ui:
     """The process leads a group of its own, and writes into a file: a pipe that nobody reads would stop it."""
 
     def __init__(
-        self, home: Path, command: Sequence[str] = (*CLI, "dev"), folder: Path | None = None, **environment: str
+        self,
+        home: Path,
+        command: Sequence[str] = (*CLI, "dev"),
+        folder: Path | None = None,
+        port: int | None = None,
+        **environment: str,
     ) -> None:
-        self._port = free_port()
+        self._port = port or free_port()
         self._output = home.parent / f"dev-{self._port}.txt"
         with self._output.open("w") as output:
             self.process = subprocess.Popen(
@@ -111,9 +116,9 @@ class Ui:
 
 
 @contextmanager
-def running_ui(home: Path, *command_and_folder: Any, **environment: str) -> Iterator[Ui]:
-    """`dev` once it answers. At the end it and its children are gone."""
-    ui = Ui(home, *command_and_folder, **environment)
+def running_ui(home: Path, *how: Any, **environment: Any) -> Iterator[Ui]:
+    """`dev` once it answers, started with the arguments of Ui. At the end it and its children are gone."""
+    ui = Ui(home, *how, **environment)
     try:
         ui.wait_for(ui.serves)
         yield ui
