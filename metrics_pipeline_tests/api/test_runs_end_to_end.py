@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.cli.ui import free_port, running_ui
@@ -30,6 +31,7 @@ def polled(ask: Callable[[], httpx2.Response]) -> dict[str, object]:
     return answer.json()
 
 
+@pytest.mark.long
 def test_runs_and_backfills_end_equal_to_the_oracle_and_a_webserver_that_is_killed_leaves_no_process(
     home: Path, serve: Serve, logs: None, database: Database, database_url: str
 ) -> None:

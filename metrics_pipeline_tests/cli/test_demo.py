@@ -29,6 +29,7 @@ def rows(stdout: str) -> dict[str, list[str]]:
     return {line.split()[0]: line.split()[1:] for line in stdout.splitlines() if re.match(r" \d{4}-\d\d-\d\d ", line)}
 
 
+@pytest.mark.long
 def test_the_demo_shows_a_week_and_the_second_time_changes_nothing(start: Start, home: Path) -> None:
     today = datetime.now(UTC).date()
     first = start("demo", METRICS_DATABASE_URL=_UNREACHABLE)
