@@ -18,8 +18,6 @@ from metrics_pipeline.orchestration.reports import day_metadata
 from metrics_pipeline.pipeline.aggregation import preview_day
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline_tests.api.conftest import Serve
-from metrics_pipeline_tests.api.conftest import serve as serve
 from metrics_pipeline_tests.api.serving import Serve, serving
 from metrics_pipeline_tests.days import (
     DAY,

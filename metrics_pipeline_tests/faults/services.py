@@ -9,10 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dagster as dg
-from metrics_pipeline.orchestration.instance_files import CONFIGURATION, SOCKET, WORKSPACE, write_instance
 
 from metrics_pipeline.orchestration.instance import CONFIGURATION, SOCKET, WORKSPACE, write_instance
-from metrics_pipeline_tests.cli.conftest import bare_environment
 from metrics_pipeline_tests.cli.ui import Ui
 from metrics_pipeline_tests.processes import bare_environment
 

@@ -17,7 +17,6 @@ from metrics_pipeline.postgres.upgrading import head_revision, require_current
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.settings import Settings
 from metrics_pipeline_tests.days import Log, assert_exact_twice, store_agents, store_logs
-from metrics_pipeline_tests.embedded.conftest import wait_until
 from metrics_pipeline_tests.processes import wait_until
 
 SESSION = """
