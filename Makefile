@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo dev test faults lint audit bench clean
+.PHONY: help demo dev test faults lint docs audit bench clean
 
 help:
 	@echo 'make demo   aggregate a week of made-up logs on the embedded PostgreSQL and print the result'
@@ -12,6 +12,7 @@ help:
 	@echo 'make test   run the test suite on a real (embedded) PostgreSQL'
 	@echo 'make faults kill, cut and stop everything with SEEDS=10 seeds of each scenario, or with SEED=7 only'
 	@echo 'make lint   ruff and mypy'
+	@echo 'make docs   write the parts of docs/ that come from the code'
 	@echo 'make audit  look the exact versions of the dependencies up among the known vulnerabilities'
 	@echo 'make bench  measure the aggregation of a day against its alternatives; options: make bench BENCH_ARGUMENTS=--help'
 
@@ -32,6 +33,9 @@ lint: $(VENV)/.installed-lint
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+docs: $(VENV)/.installed
+	@$(BIN)/python -m metrics_pipeline_tests.documents
 
 audit: $(VENV)/.installed-audit
 	@$(BIN)/python -m metrics_pipeline_tests.audit
