@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from metrics_pipeline.metrics.retention import RetentionPolicy
 from metrics_pipeline.metrics.schema import KEY_COLUMNS, METRIC_COLUMNS
+
+from metrics_pipeline.metrics.retention import RetentionPolicy
 from metrics_pipeline.settings import (
     DEFAULT_DAGSTER_WEBSERVER_URL,
     DEFAULT_LOOKBACK_DAYS,
