@@ -91,8 +91,11 @@ def _default(parameter: Any) -> str:
 
 def _variables() -> str:
     return _table(
-        ("variable", "meaning", "default"),
-        [(f"`{name}`", meaning, f"`{default}`" if default else "") for name, meaning, default in variables()],
+        ("variable", "meaning", "set it to", "default"),
+        [
+            (f"`{name}`", meaning, accepted, f"`{default}`" if default else "")
+            for name, meaning, accepted, default in variables()
+        ],
     )
 
 
