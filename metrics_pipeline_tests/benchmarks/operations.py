@@ -68,7 +68,7 @@ def _process_seconds(code: str) -> float:
 
 def _publishing(home: Path, rounds: int) -> dict[str, list[float]]:
     database = open_database(Settings(home=home))
-    contract = open_logs(database)
+    logs = open_logs(database)
     window = day_window(_FIRST, "UTC")
     # By Zipf's law most agents have few logs or none. Every one has a row all the same.
     store_sample(database, SampleSpec(agents=_AGENTS, logs_per_day=100_000), [_FIRST], "UTC", lambda *_: None)
@@ -86,7 +86,7 @@ def _publishing(home: Path, rounds: int) -> dict[str, list[float]]:
         ):
             with database.engine.begin() as connection:
                 connection.execute(text(change))
-            computed = compute_day(database, contract, window, include_inactive_agents=True)
+            computed = compute_day(database, logs, window, include_inactive_agents=True)
             store_day(database, computed, run_id="benchmark", reason=Reason.MANUAL)
             seconds[name].append(computed.timings.seconds["publish"])
     return seconds

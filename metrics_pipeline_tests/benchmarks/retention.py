@@ -62,7 +62,7 @@ raw_log_days, batch_rows, pause_ms = map(int, sys.argv[2:])
 started = time.perf_counter()
 report = apply_retention(
     database,
-    open_logs(database),
+    open_logs(database).contract,
     cutoffs(RetentionPolicy(raw_log_days=raw_log_days), datetime.now(UTC), "UTC"),
     Pace(batch_rows=batch_rows, pause_ms=pause_ms, time_budget_minutes=24 * 60),
     run_id="benchmark",
@@ -141,10 +141,10 @@ def _load(database: Database, logs: int, prune: int) -> None:
         for window, count, days in ((old, prune, old_days), (young, logs - prune, young_days)):
             connection.execute(_LOAD, {"start": window.start, "span": timedelta(days=days), "logs": count})
     _vacuum(database)
-    contract = open_logs(database)
+    logs = open_logs(database)
     for n in range(old_days):
         window = day_window(old.metric_date + timedelta(days=n), "UTC")
-        computed = compute_day(database, contract, window, include_inactive_agents=False)
+        computed = compute_day(database, logs, window, include_inactive_agents=False)
         store_day(database, computed, run_id="benchmark", reason=Reason.MANUAL)
 
 

@@ -31,7 +31,7 @@ def prune(
 ) -> RetentionReport:
     return apply_retention(
         database,
-        open_logs(database),
+        open_logs(database).contract,
         cutoffs(policy or RetentionPolicy(), datetime.fromisoformat(at), time_zone),
         Pace(batch_rows=batch_rows, pause_ms=0),
         run_id="retention",
