@@ -19,7 +19,7 @@ from metrics_pipeline.postgres.privileges import PRIVILEGES
 from metrics_pipeline.postgres.tables import metadata
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.settings import Settings
-from metrics_pipeline_tests.documents.declarations import metric_columns, variables
+from metrics_pipeline_tests.documents.declarations import metric_columns, upstream_columns, variables
 
 _BLOCK = re.compile(r"<!-- make docs: (\w+) -->.*?<!-- end -->", re.DOTALL)
 
@@ -187,6 +187,16 @@ def _metric_columns() -> str:
     return _table(("column", "type", "definition"), rows)
 
 
+def _upstream(table: str) -> Callable[[], str]:
+    def columns() -> str:
+        return _table(
+            ("column", "accepted types", "meaning"),
+            [(f"`{name}`", _code(accepted) or "any", meaning) for name, accepted, meaning in upstream_columns()[table]],
+        )
+
+    return columns
+
+
 def _privileges() -> str:
     tables = list(dict.fromkeys(table for privileges in PRIVILEGES.values() for table in privileges))
     return _table(
@@ -224,4 +234,5 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "metric_columns": _metric_columns,
     "privileges": _privileges,
     **{table: _columns_of(table) for table in metadata.tables},
+    **{table: _upstream(table) for table in upstream_columns()},
 }

@@ -6,7 +6,6 @@ import pytest
 
 from metrics_pipeline.orchestration.checks.assembly import build_checks
 from metrics_pipeline.settings import Settings
-from metrics_pipeline_tests.documents.declarations import variables
 from metrics_pipeline_tests.documents.generated import BLOCKS, blocks_of, openapi_document, renewed
 from metrics_pipeline_tests.documents.pages import DOCS, PROJECT, pages
 
@@ -32,22 +31,6 @@ def test_a_renewed_page_keeps_its_own_words() -> None:
     assert renewed(page).startswith("Before.\n\n<!-- make docs: variables -->\n\n| variable |")
     assert renewed(page).endswith(" |\n\n<!-- end -->\n\nAfter.")
     assert "stale words" not in renewed(page)
-
-
-def test_the_variables_are_those_that_the_settings_read() -> None:
-    class Recorded(dict[str, str]):
-        """Notes which keys are asked for."""
-
-        def __init__(self) -> None:
-            self.asked: set[str] = set()
-
-        def get(self, key: str, default: str | None = None) -> str | None:  # type: ignore[override]
-            self.asked.add(key)
-            return default
-
-    environment = Recorded()
-    Settings.from_environment(environment)
-    assert {name for name, *_ in variables()} == environment.asked
 
 
 def test_the_page_of_the_checks_has_a_section_for_each_check() -> None:
