@@ -51,7 +51,7 @@ signals_held_back = capture_interrupts
 
 def unhealthy(reason: str) -> RunHealth:
     """The answer to run monitoring that ends a run as failed, with the reason in its log."""
-    # If it changes its meaning, the run of a killed process stays "started" for ever and blocks its days.
+    # If it changes its meaning, the run of a killed process stays "started" forever and blocks its days.
     return CheckRunHealthResult(WorkerStatus.FAILED, reason)
 
 
@@ -62,7 +62,7 @@ def silent_output() -> dg.Output[None]:
 
 
 def version_tags(data_version: str, code_version: str, upstream: Sequence[dg.AssetKey]) -> dict[str, str]:
-    """Tags of a materialisation made of upstream assets of which nobody reports any event."""
+    """Tags of a materialisation made of upstream assets that report no events."""
     return {
         # If these three change, the UI cannot tell which days were made of other logs or by an older definition.
         DATA_VERSION_TAG: data_version,

@@ -22,9 +22,9 @@ class EmbeddedPostgresStorage(DagsterPostgresStorage):
 
     def __init__(self, postgres_url: str, *, inst_data: StorageConfiguration | None = None) -> None:
         super().__init__(postgres_url, inst_data=inst_data)
-        # Dagster connects anew for each statement, five times for the event of a day: a backfill of 10,000 logs a day
-        # took a quarter longer. Two connections stay open, as it takes a second one within a transaction. Each is
-        # probed before it is used, because the server may have been restarted meanwhile.
+        # Dagster connects again for each statement, five times for the event of a day: a backfill of 10,000 logs a day
+        # took a quarter longer. Two connections stay open, because Dagster takes a second one within a transaction.
+        # Each is probed before it is used, because the server may have been restarted meanwhile.
         engine = create_engine(
             postgres_url, isolation_level="AUTOCOMMIT", pool_size=2, max_overflow=-1, pool_pre_ping=True
         )

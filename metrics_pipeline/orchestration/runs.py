@@ -40,7 +40,7 @@ def partitions_to_do(
     """The run's partitions without those that are done: materialised by this run, or by an unsuccessful one that it
     repeats, and still equal to their logs or sealed.
 
-    A step that is tried again after a lost connection, and a run that is started anew after a crash, thus go on
+    A step that is tried again after a lost connection, and a run that is started again after a crash, thus go on
     where they stopped.
     """
     materialised = _materialised(context.instance, context.run) & set(context.partition_keys)
