@@ -8,11 +8,13 @@ import polars as pl
 
 from metrics_pipeline.errors import InvariantError
 from metrics_pipeline.metrics.catalog import (
+    AGENT_DAY,
     ERROR_COUNT,
     FINGERPRINT_TOTALS,
     FURTHER_FINGERPRINT,
     METRICS,
     PARTIALS_SCHEMA,
+    Grain,
     Metric,
 )
 from metrics_pipeline.metrics.costs import fingerprint_cost
@@ -88,12 +90,13 @@ def agents_with_irregular_costs(partials: pl.DataFrame) -> list[str | None]:
     return partials.filter(pl.col("cost_nano_usd").is_null())["agent_id"].unique().sort().to_list()
 
 
-def merge_partials(partials: pl.DataFrame) -> LogAggregates:
-    """Merges the partial aggregates (PARTIALS_SCHEMA) of each agent."""
+def merge_partials(partials: pl.DataFrame, grain: Grain = AGENT_DAY) -> LogAggregates:
+    """Merges the partial aggregates (PARTIALS_SCHEMA) of a day that have the same keys of the grain: of each agent."""
+    keys = [name for name in grain.key_names if name != "metric_date"]
     latencies, latency_counts = pl.col("latencies_ms").list, pl.col("latency_counts").list
     by_agent = (
         partials.lazy()
-        .group_by("agent_id")
+        .group_by(keys)
         .agg(
             pl.col(pl.Int64, pl.Int128).sum(),
             pl.col("cost_nano_usd").is_null().any().alias("has_irregular_costs"),
@@ -106,8 +109,8 @@ def merge_partials(partials: pl.DataFrame) -> LogAggregates:
             _error_counts().alias("error_counts"),
         )
         .with_columns(pl.lit(None, PARTIALS_SCHEMA["latency_counts"]).alias("latency_counts"))
-        .pipe(_merge_pairs, partials, bare="latencies_ms", counts="latency_counts")
-        .pipe(_merge_pairs, partials, bare="error_types", counts="error_counts")
+        .pipe(_merge_pairs, partials, keys, bare="latencies_ms", counts="latency_counts")
+        .pipe(_merge_pairs, partials, keys, bare="error_types", counts="error_counts")
         .with_columns(
             latencies=pl.coalesce(latencies.len().cast(pl.Int64), latency_counts.agg(_executions().sum())),
             latency_ms=pl.coalesce(
@@ -187,24 +190,26 @@ def _error_counts() -> pl.Expr:
     return counts.struct.rename_fields([field.name for field in ERROR_COUNT.fields]).cast(ERROR_COUNT).sort()
 
 
-def _merge_pairs(by_agent: pl.LazyFrame, partials: pl.DataFrame, *, bare: str, counts: str) -> pl.LazyFrame:
-    """Replaces both columns of `by_agent` by sorted pairs, if the source has sent pairs and not only bare values."""
+def _merge_pairs(
+    merged: pl.LazyFrame, partials: pl.DataFrame, keys: list[str], *, bare: str, counts: str
+) -> pl.LazyFrame:
+    """Replaces both columns of `merged` by sorted pairs, if the source has sent pairs and not only bare values."""
     if partials[counts].list.len().sum() == 0:
-        return by_agent
+        return merged
     value, executions = (field.name for field in _pair_of(counts).fields)
-    values = partials.lazy().select("agent_id", pl.col(bare).alias(value)).explode(value).drop_nulls(value)
-    pairs = partials.lazy().select("agent_id", counts).explode(counts).drop_nulls(counts).unnest(counts)
-    merged = (
+    values = partials.lazy().select(*keys, pl.col(bare).alias(value)).explode(value).drop_nulls(value)
+    pairs = partials.lazy().select(*keys, counts).explode(counts).drop_nulls(counts).unnest(counts)
+    sorted_pairs = (
         pl.concat([pairs, values.with_columns(pl.lit(1, pl.Int64).alias(executions))])
-        .group_by("agent_id", value)
+        .group_by(*keys, value)
         .agg(pl.col(executions).sum())
         .sort(value)
-        .group_by("agent_id", maintain_order=True)
+        .group_by(keys, maintain_order=True)
         .agg(pl.struct(value, executions).alias(counts))
     )
     return (
-        by_agent.drop(counts)
-        .join(merged, on="agent_id", how="left", nulls_equal=True)
+        merged.drop(counts)
+        .join(sorted_pairs, on=keys, how="left", nulls_equal=True)
         .with_columns(
             pl.lit(None, PARTIALS_SCHEMA[bare]).alias(bare),
             pl.col(counts).fill_null(pl.lit([], PARTIALS_SCHEMA[counts])),

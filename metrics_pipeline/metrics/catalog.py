@@ -4,7 +4,8 @@ DDL, the publishing statement, lineage, validation, the API's models, period tot
 these declarations. The partial aggregates that formulas read are declared here too; logs/log_columns.py has their SQL.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
 from typing import Any
@@ -119,7 +120,7 @@ class Metric(Column):
     formula: pl.Expr
     over_days: OverDays
     without_logs: Any = 0
-    rules: dict[str, pl.Expr] | None = None
+    rules: Mapping[str, pl.Expr] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,173 +146,120 @@ class Grain:
         return pl.Schema({column.name: column.dtype for column in self.columns})
 
 
-_NANO = Decimal("0.000000001")
-_MILLIONTH = Decimal("0.000001")
+def _total(name: str, meaning: str, example: int, *inputs: str, **more: Any) -> Metric:
+    return Metric(name, pl.Int64(), "bigint", meaning, example, inputs, pl.col(name), OverDays.SUM, **more)
 
 
-def _bigint(name: str, **declared: Any) -> Metric:
-    return Metric(name, pl.Int64(), "bigint", **declared)
+def _latency(name: str, meaning: str, example: int, formula: pl.Expr, **more: Any) -> Metric:
+    inputs = ("latency_ms",)
+    return Metric(name, pl.Int64(), "bigint", meaning, example, inputs, formula, OverDays.DISTRIBUTION, **more)
 
 
-def _usd(name: str, **declared: Any) -> Metric:
-    return Metric(name, pl.Decimal(20, 9), "numeric(20,9)", **declared)
-
-
-def _cost(regular: pl.Expr, exact: str) -> pl.Expr:
+def _usd(name: str, meaning: str, example: float, over_days: OverDays, regular: pl.Expr, exact: str) -> Metric:
     # Not a coalesce: an exact cost is NULL when it is too large, and the regular one would then be wrong.
-    return decimal(pl.when("has_irregular_costs").then(exact).otherwise(regular), _NANO)
+    cost = decimal(pl.when("has_irregular_costs").then(exact).otherwise(regular), Decimal("0.000000001"))
+    return Metric(name, pl.Decimal(20, 9), "numeric(20,9)", meaning, example, ("cost_usd",), cost, over_days)
 
 
-def _latency(q: float) -> pl.Expr:
+def _quantile(q: float) -> pl.Expr:
     bare = percentile(pl.col("latencies_ms"), q)
     return pl.coalesce(bare, weighted_percentile(pl.col("latency_counts"), q)).fill_null(0)
 
 
+_TOTAL, _SUCCESSFUL, _FAILED = map(pl.col, ("total_executions", "successful_executions", "failed_executions"))
+_COST = pl.col("cost_nano_usd")
+_MEAN_LATENCY = rounded_quotient(pl.col("latency_ms"), pl.col("latencies"))
+_ERRORS = pl.col("error_distribution").list.eval(pl.element().struct.field("executions")).list.sum()
+
 METRICS = (
-    _bigint(
-        "total_executions",
-        meaning="All logs of the day, whatever their status.",
-        example=100,
-        inputs=(),
-        formula=pl.col("total_executions"),
-        over_days=OverDays.SUM,
-    ),
-    _bigint(
+    _total("total_executions", "All logs of the day, whatever their status.", 100),
+    _total(
         "successful_executions",
-        meaning="Logs with status 'success'.",
-        example=98,
-        inputs=("status",),
-        formula=pl.col("successful_executions"),
-        over_days=OverDays.SUM,
-        rules={
-            "successful and failed executions exceed the total": (
-                pl.col("successful_executions") + pl.col("failed_executions") <= pl.col("total_executions")
-            )
-        },
+        "Logs with status 'success'.",
+        98,
+        "status",
+        rules={"successful and failed executions exceed the total": _SUCCESSFUL + _FAILED <= _TOTAL},
     ),
-    _bigint(
-        "failed_executions",
-        meaning="Logs with status 'failed'.",
-        example=1,
-        inputs=("status",),
-        formula=pl.col("failed_executions"),
-        over_days=OverDays.SUM,
-    ),
+    _total("failed_executions", "Logs with status 'failed'.", 1, "status"),
     Metric(
         "success_rate",
-        dtype=pl.Decimal(7, 6),
-        sql_type="numeric(7,6)",
-        meaning="successful / total, rounded half away from zero to 6 places; 1 for a day without logs.",
-        example=0.98,
-        inputs=("status",),
-        formula=decimal(
-            rounded_quotient(pl.col("successful_executions") * 1_000_000, pl.col("total_executions")), _MILLIONTH
-        ),
-        over_days=OverDays.QUOTIENT,
+        pl.Decimal(7, 6),
+        "numeric(7,6)",
+        "successful / total, rounded half away from zero to 6 places; 1 for a day without logs.",
+        0.98,
+        ("status",),
+        decimal(rounded_quotient(_SUCCESSFUL * 1_000_000, _TOTAL), Decimal("0.000001")),
+        OverDays.QUOTIENT,
         without_logs=1,
         rules={"success_rate is not between 0 and 1": pl.col("success_rate").is_between(0, 1)},
     ),
-    _bigint(
+    _latency(
         "avg_latency_ms",
-        meaning="Exact mean latency in milliseconds, rounded half away from zero; 0 without latencies.",
-        example=840,
-        inputs=("latency_ms",),
-        formula=pl.when(pl.col("latencies") > 0)
-        .then(rounded_quotient(pl.col("latency_ms"), pl.col("latencies")))
-        .otherwise(0),
-        over_days=OverDays.DISTRIBUTION,
+        "Exact mean latency in milliseconds, rounded half away from zero; 0 without latencies.",
+        840,
+        pl.when(pl.col("latencies") > 0).then(_MEAN_LATENCY).otherwise(0),
     ),
-    _bigint(
+    _latency(
         "p50_latency_ms",
-        meaning="Median latency in milliseconds: linear interpolation in double precision, rounded half to even.",
-        example=610,
-        inputs=("latency_ms",),
-        formula=_latency(0.50),
-        over_days=OverDays.DISTRIBUTION,
+        "Median latency in milliseconds: linear interpolation in double precision, rounded half to even.",
+        610,
+        _quantile(0.50),
         rules={
-            "the percentiles are not in order": (
-                (pl.col("p50_latency_ms") <= pl.col("p95_latency_ms"))
-                & (pl.col("p95_latency_ms") <= pl.col("p99_latency_ms"))
-            )
+            "the percentiles are not in order": (pl.col("p50_latency_ms") <= pl.col("p95_latency_ms"))
+            & (pl.col("p95_latency_ms") <= pl.col("p99_latency_ms"))
         },
     ),
-    _bigint(
-        "p95_latency_ms",
-        meaning="95th percentile of latency, as p50_latency_ms.",
-        example=2310,
-        inputs=("latency_ms",),
-        formula=_latency(0.95),
-        over_days=OverDays.DISTRIBUTION,
-    ),
-    _bigint(
-        "p99_latency_ms",
-        meaning="99th percentile of latency, as p50_latency_ms.",
-        example=4102,
-        inputs=("latency_ms",),
-        formula=_latency(0.99),
-        over_days=OverDays.DISTRIBUTION,
-    ),
-    _bigint(
-        "total_tokens",
-        meaning="Sum of token_count; NULL counts as 0.",
-        example=128400,
-        inputs=("token_count",),
-        formula=pl.col("total_tokens"),
-        over_days=OverDays.SUM,
-    ),
+    _latency("p95_latency_ms", "95th percentile of latency, as p50_latency_ms.", 2310, _quantile(0.95)),
+    _latency("p99_latency_ms", "99th percentile of latency, as p50_latency_ms.", 4102, _quantile(0.99)),
+    _total("total_tokens", "Sum of token_count; NULL counts as 0.", 128400, "token_count"),
     _usd(
         "total_cost_usd",
-        meaning="Exact sum of cost_usd; NULL and NaN count as 0.",
-        example=1.25,
-        inputs=("cost_usd",),
-        formula=_cost(pl.col("cost_nano_usd"), "total_cost_nano_usd"),
-        over_days=OverDays.SUM,
+        "Exact sum of cost_usd; NULL and NaN count as 0.",
+        1.25,
+        OverDays.SUM,
+        _COST,
+        "total_cost_nano_usd",
     ),
     _usd(
         "avg_cost_per_execution",
-        meaning="total cost / total executions in USD, the exact quotient rounded half away from zero to 9 places.",
-        example=0.0125,
-        inputs=("cost_usd",),
-        formula=_cost(rounded_quotient(pl.col("cost_nano_usd"), pl.col("total_executions")), "avg_cost_nano_usd"),
-        over_days=OverDays.QUOTIENT,
+        "total cost / total executions in USD, the exact quotient rounded half away from zero to 9 places.",
+        0.0125,
+        OverDays.QUOTIENT,
+        rounded_quotient(_COST, _TOTAL),
+        "avg_cost_nano_usd",
     ),
     Metric(
         "error_distribution",
-        dtype=pl.List(ERROR_COUNT),
-        sql_type="jsonb",
-        meaning="Failed logs by error_type, as {error_type: count}; NULL counts under 'unknown'.",
-        example={"timeout": 1},
-        inputs=("status", "error_type"),
-        formula=pl.col("error_counts"),
-        over_days=OverDays.SUM_BY_KEY,
+        pl.List(ERROR_COUNT),
+        "jsonb",
+        "Failed logs by error_type, as {error_type: count}; NULL counts under 'unknown'.",
+        {"timeout": 1},
+        ("status", "error_type"),
+        pl.col("error_counts"),
+        OverDays.SUM_BY_KEY,
         without_logs=[],
-        rules={
-            "the error distribution does not sum to failed_executions": (
-                pl.col("failed_executions")
-                == pl.col("error_distribution").list.eval(pl.element().struct.field("executions")).list.sum()
-            )
-        },
+        rules={"the error distribution does not sum to failed_executions": _FAILED == _ERRORS},
     ),
-    _bigint(
+    _total(
         "human_interventions",
-        meaning="Logs whose metadata says human_intervention = true.",
-        example=2,
-        inputs=("metadata",),
-        formula=pl.col("human_interventions"),
-        over_days=OverDays.SUM,
+        "Logs whose metadata says human_intervention = true.",
+        2,
+        "metadata",
         rules={
             "more unique users or human interventions than executions": (
-                pl.max_horizontal("unique_users", "human_interventions") <= pl.col("total_executions")
+                pl.max_horizontal("unique_users", "human_interventions") <= _TOTAL
             )
         },
     ),
-    _bigint(
+    Metric(
         "unique_users",
-        meaning="Distinct non-NULL user_id values in metadata.",
-        example=37,
-        inputs=("metadata",),
-        formula=pl.col("unique_users"),
-        over_days=OverDays.DISTRIBUTION,
+        pl.Int64(),
+        "bigint",
+        "Distinct non-NULL user_id values in metadata.",
+        37,
+        ("metadata",),
+        pl.col("unique_users"),
+        OverDays.DISTRIBUTION,
     ),
 )
 

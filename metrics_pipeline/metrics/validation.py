@@ -8,7 +8,7 @@ from metrics_pipeline.metrics.windows import DayWindow
 _MAX_NAMED_AGENTS = 5
 
 #: Each rule of a single row, by the words for a row that breaks it.
-_ROW_RULES = {words: rule for metric in METRICS for words, rule in (metric.rules or {}).items()}
+_ROW_RULES = {words: rule for metric in METRICS for words, rule in metric.rules.items()}
 
 
 def validate_day(day: DayMetrics, window: DayWindow, logs_read: int) -> None:
