@@ -1,5 +1,7 @@
 """What a metric reads of a log, as SQL: the row, the partial aggregates, and the fingerprints by version."""
 
+import re
+
 from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.metrics.catalog import (
     FAILED_STATUS,
@@ -35,8 +37,8 @@ _LOG_COLUMNS = f"""
     status::text AS status,
     error_type::text AS error_type,
     status::text = '{SUCCESS_STATUS}' AS is_successful,
-    (USER_ID) AS user_id,
-    (HUMAN_INTERVENTION) = 'true' AS is_human_intervention"""
+    METADATA(user_id) AS user_id,
+    METADATA(human_intervention) = 'true' AS is_human_intervention"""
 
 
 def log_columns(contract: UpstreamContract) -> str:
@@ -45,9 +47,7 @@ def log_columns(contract: UpstreamContract) -> str:
     In a subquery that ends with OFFSET 0 each column is evaluated once per row; otherwise once per use.
     """
     value = _VALUE_OF_JSON if contract.metadata_is_json else _VALUE_OF_JSONB
-    return _LOG_COLUMNS.replace("USER_ID", value.replace("KEY", "user_id")).replace(
-        "HUMAN_INTERVENTION", value.replace("KEY", "human_intervention")
-    )
+    return re.sub(r"METADATA\((\w+)\)", lambda key: f"({value.replace('KEY', key[1])})", _LOG_COLUMNS)
 
 
 #: Whether a log of log_columns() failed. Most are spared the comparison of texts.
