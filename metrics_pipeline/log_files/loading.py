@@ -1,4 +1,4 @@
-"""Loading logs: frames that are known to be right, and files that may hold anything."""
+"""Loading logs into agent_execution_logs: from frames of valid logs, and from files that may hold anything."""
 
 import stat
 from collections import Counter
@@ -39,7 +39,7 @@ _FORMATS: Mapping[str, type[LogFile]] = {
 
 @dataclass(frozen=True)
 class LoadedLogs:
-    """What a load stored: logs by file and by calendar day, agents it registered, and how many logs it left out."""
+    """The logs stored by file and by calendar day, the agents registered, and the number of logs left out."""
 
     logs_by_file: Mapping[Path, int]
     logs_by_day: Mapping[date, int]
@@ -50,7 +50,7 @@ class LoadedLogs:
 def load_logs(connection: Connection, frames: Iterable[pl.DataFrame]) -> int:
     """Stores frames of LOG_SCHEMA in the transaction of `connection`; returns how many logs are new.
 
-    An id that is stored already is left as it is. Raises LogFileError for what PostgreSQL refuses.
+    Skips logs whose id is stored already. Raises LogFileError if PostgreSQL refuses a log.
     """
     staging = LogStaging(connection)
     for frame in frames:
@@ -61,9 +61,9 @@ def load_logs(connection: Connection, frames: Iterable[pl.DataFrame]) -> int:
 
 
 def register_agents(connection: Connection, agents: pl.DataFrame) -> int:
-    """Adds the agents (columns id, name, status: String) that agent_registry does not hold; returns how many.
+    """Adds the agents (columns id, name, status: String) that are not in agent_registry; returns how many.
 
-    Raises LogFileError for what PostgreSQL refuses, such as a registry with further required columns.
+    Raises LogFileError if PostgreSQL refuses an agent, for example because the table has further required columns.
     """
     if agents.is_empty():
         return 0
@@ -85,11 +85,12 @@ def load_log_files(
 ) -> LoadedLogs:
     """Stores the logs of CSV, NDJSON and Parquet files in the transaction of `connection`: all of them, or none.
 
-    Every value is checked, and every log must be new. `skip_existing` leaves out logs that are stored with the same
-    values. Agents that agent_registry lacks are refused, or with `register_unknown` registered as active, named by
-    their id. `time_zone` decides the days of the result. `on_bytes` hears how many more bytes of the files were read.
+    Checks every value and refuses logs that are stored already; `skip_existing` leaves them out instead if their values
+    are the same. Refuses agents that are not in agent_registry; `register_unknown` registers them instead as active,
+    with their id as name. `time_zone` is the zone of the result's days. Calls `on_bytes` with the number of bytes read
+    since the last call.
 
-    Raises LogFileError, which names file, row, column and value of the first problems; the caller must then roll back.
+    Raises LogFileError, which names file, row, column and value of the first problems. The caller must then roll back.
     """
     problems = Problems()
     files = [_open(path, problems) for path in paths]
@@ -98,8 +99,8 @@ def load_log_files(
     staging = LogStaging(connection)
     for number, file in enumerate(files):
         for batch in file.batches(on_bytes):
-            checked = check_batch(batch, file, problems, staging.column_types)
-            # After the first problem nothing will be stored: the rest is read only to name what else is wrong.
+            checked = check_batch(batch, file, staging.column_types)
+            # After the first problem nothing will be stored. The rest is read to name the other problems.
             if not problems.total and checked.height:
                 rows = f"{shown(file.path)}, {file.row_unit}s {checked['row'][0]} to {checked['row'][-1]}"
                 staging.copy(checked.with_columns(file=pl.lit(number)), rows)
@@ -133,7 +134,7 @@ def _open(path: Path, problems: Problems) -> LogFile:
     if not endings:
         raise LogFileError(f"{shown(path)} has no ending of a known format. Known are {', '.join(_FORMATS)}.")
     try:
-        # Opening a FIFO would wait for its writer, and a device may have no end.
+        # Opening a FIFO would wait for a writer, and a device may never end.
         if not (path.is_dir() or stat.S_ISREG(path.stat().st_mode)):
             raise LogFileError(f"{shown(path)} is no regular file. Write what it yields into one, and load that.")
         path.open("rb").close()
@@ -143,8 +144,8 @@ def _open(path: Path, problems: Problems) -> LogFile:
 
 
 def _counts(connection: Connection, time_zone: str) -> tuple[Counter[int], Counter[date]]:
-    # Quarters of an hour, of which every zone's offset is made today, become days in Python: the windows of days
-    # come from Python's time zones, and those of the server may be of another version.
+    # Python turns quarters of an hour into days, because the windows of days come from Python's time zones and the
+    # server's may be of another version. Every zone's present offset is a multiple of a quarter of an hour.
     zone = ZoneInfo(time_zone)
     by_file: Counter[int] = Counter()
     by_day: Counter[date] = Counter()

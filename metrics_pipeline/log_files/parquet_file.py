@@ -1,6 +1,7 @@
-"""Reading Parquet by row groups. Every column is cast to text by Arrow, so that one set of rules checks all formats."""
+"""Reading Parquet by row groups. Arrow casts every column to text, so that one set of rules checks all formats."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import compress, pairwise
 from typing import cast
 
 import polars as pl
@@ -9,8 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from metrics_pipeline.log_files.log_file import BATCH_BYTES, BATCH_ROWS, LINE_BYTES, MIB, LogFile
+from metrics_pipeline.log_files.log_file import BATCH_BYTES, BATCH_ROWS, MIB, ROW_BYTES, LogFile
 from metrics_pipeline.log_files.problems import shown
+from metrics_pipeline.log_files.schema import COLUMNS, Kind
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -24,17 +26,14 @@ def _is_number(kind: pa.DataType) -> bool:
     return any(check(kind) for check in (types.is_integer, types.is_floating, types.is_decimal))
 
 
-#: What a column may hold beside text. A whole float counts as an integer: pandas writes integers with gaps as floats.
-#: A float cost is taken as the shortest decimal that denotes it, which is what its writer saw printed.
-_ALSO_ACCEPTED: dict[str, Callable[[pa.DataType], bool]] = {
-    "id": types.is_integer,
-    "timestamp": types.is_timestamp,
-    "latency_ms": _is_number,
-    "token_count": _is_number,
-    "cost_usd": _is_number,
+#: What a column may hold beside text. A float without a fraction counts as an integer: pandas writes integers with
+#: gaps as floats. A float cost is read as the shortest decimal that denotes it, which is what its writer saw printed.
+_ARROW_TYPES: dict[Kind, Callable[[pa.DataType], bool]] = {
+    Kind.ID: types.is_integer,
+    Kind.INSTANT: types.is_timestamp,
+    Kind.INTEGER: _is_number,
+    Kind.DECIMAL: _is_number,
 }
-
-_WHOLE_NUMBERS = ("latency_ms", "token_count")
 
 
 class ParquetFile(LogFile):
@@ -48,47 +47,48 @@ class ParquetFile(LogFile):
         if not (self.has_usable_columns(schema.names) and self._has_usable_types(schema)):
             return
         texts = [field.name for field in schema if _is_text(field.type) and not types.is_null(field.type)]
-        # As dictionaries: a few kilobytes of file may repeat one long text for millions of rows.
+        # As dictionaries: a file of a few kilobytes may repeat one long text in millions of rows.
         with pq.ParquetFile(self.path, read_dictionary=texts, page_checksum_verification=True) as file:
             bytes_per_row = self.path.stat().st_size / max(file.metadata.num_rows, 1)
             first = 1
             for batch in file.iter_batches(BATCH_ROWS):
-                for start, end in self._pieces(batch, first):
-                    piece = batch.slice(start, end - start)
-                    rows = range(first + start, first + end)
-                    yield self.text_frame(rows, {name: _texts(name, piece.column(name)) for name in piece.schema.names})
+                yield from self._frames(batch, range(first, first + batch.num_rows))
                 on_bytes(int(bytes_per_row * batch.num_rows))
                 first += batch.num_rows
-
-    def _pieces(self, batch: pa.RecordBatch, first: int) -> Iterator[tuple[int, int]]:
-        """The batch's rows, from 0, in pieces whose texts fit into memory; rows that do not become problems."""
-        start = held = 0
-        for row, size in enumerate(_row_bytes(batch)):
-            if size > LINE_BYTES:
-                self.problem(first + row, f"is longer than {LINE_BYTES // MIB} MiB")
-            if start < row and (size > LINE_BYTES or held + size > BATCH_BYTES):
-                yield start, row
-                start, held = row, 0
-            if size > LINE_BYTES:
-                start = row + 1
-            else:
-                held += size
-        if start < batch.num_rows:
-            yield start, batch.num_rows
 
     def _has_usable_types(self, schema: pa.Schema) -> bool:
         wrong = [
             field
             for field in schema
-            if not _is_text(field.type) and not _ALSO_ACCEPTED.get(field.name, types.is_null)(field.type)
+            if not _is_text(field.type) and not _ARROW_TYPES.get(COLUMNS[field.name], types.is_null)(field.type)
         ]
         for field in wrong:
-            self._problems.add(shown(self.path), f"has type {field.type}; write it as text", column=field.name)
+            self.problems.add(shown(self.path), f"has type {field.type}; write it as text", column=field.name)
         return not wrong
 
+    def _frames(self, batch: pa.RecordBatch, rows: Sequence[int]) -> Iterator[pl.DataFrame]:
+        """The batch in frames whose texts have at most BATCH_BYTES, without the rows that are too long."""
+        sizes = _row_bytes(batch)
+        for row, size in zip(rows, sizes, strict=True):
+            if size > ROW_BYTES:
+                self.problem(row, f"is longer than {ROW_BYTES // MIB} MiB")
+        fits = [size <= ROW_BYTES for size in sizes]
+        batch, rows = batch.filter(pa.array(fits, pa.bool_())), list(compress(rows, fits))
+        starts = [0]
+        held = 0
+        for index, size in enumerate(compress(sizes, fits)):
+            if held + size > BATCH_BYTES:
+                starts.append(index)
+                held = 0
+            held += size
+        for start, end in pairwise([*starts, len(rows)]):
+            piece = batch.slice(start, end - start)
+            columns = {name: _texts(name, piece.column(name)) for name in piece.schema.names}
+            yield self.text_frame(rows[start:end], columns)
 
-def _row_bytes(batch: pa.RecordBatch) -> Sequence[int]:
-    """How many bytes the texts of each row have."""
+
+def _row_bytes(batch: pa.RecordBatch) -> list[int]:
+    """The size of each row's texts in bytes."""
     total = pa.repeat(pa.scalar(0, pa.int64()), batch.num_rows)
     for column in batch.columns:
         if types.is_dictionary(column.type) and _is_text(column.type):
@@ -97,12 +97,12 @@ def _row_bytes(batch: pa.RecordBatch) -> Sequence[int]:
     return cast("list[int]", total.to_pylist())
 
 
-def _texts(name: str, column: pa.Array) -> Sequence[str | None]:
-    if name in _WHOLE_NUMBERS and types.is_floating(column.type):
-        # The shortest decimal that denotes the narrow float 2147483520 is 2.1474835e9, which is another whole number.
+def _texts(name: str, column: pa.Array) -> list[str | None]:
+    if COLUMNS[name] is Kind.INTEGER and types.is_floating(column.type):
+        # The shortest decimal that denotes the 32-bit float 2147483520 is 2.1474835e9, a different integer.
         column = column.cast(pa.float64())
     if types.is_timestamp(column.type) and column.type.tz is not None:
-        # The zone is only how to show the instant; the instants themselves are stored in UTC.
+        # Parquet stores instants in UTC; the zone only says how to show them.
         column = column.cast(pa.timestamp(column.type.unit, "UTC"))
     binary = column.cast(pa.large_string()).cast(pa.large_binary())
     return [None if value is None else value.decode("utf-8", "surrogateescape") for value in binary.to_pylist()]

@@ -1,4 +1,4 @@
-"""What can be wrong with staged logs only in view of the others and of what is stored: ids, agents, precision."""
+"""Checks that compare staged logs with each other and with the database: repeated ids, unknown agents, precision."""
 
 from collections.abc import Sequence
 
@@ -7,20 +7,22 @@ from sqlalchemy import Connection, text
 from metrics_pipeline.errors import LogFileError
 from metrics_pipeline.log_files.log_file import LogFile
 from metrics_pipeline.log_files.problems import Problems
+from metrics_pipeline.log_files.schema import COLUMNS, REQUIRED_COLUMNS, Kind
 from metrics_pipeline.log_files.staging import LogStaging, refusals_named, verbatim
 
 _SHOWN_AGENTS = 10
 
-# Plain equality where NULL cannot be, so that the planner may join by it. json has no equality, jsonb has.
-_SAME_VALUES = """
-    old.agent_id = new.agent_id AND old."timestamp" = new."timestamp" AND old.status = new.status
-    AND old.latency_ms IS NOT DISTINCT FROM new.latency_ms AND old.token_count IS NOT DISTINCT FROM new.token_count
-    AND old.cost_usd IS NOT DISTINCT FROM new.cost_usd AND old.error_type IS NOT DISTINCT FROM new.error_type
-    AND old.metadata::jsonb IS NOT DISTINCT FROM new.metadata::jsonb
-"""
+
+def _is_same(name: str) -> str:
+    # The planner can join by `=`, which is right only where neither side is NULL. json has no equality; jsonb has.
+    equals = "=" if name in REQUIRED_COLUMNS else "IS NOT DISTINCT FROM"
+    cast = "::jsonb" if COLUMNS[name] is Kind.JSON else ""
+    return f'old."{name}"{cast} {equals} new."{name}"{cast}'
+
+
+_SAME_VALUES = " AND ".join(_is_same(name) for name in COLUMNS if name != "id")
 _HAS_TWIN = f"new.id IS NULL AND EXISTS (SELECT FROM agent_execution_logs old WHERE {_SAME_VALUES})"
 
-# All statements are made of constants of this module.
 _REMOVE_KNOWN = (
     f"""DELETE FROM log_staging new USING log_staging old
         WHERE old.id = new.id AND (old.file, old.row) < (new.file, new.row) AND {_SAME_VALUES}""",
@@ -41,7 +43,7 @@ _STORED_WITHOUT_ID = f"SELECT file, row, id AS value FROM log_staging new WHERE 
 
 
 def check_precision(connection: Connection, staging: LogStaging, files: Sequence[LogFile], problems: Problems) -> None:
-    """Adds each value that its column would round or cut, as numeric(12,6) does with nine decimals."""
+    """Adds a problem for each value that its column would round or cut, as numeric(12,6) does with nine decimals."""
     for name, declared in staging.declared_types.items():
         query = f"""
             SELECT file, row, "{name}" AS value FROM log_staging
@@ -53,15 +55,15 @@ def check_precision(connection: Connection, staging: LogStaging, files: Sequence
 
 
 def remove_known(connection: Connection) -> int:
-    """Takes logs out of the staging that are stored with the same values or stand twice in the files; returns how many.
+    """Deletes staged logs that are stored with the same values or repeat an earlier one; returns how many.
 
-    A log without an id is known if a stored log equals it in every other column.
+    A log without an id counts as stored if a stored log equals it in every other column.
     """
     return sum(connection.execute(text(statement)).rowcount for statement in _REMOVE_KNOWN)
 
 
 def check_unknown(connection: Connection, files: Sequence[LogFile], problems: Problems, *, known_removed: bool) -> None:
-    """Adds each log that is stored already or stands a second time in the files."""
+    """Adds a problem for each log that is stored already or repeats the id of an earlier one."""
     remedy = "; --skip-existing leaves out logs that are stored with the same values"
     but = ", with other values" if known_removed else ""
     for query, reason in (
@@ -73,7 +75,7 @@ def check_unknown(connection: Connection, files: Sequence[LogFile], problems: Pr
 
 
 def unregistered_agents(connection: Connection) -> list[str]:
-    """The agents of staged logs that agent_registry does not hold, in order."""
+    """The agents of the staged logs that are not in agent_registry, sorted."""
     return list(
         connection.execute(
             text("""
@@ -85,7 +87,7 @@ def unregistered_agents(connection: Connection) -> list[str]:
 
 
 def refuse_unregistered(agents: Sequence[str]) -> None:
-    """Raises LogFileError that names the first of `agents`, if there are any."""
+    """Raises LogFileError, which names the first of `agents`, unless there are none."""
     if agents:
         shown = ", ".join(map(repr, agents[:_SHOWN_AGENTS])) + (", …" if len(agents) > _SHOWN_AGENTS else "")
         raise LogFileError(
@@ -97,10 +99,10 @@ def refuse_unregistered(agents: Sequence[str]) -> None:
 def _add_found(
     connection: Connection, query: str, files: Sequence[LogFile], problems: Problems, column: str, reason: str
 ) -> None:
-    """Adds a problem for each row (file, row, value) of `query`, and fetches only those that will be shown."""
+    """Adds a problem for each row (file, row, value) of `query`. Fetches only the rows that the error will show."""
     rows = connection.execute(
         text(f"SELECT file, row, value::text, count(*) OVER () FROM ({query}) found ORDER BY 1, 2 LIMIT :shown"),
-        # At least one, for the count.
+        # At least one row, because it carries the count.
         {"shown": max(problems.room, 1)},
     ).all()
     for file, row, value, _ in rows:

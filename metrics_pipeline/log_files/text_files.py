@@ -1,32 +1,58 @@
-"""Reading CSV and NDJSON, plain or gzipped, by the line. No value passes through a float; each row knows its line."""
+"""Reading CSV and NDJSON, plain or gzipped, line by line. No value passes through a float, and each row has its line.
+
+The readers of Polars, Arrow and DuckDB do not keep these promises: they lose the digits of JSON numbers or cannot name
+the line of a row.
+"""
 
 import csv
 import gzip
 import json
-import re
-import secrets
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+import simplejson
+from simplejson import RawJSON
 
-from metrics_pipeline.log_files.log_file import BATCH_BYTES, BATCH_ROWS, LINE_BYTES, MIB, LogFile
+from metrics_pipeline.log_files.log_file import BATCH_BYTES, BATCH_ROWS, MIB, ROW_BYTES, LogFile
 from metrics_pipeline.log_files.problems import quoted
-from metrics_pipeline.log_files.schema import LOG_SCHEMA
+from metrics_pipeline.log_files.schema import COLUMNS, Kind
 
-#: What of a row may stand on several lines, together.
-_ROW_BYTES = 2 * LINE_BYTES
+#: The limit of a row that spans several lines.
+_LINES_BYTES = 2 * ROW_BYTES
 
 
 class TextFile(LogFile, ABC):
-    """A file of lines."""
+    """A file of lines. A row is known by its first line."""
 
     row_unit = "line"
+    _columns: Sequence[str]
     _bytes_read = 0
     _bytes_before_row = 0
+
+    @abstractmethod
+    def _rows(self, lines: Iterator[str]) -> Iterator[tuple[int, Sequence[str | None] | None]]:
+        """The line and the values of `_columns` of each row, or None instead of the values if the row is left out."""
+
+    def _batches(self, on_bytes: Callable[[int], None]) -> Iterator[pl.DataFrame]:
+        numbers: list[int] = []
+        rows: list[Sequence[str | None]] = []
+        bytes_before_batch = 0
+        for number, row in self._rows(self._lines(on_bytes)):
+            self._bytes_before_row = self._bytes_read
+            if row is not None:
+                numbers.append(number)
+                rows.append(row)
+            if rows and (len(rows) >= BATCH_ROWS or self._bytes_read - bytes_before_batch >= BATCH_BYTES):
+                yield self._frame(numbers, rows)
+                numbers, rows, bytes_before_batch = [], [], self._bytes_read
+        if rows:
+            yield self._frame(numbers, rows)
+
+    def _frame(self, numbers: list[int], rows: list[Sequence[str | None]]) -> pl.DataFrame:
+        return self.text_frame(numbers, dict(zip(self._columns, zip(*rows, strict=True), strict=True)))
 
     def _lines(self, on_bytes: Callable[[int], None]) -> Iterator[str]:
         with ExitStack() as stack:
@@ -35,123 +61,83 @@ class TextFile(LogFile, ABC):
             lines = stack.enter_context(gzip.open(raw)) if is_gzip else raw
             reported = 0
             number = 0
-            while line := lines.readline(LINE_BYTES):
+            while line := lines.readline(ROW_BYTES):
                 number += 1
-                if len(line) == LINE_BYTES and not line.endswith(b"\n"):
-                    self.problem(number, f"is longer than {LINE_BYTES // MIB} MiB")
+                if len(line) == ROW_BYTES and not line.endswith(b"\n"):
+                    self.problem(number, f"is longer than {ROW_BYTES // MIB} MiB")
                     return
                 self._bytes_read += len(line)
-                if self._bytes_read - self._bytes_before_row > _ROW_BYTES:
-                    self.problem(number, f"belongs to a row of more than {_ROW_BYTES // MIB} MiB")
+                if self._bytes_read - self._bytes_before_row > _LINES_BYTES:
+                    self.problem(number, f"belongs to a row of more than {_LINES_BYTES // MIB} MiB")
                     return
                 if raw.tell() - reported >= MIB:
                     on_bytes(raw.tell() - reported)
                     reported = raw.tell()
-                # A byte order mark may lead the file.
+                # The first line may begin with a byte order mark.
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape")
             on_bytes(raw.tell() - reported)
 
-    def _is_full(self, rows: Sequence[int], bytes_before: int) -> bool:
-        return len(rows) >= BATCH_ROWS or self._bytes_read - bytes_before >= BATCH_BYTES
-
 
 class CsvFile(TextFile):
-    """Comma-separated values with a header, quoted by doubled quotes (RFC 4180). An empty field is NULL."""
+    """Comma-separated values with a header and doubled quotes (RFC 4180). An empty field is NULL."""
 
-    def _batches(self, on_bytes: Callable[[int], None]) -> Iterator[pl.DataFrame]:
-        # The module's own limit of 128 KiB is less than the metadata of a long conversation.
-        csv.field_size_limit(LINE_BYTES)
-        reader = csv.reader(self._lines(on_bytes), strict=True)
+    def _rows(self, lines: Iterator[str]) -> Iterator[tuple[int, Sequence[str | None] | None]]:
+        # The default limit of 128 KiB is less than the metadata of a long conversation.
+        csv.field_size_limit(ROW_BYTES)
+        reader = csv.reader(lines, strict=True)
         try:
             header = next(reader, None)
             if header is None:
                 self.problem(1, "is missing: the file is empty, without a header")
-            elif self.has_usable_columns(header):
-                yield from self._rows(reader, header)
+                return
+            if not self.has_usable_columns(header):
+                return
+            self._columns = header
+            line = reader.line_num + 1
+            for row in reader:
+                if row and len(row) != len(header):
+                    self.problem(line, f"has {len(row)} fields, but the header names {len(header)} columns")
+                yield line, [value or None for value in row] if len(row) == len(header) else None
+                line = reader.line_num + 1
         except csv.Error as error:
             self.problem(reader.line_num, f"is no CSV: {error}")
 
-    def _rows(self, reader: Any, header: list[str]) -> Iterator[pl.DataFrame]:
-        lines: list[int] = []
-        rows: list[list[str]] = []
-        bytes_before = self._bytes_read
-        line = reader.line_num + 1
-        for row in reader:
-            self._bytes_before_row = self._bytes_read
-            if len(row) == len(header):
-                lines.append(line)
-                rows.append(row)
-            elif row:
-                self.problem(line, f"has {len(row)} fields, but the header names {len(header)} columns")
-            line = reader.line_num + 1
-            if self._is_full(lines, bytes_before):
-                yield self._frame(lines, rows, header)
-                lines, rows, bytes_before = [], [], self._bytes_read
-        if rows:
-            yield self._frame(lines, rows, header)
 
-    def _frame(self, lines: list[int], rows: list[list[str]], header: list[str]) -> pl.DataFrame:
-        frame = self.text_frame(lines, dict(zip(header, zip(*rows, strict=True), strict=True)))
-        return frame.with_columns(pl.col(header).replace("", None))
-
-
-@dataclass(frozen=True, slots=True)
-class _Number:
-    """A JSON number with a fraction or exponent, or NaN: its digits as they stand."""
-
-    digits: str
-
-
-class _Repeating(dict[str, Any]):
-    """A JSON object that names a key twice: the last value counts, as in PostgreSQL."""
+class _RepeatingObject(dict[str, Any]):
+    """A JSON object that names a key twice. The last value counts, as in PostgreSQL."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
-    return found if len(found) == len(pairs) else _Repeating(pairs)
+    return found if len(found) == len(pairs) else _RepeatingObject(pairs)
 
 
-_DECODER = json.JSONDecoder(parse_float=_Number, parse_constant=_Number, object_pairs_hook=_object)
-#: Slower, and for whole numbers of more digits than Python makes an int of.
-_DECODER_OF_LONG_NUMBERS = json.JSONDecoder(
-    parse_int=_Number, parse_float=_Number, parse_constant=_Number, object_pairs_hook=_object
+# RawJSON keeps a number's digits as they are written, and the encoder writes them unchanged.
+_DECODER = json.JSONDecoder(parse_float=RawJSON, parse_constant=RawJSON, object_pairs_hook=_object)
+#: For integers of more digits than Python converts (4,300). Using it for every line would double the decoder's time.
+_DECODER_OF_LONG_INTEGERS = json.JSONDecoder(
+    parse_int=RawJSON, parse_float=RawJSON, parse_constant=RawJSON, object_pairs_hook=_object
 )
+_ENCODER = simplejson.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
-#: What a JSON value may be, by column; null everywhere. Metadata may be any value: a string holds JSON text.
-_ACCEPTED: dict[str, tuple[type, ...]] = {
-    "id": (str, int),
-    "agent_id": (str,),
-    "timestamp": (str,),
-    "status": (str,),
-    "latency_ms": (str, int, _Number),
-    "token_count": (str, int, _Number),
-    "cost_usd": (str, int, _Number),
-    "error_type": (str,),
-    "metadata": (str, dict, _Repeating, list, bool, int, _Number),
+#: What a JSON value may be beside null and a string. A string of a JSON column holds JSON text.
+_JSON_TYPES: dict[Kind, tuple[type, ...]] = {
+    Kind.ID: (int,),
+    Kind.INTEGER: (int, RawJSON),
+    Kind.DECIMAL: (int, RawJSON),
+    Kind.JSON: (dict, _RepeatingObject, list, bool, int, RawJSON),
 }
-
-# json.dumps writes a _Number as a string with a mark that no file can guess; mark and quotes are then taken away.
-_MARK = secrets.token_hex(16)
-_MARKED_NUMBER = re.compile(f'"{_MARK}([^"]*)"')
 
 
 class NdjsonFile(TextFile):
-    """One JSON object per line (.ndjson, .jsonl). Blank lines are skipped; a key that is missing is NULL."""
+    """One JSON object per line (.ndjson, .jsonl). Blank lines are skipped, and a missing key is NULL."""
 
-    def _batches(self, on_bytes: Callable[[int], None]) -> Iterator[pl.DataFrame]:
-        lines: list[int] = []
-        records: list[dict[str, Any]] = []
-        bytes_before = self._bytes_read
-        for number, line in enumerate(self._lines(on_bytes), start=1):
-            self._bytes_before_row = self._bytes_read
-            if not line.isspace() and (record := self._record(number, line)) is not None:
-                lines.append(number)
-                records.append(record)
-            if self._is_full(lines, bytes_before):
-                yield self._frame(lines, records)
-                lines, records, bytes_before = [], [], self._bytes_read
-        if records:
-            yield self._frame(lines, records)
+    _columns = tuple(COLUMNS)
+
+    def _rows(self, lines: Iterator[str]) -> Iterator[tuple[int, Sequence[str | None] | None]]:
+        for number, line in enumerate(lines, start=1):
+            record = None if line.isspace() else self._record(number, line)
+            yield number, None if record is None else self._texts(number, record)
 
     def _record(self, number: int, line: str) -> dict[str, Any] | None:
         try:
@@ -162,55 +148,42 @@ class NdjsonFile(TextFile):
         if not isinstance(record, dict):
             self.problem(number, "is JSON, but no object")
             return None
-        if isinstance(record, _Repeating):
+        if isinstance(record, _RepeatingObject):
             self.problem(number, "names a column twice")
             return None
-        if unknown := record.keys() - LOG_SCHEMA.keys():
-            for name in sorted(unknown):
-                self.problem(number, f"has the unknown column {quoted(name)}; the columns are {', '.join(LOG_SCHEMA)}")
-            return None
-        return record
+        unknown = sorted(record.keys() - COLUMNS.keys())
+        for name in unknown:
+            self.problem(number, f"has the unknown column {quoted(name)}; the columns are {', '.join(COLUMNS)}")
+        return None if unknown else record
 
-    def _frame(self, lines: list[int], records: list[dict[str, Any]]) -> pl.DataFrame:
-        refused: set[int] = set()
-        columns: dict[str, Sequence[str | None]] = {}
-        for name, accepted in _ACCEPTED.items():
-            values = [record.get(name) for record in records]
-            if set(map(type, values)) <= {str, type(None)}:
-                columns[name] = values
-                continue
-            texts: list[str | None] = []
-            for line, value in zip(lines, values, strict=True):
+    def _texts(self, number: int, record: dict[str, Any]) -> list[str | None] | None:
+        texts: list[str | None] = []
+        is_usable = True
+        for name, kind in COLUMNS.items():
+            value = text = record.get(name)
+            if not (value is None or isinstance(value, str)):
                 try:
-                    texts.append(_as_text(value))
+                    text = _as_text(value)
+                    reason = None if type(value) in _JSON_TYPES.get(kind, ()) else "is of the wrong JSON type"
                 except RecursionError:
-                    self.problem(line, "is nested too deeply", column=name)
-                    refused.add(line)
-                    texts.append(None)
-                if value is not None and type(value) not in accepted:
-                    self.problem(line, "is of the wrong JSON type", column=name, value=texts[-1])
-                    refused.add(line)
-            columns[name] = texts
-        frame = self.text_frame(lines, columns)
-        return frame.filter(~pl.col("row").is_in(list(refused))) if refused else frame
+                    text, reason = None, "is nested too deeply"
+                if reason is not None:
+                    self.problem(number, reason, column=name, value=text)
+                    is_usable = False
+            texts.append(text)
+        return texts if is_usable else None
+
+
+def _as_text(value: Any) -> str:
+    # The encoder costs ten times as much as these two ways for numbers, which most rows have three of.
+    if isinstance(value, RawJSON):
+        return value.encoded_json
+    return str(value) if type(value) is int else _ENCODER.encode(value)
 
 
 def _decoded(line: str) -> Any:
     try:
         return _DECODER.decode(line)
     except ValueError:
-        # A number that is too long for _DECODER, or another fault, which then comes again.
-        return _DECODER_OF_LONG_NUMBERS.decode(line)
-
-
-def _as_text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, _Number):
-        return value.digits
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_marked)
-    return _MARKED_NUMBER.sub(r"\1", text) if _MARK in text else text
-
-
-def _marked(number: _Number) -> str:
-    return _MARK + number.digits
+        # A long integer, or a fault that the second decoder finds as well.
+        return _DECODER_OF_LONG_INTEGERS.decode(line)

@@ -1,4 +1,4 @@
-"""The rules for every value of a log file: text in, typed columns out, a problem for each value that breaks one."""
+"""The rules for the values of log files: text in, typed columns out, a problem for each value that breaks a rule."""
 
 import json
 import re
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import polars as pl
 
 from metrics_pipeline.log_files.log_file import LogFile
-from metrics_pipeline.log_files.problems import Problems
-from metrics_pipeline.log_files.schema import LOG_SCHEMA, REQUIRED_COLUMNS
+from metrics_pipeline.log_files.schema import COLUMNS, LOG_SCHEMA, REQUIRED_COLUMNS, Kind
 
-#: What psql, Python, JavaScript and Go write. Digits beyond microseconds are cut off: rounding could change the day.
+#: The forms that psql, Python, JavaScript and Go write. Digits beyond microseconds are cut: rounding could move a log
+#: into the next day.
 _TIMESTAMP = (
     r"^(?P<date>[0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ](?P<hour>[01][0-9]|2[0-3]):(?P<minute>[0-5][0-9])"
     r"(?::(?P<second>[0-5][0-9])(?:[.,](?P<fraction>[0-9]+))?)?"
@@ -19,7 +19,7 @@ _TIMESTAMP = (
 )
 _UUID = r"^[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}$"
 _DECIMAL = r"^(?:[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?|[nN][aA][nN])$"
-#: With three digits of exponent this is far within numeric's limits: 131072 digits before the point, 16383 after.
+#: With at most three digits of exponent this is within numeric's limits: 131072 digits before the point, 16383 after.
 _DECIMAL_CHARACTERS = 1000
 _INTEGER_RANGES = {
     "smallint": (-(2**15), 2**15 - 1),
@@ -30,39 +30,41 @@ _INTEGER_RANGES = {
 
 @dataclass(frozen=True)
 class _Rule:
-    """`typed` is the value that is stored; where `is_right` is not true, the value is refused with `reason`."""
+    """`typed` is the value to store. Where `is_right` is false or NULL, the value is refused with `reason`."""
 
     typed: pl.Expr
     is_right: pl.Expr
     reason: str
 
 
-def check_batch(
-    batch: pl.DataFrame, file: LogFile, problems: Problems, column_types: Mapping[str, str]
-) -> pl.DataFrame:
-    """The batch with the dtypes of LOG_SCHEMA and a NULL column for each one that the file lacks; `row` is kept.
+def check_batch(batch: pl.DataFrame, file: LogFile, column_types: Mapping[str, str]) -> pl.DataFrame:
+    """The batch as `row` and the columns of LOG_SCHEMA; columns that the file lacks are NULL.
 
-    `batch` holds `row` and columns of text. `column_types` are the PostgreSQL types of agent_execution_logs, which
-    ids must fit. Each value that breaks a rule is added to `problems` with its place.
+    `batch` has the form that LogFile.batches yields. `column_types` maps the columns of agent_execution_logs to their
+    PostgreSQL types, which ids must fit. Adds a problem to the file for each value that breaks a rule.
     """
     given = [name for name in LOG_SCHEMA if name in batch.columns]
-    rules = {name: _rule(name, column_types[name]) for name in given if name != "metadata"}
-    refused = {name: pl.lit(rule.reason).alias(name) for name, rule in rules.items()}
+    rules = {
+        name: _rule(name, kind, column_types[name])
+        for name, kind in COLUMNS.items()
+        if name in given and kind is not Kind.JSON
+    }
     reasons = batch.select(
         "row",
         *(
             pl.when(pl.col(name).is_null())
             .then(pl.lit("is missing") if name in REQUIRED_COLUMNS else None)
             .when(~rule.is_right.fill_null(value=False))
-            .then(refused[name])
+            .then(pl.lit(rule.reason))
             .alias(name)
             for name, rule in rules.items()
         ),
     )
-    if "metadata" in given:
-        wrong = [None if text is None else _json_fault(text) for text in batch["metadata"]]
-        reasons = reasons.with_columns(pl.Series("metadata", wrong, dtype=pl.String))
-    _report(batch, reasons, file, problems)
+    for name in given:
+        if COLUMNS[name] is Kind.JSON:
+            faults = [None if text is None else _json_fault(text) for text in batch[name]]
+            reasons = reasons.with_columns(pl.Series(name, faults, dtype=pl.String))
+    _report(batch, reasons, file)
     return batch.select(
         "row",
         *(
@@ -76,39 +78,39 @@ def check_batch(
     )
 
 
-def _report(batch: pl.DataFrame, reasons: pl.DataFrame, file: LogFile, problems: Problems) -> None:
-    """Adds the problems of the batch in the order of its rows."""
+def _report(batch: pl.DataFrame, reasons: pl.DataFrame, file: LogFile) -> None:
+    """Adds a problem for each reason, in the order of the rows."""
     wrong = reasons.unpivot(index="row", variable_name="column", value_name="reason").drop_nulls("reason")
     if wrong.is_empty():
         return
-    shown = wrong.sort("row", maintain_order=True).head(problems.room)
+    shown = wrong.sort("row", maintain_order=True).head(file.problems.room)
     for row, column, reason in shown.iter_rows():
         value = batch.filter(pl.col("row") == row)[column].item()
         file.problem(row, reason, column=column, value=value)
-    problems.count(wrong.height - shown.height)
+    file.problems.count(wrong.height - shown.height)
 
 
-def _rule(name: str, column_type: str) -> _Rule:
+def _rule(name: str, kind: Kind, column_type: str) -> _Rule:
     text = pl.col(name)
-    if name == "timestamp":
+    if kind is Kind.INSTANT:
         typed = _timestamp(text)
         return _Rule(
             typed,
             typed.dt.year().is_between(1970, 9998),
             "is no ISO 8601 timestamp from 1970 on, such as 2025-07-11T19:11:52.380072Z",
         )
-    if name == "cost_usd":
+    if kind is Kind.DECIMAL:
         is_decimal = text.str.contains(_DECIMAL) & (text.str.len_bytes() <= _DECIMAL_CHARACTERS)
         return _Rule(text, is_decimal, f"is no decimal number of at most {_DECIMAL_CHARACTERS} characters, nor NaN")
-    if name in {"latency_ms", "token_count"}:
+    if kind is Kind.INTEGER:
         return _integer(text, "integer", pl.Int32())
-    if name in {"id", "agent_id"} and column_type == "uuid":
+    if column_type == "uuid":
         return _Rule(text, text.str.contains(_UUID), "is no UUID, which the table's column asks for")
-    if name == "id" and column_type in _INTEGER_RANGES:
+    if kind is Kind.ID and column_type in _INTEGER_RANGES:
         rule = _integer(text, column_type, pl.Int64())
         return _Rule(rule.typed.cast(pl.String), rule.is_right, rule.reason)
     is_storable = ~text.str.contains("\0", literal=True)
-    if name == "error_type":
+    if kind is Kind.TEXT:
         return _Rule(text, is_storable, "holds a NUL character, which PostgreSQL cannot store")
     return _Rule(
         text,
@@ -118,7 +120,7 @@ def _rule(name: str, column_type: str) -> _Rule:
 
 
 def _integer(text: pl.Expr, column_type: str, dtype: pl.DataType) -> _Rule:
-    # A zero fraction is allowed: pandas writes integers with gaps as 123.0.
+    # A fraction of zeros is allowed: pandas writes integers with gaps as 123.0.
     lowest, highest = _INTEGER_RANGES[column_type]
     number = text.str.extract(r"^([+-]?[0-9]+)(?:\.0*)?$").cast(pl.Int64, strict=False)
     return _Rule(
@@ -129,7 +131,7 @@ def _integer(text: pl.Expr, column_type: str, dtype: pl.DataType) -> _Rule:
 
 
 def _timestamp(text: pl.Expr) -> pl.Expr:
-    """The instant in UTC as Datetime("us", "UTC"), or NULL. Without a zone the text is taken as UTC."""
+    """The instant as Datetime("us", "UTC"), or NULL. A text without a zone is in UTC."""
     parts = text.str.extract_groups(_TIMESTAMP).struct
 
     def number(group: str) -> pl.Expr:
@@ -150,14 +152,14 @@ def _not_json(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON value")
 
 
-# Numbers stay text: whether they are written right is all that matters, and Python's int has no more than 4,300 digits.
+# Numbers stay text, because only their syntax matters here and Python converts integers of at most 4,300 digits.
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_not_json)
-#: An even number of backslashes before an escape are backslashes of their own.
+#: Pairs of backslashes before the escape are escaped backslashes and do not belong to it.
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def _json_fault(text: str) -> str | None:
-    """Why PostgreSQL's jsonb cannot hold the text, or None."""
+    """The reason why PostgreSQL's jsonb cannot hold the text, or None."""
     try:
         value = _DECODER.decode(text)
         if "\\u" in text:

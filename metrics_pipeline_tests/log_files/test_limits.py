@@ -1,4 +1,4 @@
-"""Files that are longer than anything sensible: taken or refused at once, and never all of the memory."""
+"""Files that are longer than anything sensible: loaded or refused quickly, in bounded memory."""
 
 import gzip
 import json
@@ -45,9 +45,19 @@ def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(loader, nam
 
 
 def test_a_row_that_never_ends_is_refused_before_it_fills_the_memory(loader, monkeypatch):
-    monkeypatch.setattr(text_files, "_ROW_BYTES", 1000)
+    monkeypatch.setattr(text_files, "_LINES_BYTES", 1000)
     good = loader.csv(HEADER + ",error_type", *[GOOD + ',"two\nlines"'] * 100)
     assert loader.load(good).logs_by_file[good] == 100
     loader.execute("TRUNCATE agent_execution_logs")
     endless = loader.csv(HEADER, GOOD, '"', *['x","'] * 1000)
     assert "logs.csv, line 203: belongs to a row of more than" in loader.refused(endless)
+
+
+def test_rows_of_the_wrong_shape_that_are_longer_than_a_batch_are_all_counted(loader, monkeypatch):
+    monkeypatch.setattr(text_files, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(text_files, "_LINES_BYTES", 1000)
+    for path in (loader.csv(HEADER, *["a,b"] * 1000, GOOD), loader.ndjson(*["[1]"] * 1000, LOG)):
+        assert loader.refused(path).startswith("Nothing was loaded: 1,000 problems in the files")
+    blank = loader.csv(HEADER, *[""] * 2000, GOOD)
+    assert loader.load(blank).logs_by_file == {blank: 1}
+    assert len(loader.stored()) == 1

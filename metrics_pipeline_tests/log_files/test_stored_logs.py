@@ -198,6 +198,31 @@ def test_an_id_that_the_column_cannot_hold_is_named(loader, columns, written, pr
     assert problem in loader.refused(path)
 
 
+def test_integer_ids_of_ndjson_and_parquet_are_stored_and_other_json_numbers_refused(loader):
+    replace_table(loader, "id bigint, agent_id text, timestamp timestamptz, metadata jsonb")
+    log = {"agent_id": "a", "timestamp": "2025-01-01T00:00:00Z", "status": "success"}
+    loader.load(
+        loader.ndjson({"id": 2**53 + 1} | log, {"id": "7"} | log),
+        loader.parquet({"id": [8]} | {name: [value] for name, value in log.items()}),
+    )
+    with loader.engine.connect() as connection:
+        ids = connection.execute(text("SELECT id FROM agent_execution_logs ORDER BY id")).scalars().all()
+    assert ids == [7, 8, 2**53 + 1]
+    message = loader.refused(loader.ndjson({"id": 9.0} | log, {"id": True} | log))
+    assert "line 1, id: '9.0' is of the wrong JSON type" in message
+    assert "line 2, id: 'true' is of the wrong JSON type" in message
+
+
+def test_json_metadata_with_the_same_keys_in_another_order_is_the_same(loader):
+    replace_table(loader, "id uuid, agent_id text, timestamp timestamptz, metadata json")
+    one, same = (
+        loader.csv("agent_id,timestamp,status,metadata", f'a,2025-01-01T00:00:00Z,success,"{metadata}"', name=name)
+        for name, metadata in (("1.csv", '{""x"":1,""y"":2}'), ("2.csv", '{""y"": 2, ""x"": 1}'))
+    )
+    loader.load(one)
+    assert loader.load(same, skip_existing=True).skipped_logs == 1
+
+
 def test_a_value_that_its_column_would_round_is_named(loader):
     replace_table(
         loader,
