@@ -1,1 +1,1 @@
-"""Bringing logs into agent_execution_logs: reading files, checking every value, storing all or nothing."""
+"""Loading logs into agent_execution_logs: reading files, checking every value, storing all logs or none."""

@@ -1,4 +1,4 @@
-"""What is wrong with the files, collected so that one error can name many places."""
+"""Collecting the problems of the files, so that one error can name many of them."""
 
 from pathlib import Path
 
@@ -9,21 +9,21 @@ _VALUE_CHARACTERS = 80
 
 
 class Problems:
-    """Counts every problem, and keeps the text of the first ones."""
+    """Counts all problems and keeps the text of the first ones."""
 
     def __init__(self) -> None:
         self.total = 0
         self._shown: list[str] = []
 
     def add(self, place: str, reason: str, *, column: str | None = None, value: object = None) -> None:
-        """Notes one problem at `place`, such as "logs.csv, line 7". A long `value` is cut."""
+        """Adds a problem at `place`, such as "logs.csv, line 7". A long `value` is cut."""
         self.total += 1
         if len(self._shown) < _SHOWN:
             where = place if column is None else f"{place}, {column}"
             self._shown.append(f"{where}: {reason}" if value is None else f"{where}: {quoted(value)} {reason}")
 
     def count(self, more: int) -> None:
-        """Counts `more` problems that come too late to be shown."""
+        """Counts `more` problems without showing them."""
         self.total += more
 
     @property
@@ -32,7 +32,7 @@ class Problems:
         return _SHOWN - len(self._shown)
 
     def raise_any(self) -> None:
-        """Raises LogFileError that names the first problems and counts all of them, if there is one."""
+        """Raises LogFileError with the first problems and the number of all, unless there are none."""
         if self.total:
             first = f", of which these are the first {_SHOWN}" if self.total > _SHOWN else ""
             plural = "" if self.total == 1 else "s"
@@ -42,12 +42,12 @@ class Problems:
 
 
 def shown(path: Path) -> str:
-    """The path as it is typed, or as Python writes it if it would break the line or command the terminal."""
+    """The path, or its repr if it has characters that would break the line or control the terminal."""
     text = str(path)
     return text if text.isprintable() else repr(text)
 
 
 def quoted(value: object) -> str:
-    """The value as Python writes it, which escapes what no terminal shows; a long one is cut."""
+    """The value's repr, which escapes unprintable characters. A long one is cut."""
     text = repr(value)
     return text if len(text) <= _VALUE_CHARACTERS else f"{text[:_VALUE_CHARACTERS]}… ({len(text):,} characters)"

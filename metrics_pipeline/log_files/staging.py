@@ -1,4 +1,4 @@
-"""The temporary table through which all logs enter agent_execution_logs: made in its image, filled by COPY."""
+"""The temporary table through which all logs enter agent_execution_logs: of the same types, filled by COPY."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -13,11 +13,11 @@ from sqlalchemy.exc import DBAPIError
 from metrics_pipeline.errors import ContractError, LogFileError
 from metrics_pipeline.log_files.schema import LOG_SCHEMA
 
-#: SQLSTATE classes by which the server judges the data: data exception, integrity violation, program limit exceeded.
+#: The SQLSTATE classes of faults in the data: data exception, integrity violation, program limit exceeded.
 _REFUSALS = ("22", "23", "54")
 
-# A domain stands for the type below it. -1 asks for the type without its modifier, so that numeric(12,6)
-# cannot round on the way in.
+# A domain is replaced by its base type. -1 leaves out the type's modifier, so that numeric(12,6) does not round the
+# values before check_precision sees them.
 _TARGET_COLUMNS = text("""
     SELECT a.attname,
            format_type(coalesce(nullif(t.typbasetype, 0), t.oid), -1),
@@ -28,14 +28,14 @@ _TARGET_COLUMNS = text("""
 
 
 class LogStaging:
-    """A temporary table `log_staging` in the transaction of `connection`; `drop` or the transaction's end removes it.
+    """A temporary table `log_staging` in the transaction of `connection`. `drop` or the transaction's end removes it.
 
-    It has the columns of LOG_SCHEMA with the types of agent_execution_logs, so that values compare and need no cast,
-    and `file` and `row`, which say where a log comes from. Raises ContractError if agent_execution_logs lacks a column.
+    It has the columns of LOG_SCHEMA in the types of agent_execution_logs, so that values can be compared without casts,
+    and `file` and `row`, the place of each log. Raises ContractError if agent_execution_logs lacks a column.
 
     Attributes:
-        column_types: by column, the PostgreSQL type without modifier, such as "uuid" or "numeric".
-        declared_types: by column, the type with its modifier, such as "numeric(12,6)", where it has one.
+        column_types: the PostgreSQL type of each column without its modifier, such as "uuid" or "numeric".
+        declared_types: the type with its modifier, such as "numeric(12,6)", of each column that has one.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -60,13 +60,13 @@ class LogStaging:
         )
 
     def copy(self, frame: pl.DataFrame, source: str) -> None:
-        """Adds the rows of `frame`: columns of LOG_SCHEMA, and `file` and `row` or neither.
+        """Adds the rows of `frame`, which has columns of LOG_SCHEMA and either both or neither of `file` and `row`.
 
         Raises LogFileError, which names `source`, if a value does not fit its column.
         """
         buffer = io.BytesIO()
-        # All texts are quoted and NULLs are not, so an empty text stays one. Z is right for timestamptz, and
-        # a plain timestamp ignores it.
+        # Quoting every text keeps an empty one distinct from NULL. Z is right for timestamptz, and a plain timestamp
+        # ignores it.
         frame.write_csv(
             buffer, include_header=False, quote_style="non_numeric", datetime_format="%Y-%m-%dT%H:%M:%S%.6fZ"
         )
@@ -80,13 +80,13 @@ class LogStaging:
             copy.write(buffer.getbuffer())
 
     def analyze(self) -> None:
-        """Tells the planner how many rows there are; autovacuum does not see temporary tables."""
+        """Gives the planner the number of rows: autovacuum does not analyze temporary tables."""
         self._connection.execute(text("ANALYZE log_staging"))
 
     def insert(self, *, skip_conflicts: bool = False) -> int:
-        """Stores all rows, those without an id with the table's default, and returns how many.
+        """Stores all rows and returns how many. A row without an id gets the default of the table's column.
 
-        `skip_conflicts` leaves out the rows that a unique constraint forbids, such as ids that are stored already.
+        `skip_conflicts` leaves out rows that violate a unique constraint, such as those whose id is stored already.
         """
         stored = 0
         for columns, rows in (
@@ -104,18 +104,18 @@ class LogStaging:
         return stored
 
     def drop(self) -> None:
-        """Ends the staging before the transaction ends, so that the next one may begin."""
+        """Removes the table, so that the same transaction can stage more logs."""
         self._connection.execute(text("DROP TABLE log_staging"))
 
 
 def verbatim(type_name: str) -> str:
-    """The type's name for a statement of text(): a colon of its name is no parameter."""
+    """The type's name for a statement of text(), which would take a colon in it for a parameter."""
     return type_name.replace(":", "\\:")
 
 
 @contextmanager
 def refusals_named(place: str) -> Iterator[None]:
-    """Turns PostgreSQL's refusal of the data into a LogFileError that names `place`. Other errors pass."""
+    """Turns an error that PostgreSQL raises about the data into a LogFileError that names `place`. Others pass."""
     try:
         yield
     except (psycopg.Error, DBAPIError) as error:

@@ -1,4 +1,4 @@
-"""The made-up agents: who they are, how busy, how fast, how dear and how reliable each of them is."""
+"""The sample's agents: the identity, load, speed, cost and reliability of each."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ _MODELS = pl.DataFrame(
     orient="row",
 )
 
-#: Of eight agents one is retired but still running somewhere, and one is registered but never called.
+#: One agent of eight is retired but still running somewhere, and one is registered but never called.
 _GROUP = 8
 _RETIRED = 4
 _IDLE = 6
@@ -36,9 +36,9 @@ _IDLE = 6
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """What decides every generated value, together with the day. Another spec yields other logs with other ids.
+    """The parameters of a sample. A spec and a day determine every value; another spec gives other logs and other ids.
 
-    `logs_per_day` holds for a working day; Saturdays and Sundays have fewer.
+    `logs_per_day` is the number on a working day. Saturdays and Sundays have fewer.
     """
 
     seed: int = 1
@@ -51,14 +51,14 @@ class SampleSpec:
 
 
 def sample_agents(spec: SampleSpec) -> pl.DataFrame:
-    """One row per agent, in the order of their numbers.
+    """One row per agent, in the order of the agents' numbers.
 
-    id, name, status: String, as agent_registry has them; status is active or inactive.
+    id, name, status: String, as in agent_registry; status is active or inactive.
     weight: Float64, its share of a working day's logs; 0 for an idle agent.
     rhythm: UInt32, an index of `days.RHYTHMS`. model, task: String.
     input_nano_usd, output_nano_usd: Int64, the model's price per token, or NULL.
     median_latency_ms, latency_sigma, time_limit_ms, median_tokens, failure_rate: Float64.
-    users: Float64, how many it serves.
+    users: Float64, the number of users it serves.
     fails_on_timeout: Boolean, whether a timeout is logged as failed. logs_metadata: Boolean.
     """
 

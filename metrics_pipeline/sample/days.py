@@ -1,4 +1,4 @@
-"""The made-up logs of one day, in batches: rhythm, latency, tokens, cost, failures and what is missing."""
+"""The sample's logs of one day, in batches: rhythm, latency, tokens, cost, failures and missing values."""
 
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
@@ -12,13 +12,13 @@ from metrics_pipeline.sample.randomness import normal, uniform, uuids
 
 BATCH_ROWS = 50_000
 
-#: Busyness of each hour after the day's start: an office, consumers in the evening, batch work at night.
+#: The load in each hour after the day's start: an office, consumers in the evening, batch work at night.
 RHYTHMS = (
     (1, 1, 1, 1, 1, 2, 5, 15, 40, 70, 80, 75, 50, 65, 80, 78, 65, 40, 20, 10, 6, 4, 2, 1),
     (15, 8, 5, 3, 3, 4, 8, 15, 22, 28, 32, 38, 44, 42, 40, 42, 48, 60, 75, 90, 100, 90, 60, 30),
     (60, 90, 100, 80, 50, 30, 20, 20, 22, 25, 25, 25, 25, 25, 25, 25, 25, 22, 20, 20, 20, 25, 30, 40),
 )
-#: What remains of a working day's logs on Saturdays and Sundays, by rhythm.
+#: The logs of a Saturday or Sunday as a share of a working day's, by rhythm.
 _WEEKEND_SHARES = pl.Series([0.15, 0.8, 0.6])
 
 _ERROR_TYPES = pl.Series(
@@ -35,17 +35,17 @@ _BLANK_LATENCY = 0.01
 _BLANK_TOKENS = 0.02
 _UNTAGGED = 0.05
 _NO_USER = 0.1
-#: Share of the failures outside a timeout.
+#: Share of the failures that are not timeouts.
 _UNNAMED_ERROR = 0.05
 
 
 def sample_day(
     spec: SampleSpec, window_start: datetime, window_end: datetime, metric_date: date
 ) -> Iterator[pl.DataFrame]:
-    """The logs of the day [window_start, window_end) in the order of time, in frames of at most BATCH_ROWS rows.
+    """The logs of the day [window_start, window_end) in order of time, in frames of at most BATCH_ROWS rows.
 
-    The frames have log_loading's LOG_SCHEMA, with cost_usd as Decimal(38, 9): exactly tokens times the price per token.
-    `metric_date` decides the weekday and, with `spec`, every value: the same arguments yield the same logs and ids.
+    The frames have the LOG_SCHEMA of log_files, with cost_usd as Decimal(38, 9): exactly tokens times price per token.
+    `metric_date` determines the weekday and, with `spec`, every value: the same arguments give the same logs and ids.
     """
     agents = _agents_of_day(spec, metric_date)
     total = round(spec.logs_per_day * float(agents["day_weight"].sum()) / (float(agents["weight"].sum()) or 1.0))
@@ -56,7 +56,7 @@ def sample_day(
 
 
 def _agents_of_day(spec: SampleSpec, metric_date: date) -> pl.DataFrame:
-    """The agents with their weight of this day and their incident: its minutes, failure rate and error type."""
+    """The agents with their weight on this day and their incident: its minutes, failure rate and error type."""
 
     def draw(label: str) -> pl.Series:
         return uniform(spec.agents, spec.seed, "incidents", metric_date.isoformat(), label)
@@ -67,7 +67,7 @@ def _agents_of_day(spec: SampleSpec, metric_date: date) -> pl.DataFrame:
     return agents.with_columns(
         day_weight=agents["weight"] * (_WEEKEND_SHARES.gather(agents["rhythm"]) if is_weekend else 1.0),
         incident_start=start,
-        # An incident that does not happen ends as it starts.
+        # An incident that does not happen has the length 0.
         incident_end=start + (draw("happens") < _INCIDENTS_PER_AGENT_AND_DAY) * (5.0 + 55.0 * draw("length")),
         incident_rate=0.5 + 0.45 * draw("rate"),
         incident_error=_INCIDENT_ERRORS.gather((draw("error") * len(_INCIDENT_ERRORS)).cast(pl.UInt32)),
@@ -75,9 +75,9 @@ def _agents_of_day(spec: SampleSpec, metric_date: date) -> pl.DataFrame:
 
 
 def _cumulated_rhythms(minutes: int) -> pl.DataFrame:
-    """For each rhythm and minute of the day: the rhythm + the share of its logs up to the minute's end, increasing.
+    """For each rhythm and minute of the day: the rhythm's number plus the share of its logs until the minute's end.
 
-    With the rhythm as the whole part, one search in one sorted column serves agents of every rhythm.
+    The values increase, so one binary search in one column serves the agents of all rhythms.
     """
     hour = pl.int_range(minutes, eager=True) // 60 % 24
     cumulated = [pl.Series(rhythm, dtype=pl.Float64).gather(hour).cum_sum() for rhythm in RHYTHMS]
@@ -112,7 +112,7 @@ def _batch(
             for name in ("slow", "outcome", "error", "partial", "output", "user", "intervention", "blank", "untagged")
         },
     )
-    # Equally spaced shares of the day with jitter: the batches follow each other in time, as logs do.
+    # Equally spaced shares of the day with jitter, so that the batches follow each other in time.
     share = (pl.int_range(first, first + rows, eager=True) + draw("jitter")) / total
     minute = clock["position"].search_sorted(logs["rhythm"] + share, side="right").clip(upper_bound=clock.height - 1)
     return (
@@ -166,7 +166,7 @@ _STATUS = (
     .alias("status")
 )
 
-#: A running execution has no result yet; the others lose a value now and then.
+#: A running execution has no result yet.
 _HAS_RESULT = pl.col("status") != "running"
 
 _LATENCY_MS = (
@@ -188,7 +188,7 @@ _OUTPUT_TOKENS = (_TOKENS * (0.05 + 0.4 * pl.col("output"))).cast(pl.Int64)
 
 _TOKEN_COUNT = _TOKENS.cast(pl.Int32).alias("token_count")
 
-# Whole nano-dollars become dollars in decimal arithmetic.
+# Integer nano-dollars become dollars in decimal arithmetic.
 _COST_USD = (
     ((_TOKENS - _OUTPUT_TOKENS) * pl.col("input_nano_usd") + _OUTPUT_TOKENS * pl.col("output_nano_usd")).cast(
         pl.Decimal(38, 9)
@@ -203,7 +203,7 @@ _ERROR_TYPE = (
     .then(None)
     .when("in_incident")
     .then("incident_error")
-    # The square makes the first types the frequent ones.
+    # The square makes the first types the most frequent.
     .otherwise(pl.lit(_ERROR_TYPES).gather((pl.col("error") ** 2 * len(_ERROR_TYPES)).cast(pl.UInt32)))
     .pipe(lambda error: pl.when(pl.col("status").is_in([FAILED_STATUS, "timeout"])).then(error))
     .alias("error_type")
@@ -212,7 +212,7 @@ _ERROR_TYPE = (
 _METADATA = (
     pl.when(pl.col("logs_metadata") & (pl.col("untagged") >= _UNTAGGED))
     .then(
-        # All parts are constants of this package without a character that JSON would escape.
+        # All parts are constants of this package and contain no character that JSON would escape.
         pl.concat_str(
             pl.lit('{"model":"'),
             "model",

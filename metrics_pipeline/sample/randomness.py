@@ -1,7 +1,7 @@
-"""Columns of reproducible random values. Each is a pure function of its key, so no draw depends on another.
+"""Columns of reproducible random values. Each is a pure function of its key and does not depend on other columns.
 
-SHAKE-128 is fixed by FIPS 202. The generators of Polars, NumPy and Python's random may change with a version, and
-NumPy is no dependency of ours. A million values take about 50 ms.
+FIPS 202 defines SHAKE-128. The generators of Polars, NumPy and Python's random may change between versions, and NumPy
+is not a dependency. A million values take about 50 ms.
 """
 
 import hashlib
@@ -12,19 +12,19 @@ import pyarrow as pa
 
 
 def uniform(rows: int, *key: object) -> pl.Series:
-    """`rows` values in [0, 1) as Float64, the 2^53 multiples of 2^-53 equally likely."""
+    """`rows` values in [0, 1) as Float64; the 2^53 multiples of 2^-53 are equally likely."""
     words = pa.Array.from_buffers(pa.uint64(), rows, [None, pa.py_buffer(_random_bytes(8 * rows, key))])
     return (pl.Series(words) // 2**11).cast(pl.Float64) / 2.0**53
 
 
 def normal(rows: int, *key: object) -> pl.Series:
-    """`rows` values of the standard normal distribution as Float64, by the transform of Box and Muller (1958)."""
+    """`rows` values of the standard normal distribution as Float64, by the Box-Muller transform."""
     radius = (-2.0 * (1.0 - uniform(rows, *key, "radius")).log()).sqrt()
     return radius * (2.0 * math.pi * uniform(rows, *key, "angle")).cos()
 
 
 def uuids(rows: int, *key: object) -> pl.Series:
-    """`rows` UUIDs of version 8 (RFC 9562: bits of the application's own choice) as text."""
+    """`rows` UUIDs of version 8 (RFC 9562: the application chooses the bits) as text."""
     numbers = pa.Array.from_buffers(pa.binary(16), rows, [None, pa.py_buffer(_random_bytes(16 * rows, key))])
     digits = pl.Series("id", numbers).bin.encode("hex").str
     return (
