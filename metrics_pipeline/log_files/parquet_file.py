@@ -12,7 +12,8 @@ from pyarrow import types
 
 from metrics_pipeline.log_files.log_file import BATCH_BYTES, BATCH_ROWS, MIB, ROW_BYTES, LogFile
 from metrics_pipeline.log_files.problems import shown
-from metrics_pipeline.log_files.schema import COLUMNS, Kind
+from metrics_pipeline.log_files.schema import COLUMNS
+from metrics_pipeline.metrics.upstream import Kind
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -1,37 +1,15 @@
 """The columns of a log file. Everything in this package that depends on a column derives from COLUMNS."""
 
 from collections.abc import Mapping
-from enum import Enum, auto
 
 import polars as pl
 
+from metrics_pipeline.metrics.upstream import LOG_COLUMNS, Kind
 
-class Kind(Enum):
-    """What a column's values are: this decides how each file format may write them and which rule checks them."""
-
-    ID = auto()  # text or an integer, whichever the table's column holds
-    NAME = auto()  # text that is not blank
-    TEXT = auto()  # any text
-    INSTANT = auto()  # an ISO 8601 timestamp
-    INTEGER = auto()  # a 32-bit integer
-    DECIMAL = auto()  # a decimal number of any length, or NaN
-    JSON = auto()  # any JSON value
-
-
-COLUMNS: Mapping[str, Kind] = {
-    "id": Kind.ID,
-    "agent_id": Kind.NAME,
-    "timestamp": Kind.INSTANT,
-    "status": Kind.NAME,
-    "latency_ms": Kind.INTEGER,
-    "token_count": Kind.INTEGER,
-    "cost_usd": Kind.DECIMAL,
-    "error_type": Kind.TEXT,
-    "metadata": Kind.JSON,
-}
+COLUMNS: Mapping[str, Kind] = {column.name: column.kind for column in LOG_COLUMNS}
 
 #: The columns that every log must fill.
-REQUIRED_COLUMNS = ("agent_id", "timestamp", "status")
+REQUIRED_COLUMNS = tuple(column.name for column in LOG_COLUMNS if column.is_required)
 
 # Decimals are text, because a Polars Decimal holds at most 38 digits. JSON is its text.
 _DTYPES = {Kind.INSTANT: pl.Datetime("us", "UTC"), Kind.INTEGER: pl.Int32()}

@@ -7,8 +7,9 @@ from sqlalchemy import Connection, text
 from metrics_pipeline.errors import LogFileError
 from metrics_pipeline.log_files.log_file import LogFile
 from metrics_pipeline.log_files.problems import Problems
-from metrics_pipeline.log_files.schema import COLUMNS, REQUIRED_COLUMNS, Kind
+from metrics_pipeline.log_files.schema import COLUMNS, REQUIRED_COLUMNS
 from metrics_pipeline.log_files.staging import LogStaging, refusals_named, verbatim
+from metrics_pipeline.metrics.upstream import Kind
 
 _SHOWN_AGENTS = 10
 

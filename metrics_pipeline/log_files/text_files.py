@@ -18,7 +18,8 @@ from simplejson import RawJSON
 
 from metrics_pipeline.log_files.log_file import BATCH_BYTES, BATCH_ROWS, MIB, ROW_BYTES, LogFile
 from metrics_pipeline.log_files.problems import quoted
-from metrics_pipeline.log_files.schema import COLUMNS, Kind
+from metrics_pipeline.log_files.schema import COLUMNS
+from metrics_pipeline.metrics.upstream import Kind
 
 #: The limit of a row that spans several lines.
 _LINES_BYTES = 2 * ROW_BYTES

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from metrics_pipeline.log_files.log_file import LogFile
-from metrics_pipeline.log_files.schema import COLUMNS, LOG_SCHEMA, REQUIRED_COLUMNS, Kind
+from metrics_pipeline.log_files.schema import COLUMNS, LOG_SCHEMA, REQUIRED_COLUMNS
+from metrics_pipeline.metrics.upstream import Kind
 
 #: The forms that psql, Python, JavaScript and Go write. Digits beyond microseconds are cut: rounding could move a log
 #: into the next day.

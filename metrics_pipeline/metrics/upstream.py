@@ -5,6 +5,7 @@ documentation derive from these declarations.
 """
 
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE, REGISTRY_TABLE
 
@@ -31,19 +32,37 @@ class UpstreamColumn:
     is_required: bool = False
 
 
+class Kind(Enum):
+    """What a log column's values are: how each file format may write them, and which rule checks them."""
+
+    ID = auto()  # text or an integer, whichever the table's column holds
+    NAME = auto()  # text that is not blank
+    TEXT = auto()  # any text
+    INSTANT = auto()  # an ISO 8601 timestamp
+    INTEGER = auto()  # a 32-bit integer
+    DECIMAL = auto()  # a decimal number of any length, or NaN
+    JSON = auto()  # any JSON value
+
+
+@dataclass(frozen=True)
 class LogColumn(UpstreamColumn):
-    """A column of agent_execution_logs."""
+    """A column of agent_execution_logs, which a file of logs has under the same name."""
+
+    kind: Kind = Kind.TEXT
 
 
 LOG_COLUMNS = (
-    LogColumn("id", (), "uuid", "Identifies the log."),
-    LogColumn("agent_id", _AGENT, "text", "The agent, as agent_registry.id spells it.", is_required=True),
+    LogColumn("id", (), "uuid", "Identifies the log.", kind=Kind.ID),
+    LogColumn(
+        "agent_id", _AGENT, "text", "The agent, as agent_registry.id spells it.", is_required=True, kind=Kind.NAME
+    ),
     LogColumn(
         "timestamp",
         _INSTANT,
         "timestamp with time zone",
         "When the execution was logged; decides its day. Without a time zone it means UTC.",
         is_required=True,
+        kind=Kind.INSTANT,
     ),
     LogColumn(
         "status",
@@ -51,17 +70,23 @@ LOG_COLUMNS = (
         "text",
         "'success', 'failed', or any other, which counts in the total only.",
         is_required=True,
+        kind=Kind.NAME,
     ),
-    LogColumn("latency_ms", _COUNT, "integer", "Latency in milliseconds. NULL is left out."),
-    LogColumn("token_count", _COUNT, "integer", "Tokens used. NULL counts as 0."),
-    LogColumn("cost_usd", ("numeric",), "numeric", "Cost in USD. NULL, NaN and infinities count as 0."),
+    LogColumn("latency_ms", _COUNT, "integer", "Latency in milliseconds. NULL is left out.", kind=Kind.INTEGER),
+    LogColumn("token_count", _COUNT, "integer", "Tokens used. NULL counts as 0.", kind=Kind.INTEGER),
+    LogColumn(
+        "cost_usd", ("numeric",), "numeric", "Cost in USD. NULL, NaN and infinities count as 0.", kind=Kind.DECIMAL
+    ),
     LogColumn(
         "error_type",
         _LABEL,
         "text",
         "Why the execution failed; read only for status 'failed'. NULL counts under 'unknown'.",
+        kind=Kind.TEXT,
     ),
-    LogColumn("metadata", ("json", "jsonb"), "jsonb", "The keys human_intervention and user_id are read."),
+    LogColumn(
+        "metadata", ("json", "jsonb"), "jsonb", "The keys human_intervention and user_id are read.", kind=Kind.JSON
+    ),
 )
 
 REGISTRY_COLUMNS = (
