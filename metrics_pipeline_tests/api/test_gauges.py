@@ -47,7 +47,8 @@ def test_days_logs_and_runs_are_told_as_openmetrics(
     assert found == {
         "newest_day_end_timestamp_seconds": (NOON + timedelta(hours=12)).timestamp(),
         "newest_day_aggregation_seconds": 2.5,
-        "days fine": 2,
+        "days aggregated": 1,
+        "days no_activity": 1,
         "days missing": 1,
         "days dirty": 1,
         "days sealed": 0,

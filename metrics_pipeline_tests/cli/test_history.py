@@ -106,7 +106,7 @@ def test_status_shows_each_state_of_a_day_and_what_was_stored_of_it(
     ]
     assert stdout.startswith(f"{database.description}, days in UTC")
     assert stdout.splitlines()[-1] == (
-        "7 days: 2 fine, 1 missing, 1 dirty, 1 sealed, 1 running, 1 other zone; "
+        "7 days: 2 aggregated, 1 missing, 1 dirty, 1 sealed, 1 running, 1 other zone; "
         "2025-07-09 is missing (never aggregated, 3 logs); 2025-07-10 is dirty (logs +1234, failed +1234, "
         "latency_ms +123400, tokens +12340, cost_nano_usd +1234); "
         "1 stored under an older definition, the first 2025-07-08: a backfill renews them."

@@ -56,13 +56,15 @@ def test_a_week_of_downtime_heals_with_one_tick(nights: Nights, capsys: pytest.C
     tick = nights.schedule(TONIGHT)
     assert asked(tick) == KEYS
     found = capsys.readouterr().err
-    assert "13 days: 6 fine, 7 missing; 2025-07-07 is missing (never aggregated, 60 logs); 2025-07-08 is" in found
+    assert (
+        "13 days: 6 no activity, 7 missing; 2025-07-07 is missing (never aggregated, 60 logs); 2025-07-08 is" in found
+    )
     assert all(result.success for result in nights.launch(*tick.run_requests))
     assert_equal_to_oracle(nights.database, *WEEK)
 
     again = nights.schedule(TONIGHT)
     assert again.run_requests == []
-    assert again.skip_message == "13 days: 13 fine."
+    assert again.skip_message == "13 days: 7 aggregated, 6 no activity."
 
 
 def test_it_asks_for_missing_and_changed_days_only(nights: Nights) -> None:
@@ -86,7 +88,7 @@ def test_it_asks_for_missing_and_changed_days_only(nights: Nights) -> None:
         (dirty, "late logs")
     ]
     assert nights.schedule(TONIGHT).skip_message == (
-        f"7 days: 5 fine, 1 sealed, 1 other zone; 1 stored under an older definition, the first {outdated}: "
+        f"7 days: 5 aggregated, 1 sealed, 1 other zone; 1 stored under an older definition, the first {outdated}: "
         "a backfill renews them."
     )
 
