@@ -230,7 +230,7 @@ def test_days_of_an_older_definition_are_reported_and_renewed_only_on_request(
     for module in (reconciliation, publishing):
         monkeypatch.setattr(module, "DEFINITION_VERSION", "2")
     assert nights.schedule(TONIGHT).skip_message == (
-        "7 days: 7 fine; 7 stored under an older definition, the first 2025-07-07: a backfill renews them."
+        "7 days: 7 aggregated; 7 stored under an older definition, the first 2025-07-07: a backfill renews them."
     )
     assert nights.sensor(TONIGHT).skip_message == nights.schedule(TONIGHT).skip_message
 

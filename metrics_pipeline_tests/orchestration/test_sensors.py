@@ -94,19 +94,19 @@ def test_it_runs_every_quarter_of_an_hour_by_default() -> None:
 def test_a_change_is_found_told_and_healed(
     nights: Nights, change: str, difference: str, restated: set[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert nights.sensor(NOON).skip_message == "2 days: 2 fine."
+    assert nights.sensor(NOON).skip_message == "2 days: 2 aggregated."
     execute(nights.database, change)
     capsys.readouterr()
     tick = nights.sensor(NOON)
     assert asked(tick) == ["2025-07-12"]
-    assert f"2 days: 1 fine, 1 dirty; 2025-07-12 is dirty ({difference})." in capsys.readouterr().err
+    assert f"2 days: 1 aggregated, 1 dirty; 2025-07-12 is dirty ({difference})." in capsys.readouterr().err
 
     (result,) = nights.launch(*tick.run_requests)
     assert result.success
     assert_equal_to_oracle(nights.database, *DAYS)
     restatements = query(nights.database, "SELECT agent_id, metric_date, reason, run_id FROM metric_restatements")
     assert restatements == [(agent, SATURDAY, "late logs", result.run_id) for agent in restated]
-    assert nights.sensor(NOON).skip_message == "2 days: 2 fine."
+    assert nights.sensor(NOON).skip_message == "2 days: 2 aggregated."
 
 
 def test_each_state_of_a_day_is_asked_for_once(nights: Nights) -> None:
@@ -164,7 +164,7 @@ def test_missing_and_sealed_days_are_told_but_not_asked_for(nights: Nights) -> N
 def test_days_beyond_the_look_back_window_are_not_looked_at(nights: Nights) -> None:
     correct(nights, "3")
     nights.settings["lookback_days"] = 1
-    assert nights.sensor(NOON).skip_message == "1 day: 1 fine."
+    assert nights.sensor(NOON).skip_message == "1 day: 1 aggregated."
     nights.settings["lookback_days"] = 2
     assert asked(nights.sensor(NOON)) == ["2025-07-12"]
     assert asked(nights.sensor("2025-07-13T12:00:00+00:00")) == ["2025-07-12"]
