@@ -1,8 +1,9 @@
-"""Which agents behave unlike themselves: robust statistics of a day against the agent's own past.
+"""Which agents behave unusually: robust statistics of a day against the agent's own past.
 
-A value is unusual when it lies outside what is usual both of the trailing days and of the same weekday, so neither a
-quiet Sunday nor a change that has lasted for weeks is called one. Usual is median ± the larger of SPREADS robust
-standard deviations (1.4826 times the median absolute deviation) and the metric's smallest change worth a look.
+A value is unusual if it is outside the usual range of the trailing days and outside that of the same weekday. So
+neither a quiet Sunday nor a change that has lasted for weeks is reported. The usual range is the median ± SPREADS
+robust standard deviations (1.4826 times the median absolute deviation), or ± the metric's smallest change worth a look
+if that is larger.
 """
 
 from dataclasses import dataclass
@@ -13,20 +14,20 @@ import polars as pl
 #: The trailing days, and how many of them must have a value.
 TRAILING_DAYS = 28
 MIN_TRAILING_DAYS = 10
-#: The same weekday of so many weeks before, and how many of them must have a value.
+#: For how many weeks back the same weekday is compared, and how many of those days must have a value.
 SAME_WEEKDAYS = 8
 MIN_SAME_WEEKDAYS = 3
 #: Rates, percentiles and averages of fewer executions than this say little, so such days are left out.
 MIN_EXECUTIONS = 30
-#: Five: of normally distributed values, one in two million lies outside.
+#: One normally distributed value in two million is more than five standard deviations from the mean.
 SPREADS = 5.0
-#: Makes the median absolute deviation of normally distributed values their standard deviation.
+#: Scales the median absolute deviation of normally distributed values to their standard deviation.
 _MAD_TO_SIGMA = 1.4826
 
 
 @dataclass(frozen=True)
 class _Metric:
-    """minimum_change: the smallest change worth a look, times the median if it is relative to it."""
+    """minimum_change: the smallest change worth a look; a multiple of the median if is_relative."""
 
     minimum_change: float
     is_relative: bool
@@ -41,7 +42,7 @@ JUDGED = {
     "total_executions": _Metric(0.5, is_relative=True, needs_executions=False),
 }
 
-#: What a row of history needs. Floats, also for costs: a statistic has no exact value, and none of it is stored.
+#: A row of history. Floats, even for costs: a statistic is not exact, and it is not stored.
 HISTORY_SCHEMA = pl.Schema(
     {"agent_id": pl.String(), "metric_date": pl.Date(), **{name: pl.Float64() for name in JUDGED}}
 )
@@ -51,9 +52,9 @@ HISTORY_SCHEMA = pl.Schema(
 class Unusual:
     """The findings of a day.
 
-    values: agent_id, metric, value, trailing_median, weekday_median, times_limit (Float64: how many times the usual
-    distance from the nearer of both medians), the most unusual first.
-    agents: how many have a row of the day. agents_with_history: those of them with enough past to be judged at all.
+    values: agent_id, metric, value, trailing_median, weekday_median, times_limit (Float64: the distance from a median
+    as a multiple of its limit, the smaller of both). The most unusual first.
+    agents: how many have a row of the day. agents_with_history: how many of these have enough past to be judged.
     """
 
     values: pl.DataFrame
@@ -62,7 +63,7 @@ class Unusual:
 
 
 def days_of_interest(day: date) -> list[date]:
-    """The days whose rows `unusual_values` needs: `day`, the trailing ones, and the same weekdays before."""
+    """The days whose rows `unusual_values` needs: `day`, the trailing days, and the earlier same weekdays."""
     trailing = {day - timedelta(days=n) for n in range(TRAILING_DAYS + 1)}
     return sorted(trailing | {day - timedelta(weeks=n) for n in range(1, SAME_WEEKDAYS + 1)})
 
@@ -85,12 +86,12 @@ def unusual_values(history: pl.DataFrame, day: date) -> Unusual:
     unusual = (
         judged.with_columns(
             times_limit=pl.min_horizontal(
-                # Where nothing ever changed, the limit may be 0: no change is then 0 / 0, and any change infinite.
+                # If nothing ever changed, the limit may be 0: no change is then 0 / 0, and any change infinite.
                 ((pl.col("value") - pl.col(f"{past}_median")).abs() / pl.col(f"{past}_limit")).fill_nan(0.0)
                 for past in ("trailing", "weekday")
             )
         )
-        # An agent that makes a handful of executions a day may well make none or twice as many.
+        # For an agent with a handful of executions a day, none or twice as many is usual.
         .filter(pl.max_horizontal("executions", "trailing_executions") >= MIN_EXECUTIONS)
         .filter(pl.col("times_limit") > 1.0)
         .sort("times_limit", "agent_id", "metric", descending=[True, False, False])

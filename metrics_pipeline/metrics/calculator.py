@@ -25,17 +25,17 @@ _COSTS = ("total_cost_usd", "avg_cost_per_execution")
 
 @dataclass(frozen=True)
 class LogAggregates:
-    """The logs of a day by agent, of all agents whatever their status in the registry.
+    """The logs of a day by agent, for all agents whatever their status in the registry.
 
-    by_agent: a row per agent_id, NULL included. The sums of PARTIALS_SCHEMA under their names, has_irregular_costs,
-    unique_users (Int64), error_counts (in the order of types), latencies (their number) and latency_ms (their sum),
-    and the latencies themselves: latencies_ms, or latency_counts in their order. The other one is NULL.
+    by_agent: a row per agent_id, including NULL. Columns: the sums of PARTIALS_SCHEMA under their names,
+    has_irregular_costs, unique_users (Int64), error_counts (sorted by type), latencies (their number), latency_ms
+    (their sum), and the latencies themselves: latencies_ms, or sorted latency_counts. The other one is NULL.
     """
 
     by_agent: pl.DataFrame
 
     def fingerprint(self, exact_costs: pl.DataFrame, kind: FingerprintKind) -> SourceFingerprint:
-        """The totals over all agents; EXACT_COSTS_SCHEMA has the regular costs of those who have irregular ones too."""
+        """The totals over all agents. Agents with irregular costs count with their regular sum in `exact_costs`."""
         irregular = pl.col("has_irregular_costs")
         totals = self.by_agent.select(
             *(pl.col(column).cast(pl.Int128).sum().alias(name) for name, column in FINGERPRINT_TOTALS.items()),
@@ -53,7 +53,7 @@ class DayMetrics:
     """The result of one day.
 
     metrics: one row per agent in scope (the schema of AGENT_DAY), sorted by agent_id.
-    skipped: agent_id, logs of the agents that have logs but are not in scope, most logs first.
+    skipped: agent_id and logs of the agents that have logs but are not in scope, most logs first.
     not_finite_costs: how many aggregated logs had a cost that is not a finite number; they count as NULL.
     """
 
@@ -75,9 +75,9 @@ class DayMetrics:
 
 @dataclass(frozen=True)
 class DayTotals:
-    """Over all aggregated logs of a day: what cannot be added up from its agents' rows.
+    """Totals over all aggregated logs of a day that cannot be added up from its agents' rows.
 
-    p95_latency_ms: the 95th percentile of their latencies, defined as an agent's is; 0 without any.
+    p95_latency_ms: the 95th percentile of the latencies, defined as for one agent; 0 without latencies.
     unique_users: distinct user_id; a user of three agents counts once.
     """
 
@@ -86,7 +86,7 @@ class DayTotals:
 
 
 def agents_with_irregular_costs(partials: pl.DataFrame) -> list[str | None]:
-    """The agents whose costs the sums in PARTIALS_SCHEMA do not hold, sorted. They need exact costs."""
+    """The agents with irregular costs, which are not in the sums of PARTIALS_SCHEMA, sorted. They need exact costs."""
     return partials.filter(pl.col("cost_nano_usd").is_null())["agent_id"].unique().sort().to_list()
 
 
@@ -119,7 +119,7 @@ def merge_partials(partials: pl.DataFrame, grain: Grain = AGENT_DAY) -> LogAggre
             ),
         )
     )
-    # Polars' default engine streams: 23 ms instead of 16 for a million logs, and 0.3 ms more for each small frame.
+    # Polars' default engine streams: 23 ms instead of 16 for a million logs, and 0.3 ms more per small frame.
     return LogAggregates(by_agent.collect(engine="in-memory"))
 
 
@@ -130,10 +130,10 @@ def daily_metrics(
     exact_costs: pl.DataFrame,
     kind: FingerprintKind = FIRST_KIND,
 ) -> DayMetrics:
-    """The metrics of every agent in `agents` (String, distinct), also of those without logs.
+    """The metrics of every agent in `agents` (String, distinct), including those without logs.
 
-    `exact_costs` (EXACT_COSTS_SCHEMA) replaces the sums of the agents with irregular costs. `kind` is that of the
-    fingerprint whose content_hash the partial aggregates hold.
+    `exact_costs` (EXACT_COSTS_SCHEMA) replaces the sums of the agents with irregular costs. `kind` is the kind of
+    fingerprint to which the content_hash of the partial aggregates belongs.
     Raises InvariantError for a total cost of 10^11 USD or more, which numeric(20,9) cannot hold.
     """
     scope = pl.DataFrame({"agent_id": agents}, schema={"agent_id": pl.String})
@@ -165,7 +165,7 @@ def daily_metrics(
 
 
 def day_totals(partials: pl.DataFrame, agents: pl.Series) -> DayTotals:
-    """The totals over the logs of `agents` (String, distinct) in PARTIALS_SCHEMA; other agents' are left out."""
+    """The totals over the logs of `agents` (String, distinct) in `partials` (PARTIALS_SCHEMA)."""
     in_scope = partials.filter(pl.col("agent_id").is_in(agents.implode()))
     if in_scope.is_empty():
         return DayTotals(0, 0)
@@ -175,7 +175,7 @@ def day_totals(partials: pl.DataFrame, agents: pl.Series) -> DayTotals:
 
 
 def _column(metric: Metric) -> pl.Expr:
-    # A cost that cannot be stored becomes NULL, and is refused afterwards.
+    # A cost that cannot be stored becomes NULL, and daily_metrics() refuses it.
     value = metric.formula.cast(metric.dtype, strict=metric.name not in _COSTS)
     has_no_logs = pl.col("total_executions").is_null()
     return pl.when(has_no_logs).then(pl.lit(metric.without_logs, metric.dtype)).otherwise(value).alias(metric.name)

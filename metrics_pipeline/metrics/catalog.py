@@ -1,4 +1,4 @@
-"""Each metric declared once: its types, its meaning, its inputs, its formula, its rules, and how days add up.
+"""Each metric declared once: types, meaning, inputs, formula, rules, and how it combines over several days.
 
 DDL, the publishing statement, lineage, validation, the API's models, period totals and the documentation derive from
 these declarations. The partial aggregates that formulas read are declared here too; logs/log_columns.py has their SQL.
@@ -34,12 +34,11 @@ DEFINITION_VERSION = "1"
 #: One entry of an error distribution; in PostgreSQL the list becomes a JSON object {error_type: count}.
 ERROR_COUNT = pl.Struct({"error_type": pl.String, "executions": pl.Int64})
 
-#: What a source of logs delivers: partial aggregates. Each agent has one or several, one per part of the day, and they
-#: are merged by addition and union. The cost is NULL if costs are irregular (see EXACT_COSTS_SCHEMA). Latencies and
-#: error types come as pairs with their number of executions, or bare, in any order, where each counts as a pair of one;
-#: the other list of the two is NULL or empty. Error types are those of failed logs. User ids are distinct within a
-#: part; a long id may be replaced by its digest. content_hash is the sum of a hash of every value that a metric
-#: depends on.
+#: The partial aggregates that a source of logs delivers: a row per agent and part of the day. They are merged by
+#: addition and union. The cost is NULL if costs are irregular (see EXACT_COSTS_SCHEMA). Latencies and error types are
+#: either pairs with their number of executions, or bare values in any order, which count as one execution each; the
+#: other list is NULL or empty. Error types are those of failed logs. User ids are distinct within a part; a long id may
+#: be replaced by its digest. content_hash is the sum over the logs of a hash of every value that a metric depends on.
 PARTIALS_SCHEMA = pl.Schema(
     {
         "agent_id": pl.String(),
@@ -58,8 +57,8 @@ PARTIALS_SCHEMA = pl.Schema(
     }
 )
 
-#: The partial aggregates that a fingerprint holds, under its own names for them. Inputs of later metrics are added to
-#: FURTHER_FINGERPRINT, each as a column of PARTIALS_SCHEMA of its own: content_hash must not change.
+#: The partial aggregates that a fingerprint holds, by their names in it. Inputs of later metrics are added to
+#: FURTHER_FINGERPRINT, each as its own column of PARTIALS_SCHEMA, because content_hash must not change.
 FINGERPRINT_TOTALS = {
     "logs": "total_executions",
     "successful": "successful_executions",
@@ -70,10 +69,9 @@ FINGERPRINT_TOTALS = {
 }
 FURTHER_FINGERPRINT: tuple[str, ...] = ()
 
-#: Of the agents with irregular costs: those that have a cost that is finer than a nano-dollar or is not a finite
-#: number, or whose costs in one part of the day add up to 10^19 USD or more. Total and mean are exact, rounded half
-#: away from zero, and NULL from 1.7 * 10^29 USD on. regular_cost_nano_usd adds up the costs that are whole
-#: nano-dollars, as fingerprint_cost() keeps them.
+#: A row per agent with irregular costs: a cost is finer than a nano-dollar or not finite, or one part of a day adds up
+#: to 10^19 USD or more. Total and mean are exact, rounded half away from zero, and NULL from 1.7 * 10^29 USD on.
+#: regular_cost_nano_usd is the fingerprint_cost() of the sum of the costs that are whole nano-dollars.
 EXACT_COSTS_SCHEMA = pl.Schema(
     {
         "agent_id": pl.String(),
@@ -86,7 +84,7 @@ EXACT_COSTS_SCHEMA = pl.Schema(
 
 
 class OverDays(Enum):
-    """What becomes of a metric over several days."""
+    """How a metric combines over several days."""
 
     SUM = "the sum of the days"
     SUM_BY_KEY = "the sum of the days for each key"
@@ -96,7 +94,7 @@ class OverDays(Enum):
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table of metrics, in Polars and in PostgreSQL, with a value that a day may have."""
+    """A column of a table of metrics, in Polars and in PostgreSQL, with an example value."""
 
     name: str
     dtype: pl.DataType
@@ -111,9 +109,9 @@ class Metric(Column):
 
     inputs: the columns of agent_execution_logs that it depends on, besides agent_id and timestamp.
     formula: over an agent's merged partial aggregates, with its exact costs if it has irregular ones.
-    over_days: what becomes of it over several days.
+    over_days: how it combines over several days.
     without_logs: the value of an agent without logs.
-    rules: what must hold of every row, by the words for a row that breaks it.
+    rules: conditions that every row must meet, by the words for a row that does not.
     """
 
     inputs: tuple[str, ...]
@@ -125,14 +123,14 @@ class Metric(Column):
 
 @dataclass(frozen=True)
 class Grain:
-    """What one row of metrics is about: the table and the columns of its key, of which metric_date is one."""
+    """What one row of metrics describes: its table and its key columns, which include metric_date."""
 
     table: str
     keys: tuple[Column, ...]
 
     @property
     def key_names(self) -> tuple[str, ...]:
-        """The names of the key's columns, in their order."""
+        """The names of the key columns, in order."""
         return tuple(key.name for key in self.keys)
 
     @property
@@ -142,7 +140,7 @@ class Grain:
 
     @property
     def schema(self) -> pl.Schema:
-        """The frame of a day's rows."""
+        """The schema of a frame of a day's rows."""
         return pl.Schema({column.name: column.dtype for column in self.columns})
 
 

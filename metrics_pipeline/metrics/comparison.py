@@ -1,4 +1,4 @@
-"""What storing a computed day would change of the stored one."""
+"""How storing a computed day would change the stored day."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -11,9 +11,9 @@ from metrics_pipeline.metrics.catalog import METRIC_NAMES
 
 @dataclass(frozen=True)
 class DayChange:
-    """Rows that would be inserted, changed and left untouched, and by how much the day's totals would move.
+    """How many rows would be inserted, changed and left unchanged, and by how much the day's totals would change.
 
-    changed_agents: those of the changed rows, sorted.
+    changed_agents: the agents of the changed rows, sorted.
     """
 
     metric_date: date

@@ -1,4 +1,4 @@
-"""Whether a stored day still adds up to its row in the ledger: no execution, error or dollar lost or invented."""
+"""Whether a stored day still adds up to its ledger row: no execution, error or dollar was lost or invented."""
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from metrics_pipeline.metrics.reconciliation import LedgerRow
 class StoredTotals:
     """A day's row in the ledger, and the sums over its stored rows of metrics.
 
-    contradictory_agents: those whose row contradicts itself, such as errors that do not sum to its failed executions.
+    contradictory_agents: agents whose row contradicts itself, such as errors that do not sum to its failed executions.
     """
 
     ledger: LedgerRow
@@ -29,8 +29,8 @@ class StoredTotals:
     def has_ledger_cost(self) -> bool:
         """Whether the ledger alone confirms the stored cost.
 
-        It cannot where logs were skipped, which its total includes, or where costs were finer than a nano-dollar, which
-        its total leaves out.
+        It does not if logs were skipped (its total includes them), or if costs were finer than a nano-dollar (its total
+        excludes them).
         """
         ledger = self.ledger
         return ledger.skipped_logs == 0 and self.cost_nano_usd == ledger.source_fingerprint.cost_nano_usd
@@ -38,10 +38,10 @@ class StoredTotals:
 
 @dataclass(frozen=True)
 class AgentLogs:
-    """What the logs of an agent on a day say, as they are now.
+    """The number and the cost of an agent's present logs of a day.
 
-    regular_cost_nano_usd adds up the costs that are whole nano-dollars, as fingerprint_cost() keeps them.
-    cost_nano_usd is the exact sum, rounded as it is stored.
+    regular_cost_nano_usd: the fingerprint_cost() of the sum of the costs that are whole nano-dollars.
+    cost_nano_usd: the exact sum, rounded as it is stored.
     """
 
     metric_date: date
@@ -53,9 +53,9 @@ class AgentLogs:
 
 @dataclass(frozen=True)
 class LogCosts:
-    """What the logs of a day, as they are now, say of its cost.
+    """The number and the cost of a day's present logs.
 
-    cost_nano_usd: the total of the ledger's fingerprint, over all logs. aggregated_cost_nano_usd: the sum over the
+    cost_nano_usd: over all logs, computed as in the ledger's fingerprint. aggregated_cost_nano_usd: the sum over the
     agents that have a row, each agent's exact cost rounded as it is stored.
     """
 
@@ -66,7 +66,7 @@ class LogCosts:
 
 @dataclass(frozen=True)
 class SkippedAgent:
-    """An agent whose logs are in no metric, and on how many days."""
+    """An agent that has logs in no metric: how many logs, on how many days."""
 
     agent_id: str | None
     logs: int
@@ -91,7 +91,7 @@ def log_costs(logs: Sequence[AgentLogs], with_rows: Mapping[date, Set[str]]) -> 
 
 
 def skipped_agents(logs: Sequence[AgentLogs], with_rows: Mapping[date, Set[str]]) -> list[SkippedAgent]:
-    """The agents that have logs but no row on a day, those with most such logs first."""
+    """The agents that have logs but no row on some day, most such logs first."""
     skipped: dict[str | None, list[int]] = {}
     for each in logs:
         if each.agent_id not in with_rows.get(each.metric_date, ()):
@@ -101,10 +101,10 @@ def skipped_agents(logs: Sequence[AgentLogs], with_rows: Mapping[date, Set[str]]
 
 
 def expired_days(days: Sequence[StoredTotals], cutoff: date) -> set[date]:
-    """Those of `days`, which are all of the ledger and oldest first, whose rows retention deleted.
+    """The days whose rows retention deleted. `days` is the whole ledger, oldest first.
 
-    It seals a day and deletes all of its rows, oldest days first, so such a day lies before `cutoff`, or before every
-    day that has rows: the policy may have kept less then. A day without rows elsewhere was not deleted by retention.
+    Retention seals a day and deletes all its rows, oldest days first. So an expired day is before `cutoff`, or before
+    every day that has rows, because the policy may have kept fewer days then. Retention deleted no others.
     """
     first_with_rows = next((day.ledger.metric_date for day in days if day.rows > 0), date.max)
     return {
@@ -115,7 +115,7 @@ def expired_days(days: Sequence[StoredTotals], cutoff: date) -> set[date]:
 
 
 def is_cost_compared(day: StoredTotals, costs: LogCosts | None) -> bool:
-    """Whether anything is left to compare the day's stored cost with: the ledger, or the logs that it was made of."""
+    """Whether the day's stored cost can be compared: with the ledger, or with its logs if they are unchanged."""
     logs = day.ledger.source_fingerprint
     return day.has_ledger_cost or (
         costs is not None and (costs.logs, costs.cost_nano_usd) == (logs.logs, logs.cost_nano_usd)
@@ -125,8 +125,8 @@ def is_cost_compared(day: StoredTotals, costs: LogCosts | None) -> bool:
 def contradictions(day: StoredTotals, costs: LogCosts | None) -> list[str]:
     """What does not add up, a few words each; empty for a day that is as it was stored.
 
-    `costs` are needed where the ledger alone does not confirm the cost. Logs that have changed since the day was
-    stored say nothing of its rows, so they are left aside.
+    `costs` are needed if the ledger alone does not confirm the cost. Logs that have changed since the day was stored
+    cannot confirm its rows, so they are ignored.
     """
     ledger, logs = day.ledger, day.ledger.source_fingerprint
     compared = [
@@ -146,7 +146,7 @@ def contradictions(day: StoredTotals, costs: LogCosts | None) -> list[str]:
         compared.append(("cost in nano-dollars", day.cost_nano_usd, "logs", costs.aggregated_cost_nano_usd))
     broken = [f"{name} {stored}, but {source} {other}" for name, stored, source, other in compared if stored != other]
     if ledger.skipped_logs > 0:
-        # What is not in the rows must be among the skipped logs.
+        # Executions that are not in the rows must be among the skipped logs.
         skipped = ledger.skipped_logs
         broken += [
             f"{name} executions {stored}, which {total} in the ledger and {skipped} skipped logs do not allow"

@@ -21,9 +21,9 @@ def decimal(scaled: pl.Expr, unit: Decimal) -> pl.Expr:
 
 
 def percentile(latencies: pl.Expr, q: float) -> pl.Expr:
-    """PostgreSQL's percentile_cont(q)::int of each list (List(Int32), in any order), as Int64; NULL of an empty one.
+    """PostgreSQL's percentile_cont(q)::int of each list (List(Int32), in any order), as Int64; NULL for an empty list.
 
-    Operation by operation in double precision: position = q * (n - 1), value = low + (position - floor(position)) *
+    The same operations in double precision: position = q * (n - 1), value = low + (position - floor(position)) *
     (high - low), rounded half to even (src/backend/utils/adt/orderedsetaggs.c, float8_lerp). Polars selects the values
     at floor(position) and ceil(position), which takes a third of the time of sorting them all.
     """
@@ -33,7 +33,7 @@ def percentile(latencies: pl.Expr, q: float) -> pl.Expr:
 
 
 def weighted_percentile(counts: pl.Expr, q: float) -> pl.Expr:
-    """The same of each list of pairs (List(LATENCY_COUNT), sorted by latency): a pair is its latency so many times."""
+    """The same for lists of pairs (List(LATENCY_COUNT), sorted by latency): a pair counts once per execution."""
     latencies, executions = pl.element().struct.field("latency_ms"), pl.element().struct.field("executions")
     position = q * (executions.sum() - 1)
     up_to = executions.cum_sum()

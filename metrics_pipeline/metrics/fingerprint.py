@@ -1,4 +1,4 @@
-"""What a day's logs were when they were aggregated, small enough to keep and compare forever."""
+"""The fingerprint of a day's logs as they were aggregated: small enough to keep forever and to compare."""
 
 import hashlib
 import json
@@ -8,10 +8,10 @@ from typing import Any
 
 from metrics_pipeline.metrics.costs import fingerprint_cost
 
-#: Who computed a fingerprint, and by which of its statements. Only fingerprints of one kind can be compared.
+#: The engine that computed a fingerprint, and the version of its statement. Only equal kinds can be compared.
 FingerprintKind = tuple[str, int]
 
-#: A text of the ledger that names no kind was written before there were several, and is of this one.
+#: The kind of a ledger text that names none: it was written when only this kind existed.
 FIRST_KIND: FingerprintKind = ("postgresql", 1)
 
 
@@ -19,9 +19,9 @@ FIRST_KIND: FingerprintKind = ("postgresql", 1)
 class SourceFingerprint:
     """Totals over all logs of a day, and the sum of a 64-bit hash of each log's metric-relevant values.
 
-    The totals say what differs; the hash notices what they miss, such as a log that moved to another agent.
-    cost_nano_usd is kept as fingerprint_cost() has it. further holds the numbers of metrics' inputs that were added
-    later, each under a name of its own, so that the days stored before need no new hash.
+    The totals show what differs; the hash detects what they miss, such as a log that moved to another agent.
+    cost_nano_usd is a residue of fingerprint_cost(). further holds the numbers of metric inputs that were added later,
+    by name, so that days stored before need no new hash.
     """
 
     logs: int
@@ -36,7 +36,7 @@ class SourceFingerprint:
 
     @classmethod
     def of(cls, numbers: Mapping[str, Any], kind: FingerprintKind = FIRST_KIND) -> "SourceFingerprint":
-        """The fingerprint whose numbers are given by name. Names that this version does not know are kept."""
+        """A fingerprint from its numbers by name. Names that this version does not know are kept in `further`."""
         whole = {name: int(number) for name, number in numbers.items()}
         totals = {name: whole.pop(name) for name in _TOTALS}
         return cls(**totals, further=whole, kind=kind)
@@ -47,7 +47,7 @@ class SourceFingerprint:
         return cls.of(dict.fromkeys(_TOTALS, 0), kind)
 
     def __add__(self, other: "SourceFingerprint") -> "SourceFingerprint":
-        """The fingerprint of both sets of logs together, which are of one kind."""
+        """The fingerprint of both sets of logs together. Both must be of the same kind."""
         mine, others = self.numbers, other.numbers
         total = {name: mine.get(name, 0) + others.get(name, 0) for name in (*mine, *others)}
         return SourceFingerprint.of(total | {"cost_nano_usd": fingerprint_cost(total["cost_nano_usd"])}, self.kind)
@@ -57,24 +57,21 @@ class SourceFingerprint:
         return hashlib.sha256("|".join([self.to_text(), *context]).encode()).hexdigest()[:16]
 
     def to_text(self) -> str:
-        """The form that the ledger stores: JSON of the kind and of integers, always in the same order."""
+        """The form that the ledger stores: JSON of the kind and the integers, always in the same order."""
         engine, version = self.kind
         return json.dumps({"engine": engine, "version": version, **self.numbers})
 
     @classmethod
     def from_text(cls, text: str) -> "SourceFingerprint":
-        """Reads what to_text of this version, an older or a newer one wrote.
-
-        Values that are not integers are ignored.
-        """
+        """Reads the text of this version, an older one or a newer one. Values that are not integers are ignored."""
         values = json.loads(text)
         kind = (values.pop("engine", FIRST_KIND[0]), values.pop("version", FIRST_KIND[1]))
         return cls.of({name: value for name, value in values.items() if isinstance(value, int)}, kind)
 
     def differences(self, present: "SourceFingerprint") -> list[str]:
-        """What `present`, of the same kind, has more or less of, in words; empty when both are equal.
+        """How the totals of `present`, of the same kind, differ, in words; empty if both are equal.
 
-        A further number that one of them lacks is not compared: the day was stored before it was introduced.
+        A further number that only one of them has is not compared: the day was stored before it was introduced.
         """
         stored, now = self.numbers, present.numbers
         deltas = {name: now[name] - stored[name] for name in stored if name in now and now[name] != stored[name]}
@@ -82,7 +79,7 @@ class SourceFingerprint:
         return changes or ["values corrected without a change of any total"] * bool(deltas)
 
     def equals(self, present: "SourceFingerprint") -> bool:
-        """Whether `present` is of the same kind and differs in nothing that both have."""
+        """Whether `present` is of the same kind and every number that both have is equal."""
         return self.kind == present.kind and not self.differences(present)
 
     @property

@@ -10,7 +10,7 @@ from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 
 
 class DayState(StrEnum):
-    """The state of a day, by the names that commands, checks, API and gauges share.
+    """The state of a day, under the name that commands, checks, API and gauges share.
 
     Only MISSING and DIRTY days need a run.
     """
@@ -25,11 +25,11 @@ class DayState(StrEnum):
 
     @property
     def words(self) -> str:
-        """The name for people."""
+        """The name in messages."""
         return self.value.replace("_", " ")
 
 
-#: What is true of each state.
+#: What each state means.
 STATE_MEANINGS = {
     DayState.AGGREGATED: "its metrics equal its logs",
     DayState.NO_ACTIVITY: "its metrics equal its logs, and there is not one log",
@@ -45,7 +45,7 @@ STATE_MEANINGS = {
 class LedgerRow:
     """A row of metric_day_ledger.
 
-    version: changes with every write of the row (its xmin), whatever the clocks say.
+    version: the row's xmin, which changes with every write, whatever the clocks say.
     """
 
     metric_date: date
@@ -85,7 +85,7 @@ class DayVerdict:
 
     is_outdated: stored under an older definition of the metrics, or with a fingerprint that cannot be compared any
     more; such a day is aggregated again only on request.
-    fingerprint: identifies this state of the day. It changes with the logs and with each time the day is stored.
+    fingerprint: identifies this state of the day. It changes with the logs, and each time the day is stored.
     """
 
     metric_date: date
@@ -121,7 +121,7 @@ def why_closed(stored: LedgerRow, time_zone: str) -> Closed | None:
 
 
 def is_finished(stored: LedgerRow, present: SourceFingerprint) -> bool:
-    """Whether the day is stored under the present definition and would be stored no better from the present logs."""
+    """Whether the day is stored under the present definition and aggregating the present logs would change nothing."""
     if stored.is_sealed:
         return stored.definition_version == DEFINITION_VERSION
     return stored.definition_version == DEFINITION_VERSION and stored.source_fingerprint.equals(present)
@@ -137,9 +137,9 @@ def reconcile(
 ) -> list[DayVerdict]:
     """One verdict per day, in the order of `days`.
 
-    stored: the ledger; a day that is not in it was never aggregated, or cleared. present: the fingerprint of each day's
-    logs, of the kind that the day was stored with if that can still be computed. running: the days that a run is about
-    to write.
+    stored: the ledger; a day that is not in it was never aggregated, or was cleared. present: the fingerprint of each
+    day's logs, of the kind that the day was stored with if that can still be computed. running: the days that a run is
+    about to write.
     """
     verdicts = []
     for day in days:

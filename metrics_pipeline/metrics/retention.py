@@ -8,7 +8,7 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.reconciliation import LedgerRow
 
-#: A hundred years. With many more, no calendar has the day that rows are kept from.
+#: A hundred years. A much larger number leads to a date before the year 1, which Python cannot represent.
 MAX_DAYS = 36_600
 
 
@@ -42,7 +42,7 @@ class RetentionPolicy:
 
 @dataclass(frozen=True)
 class Cutoffs:
-    """The first day of each kind that is kept, counted from `today`; what belongs to an earlier one may go."""
+    """The first day that is kept, per kind of row, counted back from `today`. Rows of earlier days may be deleted."""
 
     time_zone: str
     today: date
@@ -52,7 +52,7 @@ class Cutoffs:
 
 
 def cutoffs(policy: RetentionPolicy, at: datetime, time_zone: str) -> Cutoffs:
-    """The cutoffs of a run scheduled for the instant `at`: today, as clocks in `time_zone` show it, less N days."""
+    """The cutoffs of a run scheduled for the instant `at`: today in `time_zone`, minus the days of the policy."""
     today = at.astimezone(ZoneInfo(time_zone)).date()
     return Cutoffs(
         time_zone,
@@ -65,10 +65,10 @@ def cutoffs(policy: RetentionPolicy, at: datetime, time_zone: str) -> Cutoffs:
 
 @dataclass(frozen=True)
 class PruningProgress:
-    """A sealed day of which verified logs may still stand.
+    """A sealed day that may still have verified logs.
 
-    verified_before: logs written by transactions before this one were verified; 64 bits, it never wraps.
-    pruned: the fingerprint of the verified logs that are deleted by now.
+    verified_before: a 64-bit transaction id, which never wraps; logs written by earlier transactions were verified.
+    pruned: the fingerprint of the verified logs that are already deleted.
     """
 
     verified_before: int
@@ -77,9 +77,9 @@ class PruningProgress:
 
 @dataclass(frozen=True)
 class StandingLogs:
-    """The logs of a day that stand in the table.
+    """The logs of a day that exist in the table.
 
-    verifiable: those whose writers had all ended when the day was looked at or, of a sealed day, when it was sealed.
+    verifiable: those whose writers had all ended when the day was read or, for a sealed day, when it was sealed.
     later: those written since.
     """
 
@@ -88,11 +88,11 @@ class StandingLogs:
 
     @property
     def logs(self) -> int:
-        """How many logs stand."""
+        """How many logs exist."""
         return self.verifiable.logs + self.later.logs
 
 
-#: Why a day waits whose logs are all as they were aggregated, but partly too fresh to be told from later ones.
+#: Why a day waits although its logs are those that were aggregated: some are too recent to tell from later ones.
 UNSETTLED = "written since the oldest transaction that is still open: left for the next run"
 
 
@@ -106,8 +106,8 @@ def reason_to_hold_back(
 ) -> str | None:
     """Why no log of the day may be deleted; None if the verifiable ones may.
 
-    stored: the day's ledger row. progress: of a sealed day that is not pruned to its end. overlapping: a day of another
-    zone, not sealed, whose window shares instants with this one's.
+    stored: the day's ledger row. progress: that of a sealed day whose pruning is unfinished. overlapping: an unsealed
+    day of another zone whose window overlaps this day's.
     """
     if stored is None:
         return "never aggregated: backfill the day"

@@ -1,4 +1,4 @@
-"""What a person wants to know of an agent's period, exactly: from totals over stored days to rates and means."""
+"""The exact figures of an agent's period: rates and means from totals over its stored days."""
 
 from dataclasses import dataclass, fields
 from decimal import Decimal
@@ -33,7 +33,7 @@ class PeriodTotals:
 
 @dataclass(frozen=True)
 class Figure:
-    """What a field of PeriodSummary means, and a value that it may have."""
+    """The meaning of a field of PeriodSummary, and an example value."""
 
     meaning: str
     example: Any
@@ -82,9 +82,9 @@ def summarise(totals: PeriodTotals) -> PeriodSummary:
 
 
 def changes(previous: PeriodSummary, current: PeriodSummary) -> PeriodSummary:
-    """Each figure of `current` minus that of `previous`, as they are rounded; None where one of the two is None.
+    """Each rounded figure of `current` minus that of `previous`; None if either is None.
 
-    error_distribution holds every error type that either has, also those whose count stayed the same.
+    error_distribution holds every error type that either has, including those whose count is the same.
     """
     return PeriodSummary(
         **{

@@ -20,9 +20,9 @@ _INSTANT = ("timestamp with time zone", "timestamp without time zone")
 class UpstreamColumn:
     """A column of a table that another system owns.
 
-    accepted: the types of PostgreSQL that our SQL can read; `enum` stands for every enum type, and none for any type.
+    accepted: the PostgreSQL types that our SQL can read; `enum` means every enum type, and an empty tuple any type.
     created_as: the type in tables that we create.
-    is_required: whether every row needs a value, also in a file of logs.
+    is_required: whether every row needs a value, including the rows of a log file.
     """
 
     name: str
@@ -107,7 +107,7 @@ ALERT_COLUMNS = (
     UpstreamColumn("resolved_at", _INSTANT, "timestamp with time zone", "When it was resolved; NULL while it is open."),
 )
 
-#: The tables of other systems, in the order in which people read of them.
+#: The tables of other systems, in the order of the documentation.
 UPSTREAM_TABLES: dict[str, tuple[UpstreamColumn, ...]] = {
     REGISTRY_TABLE: REGISTRY_COLUMNS,
     LOGS_TABLE: LOG_COLUMNS,

@@ -1,4 +1,4 @@
-"""What must hold of every day before it is written. A day that breaks one of these rules is wrong, so it is refused."""
+"""The rules that every day must meet before it is written. A day that breaks one is wrong, so it is refused."""
 
 from metrics_pipeline.errors import InvariantError
 from metrics_pipeline.metrics.calculator import DayMetrics
@@ -14,7 +14,7 @@ _ROW_RULES = {words: rule for metric in METRICS for words, rule in metric.rules.
 def validate_day(day: DayMetrics, window: DayWindow, logs_read: int) -> None:
     """Checks the conservation of logs and the rules of each row.
 
-    `logs_read` comes from the reader, not from the aggregation, so a lost batch cannot hide.
+    `logs_read` comes from the reader, not from the aggregation, so a lost batch is detected.
     Raises InvariantError, which names the day, the rule and the first agents that break it.
     """
     broken = []

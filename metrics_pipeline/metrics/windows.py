@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-#: By this hour of the next day, on the clocks of the zone, a day has to be stored.
+#: A day must be stored by this hour of the next day, local time of the zone.
 DUE_HOUR = 3
 
 
 @dataclass(frozen=True)
 class DayWindow:
-    """The instants [start, end) of one calendar day, in UTC: 23, 24 or 25 hours, as the zone has it."""
+    """The instants [start, end) of one calendar day, in UTC: 23, 24 or 25 hours, depending on the zone."""
 
     metric_date: date
     time_zone: str
@@ -24,7 +24,7 @@ class DayWindow:
 def day_window(metric_date: date, time_zone: str) -> DayWindow:
     """The window of `metric_date` in the IANA zone `time_zone`.
 
-    Where clocks skip midnight, the day starts at the instant of the change; where midnight comes twice, at the first.
+    If clocks skip midnight, the day starts at the instant of the change; if midnight occurs twice, at the first.
     """
     return DayWindow(
         metric_date,
@@ -40,12 +40,12 @@ def days_between(first: date, last: date) -> list[date]:
 
 
 def last_complete_day(now: datetime, time_zone: str) -> date:
-    """The newest day that has ended at the instant `now`: yesterday, as the clocks in `time_zone` show it."""
+    """The newest day that has ended at the instant `now`: yesterday in `time_zone`."""
     return now.astimezone(ZoneInfo(time_zone)).date() - timedelta(days=1)
 
 
 def last_due_day(now: datetime, time_zone: str) -> date:
-    """The newest day that has to be stored at the instant `now`: it ended, and DUE_HOUR of the next has come."""
+    """The newest day that must be stored at the instant `now`: DUE_HOUR of the day after it has passed."""
     return last_complete_day(now, time_zone) - timedelta(days=now.astimezone(ZoneInfo(time_zone)).hour < DUE_HOUR)
 
 
