@@ -26,7 +26,7 @@ _SERVER = text("""
            current_user::text AS role
 """)
 
-# A domain stands for the type below it. to_regclass follows search_path, as the statements that read the tables do.
+# A domain counts as its base type. to_regclass follows search_path, as the statements that read the tables do.
 _COLUMNS = text("""
     SELECT name AS table_name,
            a.attname AS column_name,
@@ -41,7 +41,7 @@ _COLUMNS = text("""
      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
 """)
 
-# The table itself, or the leaves of a partitioned one. A view has no index of its own, so nothing can be said of it.
+# The table itself, or the leaves of a partitioned one. A view has no index, so it is not reported.
 _WITHOUT_TIME_INDEX = text("""
     WITH stored AS (
         SELECT oid FROM pg_class WHERE oid = to_regclass('agent_execution_logs') AND relkind IN ('r', 'm')
@@ -63,10 +63,10 @@ _WITHOUT_TIME_INDEX = text("""
 
 @dataclass(frozen=True)
 class UpstreamContract:
-    """A database that keeps the contract, and what a reader has to know of it.
+    """What a reader must know about a database that keeps the contract.
 
     timestamp_is_naive: agent_execution_logs.timestamp has no time zone and means UTC.
-    metadata_is_json: agent_execution_logs.metadata is json, which can hold what no text can, and not jsonb.
+    metadata_is_json: agent_execution_logs.metadata is json, not jsonb, so it can hold characters that text cannot.
     warnings: what is allowed but will be slow or may mislead, a sentence each.
     """
 
@@ -75,7 +75,7 @@ class UpstreamContract:
     warnings: tuple[str, ...]
 
     def instant(self, moment: datetime) -> datetime:
-        """A moment in UTC as agent_execution_logs.timestamp has it, to compare with."""
+        """A moment in UTC in the type of agent_execution_logs.timestamp, for comparisons."""
         return moment.replace(tzinfo=None) if self.timestamp_is_naive else moment
 
     def bounds(self, window: DayWindow) -> dict[str, datetime]:
@@ -84,10 +84,9 @@ class UpstreamContract:
 
 
 def check_contract(connection: Connection, tables: Collection[str] = tuple(UPSTREAM_TABLES)) -> UpstreamContract:
-    """Reads the catalog only, as the role of `connection` sees it through its search_path.
+    """Checks `tables` in the catalog, as the role of `connection` sees them through its search_path. Reads no rows.
 
-    `tables` are those that the caller reads, so that a role needs no privilege on the others.
-
+    A caller names only the tables that it reads, so that its role needs no privilege on the others.
     Raises one ContractError that names every missing table, column and privilege and every wrong type.
     """
     server = connection.execute(_SERVER).one()

@@ -1,4 +1,4 @@
-"""Reading the logs of several days in one pass of the server, each log with its day."""
+"""Reads the logs of several days in one pass on the server, each log with its day."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,8 +8,8 @@ from sqlalchemy import Connection, RowMapping, text
 from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.metrics.windows import DayWindow
 
-# width_bucket numbers the windows from 1 by a search among their starts, so one index range scan, in parallel workers
-# where the server has some, serves them all. What lies between two windows counts for neither.
+# width_bucket finds the window of a log, numbered from 1, by a binary search in the windows' starts. So one index range
+# scan serves all windows, in parallel workers if the server has them. Logs between two windows belong to neither.
 _DAY = 'width_bucket("timestamp", CAST(:starts AS {type}[]))'
 _LOGS = f"""agent_execution_logs
     WHERE "timestamp" >= :start AND "timestamp" < :end AND "timestamp" < (CAST(:ends AS {{type}}[]))[{_DAY}]"""
@@ -18,10 +18,9 @@ _LOGS = f"""agent_execution_logs
 def over_days(
     connection: Connection, contract: UpstreamContract, windows: Sequence[DayWindow], statement: str, **parameters: Any
 ) -> Sequence[RowMapping]:
-    """The rows of a statement over the logs of `windows`, which are in the order of their days.
+    """The rows of a statement over the logs of `windows`, which are sorted by day.
 
-    In the statement, {logs} stands for the table with its condition, to be read FROM, and {day} for the number of a
-    log's window, counted from 1.
+    In the statement, {logs} becomes the table and its WHERE clause, and {day} the number of a log's window, from 1.
     """
     if not windows:
         return []

@@ -1,4 +1,4 @@
-"""What a metric reads of a log, as SQL: the row, the partial aggregates, and the fingerprints by version."""
+"""What metrics read of a log, as SQL: the columns, the partial aggregates, and the fingerprints by version."""
 
 import re
 
@@ -13,10 +13,10 @@ from metrics_pipeline.metrics.catalog import (
 from metrics_pipeline.metrics.costs import FINGERPRINT_MODULUS_NANO_USD
 from metrics_pipeline.metrics.fingerprint import FingerprintKind
 
-# A json column can hold \u0000 and half of a surrogate pair, which no text can hold: ->> of any key would fail, and
-# the day with it. Each is read as U+FFFD, the replacement character. jsonb refuses them on entry and is not searched.
-# \x and \y, which no JSON holds, replace whole pairs and escaped backslashes meanwhile: with lookbehinds instead, a
-# megabyte of halves took minutes.
+# A json column can hold \u0000 and lone surrogates, which text cannot: ->> of any key would fail, and with it the day.
+# Each is read as U+FFFD, the replacement character. jsonb rejects them on input, so it is not searched. Meanwhile \x
+# and \y, which JSON cannot contain, replace surrogate pairs and escaped backslashes. With lookbehinds instead, a
+# megabyte of lone surrogates took minutes.
 _READABLE = r"""replace(
         regexp_replace(regexp_replace(regexp_replace(replace(metadata::text, '\\', '\y'),
             '\\u([dD][89abAB]..)\\u([dD][c-fC-F]..)', '\\x\1\2', 'g'),
@@ -50,11 +50,11 @@ def log_columns(contract: UpstreamContract) -> str:
     return re.sub(r"METADATA\((\w+)\)", lambda key: f"({value.replace('KEY', key[1])})", _LOG_COLUMNS)
 
 
-#: Whether a log of log_columns() failed. Most are spared the comparison of texts.
+#: Whether a log of log_columns() failed. The first condition saves most logs the comparison of texts.
 HAS_FAILED = f"(is_successful IS NOT TRUE AND status = '{FAILED_STATUS}')"
 
-# Two integers in one bigint. The factor is the largest that cannot overflow; 2147483647 tokens look like -2147483648
-# of a log with one millisecond more, which the sums tell apart.
+# Two integers in one bigint. The factor is the largest that cannot overflow. With it, 2147483647 tokens equal
+# -2147483648 tokens and one millisecond more; the fingerprint's sums distinguish these.
 _COUNTS = """coalesce(latency_ms * 4294967295 + token_count,
         coalesce(latency_ms, 0) * 4294967295 + coalesce(token_count, 0))"""
 # Few logs have a label: the error type of a failed one, or a status that is neither success nor failure.
@@ -76,38 +76,37 @@ _MARKS = f"""CASE WHEN is_successful THEN 1
           ELSE 32 * (agent_id IS NULL)::integer + 64 * (latency_ms IS NULL)::integer
               + 128 * (token_count IS NULL)::integer + 256 * (cost_usd IS NULL)::integer END"""
 
-#: A 64-bit hash of all of log_columns(): each call's seed is the hash of the values before. A numeric hashes as its
-#: digits do, without sign and without zeros at the end. The hash of 0, NaN and infinity is almost the seed itself, so
-#: the result is hashed once more.
+#: A 64-bit hash of all of log_columns(): each call's seed is the hash of the values before. A numeric hashes by its
+#: digits, without sign and trailing zeros. The hash of 0, NaN and infinity is almost the seed itself, so the result is
+#: hashed once more.
 CONTENT_HASH = f"hashint4extended({_MARKS}, {_WITH_COST})"
 
-#: A cost that is a number and a whole one of nano-dollars: NaN and the infinities have no scale.
+#: A finite cost of whole nano-dollars: the scale of NaN and of the infinities is NULL.
 IS_REGULAR_COST = "scale(trim_scale(cost_usd)) <= 9"
 
 
 def total_regular_cost_nano_usd(cost_usd: str) -> str:
-    """A sum of regular costs, an SQL expression that may be NULL, in nano-dollars as a fingerprint has it."""
+    """SQL for the fingerprint_cost() of `cost_usd`, an SQL expression: a sum of regular costs in USD, or NULL."""
     modulus = FINGERPRINT_MODULUS_NANO_USD
     half = modulus // 2
-    # Scaled only when it is small: one cost of 131,072 digits would overflow, and with it the fingerprints of all days
-    # that are read in the same statement.
+    # Reduced before it is scaled: a cost of 131,072 digits would overflow and fail all fingerprints of the query.
     nano_usd = f"mod(coalesce({cost_usd}, 0), {modulus // NANO_USD_PER_USD}) * {NANO_USD_PER_USD}"
     return f"(mod({nano_usd} + {modulus + half}, {modulus}) - {half})"
 
 
-#: The aggregate over the costs of logs.
+#: The same as an aggregate over the costs of logs.
 REGULAR_COST_NANO_USD = total_regular_cost_nano_usd(f"sum(cost_usd) FILTER (WHERE {IS_REGULAR_COST})")
 
-# A user id of 64 bytes and more is counted by its SHA-256 in 64 digits, which no shorter id can be: one value of bytea
-# holds all ids of a group, and 1 GB at most.
+# One bytea value holds all ids of a group, and is limited to 1 GB. So an id of 64 bytes or more is replaced by its
+# SHA-256 in 64 digits, which no shorter id can equal.
 _USER = "CASE WHEN octet_length(user_id) < 64 THEN user_id ELSE encode(sha256(textsend(user_id)), 'hex') END"
 _ERROR_TYPE = f"coalesce(error_type, '{UNKNOWN_ERROR_TYPE}')"
-# A cost of more than nine places makes its sum irregular, unless they are zeros. trim_scale() is spared for the others.
+# A cost of more than nine places makes its sum irregular, unless the excess digits are 0. Others need no trim_scale().
 _COST = "CASE WHEN scale(cost_usd) > 9 THEN trim_scale(cost_usd) ELSE cost_usd END"
 
-#: The columns of PARTIALS_SCHEMA as aggregates over rows of log_columns(), in the form in which partials.py reads them.
-#: The lists are bytes: arrays take 15 % more of the server's and the client's time. Numbers have four bytes each;
-#: between two texts stands a zero byte, which no text of PostgreSQL contains.
+#: The columns of PARTIALS_SCHEMA as aggregates over rows of log_columns(), in the form that partials.py reads. The
+#: lists are bytes: arrays take 15 % more time on server and client. Numbers have four bytes each; texts are separated
+#: by a zero byte, which PostgreSQL's texts cannot contain.
 PARTIALS = {
     "total_executions": "count(*)",
     "successful_executions": "count(*) FILTER (WHERE is_successful)",
@@ -121,11 +120,11 @@ PARTIALS = {
     "error_types": rf"string_agg(textsend({_ERROR_TYPE}), '\x00') FILTER (WHERE {HAS_FAILED})",
 }
 
-#: The engine that fingerprints of this source name.
+#: The engine in the kind of this source's fingerprints.
 ENGINE = "postgresql"
-#: Per version, the numbers of a SourceFingerprint as aggregates over rows of log_columns(). Days stay comparable with
-#: the version that they were stored with, so an older one is deleted only when no row of the ledger names it. A new
-#: number of FURTHER_FINGERPRINT needs no new version.
+#: Per version, the numbers of a SourceFingerprint as aggregates over rows of log_columns(). A day is compared in the
+#: version that it was stored with, so an old version may be deleted only when no ledger row names it. A new number of
+#: FURTHER_FINGERPRINT needs no new version.
 FINGERPRINTS = {
     1: f"""
     count(*) AS logs,

@@ -1,4 +1,4 @@
-"""Partial aggregates of PostgreSQL: one pass of the server over logs, and its rows as a frame."""
+"""Partial aggregates from PostgreSQL: one pass on the server over the logs, and its rows as a frame."""
 
 import sys
 from array import array
@@ -14,9 +14,9 @@ from metrics_pipeline.logs.log_columns import PARTIALS, log_columns
 from metrics_pipeline.metrics.catalog import PARTIALS_SCHEMA
 from metrics_pipeline.metrics.costs import nano_usd
 
-# A process of the server that groups 430,000 logs of 1,750 agents needs 16 MB, and more for more agents or longer user
-# ids. With less than it needs it would use files.
-# The JIT compiler wins 7 % when warm, and costs 18 % in a session's first query, which that of a large day is.
+# A server process needs 16 MB to group 430,000 logs of 1,750 agents, and more for more agents or longer user ids. With
+# less it spills to files. JIT compilation saves 7 % when warm, but costs 18 % in a session's first query, and a reader
+# of a large day has just opened its session.
 _SETTINGS = "SELECT set_config('work_mem', '64MB', true), set_config('jit', 'off', true)"
 
 _READ = f"""
@@ -29,17 +29,17 @@ FROM (
 ) AS log
 GROUP BY agent_id"""
 
-# Values of numeric arrive as text, and lists as bytes.
+# Numerics arrive as text, and lists as bytes.
 _FETCHED = {pl.Int128(): pl.String(), pl.List(pl.Int32()): pl.Binary(), pl.List(pl.String()): pl.Binary()}
 
 
 def read_partials(connection: Connection, contract: UpstreamContract, start: datetime, end: datetime) -> pl.DataFrame:
-    """The partial aggregates (PARTIALS_SCHEMA) of the logs in [start, end), a row per agent, NULL included.
+    """The partial aggregates (PARTIALS_SCHEMA) of the logs in [start, end), a row per agent, including NULL.
 
-    The connection's transaction keeps the settings that serve this query.
+    Changes work_mem and jit until the end of the connection's transaction.
     """
     connection.exec_driver_sql(_SETTINGS)
-    # The driver's own cursor, because SQLAlchemy's has every value as text, which doubles bytes.
+    # The driver's own cursor, because SQLAlchemy's fetches every value as text, which doubles the size of bytes.
     driver: Any = connection.connection.driver_connection
     with driver.cursor(binary=True) as cursor:
         cursor.execute(
@@ -69,7 +69,7 @@ def read_partials(connection: Connection, contract: UpstreamContract, start: dat
 
 
 def _numbers(joined: pl.Series) -> pl.Series:
-    """Lists of numbers from the bytes in which int4send() has them, four for each, the first one the highest."""
+    """Lists of numbers from the bytes of int4send(), four per number, big-endian."""
     numbers = array("i", b"".join(joined.drop_nulls()))
     if sys.byteorder == "little":
         numbers.byteswap()
@@ -77,10 +77,10 @@ def _numbers(joined: pl.Series) -> pl.Series:
     ends = (joined.bin.size().fill_null(0).cast(pl.Int64) // numbers.itemsize).cum_sum()
     offsets = pl.concat([pl.Series([0], dtype=pl.Int64), ends]).to_arrow()
     lists = pa.LargeListArray.from_arrays(offsets, values)
-    # As a batch, because Polars imports pyarrow.compute for an array alone, which takes 0.05 s of the first day.
+    # In a batch, because for a bare array Polars imports pyarrow.compute, which takes 0.05 s of the first day.
     return pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_arrays([lists], [joined.name]))).to_series()
 
 
 def _texts(name: str) -> pl.Expr:
-    """Lists of texts from bytes with a zero byte between each two; none from NULL."""
+    """Lists of texts from bytes that are separated by zero bytes; an empty list from NULL."""
     return pl.col(name).cast(pl.String).str.split("\0").fill_null(pl.lit([], dtype=pl.List(pl.String)))

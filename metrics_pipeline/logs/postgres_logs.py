@@ -1,4 +1,4 @@
-"""The source of logs in the database that keeps the metrics: agent_execution_logs and agent_registry."""
+"""The source of logs in the database that holds the metrics: agent_execution_logs and agent_registry."""
 
 import os
 from collections import deque
@@ -29,15 +29,15 @@ from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerpr
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.postgres.database import Database
 
-# Each reader takes a connection and a core of the server, which serves others at night as well.
+# Each reader takes a connection and a core of the server, which other clients need at night too.
 _MAX_READERS = 4
 
 _EXPORT = text("SELECT pg_export_snapshot(), now()")
 
-# A reader that waits behind an ALTER TABLE does so before it has taken a slice, and another reader takes them all.
+# Executed before a reader takes a slice: if it waits behind an ALTER TABLE, another reader takes all slices.
 _LOCK = text("SELECT 1 FROM agent_execution_logs LIMIT 0")
 
-# Whole-number division, because numeric's own quotient is rounded before it could be rounded to nano-dollars.
+# Integer division, because numeric's quotient is already rounded: rounding it to nano-dollars would round twice.
 _EXACT_COSTS = text(f"""
 SELECT agent_id,
        trunc(round(nano_usd))::text AS total_cost_nano_usd,
@@ -56,13 +56,13 @@ FROM (
 
 _AGENTS = text("SELECT id::text FROM agent_registry WHERE :include_inactive OR status::text = 'active'")
 
-# '-infinity' and the years before Christ, which Python's calendar lacks, are not the first log.
+# Without '-infinity' and the years before Christ, which Python cannot represent.
 _FIRST_LOG = text("""
 SELECT min("timestamp") FROM agent_execution_logs WHERE "timestamp" >= '0001-01-01' AND "timestamp" < '9999-01-01'""")
 
 
 class PostgresLogs:
-    """A LogSource. `contract` says how the tables are typed; `database` gives further connections for large days."""
+    """A LogSource. `database` opens further connections for large days."""
 
     def __init__(self, database: Database, contract: UpstreamContract) -> None:
         self.contract = contract
@@ -71,9 +71,9 @@ class PostgresLogs:
         self._database = database
 
     def read_day(self, snapshot: Connection, window: DayWindow, *, include_inactive_agents: bool) -> ExtractedDay:
-        """As LogSource has it.
+        """See LogSource.
 
-        A large window is read in slices of time by several connections at once, if an index serves such slices.
+        A large window is read in slices of time over several concurrent connections.
         """
         exported_id, taken_at = snapshot.execute(_EXPORT).one()
         agents = snapshot.execute(_AGENTS, {"include_inactive": include_inactive_agents}).scalars().all()
@@ -94,7 +94,7 @@ class PostgresLogs:
     def fingerprints(
         self, snapshot: Connection, windows: Sequence[DayWindow], kind: FingerprintKind
     ) -> dict[date, SourceFingerprint]:
-        """As LogSource has it: one pass over the logs of all windows, in the server."""
+        """See LogSource. One pass on the server over the logs of all windows."""
         rows = over_days(snapshot, self.contract, windows, _fingerprints_statement(self.contract, kind))
         found = {
             windows[row["day"] - 1].metric_date: {name: value for name, value in row.items() if name != "day"}
@@ -108,19 +108,19 @@ class PostgresLogs:
         }
 
     def logs_by_agent(self, snapshot: Connection, windows: Sequence[DayWindow]) -> list[AgentLogs]:
-        """As LogSource has it: one pass over the logs of all windows."""
+        """See LogSource. One pass over the logs of all windows."""
         return quality.logs_by_agent(snapshot, self.contract, windows)
 
     def quality(
         self, snapshot: Connection, start: datetime, end: datetime, *, future_from: datetime, examples: int
     ) -> LogQuality:
-        """As LogSource has it."""
+        """See LogSource."""
         return quality.suspicious_values(
             snapshot, self.contract, start, end, future_from=future_from, examples=examples
         )
 
     def first_log_at(self, snapshot: Connection) -> datetime | None:
-        """As LogSource has it."""
+        """See LogSource."""
         first: datetime | None = snapshot.execute(_FIRST_LOG).scalar_one()
         return first and first.replace(tzinfo=first.tzinfo or UTC)
 
@@ -143,7 +143,7 @@ class PostgresLogs:
                 left.clear()
 
     def _read(self, left: deque[Slice], exported_id: str) -> list[pl.DataFrame]:
-        """Takes one slice after the other, until none is left."""
+        """Reads one slice after the other until none is left."""
         with self._database.snapshot() as connection:
             connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{exported_id}'")
             connection.execute(_LOCK)
@@ -158,7 +158,7 @@ GROUP BY day"""
 
 
 def _taken(left: deque[Slice]) -> Iterator[Slice]:
-    """Takes from a queue that other threads take from as well; large slices first, so that all end at about once."""
+    """Takes slices from a queue that threads share, the largest first, so that all end at about the same time."""
     while True:
         try:
             yield left.pop()

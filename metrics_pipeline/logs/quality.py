@@ -1,4 +1,4 @@
-"""What the logs in PostgreSQL say that no metric shows: what each agent logged, and values that cannot be right."""
+"""What no metric shows about the logs in PostgreSQL: what each agent logged, and suspicious values."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -43,7 +43,7 @@ FROM agent_execution_logs WHERE {condition} ORDER BY "timestamp" DESC, id LIMIT 
 
 
 def logs_by_agent(connection: Connection, contract: UpstreamContract, windows: Sequence[DayWindow]) -> list[AgentLogs]:
-    """What each agent logged on each day of `windows`, which are in the order of their days."""
+    """What each agent logged on each day of `windows`, which are sorted by day."""
     return [
         AgentLogs(
             windows[row["day"] - 1].metric_date,
@@ -65,7 +65,7 @@ def suspicious_values(
     future_from: datetime,
     examples: int,
 ) -> LogQuality:
-    """The suspicious values in the instants [start, end), and the logs of after `future_from`."""
+    """The suspicious values of the logs in [start, end), and the logs after `future_from`."""
     bounds = {"start": contract.instant(start), "end": contract.instant(end)}
     counts = dict(connection.execute(_COUNTS, bounds).mappings().one())
     logs = counts.pop("logs")

@@ -1,4 +1,4 @@
-"""How a large day is divided among several readers: in slices of time, by the planner's estimates."""
+"""Divides a large day among several readers: into slices of time, by the planner's estimates."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -11,15 +11,15 @@ from metrics_pipeline.metrics.windows import DayWindow
 
 Slice = tuple[datetime, datetime]
 
-# Up to here a second connection and a query per slice cost as much as they win.
+# Below this, a second connection and a query per slice cost as much as they save.
 _DIVIDED_FROM_LOGS = 100_000
-# More slices than readers, so that a reader with quiet hours takes over some of the busy ones.
+# More slices than readers, so that a reader of quiet hours can take over some of the busy ones.
 _SLICES = 8
-# A slice's latencies and users stand in the memory of one server process: about 20 MB. Slices of 200,000 logs took 10 %
-# longer with 2,000 agents, of which each slice has a row.
+# One server process holds a slice's latencies and users in memory: about 20 MB. Slices of 200,000 logs took 10 % longer
+# with 2,000 agents, because each slice has a row per agent.
 _LOGS_PER_SLICE = 500_000
 _SHORTEST = timedelta(seconds=1)
-# Without an index each slice reads the whole table, so there are few of them, of about 100 MB.
+# Without an index each slice reads the whole table, so the slices are few, of about 100 MB each.
 _LOGS_PER_SLICE_WITHOUT_INDEX = 4_000_000
 
 _PLAN = """
@@ -28,10 +28,10 @@ SELECT 1 FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" <
 
 
 def slices_of(connection: Connection, contract: UpstreamContract, window: DayWindow) -> list[Slice]:
-    """Half-open slices that make up the window: one of a small day, more of a large one, those with most logs last."""
+    """Half-open slices that make up the window: one for a small day, several for a large one, the largest last."""
 
     def estimate(start: datetime, end: datetime) -> tuple[int, bool]:
-        """The logs between two moments, and whether the whole table would be read for them."""
+        """The estimated logs between two moments, and whether reading them would scan the whole table."""
         bounds = {"start": contract.instant(start), "end": contract.instant(end)}
         plan = connection.execute(text(_PLAN), bounds).scalar_one()[0]["Plan"]
         nodes = [plan]
@@ -39,8 +39,8 @@ def slices_of(connection: Connection, contract: UpstreamContract, window: DayWin
             nodes += node.get("Plans", [])
         return plan["Plan Rows"], any(node["Node Type"] == "Seq Scan" for node in nodes)
 
-    # Rolled back, because EXPLAIN locks the table as reading it does: an ALTER TABLE that queued behind this
-    # transaction would keep the readers waiting, and this transaction waits for the readers.
+    # Rolled back, because EXPLAIN locks the table as a read does. An ALTER TABLE that queues behind this transaction
+    # would block the readers, and this transaction waits for the readers.
     connection.exec_driver_sql("SAVEPOINT plan")
     slices = _divided(estimate, window)
     connection.exec_driver_sql("ROLLBACK TO SAVEPOINT plan; RELEASE SAVEPOINT plan")

@@ -1,4 +1,4 @@
-"""The seam between the pipeline and whatever holds the logs: what a source of logs must deliver, and nothing else.
+"""The interface between the pipeline and whatever holds the logs: what a source must deliver, and nothing else.
 
 Retention is not part of it: only logs in PostgreSQL are pruned, by retention/.
 """
@@ -16,7 +16,7 @@ from metrics_pipeline.metrics.conservation import AgentLogs
 from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
 from metrics_pipeline.metrics.windows import DayWindow
 
-#: Statuses that platforms are known to write. Another one may be a success or a failure that nobody counts as such.
+#: Statuses that platforms are known to write. Any other may mean a success or a failure, but is not counted as one.
 KNOWN_STATUSES = (SUCCESS_STATUS, FAILED_STATUS, "running", "pending", "queued", "cancelled", "canceled", "timeout")
 
 
@@ -24,9 +24,9 @@ KNOWN_STATUSES = (SUCCESS_STATUS, FAILED_STATUS, "running", "pending", "queued",
 class ExtractedDay:
     """All logs of a day, from one state of the source.
 
-    agents: the ids (String, distinct) that the registry has in scope. partials: PARTIALS_SCHEMA, in any order.
-    exact_costs: EXACT_COSTS_SCHEMA of agents_with_irregular_costs(partials), and of the logs without an agent.
-    taken_at: when the state was read. kind: that of the fingerprint whose hash the partial aggregates hold.
+    agents: the ids (String, distinct) of the registered agents in scope. partials: PARTIALS_SCHEMA, in any order.
+    exact_costs: EXACT_COSTS_SCHEMA for agents_with_irregular_costs(partials), and for the logs without an agent.
+    taken_at: when the state was read. kind: the kind of fingerprint to which the partials' content_hash belongs.
     """
 
     agents: pl.Series
@@ -61,18 +61,18 @@ class Suspicion:
 
 @dataclass(frozen=True)
 class LogQuality:
-    """How many logs were looked at, and what is suspicious of them by kind, zeros included."""
+    """How many logs were examined, and the suspicious ones by kind, including kinds without any."""
 
     logs: int
     suspicions: dict[str, Suspicion]
 
 
 class LogSource(Protocol):
-    """Where the logs of days come from.
+    """A source of the logs of days.
 
-    Each method is given a snapshot: a transaction on the database that keeps the metrics. A source whose logs are in
-    that database reads through it, so that logs, ledger and metrics are of one state. Another source ignores it.
-    `windows` are in the order of their days; there may be days between them.
+    Each method is given a snapshot: a transaction on the database that holds the metrics. A source whose logs are in
+    that database reads through it, so that logs, ledger and metrics show one state. Another source ignores it.
+    `windows` are sorted by day and may have gaps.
 
     Attributes:
         warnings: what is allowed but slow or misleading, a sentence each.
@@ -88,9 +88,9 @@ class LogSource(Protocol):
     def fingerprints(
         self, snapshot: Connection, windows: Sequence[DayWindow], kind: FingerprintKind
     ) -> dict[date, SourceFingerprint]:
-        """The fingerprint of each day, also of days without logs.
+        """The fingerprint of each day, including days without logs.
 
-        Equal to the one that follows from read_day where the logs are the same.
+        For the same logs it equals the one that is computed from the result of read_day.
         """
 
     def logs_by_agent(self, snapshot: Connection, windows: Sequence[DayWindow]) -> list[AgentLogs]:
@@ -99,7 +99,7 @@ class LogSource(Protocol):
     def quality(
         self, snapshot: Connection, start: datetime, end: datetime, *, future_from: datetime, examples: int
     ) -> LogQuality:
-        """The values in [start, end) that cannot be right, and the logs of after `future_from`."""
+        """The suspicious values of the logs in [start, end), and the logs after `future_from`."""
 
     def first_log_at(self, snapshot: Connection) -> datetime | None:
-        """The instant of the oldest log, None without any."""
+        """The instant of the oldest log; None without logs."""
