@@ -1,1 +1,1 @@
-"""What we keep: publishing a day, the ledger, and every way to read what is stored."""
+"""Our stored data: publishing a day, the ledger, and every way to read what is stored."""

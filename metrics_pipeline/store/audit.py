@@ -1,4 +1,4 @@
-"""What our own tables say of themselves: the ledger beside the rows it accounts for, and an agent's past."""
+"""Audits our own tables: the ledger against its rows, agents without rows, and the history of each agent."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from metrics_pipeline.store.ledger import LEDGER_COLUMNS, ledger_row
 
 _MAX_NAMED_AGENTS = 5
 
-# The last rule holds of exact costs and of rounded ones: each of the two is off by half a nano-dollar at most.
+# The tolerance of costs: the average and the total are each rounded by half a nano-dollar at most.
 _CONTRADICTION = """(
     errors <> failed_executions
     OR successful_executions + failed_executions > total_executions
@@ -64,7 +64,7 @@ SELECT {", ".join(HISTORY_SCHEMA.names())} FROM agent_performance_metrics WHERE 
 
 @dataclass(frozen=True)
 class AgentsWithoutRow:
-    """The active agents that have no row of a day: how many, and the first of them as (id, name)."""
+    """The active agents without a row of a day: how many, and the first of them as (id, name)."""
 
     active_agents: int
     missing_agents: int
@@ -84,12 +84,12 @@ def stored_totals(connection: Connection) -> list[StoredTotals]:
 
 
 def days_without_ledger(connection: Connection) -> int:
-    """How many days have rows of metrics, but none in the ledger: stored before we came, or cleared since."""
+    """How many days have rows of metrics but no ledger row: another program stored them, or the ledger was cleared."""
     return int(connection.execute(_DAYS_WITHOUT_LEDGER).scalar_one())
 
 
 def agents_without_row(connection: Connection, metric_date: date, *, limit: int) -> AgentsWithoutRow:
-    """The agents that are active now and have no row of the day; at most `limit` of them by name."""
+    """The agents that are active now and have no row of the day; at most `limit` are named."""
     rows = connection.execute(_AGENTS_WITHOUT_ROW, {"metric_date": metric_date, "limit": limit}).all()
     return AgentsWithoutRow(
         active_agents=int(connection.execute(_ACTIVE_AGENTS).scalar_one()),
@@ -104,6 +104,6 @@ def registered_statuses(connection: Connection, agents: Collection[str]) -> dict
 
 
 def agent_history(connection: Connection, days: Sequence[date]) -> pl.DataFrame:
-    """The stored rows of `days` as HISTORY_SCHEMA."""
+    """The stored rows of `days` in HISTORY_SCHEMA."""
     rows = connection.execute(_HISTORY, {"days": list(days)})
     return pl.DataFrame([tuple(row) for row in rows], schema=HISTORY_SCHEMA, orient="row", strict=False)

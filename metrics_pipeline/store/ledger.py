@@ -1,4 +1,4 @@
-"""metric_day_ledger: what was aggregated of each day, from which logs, when and by which run."""
+"""metric_day_ledger: what was aggregated for each day, from which logs, when and by which run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -39,7 +39,7 @@ _FIRST_STORED = text("SELECT min(window_start) FROM metric_day_ledger")
 
 @dataclass(frozen=True)
 class StoredDay:
-    """What is stored of a day, before it is aggregated again.
+    """What is stored for a day before it is aggregated again.
 
     ledger: its row, None for a day that was never aggregated or was cleared. executions: the sum of total_executions
     over its stored metrics. agent_ids: the agents that have a row of metrics.
@@ -58,7 +58,7 @@ def read_stored_day(connection: Connection, metric_date: date) -> StoredDay:
 
 
 def ledger_version(connection: Connection, metric_date: date) -> str | None:
-    """LedgerRow.version of the day's row as the connection sees it now; None without one."""
+    """LedgerRow.version of the day's row as the connection sees it now; None if there is no row."""
     return connection.execute(_VERSION, {"metric_date": metric_date}).scalar_one_or_none()
 
 
@@ -88,7 +88,7 @@ def refuse_unless_open(stored: StoredDay, window: DayWindow) -> None:
 
 
 def refuse_if_partly_pruned(connection: Connection, window: DayWindow) -> None:
-    """Raises DayRefusedError where a sealed day of another zone shares hours with the window: logs may be gone."""
+    """Raises DayRefusedError if a sealed day of another zone overlaps the window: logs may have been deleted."""
     bounds = {"metric_date": window.metric_date, "start": window.start, "end": window.end}
     neighbour = connection.execute(_SEALED_NEIGHBOUR, bounds).one_or_none()
     if neighbour is not None:
@@ -100,9 +100,9 @@ def refuse_if_partly_pruned(connection: Connection, window: DayWindow) -> None:
 
 
 def refuse_if_logs_vanished(stored: StoredDay, window: DayWindow, logs_read: int) -> None:
-    """Raises DayRefusedError where metrics are stored and no log is left.
+    """Raises DayRefusedError if metrics are stored and no log is left.
 
-    Such a day was purged by another system, before we came or behind the ledger; aggregating it would store zeros.
+    Another system deleted the logs, before there was a ledger or without updating it. Aggregating would store zeros.
     """
     if logs_read == 0 and stored.executions > 0:
         raise DayRefusedError(
@@ -114,6 +114,6 @@ def refuse_if_logs_vanished(stored: StoredDay, window: DayWindow, logs_read: int
 
 
 def ledger_row(row: RowMapping | dict[str, Any]) -> LedgerRow:
-    """The row of a statement that selects LEDGER_COLUMNS and version."""
+    """The LedgerRow of a row that holds LEDGER_COLUMNS and version."""
     values = {name: row[name] for name in (*LEDGER_COLUMNS, "version")}
     return LedgerRow(**values | {"source_fingerprint": SourceFingerprint.from_text(values["source_fingerprint"])})

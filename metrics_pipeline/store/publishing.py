@@ -1,4 +1,4 @@
-"""Writing a day: changed rows, their restatements and the ledger row, in one transaction or not at all."""
+"""Writes a day: changed rows, their restatements and the ledger row, in one transaction or not at all."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,16 +37,16 @@ def _incoming(column: Column) -> str:
 
 
 class _Statements:
-    """What publishes the rows of one grain."""
+    """The statements that publish the rows of one grain."""
 
     def __init__(self, grain: Grain) -> None:
         keys, names = ", ".join(grain.key_names), ", ".join(column.name for column in grain.columns)
-        # A statement of its own: within `publish`, FOR UPDATE silently leaves out the rows that it has updated by then.
+        # A separate statement: within `publish`, FOR UPDATE silently omits the rows that it has already updated.
         self.lock_rows = text(
             f"SELECT 1 FROM {grain.table} WHERE metric_date = :metric_date ORDER BY {keys} FOR UPDATE"
         )
-        # The rows arrive as one JSON text: one round trip, and numbers that were never a float. All parts of the
-        # statement see the table as it was before it.
+        # The rows arrive as one JSON text: one round trip, and no number becomes a float. All parts of the statement
+        # see the table as it was before the statement.
         self.publish = text(f"""
 WITH sent AS (
     SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb))
@@ -87,7 +87,7 @@ ON CONFLICT (metric_date) DO UPDATE
 
 
 class Reason(StrEnum):
-    """Why stored values were replaced, as metric_restatements keeps it."""
+    """Why stored values were replaced, as stored in metric_restatements."""
 
     LATE_LOGS = "late logs"
     BACKFILL = "backfill"
@@ -121,8 +121,8 @@ def publish_day(
     """Stores the day in one transaction; rows whose values stay the same are not touched.
 
     `read` is the day as it was stored in the snapshot that `day` was computed from.
-    Raises StaleSnapshotError when somebody published the day in between: this result may be the older one.
-    Database faults become TransientError or PermanentError; in every case nothing is written.
+    Raises StaleSnapshotError if the day was published in between, because this result may be older.
+    Database faults become TransientError or PermanentError. After an error, nothing is written.
     """
     if read.ledger is not None and read.ledger.definition_version != DEFINITION_VERSION:
         reason = Reason.DEFINITION_CHANGE
@@ -168,7 +168,7 @@ def publish_day(
 
 
 def lock_day(connection: Connection, window: DayWindow) -> None:
-    """Waits until no other transaction of ours writes this day. Every writer does so first, so none deadlock."""
+    """Waits until no other transaction of ours writes this day. All writers do so first, so they cannot deadlock."""
     connection.execute(
         text("SELECT pg_advisory_xact_lock(:class, :day)"),
         {"class": DAY_LOCK_CLASS, "day": window.metric_date.toordinal()},

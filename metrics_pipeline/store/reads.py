@@ -1,4 +1,4 @@
-"""Reading stored metrics and restatements as values of Python."""
+"""Reads stored metrics and restatements as Python values."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -50,7 +50,7 @@ def metrics_of_day(connection: Connection, metric_date: date) -> pl.DataFrame:
 
 
 def agents_with_rows(connection: Connection, days: Collection[date]) -> dict[date, set[str]]:
-    """The agents that have a row of each of `days`; a day without any is left out."""
+    """The agents that have a row, for each of `days`; days without rows are left out."""
     agents: dict[date, set[str]] = {}
     for row in connection.execute(_AGENTS_WITH_ROWS, {"days": list(days)}):
         agents.setdefault(row.metric_date, set()).add(row.agent_id)
@@ -60,7 +60,7 @@ def agents_with_rows(connection: Connection, days: Collection[date]) -> dict[dat
 def restatements(
     connection: Connection, first: date, last: date, *, agent_id: str | None, limit: int
 ) -> Sequence[Restatement]:
-    """The latest `limit` restatements of days from `first` to `last`, of one agent or of all, newest first.
+    """The latest `limit` restatements of days from `first` to `last`, of one agent or all, newest first.
 
     Numbers in the rows are exact: decimals are Decimal, not float.
     """
