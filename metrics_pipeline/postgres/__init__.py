@@ -1,1 +1,1 @@
-"""How PostgreSQL is reached: URLs, sessions, faults, our tables and their migrations, privileges."""
+"""Access to PostgreSQL: URLs, sessions, faults, our tables and their migrations, privileges."""

@@ -1,4 +1,4 @@
-"""The one way to a connection: which server, how its sessions are set up, and its name for messages."""
+"""A PostgreSQL database: its connections, how their sessions are set up, and its name in messages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,17 +11,17 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from metrics_pipeline.postgres.faults import database_faults
 from metrics_pipeline.postgres.urls import DatabaseUrl
 
-#: What our statements and their results depend on, whatever the role, the database or the environment set.
+#: Settings that our statements and their results need, whatever the role, the database or the environment sets.
 _SESSION = {
     "TimeZone": "UTC",
-    # psycopg reads no other style, and the oracle's texts are compared as texts.
+    # psycopg reads no other style, and the oracle's values are compared as text.
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "postgres",
-    # Constants of our statements hold backslashes.
+    # String constants in our statements contain backslashes.
     "standard_conforming_strings": "on",
     "bytea_output": "hex",
     "extra_float_digits": "1",
-    # Names of tables come back as text and go into statements.
+    # Table names come back as text and go into statements.
     "quote_all_identifiers": "off",
     "transform_null_equals": "off",
 }
@@ -29,7 +29,7 @@ _SET_UP = "SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for na
 
 
 class Database:
-    """One PostgreSQL database. Making one opens no connection and reads no settings.
+    """One PostgreSQL database. The constructor opens no connection and reads no settings.
 
     `connect`, `begin` and `snapshot` are context managers that turn the driver's exceptions inside their block into
     TransientError, PermanentError or ContractError.
@@ -45,8 +45,8 @@ class Database:
         self.is_embedded = is_embedded
         self._url = url
         # No pool: a run makes a handful of transactions, and a local connection costs 3 ms. A connection that is not
-        # kept is never found dead after a restart of the server, never shared by a fork, and never delays the embedded
-        # server's end.
+        # kept is never found dead after a restart of the server, is never shared with a fork, and never delays the
+        # shutdown of the embedded server.
         self.engine: Engine = self._engine(poolclass=NullPool)
 
     @contextmanager
@@ -69,10 +69,10 @@ class Database:
 
     @contextmanager
     def keeping_connections(self) -> Iterator["Database"]:
-        """The same database, whose connections stay open between transactions, for a block of many short ones.
+        """The same database with connections that stay open between transactions, for a block of many short ones.
 
-        A backfill would otherwise wait twice a day for a new process of the server to read the catalog. A connection
-        that was lost while nobody used it is replaced.
+        Otherwise a backfill would wait twice per day for a new server process to read the catalog. A connection that
+        was lost while idle is replaced.
         """
         kept = self._on(self._engine(pool_size=2, max_overflow=-1, pool_pre_ping=True))
         try:
@@ -81,7 +81,7 @@ class Database:
             kept.engine.dispose()
 
     def for_reading(self, *, connections: int, statement_timeout_seconds: int) -> "Database":
-        """The same database for a server of many small reads: at most `connections`, kept open and probed before use.
+        """The same database for many small reads: at most `connections`, kept open and probed before use.
 
         Its transactions are read-only, and no statement in them takes longer than the timeout. A caller that finds no
         connection free within 5 seconds gets sqlalchemy.exc.TimeoutError. The caller disposes of the engine.
@@ -89,7 +89,7 @@ class Database:
         engine = self._engine(pool_size=connections, max_overflow=0, pool_timeout=5, pool_pre_ping=True)
         engine = engine.execution_options(postgresql_readonly=True)
 
-        # Per transaction, not per session: PgBouncer would hand a session's settings on to a pipeline's.
+        # Per transaction, not per session: PgBouncer would pass a session's settings on to sessions of the pipeline.
         @event.listens_for(engine, "begin")
         def limit(connection: Connection) -> None:
             connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{statement_timeout_seconds}s'")
@@ -104,10 +104,10 @@ class Database:
     def _engine(self, **pool: Any) -> Engine:
         engine = create_engine(
             "postgresql+psycopg://",
-            # The URL stays bare, so no message or repr of SQLAlchemy's can show a secret of the parameters.
+            # The URL has no parameters, so no message or repr of SQLAlchemy can show a secret.
             # prepare_threshold: PgBouncer before 1.21 loses prepared statements in transaction mode.
             connect_args={**self._url.parameters, "prepare_threshold": None},
-            # Whatever the server's default is: a statement that waited for a lock must see what its holder committed.
+            # Not the server's default: a statement that waited for a lock must see what the lock's holder committed.
             isolation_level="READ COMMITTED",
             hide_parameters=True,
             **pool,
@@ -120,8 +120,8 @@ class Database:
 
 
 def _set_up_session(connection: psycopg.Connection[Any], _record: object) -> None:
-    # A statement, because PgBouncer refuses the start-up parameter `options`; in autocommit, because a setting made
-    # inside a transaction is undone with it.
+    # A statement, because PgBouncer refuses the start-up parameter `options`; in autocommit, because a rollback would
+    # undo the settings.
     connection.autocommit = True
     connection.execute(_SET_UP)
     connection.autocommit = False

@@ -1,4 +1,4 @@
-"""What a driver's exception means to the operator: try again, or change something, and what."""
+"""Translates a driver's exceptions into what the operator must do: try again, or change something, and what."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _RETRY = "Trying again may help"
 _LOGIN = "Check user, password and database in METRICS_DATABASE_URL, and the server's pg_hba.conf"
 _CHECK = "Run `metrics-pipeline db check`: it names what is missing and what to do"
 
-#: By the SQLSTATE or its beginning: the type to raise, what happened, and what to do.
+#: By SQLSTATE or its prefix: the type to raise, what happened, and what to do.
 _BY_SQLSTATE: dict[str, tuple[type[PipelineError], str, str]] = {
     "08": (TransientError, "The connection was lost", "Check that the server runs and is reachable from here"),
     "25006": (PermanentError, "The database is read-only", "Point METRICS_DATABASE_URL at the primary server"),
@@ -37,17 +37,17 @@ _BY_SQLSTATE: dict[str, tuple[type[PipelineError], str, str]] = {
 }
 _OTHERWISE = (PermanentError, "PostgreSQL refused a statement", "The data, the database or the code has to change")
 
-# `SEVERITY:  words` is how libpq renders what the server said, in the server's language.
+# libpq renders a message of the server as `SEVERITY:  words`, in the server's language.
 _SERVER_WORDS = re.compile(r"(?:^|: )[^:\n]{1,40}:  (.+)", re.MULTILINE)
 _DRIVER_PREFIX = re.compile(r"^(?:connection (?:failed|is bad): )?(?:connection to server .* failed: )?")
 
-# The driver gives no SQLSTATE for a failed login, and the server's reason is in its language. Reasons that pass
-# (starting, stopping, no free connection) quote no name; reasons that stay quote a user or a database. The words in
-# these patterns are the exceptions to that rule, PgBouncer's among them.
+# The driver gives no SQLSTATE for a failed login, and the server's reason is in its language. Passing reasons
+# (starting, stopping, no free connection) quote no name; lasting reasons quote a user or a database. The words in these
+# patterns are the exceptions to that rule, including PgBouncer's.
 _LOGIN_REFUSED = re.compile(r"failed: [^:\n]{1,40}:  (.+)")
 _PASSING_REFUSAL = re.compile("too many connections|connection slots")
 _LASTING_REFUSAL = re.compile('["«»“”„]|no such|authentication failed')
-# libpq's own words are English: nothing in a Python process sets LC_MESSAGES for it.
+# libpq's own messages are English, because nothing in a Python process sets LC_MESSAGES for it.
 _LASTING_FAULT_ON_OUR_SIDE = re.compile(
     r"no password supplied|SSL was required|certificate|GSSAPI|SCRAM|authentication method|channel binding"
     r"|: Permission denied|invalid (?:\w+ value|port number|integer value)"
@@ -59,7 +59,7 @@ def database_faults(description: str) -> Iterator[None]:
     """Turns the exceptions of psycopg and SQLAlchemy into TransientError, PermanentError or ContractError.
 
     `description` names the database without its password, as Database.description does. The message says what happened,
-    where, in the server's words, and what to do; the driver's exception is its cause. Other exceptions pass.
+    where, in the server's words, and what to do; the driver's exception is its cause. Other exceptions pass unchanged.
     """
     try:
         yield

@@ -54,9 +54,8 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
     },
 }
 
-# Each table, and what its privileges do not cover. Rows are deleted from the partitions themselves, where privileges
-# of the partitioned table do not count. And an adopted table may have a serial column, whose default every insert
-# evaluates.
+# Each table, and the objects that its privileges do not cover: its partitions, because rows are deleted directly from
+# them, and the sequences of serial columns, which an adopted table may have and every insert evaluates.
 _OBJECTS = text("""
 WITH tables AS (SELECT name, to_regclass(name)::oid AS id FROM unnest(CAST(:tables AS text[])) AS name),
 objects AS (
@@ -83,12 +82,12 @@ SELECT wanted.name, wanted.privilege, current_user::text AS role
  WHERE NOT has_table_privilege(to_regclass(name), privilege)
  ORDER BY position""")
 
-# NAMEDATALEN - 1: a longer name is cut by PostgreSQL, and the grant would be another role's.
+# NAMEDATALEN - 1: PostgreSQL truncates a longer name, and would grant to another role.
 _NAME_BYTES = 63
 
 
 def grant_statements(connection: Connection, roles: Mapping[Purpose, str]) -> list[str]:
-    """The statements that give each role what its purpose needs, on the tables as search_path finds them.
+    """The statements that grant each role what its purpose needs, on the tables that search_path finds.
 
     Raises PermanentError for a name that a role cannot have, and for tables that are missing.
     """
@@ -127,7 +126,7 @@ def _can_be_a_name(role: str) -> bool:
     try:
         return 0 < len(role.encode()) <= _NAME_BYTES and "\0" not in role
     except UnicodeEncodeError:
-        # A byte of the command line that is not UTF-8.
+        # A byte of the command line was not UTF-8.
         return False
 
 

@@ -1,4 +1,4 @@
-"""The tables as SQLAlchemy sees them: ours, which the migrations create, and the upstream ones that we read."""
+"""The tables for SQLAlchemy: ours, which the migrations create, and the upstream ones that we read."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ from metrics_pipeline.metrics.catalog import AGENT_DAY, METRICS, Grain
 from metrics_pipeline.metrics.upstream import UPSTREAM_TABLES
 from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE
 
-#: Ours. Alembic compares this with the database.
+#: Our tables. Alembic compares this with the database.
 metadata = MetaData()
 
 _TYPES: dict[str, TypeEngine[Any]] = {
@@ -55,7 +55,7 @@ def _metrics_table(grain: Grain) -> Table:
 
 
 agent_performance_metrics = _metrics_table(AGENT_DAY)
-# The primary key leads with agent_id, for one agent's series; a day's rows are found by this one.
+# The primary key leads with agent_id and serves one agent's series; this index serves one day's rows.
 Index("agent_performance_metrics_metric_date", agent_performance_metrics.c.metric_date)
 
 metric_day_ledger = Table(
@@ -95,7 +95,7 @@ Index(
     metric_restatements.c.metric_date,
 )
 
-# A row exists from the moment a day is sealed until the last verified log of it is deleted (PruningProgress).
+# A row exists from the moment a day is sealed until its last verified log is deleted (PruningProgress).
 metric_day_pruning = Table(
     "metric_day_pruning",
     metadata,
@@ -107,7 +107,7 @@ metric_day_pruning = Table(
 #: Other systems' tables. We create them only where no other system will: embedded, demo and test databases.
 upstream_metadata = MetaData()
 
-# Who makes the key of a new row; nobody does that of an agent.
+# The default of the key of a new row. An agent's key has none.
 _KEY_DEFAULTS: dict[str, tuple[Any, ...]] = {
     LOGS_TABLE: (DefaultClause(func.gen_random_uuid()),),
     ALERTS_TABLE: (Identity(),),

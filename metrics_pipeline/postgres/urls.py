@@ -20,7 +20,7 @@ _DEFAULTS = {
     # Used only if neither the URL nor PGAPPNAME names the application.
     "fallback_application_name": "metrics_pipeline",
     "connect_timeout": "10",
-    # A silent network (a firewall forgot the connection) is noticed after 60 + 6 × 10 s, not after two hours.
+    # A dead connection (one that a firewall forgot) is detected after 60 + 6 × 10 s, not after two hours.
     "keepalives_idle": "60",
     "keepalives_interval": "10",
     "keepalives_count": "6",
@@ -47,33 +47,33 @@ class DatabaseUrl:
         given = _given(url)
         if given is None:
             raise SettingsError(f"{source} is not a PostgreSQL URL that libpq can use. {_REMEDY}")
-        # Whatever the client's encoding is: as UTF-8, every text of a database can be read and written.
+        # Not the client's default encoding: only UTF-8 can carry every text of a database.
         return cls(_DEFAULTS | given | {"client_encoding": "UTF8"}, _describe(given))
 
 
 def _given(url: str) -> dict[str, str] | None:
-    """The parameters that the URL names, or None if it cannot be read, or if a part of a password could be elsewhere.
+    """The parameters that the URL names, or None if it cannot be read or could spill a password into another parameter.
 
-    None rather than an error: those of libpq and psycopg quote the part that they could not read.
+    None rather than an error, because the errors of libpq and psycopg quote the part that they could not read.
     """
     match = _SCHEME.fullmatch(url)
     if match is None:
         return None
     rest = match["rest"]
-    # libpq ends the password at the first @, and finds none after a slash: the rest of a password with a bare @ or /
-    # would become the host, the port or the database, which messages show. And what comes before the @ is the user,
-    # also `host?password=a` of host?password=a@b.
+    # libpq ends the password at the first @ and looks for no @ after a slash. So the rest of a password with a bare @
+    # or / would become the host, the port or the database, which messages show. The user is everything before the @,
+    # even the `host?password=a` of host?password=a@b.
     before, at, _ = rest.partition("@")
     if (at and ("/" in before or "?" in before.partition(":")[0])) or rest.count("@") > 1:
         return None
     try:
         given = {name: str(value) for name, value in conninfo_to_dict(f"postgresql://{rest}").items()}
         for host in given.get("host", "").split(","):
-            # As the look-up will encode it. A name with a part that is empty or too long raises UnicodeError.
+            # The encoding of the host look-up. A label that is empty or too long raises UnicodeError.
             host.encode("utf-8" if host.startswith(("/", "@")) else "idna")
     except (ProgrammingError, UnicodeError):
         return None
-    # libpq itself looks at the port only when it connects, and in user:password/x the password is a port.
+    # libpq checks the port only when it connects, and takes the password in user:password/x for the port.
     return given if re.fullmatch("[0-9,]*", given.get("port", "")) else None
 
 

@@ -1,1 +1,1 @@
-"""Alembic's scripts for our own tables. There is no way down: a downgrade would have to throw numbers away."""
+"""Alembic's scripts for our own tables. They cannot downgrade, because a downgrade would have to discard numbers."""

@@ -1,7 +1,7 @@
-"""Revision 0001 and an agent_performance_metrics that somebody else made: its rows are kept, its types become ours.
+"""Revision 0001 for an agent_performance_metrics of another program: its rows are kept, its types become ours.
 
-Extra columns stay as long as our inserts can leave them out. What the table does not know of an old row is set to what
-the definitions give for a day without data, and said in a warning.
+Extra columns stay if our inserts can omit them. Missing values of old rows become those of a day without data, and a
+warning names them.
 """
 
 import logging
@@ -18,7 +18,7 @@ _logger = logging.getLogger(__name__)
 _TABLE = "agent_performance_metrics"
 _NUMBERS = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
 
-#: Per type of ours, the types that become it. Numbers are rounded to the places that the column is defined to hold.
+#: Per type of ours, the types that it is converted from. Numbers are rounded to the places of our column.
 _SOURCES = {
     "text": ("text", "character varying", "character", "uuid"),
     "date": ("date",),
@@ -32,7 +32,7 @@ _SOURCES = {
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of ours; `fill` is the SQL of its value in rows that lack it, if NULL must not stand there."""
+    """A column of ours. `fill` is the SQL of its value in rows that have none, if the column is NOT NULL."""
 
     type: str
     fill: str | None = None
@@ -92,14 +92,14 @@ _KEYS = text(f"""
 
 
 def metrics_exist(connection: Connection) -> bool:
-    """Whether search_path leads to anything called agent_performance_metrics."""
+    """Whether search_path finds anything named agent_performance_metrics."""
     return connection.scalar(text("SELECT to_regclass(:table) IS NOT NULL"), {"table": _TABLE}) is True
 
 
 def adopt_metrics(connection: Connection) -> None:
-    """Brings the table to our columns, types and key; rows are kept.
+    """Gives the table our columns, types and key, and keeps its rows.
 
-    Raises ContractError, which names all that stands in the way; the caller's transaction is then to be rolled back.
+    Raises ContractError, which names every obstacle. The caller must then roll its transaction back.
     """
     existing = {row.name: row for row in connection.execute(_EXISTING)}
     problems = _problems(existing)
@@ -142,7 +142,7 @@ def _problems(existing: dict[str, Row[Any]]) -> list[str]:
 
 
 def _cast(name: str, column: _Column, found: Row[Any]) -> str:
-    # The session's zone is UTC only if nobody changed it; a naive time means UTC in any case.
+    # A naive time means UTC, whatever the session's zone is.
     return (
         f"{name} AT TIME ZONE 'UTC'" if found.base_type == "timestamp without time zone" else f"{name}::{column.type}"
     )
@@ -168,7 +168,7 @@ def _fill(connection: Connection) -> None:
 def _ensure_key(connection: Connection) -> None:
     keys = connection.execute(_KEYS).all()
     ours = [key for key in keys if key.is_ours]
-    # ON CONFLICT fails as soon as one index on its columns is deferrable, whatever other index there is.
+    # ON CONFLICT fails if any index on its columns is deferrable, even if another one is not.
     deferrable = [key.name for key in ours if not key.is_immediate]
     if deferrable:
         raise _not_adoptable(f"its key {', '.join(deferrable)} is DEFERRABLE, which an upsert cannot use")
@@ -186,7 +186,8 @@ def _execute(connection: Connection, what: str, statement: str) -> None:
     try:
         connection.execute(text(statement))
     except DBAPIError as error:
-        # Overflows, NULLs, duplicates, views and foreign keys are the table's doing; locks and missing grants are not.
+        # Overflows, NULLs, duplicates, views and foreign keys are faults of the table; locks and missing grants are
+        # not.
         sqlstate = getattr(error.orig, "sqlstate", None) or ""
         if sqlstate[:2] in ("0A", "22", "23", "2B", "42") and sqlstate != "42501":
             raise _not_adoptable(f"{what}: {str(error.orig).strip()}") from error.orig

@@ -1,4 +1,4 @@
-"""What Alembic runs for every command: our revisions, on the connection and in the transaction of the caller."""
+"""Alembic runs this for every command: our revisions, on the caller's connection and in its transaction."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""Creates our tables, or adopts an agent_performance_metrics that is there already."""
+"""Creates our tables, or adopts an existing agent_performance_metrics."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +11,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Needs the privilege CREATE on the schema and, to adopt, the ownership of the adopted table."""
+    """Needs the privilege CREATE on the schema and, to adopt a table, its ownership."""
     if metrics_exist(op.get_bind()):
         adopt_metrics(op.get_bind())
     else:

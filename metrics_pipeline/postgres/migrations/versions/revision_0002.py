@@ -1,4 +1,4 @@
-"""Creates metric_day_pruning: the days of which retention has deleted a part."""
+"""Creates metric_day_pruning: the days that retention has deleted in part."""
 
 import sqlalchemy as sa
 from alembic import op
