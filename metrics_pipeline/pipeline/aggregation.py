@@ -1,4 +1,4 @@
-"""Days from logs to stored metrics, each as the steps window, guard, extract, compute, validate, publish."""
+"""Turns days of logs into stored metrics, in the steps window, guard, extract, compute, validate, publish."""
 
 import time
 from collections import deque
@@ -44,7 +44,7 @@ class StepSeconds:
 
 @dataclass(frozen=True)
 class ComputedDay:
-    """A day's metrics, valid but not yet stored, and the state of the database that they come from."""
+    """A day's metrics, validated but not yet stored, and the state of the database that they were computed from."""
 
     window: DayWindow
     metrics: DayMetrics
@@ -78,7 +78,7 @@ def compute_day(
         with timings.step("extract"):
             extracted = logs.read_day(snapshot, window, include_inactive_agents=include_inactive_agents)
     with timings.step("compute"):
-        # An agent that was retired since the day was aggregated keeps its row, and the row keeps following its logs.
+        # An agent that was retired since the day was aggregated keeps its row, which is still updated from its logs.
         agents = pl.concat([extracted.agents, pl.Series(stored.agent_ids, dtype=pl.String)]).unique()
         aggregates = merge_partials(extracted.partials)
         metrics = daily_metrics(aggregates, agents, window.metric_date, extracted.exact_costs, extracted.kind)
@@ -100,7 +100,8 @@ def preview_day(database: Database, logs: LogSource, window: DayWindow, *, inclu
 def store_day(database: Database, computed: ComputedDay, *, run_id: str, reason: Reason) -> AggregatedDay:
     """Stores a computed day in one transaction.
 
-    Raises StaleSnapshotError when another run stored the day since it was read, and what a database fault becomes.
+    Raises StaleSnapshotError if another run stored the day since it was read, and the TransientError or PermanentError
+    of a database fault.
     """
     with computed.timings.step("publish"):
         published = publish_day(
@@ -124,11 +125,11 @@ def aggregate_days(
     run_id: str,
     reason: Reason,
 ) -> Iterator[tuple[str, AggregatedDay | PermanentError]]:
-    """Computes and stores days in their order, each under its key with what became of it.
+    """Computes and stores days in order. Yields the key of each day with its result or its PermanentError.
 
-    A day is read while the one before it is stored: small days take 19 ms each instead of 21. It is one day ahead, so a
-    single large one is in memory. A caller that stops early waits for the day that is being read.
-    Raises what compute_day and store_day raise, but for a PermanentError: it concerns one day only.
+    A day is read while the one before it is stored: small days take 19 ms each instead of 21. Only one day is read
+    ahead, so memory holds a single large one. A caller that stops early waits for the day that is being read.
+    Raises what compute_day and store_day raise, except PermanentError, which concerns one day only.
     """
     with database.keeping_connections() as kept, ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
 

@@ -1,4 +1,4 @@
-"""From settings to a database and its logs: opened, prepared where they are ours to prepare, and checked."""
+"""Opens the database and the logs that the settings name, prepares them if they are embedded, and checks them."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -14,10 +14,10 @@ from metrics_pipeline.settings import Settings
 
 
 def open_database(settings: Settings) -> Database:
-    """The database that METRICS_DATABASE_URL names, which is left as it is and not connected to.
+    """The database that METRICS_DATABASE_URL names. It is neither connected to nor changed.
 
-    Without a URL it is the embedded one: its server is started if need be, and its tables are created or upgraded.
-    Raises SettingsError for a URL that cannot be read; embedded, also what the server's start and upgrade raise.
+    Without a URL, the embedded database: its server is started if necessary, and its tables are created or upgraded.
+    Raises SettingsError for a URL that cannot be read; for the embedded one, also what acquire and upgrade raise.
     """
     if settings.database_url is not None:
         return Database(DatabaseUrl.parse(settings.database_url))
@@ -29,10 +29,10 @@ def open_database(settings: Settings) -> Database:
 
 
 def open_logs(database: Database, tables: Collection[str] = tuple(UPSTREAM_TABLES)) -> PostgresLogs:
-    """The source of logs, once the database is as the pipeline needs it.
+    """The source of logs, if the database is as the pipeline needs it.
 
-    Connects once and checks our tables' revision and the contract with those of the upstream tables that the caller
-    reads. Raises ContractError or PermanentError with the remedy, and what a database fault becomes.
+    Connects once and checks the revision of our tables and the contract of the upstream `tables`, those that the caller
+    reads. Raises ContractError or PermanentError with the remedy, and TransientError for a passing database fault.
     """
     with database.connect() as connection:
         contract = check_contract(connection, tables)

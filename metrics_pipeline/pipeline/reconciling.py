@@ -1,4 +1,4 @@
-"""Comparing the ledger with the logs: the verdict on each day of a window, and what to say of them."""
+"""Compares the ledger with the logs: the verdict on each day of a window, and a summary of the verdicts in words."""
 
 from collections import Counter
 from collections.abc import Sequence, Set
@@ -17,7 +17,7 @@ from metrics_pipeline.store.ledger import ledger_rows
 def lookback(settings: Settings, now: datetime, days: int | None = None) -> list[date]:
     """The last `days` days (default METRICS_LOOKBACK_DAYS) that have ended at `now`, oldest first.
 
-    None lies before METRICS_START_DATE.
+    None is before METRICS_START_DATE.
     """
     last = last_complete_day(now, settings.time_zone)
     number = settings.lookback_days if days is None else days
@@ -27,7 +27,7 @@ def lookback(settings: Settings, now: datetime, days: int | None = None) -> list
 def judge_days(
     snapshot: Connection, logs: LogSource, days: Sequence[date], time_zone: str, *, running: Set[date] = frozenset()
 ) -> list[DayVerdict]:
-    """The verdict on each of `days`, which are in their order, by one pass over their logs.
+    """The verdict on each of `days`, which are sorted. One pass over their logs per kind of fingerprint.
 
     `snapshot` is a transaction that sees one state of the database. `running` are the days that a run will write.
     """
@@ -39,7 +39,7 @@ def judge_days(
 
 
 def finished_days(snapshot: Connection, logs: LogSource, windows: Sequence[DayWindow]) -> set[date]:
-    """Those of `windows`, in the order of their days, that would be stored no better if they were aggregated again."""
+    """The days of `windows`, which are sorted by day, that another aggregation would not change."""
     if not windows:
         return set()
     stored = ledger_rows(snapshot, windows[0].metric_date, windows[-1].metric_date)
@@ -48,7 +48,7 @@ def finished_days(snapshot: Connection, logs: LogSource, windows: Sequence[DayWi
 
 
 def findings(verdicts: Sequence[DayVerdict]) -> str:
-    """What an operator should know of the days, in a sentence or two."""
+    """What an operator should know about the days, in a sentence or two."""
     if not verdicts:
         return "No day has ended yet."
     counts = Counter(verdict.state for verdict in verdicts)
@@ -70,7 +70,7 @@ def findings(verdicts: Sequence[DayVerdict]) -> str:
 def _present(
     snapshot: Connection, logs: LogSource, windows: Sequence[DayWindow], stored: dict[date, LedgerRow]
 ) -> dict[date, SourceFingerprint]:
-    """The fingerprint of each day as it was computed when the day was stored, if that is still possible.
+    """The present fingerprint of each day, of the kind that the day was stored with if that can still be computed.
 
     Otherwise it is of the present kind, and cannot be compared with the stored one.
     """
