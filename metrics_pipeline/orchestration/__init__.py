@@ -1,1 +1,1 @@
-"""Dagster, one module per concept. The only room, beside definitions.py and the command line, that imports it."""
+"""Dagster, one module per concept. Only this room, definitions.py and the command line import it."""

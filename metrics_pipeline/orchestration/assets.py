@@ -1,4 +1,4 @@
-"""The asset that this code location exists for: agent_performance_metrics, one partition per day."""
+"""The main asset: agent_performance_metrics, one partition per day."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -49,11 +49,11 @@ class AggregationConfig(dg.Config):
 def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, owners: Sequence[str]) -> dg.AssetsDefinition:
     """The asset over the given daily partitions, with the owners that the UI names."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)  # of backfill_policy; no operator could act on it
+        warnings.simplefilter("ignore", dg.BetaWarning)  # about backfill_policy; an operator cannot act on it
         daily_asset = dg.asset(
             key=METRICS_ASSET_KEY,
             partitions_def=partitions,
-            # A run takes 2.5 s to start and most days far less, so a backfill is one run over its days.
+            # A run takes 2.5 s to start and most days take far less, so a backfill is one run over its days.
             backfill_policy=dg.BackfillPolicy.single_run(),
             deps=SOURCE_ASSETS,
             group_name="metrics",
@@ -67,8 +67,8 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, owners: S
             },
             code_version=DEFINITION_VERSION,
             description=_DESCRIPTION,
-            # Dagster would mark every partition of a run materialised at its end, and none if one failed. Instead
-            # the body reports each day when it is committed, and its output is nothing.
+            # By default Dagster marks all partitions of a run as materialised at its end, and none if one failed.
+            # Instead the body reports each day when it is committed, and outputs nothing.
             dagster_type=cast("dg.DagsterType", dg.Nothing),
         )
 

@@ -1,4 +1,4 @@
-"""The columns of the tables as the UI shows them: types, meaning, and which upstream columns each metric is made of."""
+"""The columns of the tables as the UI shows them: types, meaning, and the upstream columns of each metric."""
 
 import dagster as dg
 
@@ -14,7 +14,7 @@ _OUR_TIMES = {
 
 
 def metrics_table_schema() -> dg.TableSchema:
-    """Every column of agent_performance_metrics, as the database has it."""
+    """Every column of agent_performance_metrics, as in the database."""
     descriptions = {column.name: column.meaning for column in AGENT_DAY.columns} | _OUR_TIMES
     return dg.TableSchema(
         [
@@ -31,7 +31,7 @@ def metrics_table_schema() -> dg.TableSchema:
 
 
 def metrics_column_lineage() -> dg.TableColumnLineage:
-    """The upstream columns that each column is made of; created_at and updated_at are made of none."""
+    """The upstream columns that each column is computed from; created_at and updated_at have none."""
     made_of = {
         metric.name: [(LOGS_TABLE, column) for column in ("agent_id", "timestamp", *metric.inputs)]
         for metric in METRICS
@@ -44,7 +44,7 @@ def metrics_column_lineage() -> dg.TableColumnLineage:
 
 
 def upstream_table_schema(table: str) -> dg.TableSchema:
-    """The columns of an upstream table that are read, with the types that are accepted."""
+    """The columns of an upstream table that are read, with their accepted types."""
     return dg.TableSchema(
         [
             dg.TableColumn(column.name, " or ".join(column.accepted) or "any", column.meaning)

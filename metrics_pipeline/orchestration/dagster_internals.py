@@ -1,7 +1,7 @@
 """The private names of Dagster that we use. No other module imports one; each says what breaks if it changes.
 
-setup.cfg keeps dagster below its next minor version, and test_dagster_internals.py exercises what we rely on. What has
-a public way does not belong here.
+setup.cfg keeps dagster below its next minor version, and test_dagster_internals.py exercises what we rely on. Anything
+with a public API does not belong here.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,11 +41,11 @@ AssetJob = UnresolvedAssetJobDefinition
 # What a storage is configured with. If it moves, no command and no `dev` can open the embedded instance.
 StorageConfiguration = ConfigurableClassData
 
-# Run monitoring ends a run for any other answer, and every run if this one changes its meaning.
+# Run monitoring ends a run for any other answer. If this one changes its meaning, monitoring ends every run.
 RunHealth = CheckRunHealthResult
 HEALTHY = CheckRunHealthResult(WorkerStatus.RUNNING)
 
-# Holds signals back until a run has begun. Without it, one that comes just before leaves a run that never starts.
+# Holds signals back until a run has begun. Without it, a signal just before leaves a run that never starts.
 signals_held_back = capture_interrupts
 
 
@@ -62,9 +62,9 @@ def silent_output() -> dg.Output[None]:
 
 
 def version_tags(data_version: str, code_version: str, upstream: Sequence[dg.AssetKey]) -> dict[str, str]:
-    """Tags of a materialisation made of upstream assets that report no events."""
+    """The tags of a materialisation whose upstream assets report no events."""
     return {
-        # If these three change, the UI cannot tell which days were made of other logs or by an older definition.
+        # If these three change, the UI cannot tell which days were computed from other logs or by an older definition.
         DATA_VERSION_TAG: data_version,
         DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
         CODE_VERSION_TAG: code_version,
@@ -84,7 +84,7 @@ def run_in_this_process(
     run_config: Mapping[str, Any],
     tags: Mapping[str, str],
 ) -> Iterator[dg.DagsterEvent]:
-    """Makes a run of a job of `defs` in `module`. It executes as its events are taken from the iterator.
+    """Creates a run of a job of `defs` in `module`. It executes as its events are consumed.
 
     JobDefinition.execute_in_process takes no parent run, and a run without its parent repeats the days that are done.
     """
@@ -104,12 +104,12 @@ def run_in_this_process(
 
 def is_interrupted(run_failure: dg.DagsterEvent) -> bool:
     """Whether a signal ended the run that the event says has failed."""
-    # If it changes, a command that was told to end reports a failure instead.
+    # If it changes, a command that a signal ended reports a failure instead.
     return run_failure.job_failure_data.failure_reason is RunFailureReason.UNEXPECTED_TERMINATION
 
 
 def use_engine(storage: "DagsterPostgresStorage", engine: Engine) -> None:
-    """Has all parts of the storage take their connections from `engine`."""
+    """Makes all parts of the storage take their connections from `engine`."""
     # If the attribute is renamed, Dagster connects again for each statement: a year's backfill takes 4 s longer.
     cast("PostgresRunStorage", storage.run_storage)._engine = engine
     cast("PostgresEventLogStorage", storage.event_log_storage)._engine = engine
@@ -118,19 +118,19 @@ def use_engine(storage: "DagsterPostgresStorage", engine: Engine) -> None:
 
 def instance_of(launcher: dg.DefaultRunLauncher) -> dg.DagsterInstance:
     """The instance that the launcher belongs to."""
-    # If it changes, run monitoring cannot look at runs that were killed before they said who works on them.
+    # If it changes, run monitoring cannot check runs that were killed before they recorded their process.
     return launcher._instance
 
 
 def is_unknown_to_its_code_server(launcher: dg.DefaultRunLauncher, run: dg.DagsterRun) -> bool:
-    """Whether the code server that was told to start the run answers that it does not know it."""
-    # If these change, run monitoring fails for each run that has not yet said who works on it.
+    """Whether the code server that was told to start the run answers that it does not know the run."""
+    # If these change, run monitoring fails for each run that has not yet recorded its process.
     client = launcher._get_grpc_client_for_termination(run.run_id)  # type: ignore[no-untyped-call]
     if client is None:
         return False
     try:
         answer = client.can_cancel_execution(CanCancelExecutionRequest(run_id=run.run_id))
     except DagsterUserCodeUnreachableError:
-        # It may be about to start; the next look is half a minute away.
+        # It may be about to start. Monitoring asks again in half a minute.
         return False
     return not dg.deserialize_value(answer, CanCancelExecutionResult).can_cancel

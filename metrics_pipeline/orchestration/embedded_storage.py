@@ -1,4 +1,4 @@
-"""Dagster's own storage in the embedded PostgreSQL, for `metrics-pipeline dev` and whoever shares its instance."""
+"""Dagster's storage in the embedded PostgreSQL, for `metrics-pipeline dev` and all that share its instance."""
 
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,17 @@ _DATABASE = "dagster"
 
 
 class EmbeddedPostgresStorage(DagsterPostgresStorage):
-    """Runs, events, schedules and sensors in a database of their own on the embedded server.
+    """Runs, events, schedules and sensors in a separate database on the embedded server.
 
-    Every process that opens the instance (webserver, daemon, code server, run worker) makes one of these, and with
-    it takes its own lease on the server, so the server lives exactly as long as somebody needs it.
+    Every process that opens the instance (webserver, daemon, code server, run worker) creates one of these, which takes
+    a lease on the server. So the server runs exactly as long as a process needs it.
     """
 
     def __init__(self, postgres_url: str, *, inst_data: StorageConfiguration | None = None) -> None:
         super().__init__(postgres_url, inst_data=inst_data)
         # Dagster connects again for each statement, five times for the event of a day: a backfill of 10,000 logs a day
         # took a quarter longer. Two connections stay open, because Dagster takes a second one within a transaction.
-        # Each is probed before it is used, because the server may have been restarted meanwhile.
+        # Each is probed before use, because the server may have been restarted.
         engine = create_engine(
             postgres_url, isolation_level="AUTOCOMMIT", pool_size=2, max_overflow=-1, pool_pre_ping=True
         )
@@ -32,14 +32,14 @@ class EmbeddedPostgresStorage(DagsterPostgresStorage):
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
-        """The only setting: METRICS_PIPELINE_HOME, whose server it is."""
+        """The only setting: METRICS_PIPELINE_HOME, the folder of the server."""
         return {"home": StringSource}
 
     @classmethod
     def from_config_value(  # type: ignore[override]  # other settings than the superclass's
         cls, inst_data: StorageConfiguration | None, config_value: dict[str, Any]
     ) -> "EmbeddedPostgresStorage":
-        """Starts the server if nobody has, and makes the database if it is not there."""
+        """Starts the server if it is not running, and creates the database if it does not exist."""
         uri = ensure_database(acquire(Path(config_value["home"])), _DATABASE)
-        # A bare postgresql:// means psycopg 3 to SQLAlchemy 2.1, with which dagster-postgres fails at its first NOTIFY.
+        # SQLAlchemy 2.1 reads a bare postgresql:// as psycopg 3, with which dagster-postgres fails at its first NOTIFY.
         return cls(postgres_url=uri.replace("postgresql://", "postgresql+psycopg2://", 1), inst_data=inst_data)

@@ -1,4 +1,4 @@
-"""How our errors end a step: transient ones are retried with growing pauses, permanent ones fail at once."""
+"""How our errors end a step: transient ones are retried with growing pauses, permanent ones fail immediately."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from metrics_pipeline.names import FAILED_PERMANENTLY_TAG
 
 #: 10, 20, 40, 80 and 160 seconds: five minutes, which a restart or failover of a database takes.
 MAX_RETRIES = 5
-#: Before the second attempt; tests shorten it.
+#: The pause before the second attempt; tests shorten it.
 FIRST_PAUSE_SECONDS: float = 10
 
 
@@ -28,25 +28,25 @@ def step_outcome(context: dg.AssetExecutionContext | dg.AssetCheckExecutionConte
         if context.retry_number < MAX_RETRIES:
             pause_seconds = FIRST_PAUSE_SECONDS * 2**context.retry_number
             context.log.warning(f"{error} Trying again in {pause_seconds} s.")
-            # Here, and not by RetryRequested's seconds_to_wait: between two attempts Dagster holds back signals, so a
-            # run that is told to end would do so minutes later, or be killed by then and look started for ever.
+            # Sleep here, not by RetryRequested's seconds_to_wait: between two attempts Dagster holds signals back, so a
+            # run that is told to end would do so minutes later, or be killed by then and look started forever.
             time.sleep(pause_seconds)
         raise dg.RetryRequested(max_retries=MAX_RETRIES) from error
     except PermanentError as error:
-        # A missing table or privilege is mended without the day changing, so its day is worth another night's try.
+        # Not for a missing table or privilege: it is fixed without a change of the day, so the next night tries again.
         if isinstance(error, (DayRefusedError, InvariantError)):
             context.instance.add_run_tags(context.run.run_id, {FAILED_PERMANENTLY_TAG: "true"})
         raise dg.Failure(description=str(error)) from error
 
 
 def raise_failed_days(failures: Mapping[str, PermanentError]) -> None:
-    """Raises one PermanentError that names the days of the run that failed, in their order, each with its reason.
+    """Raises one PermanentError that names the failed days of the run in order, each with its reason.
 
     A single failure keeps its type.
     """
     if len(failures) == 1:
         ((partition_key, error),) = failures.items()
-        # A fault of the database knows nothing of days.
+        # The message of a database fault does not name the day.
         raise type(error)(str(error) if partition_key in str(error) else f"{partition_key}: {error}") from error
     if failures:
         reasons = "\n".join(f"{partition_key}: {error}" for partition_key, error in failures.items())

@@ -1,4 +1,4 @@
-"""Running a job from a command: a Dagster run on the shared instance, in this process, followed as it goes."""
+"""Runs a job from a command: as a Dagster run on the shared instance, in this process, with its progress."""
 
 import gc
 from collections.abc import Callable, Iterator, Mapping
@@ -25,13 +25,13 @@ from metrics_pipeline.store.publishing import Reason
 
 _UNSUCCESSFUL = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
-#: Metadata as plain values: of a day that was materialised, or of a run of retention.
+#: The metadata of a materialised day or of a retention run, as plain values.
 Report = dict[str, Any]
 
 
 @dataclass
 class RunOutcome:
-    """What became of a run: why it failed if it did, and whether a signal ended it."""
+    """The outcome of a run: why it failed, if it did, and whether a signal ended it."""
 
     run_id: str
     failure: str | None = None
@@ -48,12 +48,12 @@ class DaysOutcome(RunOutcome):
 
 @dataclass
 class RetentionOutcome(RunOutcome):
-    """What a run of retention did; None if it failed."""
+    """What a retention run did. `report` is None if it failed."""
 
     report: Report | None = None
 
 
-# Dagster does so itself while the run executes; a signal just before would leave a run that never starts.
+# Dagster handles signals while the run executes. A signal just before would leave a run that never starts.
 @signals_held_back()
 def run_days(
     instance: dg.DagsterInstance,
@@ -67,7 +67,7 @@ def run_days(
     """Runs daily_metrics_job over the days from `first` to `last` and calls `on_day` as each is stored.
 
     The run belongs to `instance`, with its events and lineage, as if the UI had started it. SIGINT and SIGTERM end it
-    as a failed run, with the days stored until then.
+    as failed; the days stored before stay stored.
     """
     tags = {
         PARTITION_RANGE_START_TAG: first.isoformat(),
@@ -91,7 +91,7 @@ def run_retention(
 ) -> RetentionOutcome:
     """Runs data_retention_job with the given run config, as run_days does for days.
 
-    `on_message` is called with each message that the run's log gets from our code.
+    `on_message` is called with each message that our code writes to the run's log.
     """
     outcome = RetentionOutcome(str(uuid4()))
 
@@ -115,7 +115,7 @@ def _execute(
     tags: Mapping[str, str],
     parent: dg.DagsterRun | None,
 ) -> Iterator[dg.DagsterEvent]:
-    """Runs the job in this process and yields its events; what ended it is noted in `outcome`."""
+    """Runs the job in this process and yields its events. Records in `outcome` why it failed."""
     events = run_in_this_process(
         instance,
         LOCATION_MODULE,
@@ -124,13 +124,12 @@ def _execute(
         parent=parent,
         run_config={
             "ops": {asset_key.to_python_identifier(): {"config": dict(config)}},
-            # The console belongs to the command; the run's log is in the instance.
+            # The console is for the command's output; the run's log is in the instance.
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         },
         tags={**tags, PROCESS_TAG: own_process(outcome.run_id)},
     )
-    # What is loaded by now stays. Looking through all of it takes the garbage collector 30 ms each time, which was 1 s
-    # of the 13 s of a year's backfill.
+    # Objects loaded so far stay. Each garbage collection scans them in 30 ms: 1 s of the 13 s of a year's backfill.
     gc.freeze()
     try:
         for event in events:
@@ -151,7 +150,7 @@ def _plain_metadata(event: dg.DagsterEvent) -> Report:
 
 
 def _unfinished_run(instance: dg.DagsterInstance, tags: dict[str, str]) -> dg.DagsterRun | None:
-    """The last run over the same days, if it did not succeed: the new run goes on where that one stopped."""
+    """The last run over the same days, if it did not succeed: the new run continues where it stopped."""
     last = next(iter(instance.get_runs(dg.RunsFilter(job_name=DAILY_METRICS_JOB, tags=tags), limit=1)), None)
     if last is None or not (last.status in _UNSUCCESSFUL or end_if_orphaned(instance, last)):
         return None
@@ -162,7 +161,7 @@ def _message(event: dg.DagsterEvent) -> str:
     failure = event.step_failure_data
     if failure.user_failure_data is not None and failure.user_failure_data.description is not None:
         return failure.user_failure_data.description
-    # A resource that could not be made, or a transient fault whose retries ran out: ours is among the causes.
+    # A resource failed, or the retries of a transient fault ran out: our error is among the causes.
     error = failure.error
     while error is not None and error.cause is not None and not _is_ours(error.message):
         error = error.cause

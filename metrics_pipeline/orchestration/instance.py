@@ -1,7 +1,6 @@
-"""Dagster instances: where the commands' own is, and the files of one for production.
+"""Dagster instances: the one that the commands use, and the files of one for production.
 
-The commands share the instance of DAGSTER_HOME, else one under METRICS_PIPELINE_HOME that keeps its runs on the
-embedded server.
+Commands use the instance of DAGSTER_HOME, else one under METRICS_PIPELINE_HOME with its runs on the embedded server.
 """
 
 import math
@@ -22,14 +21,14 @@ _TEMPLATES = files(__package__) / "instance_template"
 
 CONFIGURATION = "dagster.yaml"
 WORKSPACE = "workspace.yaml"
-#: The code server's, in the folder of the instance.
+#: The code server's socket, in the folder of the instance.
 SOCKET = "code.sock"
 
-# sun_path holds 104 bytes on macOS and ends with a NUL; gRPC reads the path as part of a URI, and YAML unquoted.
+# sun_path holds 104 bytes on macOS and ends with a NUL. gRPC reads the path in a URI, and YAML reads it unquoted.
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9_./-]*")
 _SOCKET_PATH_BYTES = 103
 
-# Under another name than in the project's workspace.yaml, Dagster would not recognise its schedules and runs.
+# The same name as in the project's workspace.yaml, by which Dagster recognises its schedules and runs.
 _WORKSPACE = {"load_from": [{"python_module": {"module_name": LOCATION_MODULE, "location_name": LOCATION}}]}
 
 
@@ -39,9 +38,9 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
 
 
 def instance_folder(settings: Settings) -> Path:
-    """The folder of the instance; our own is made and configured when it is missing.
+    """The folder of the instance. Our own is created if it is missing.
 
-    Its dagster.yaml is written each time, so that it follows the version of this package.
+    Its dagster.yaml is written each time, so that it matches the version of this package.
     Raises SettingsError for a DAGSTER_HOME that is not a folder, or a METRICS_PIPELINE_HOME that cannot be written.
     """
     if settings.dagster_home is not None:
@@ -57,7 +56,7 @@ def instance_folder(settings: Settings) -> Path:
 
 
 def workspace_file(settings: Settings) -> Path:
-    """A workspace.yaml that says what the project's own does, for an installed package that has none beside it.
+    """Writes a workspace.yaml that equals the project's, for an installed package that has none, and returns its path.
 
     Raises SettingsError for a METRICS_PIPELINE_HOME that cannot be written.
     """
@@ -72,10 +71,10 @@ def embedded_configuration(home: Path, folder: Path) -> str:
 
 
 def write_instance(folder: Path, *, force: bool) -> None:
-    """Writes dagster.yaml for a Dagster storage of its own, and the workspace.yaml of the installed package.
+    """Writes a dagster.yaml with a separate Dagster storage, and a workspace.yaml for the installed package.
 
-    Raises PermanentError, and writes nothing, if one of them is there already (unless `force`), if `folder` cannot be
-    written or is open to others, or if it cannot be the place of a socket.
+    Raises PermanentError, and writes nothing, if one of them exists (unless `force`), if `folder` cannot be written or
+    is open to others, or if its path cannot hold a socket.
     """
     folder = folder.absolute()
     if not _PLAIN_PATH.fullmatch(str(folder)) or len(str(folder / SOCKET)) > _SOCKET_PATH_BYTES:
@@ -113,7 +112,7 @@ def _quoted(path: Path) -> str:
 
 def _write_at_home(settings: Settings, path: Path, content: str) -> None:
     try:
-        # By itself, as mkdir gives its mode only to the last folder of a path.
+        # Separately, because mkdir applies its mode only to the last folder of a path.
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write_private(path, content)
     except OSError as error:
@@ -124,9 +123,9 @@ def _write_at_home(settings: Settings, path: Path, content: str) -> None:
 
 
 def _write_private(path: Path, content: str) -> None:
-    """Writes a file that only its owner can read, and makes its folder, if missing, likewise. Raises OSError."""
+    """Writes a file that only its owner can read; a missing folder is created likewise. Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Replaced, not rewritten: another process that found dagster.yaml empty would keep its runs in SQLite.
+    # Replaced, not rewritten: another process that reads an empty dagster.yaml would keep its runs in SQLite.
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         written = Path(scratch, path.name)
         written.touch(mode=0o600)

@@ -14,7 +14,7 @@ def build_daily_metrics_job() -> AssetJob:
     return dg.define_asset_job(
         DAILY_METRICS_JOB,
         selection=dg.AssetSelection.assets(METRICS_ASSET_KEY),
-        # A process of its own for each step would cost as much as the run's start-up of 2.5 s.
+        # A separate process for each step would cost as much as the run's start-up of 2.5 s.
         executor_def=dg.in_process_executor,
         description=(
             "Turns the logs of each selected day into one row of metrics per agent, then evaluates the asset's checks "

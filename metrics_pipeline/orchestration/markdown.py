@@ -1,4 +1,4 @@
-"""Tables for the UI: bounded, and safe against whatever a platform has called its agents."""
+"""Tables for the UI: bounded, and escaped, because a platform may give its agents any name."""
 
 from collections.abc import Iterable, Sequence
 
@@ -16,10 +16,10 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, 
 
 
 def markdown_text(value: object) -> str:
-    """The value, NULL for None, as text that Markdown shows as it is and on one line.
+    """The value, NULL for None, as text that Markdown shows unchanged and on one line.
 
-    Whatever is neither a letter nor a digit becomes a character reference, so that nothing ends the cell or is taken
-    for Markdown, a link or HTML.
+    Characters that are not letters, digits or harmless become character references, so that nothing ends the cell or is
+    interpreted as Markdown, a link or HTML.
     """
     text = "NULL" if value is None else str(value)
     if len(text) > _MAX_CELL_CHARACTERS:

@@ -1,4 +1,4 @@
-"""The daily partitions, and the way from a partition key to the window of its day."""
+"""The daily partitions, and the window of a partition key."""
 
 from datetime import UTC
 
@@ -9,12 +9,12 @@ from metrics_pipeline.settings import Settings
 
 
 def build_daily_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
-    """One partition per calendar day from METRICS_START_DATE on, as METRICS_TIME_ZONE counts days."""
+    """One partition per calendar day in METRICS_TIME_ZONE, from METRICS_START_DATE on."""
     return dg.DailyPartitionsDefinition(start_date=settings.start_date.isoformat(), timezone=settings.time_zone)
 
 
 def window_of(partitions: dg.TimeWindowPartitionsDefinition, partition_key: str) -> DayWindow:
-    """The instants that the partition stands for."""
+    """The window of the partition's day."""
     span = partitions.time_window_for_partition_key(partition_key)
     return DayWindow(
         metric_date=span.start.date(),

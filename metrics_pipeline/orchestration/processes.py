@@ -1,4 +1,4 @@
-"""Which process works on a run, so that the run of a killed one is not taken for running for ever."""
+"""Which process works on a run, so that the run of a killed process does not look started forever."""
 
 import os
 import re
@@ -10,29 +10,29 @@ import psutil
 
 from metrics_pipeline.names import PROCESS_TAG
 
-# A tag is anybody's to type: what does not look like ours names no process.
+# Anybody can type a tag, so one in another form is ignored.
 _PROCESS = re.compile(r"(?P<run_id>[^/]+)/(?P<host>[^/]+)/(?P<pid>[0-9]{1,9})/(?P<identity>-?[0-9]+)")
 _PROCESS_NAMESPACE = Path("/proc/self/ns/pid")
 
 
 def own_process(run_id: str) -> str:
-    """The process that calls as the one that works on the run, in the form of PROCESS_TAG."""
+    """The calling process as the one that works on the run, in the form of PROCESS_TAG."""
     return f"{run_id}/{_host()}/{os.getpid()}/{_identity(psutil.Process())}"
 
 
 def claim(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
-    """Notes on the run that the process that calls works on it."""
+    """Tags the run with the calling process, which works on it."""
     instance.add_run_tags(run.run_id, {PROCESS_TAG: own_process(run.run_id)})
 
 
 def is_claimed(run: dg.DagsterRun) -> bool:
-    """Whether some process has said that it works on the run."""
+    """Whether a process has claimed the run."""
     return run.tags.get(PROCESS_TAG, "").startswith(f"{run.run_id}/")
 
 
 def is_orphaned(run: dg.DagsterRun) -> bool:
-    """Whether the process that works on the run is one of this host, and gone."""
-    # A repeated run inherits the tags of its parent, whose process says nothing of it.
+    """Whether the process that works on the run was on this host and has ended."""
+    # A repeated run inherits the tags of its parent, including the parent's process.
     match = _PROCESS.fullmatch(run.tags.get(PROCESS_TAG, ""))
     if match is None or (match["run_id"], match["host"]) != (run.run_id, _host()):
         return False
@@ -40,13 +40,13 @@ def is_orphaned(run: dg.DagsterRun) -> bool:
 
 
 def end_if_orphaned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Reports an unfinished run as failed whose process on this host is gone, and says whether it did.
+    """Reports an unfinished orphaned run as failed, and returns whether it did.
 
-    The code server does so for the workers that it started, but not for commands, and not if it was killed as well.
+    The code server does so for the workers that it started, but not for commands, and not if it was killed too.
     """
     if not is_orphaned(run):
         return False
-    # Read again: as the process was found gone, this is the status it has left.
+    # Read again: because the process has ended, this status is its last.
     last = instance.get_run_by_id(run.run_id)
     if last is None or last.is_finished:
         return False
@@ -56,7 +56,7 @@ def end_if_orphaned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 
 
 def _host() -> str:
-    # Containers may share a name and yet not see one another's processes.
+    # Containers may share a host name without seeing each other's processes.
     namespace = _PROCESS_NAMESPACE.readlink() if _PROCESS_NAMESPACE.is_symlink() else ""
     return f"{socket.gethostname()}:{namespace}"
 
@@ -70,5 +70,5 @@ def _is_alive(pid: int, identity: str) -> bool:
 
 
 def _identity(process: psutil.Process) -> str:
-    # psutil hashes the id and the start in time since boot. create_time() would move with every change of the clock.
+    # psutil hashes the id and the start time since boot. create_time() would change whenever the clock is set.
     return str(hash(process))

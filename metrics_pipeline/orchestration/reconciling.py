@@ -1,4 +1,4 @@
-"""The state of days with what Dagster adds to it: the runs that are about to write them, and those that failed."""
+"""The state of days including what Dagster knows: the runs that are about to write them, and those that failed."""
 
 from datetime import date
 
@@ -34,21 +34,21 @@ def judge(
     *,
     apart_from: str | None = None,
 ) -> list[DayVerdict]:
-    """The verdict on each of `days`, which follow one another. One pass over their logs.
+    """The verdict on each of `days`, which are consecutive.
 
-    `apart_from` is a run whose days are not taken for running: the one that asks.
+    `apart_from` is the id of the calling run, whose days do not count as running.
     Database faults become TransientError or PermanentError.
     """
-    # Before the database: a run that ends in between is then seen as running, and not as undone.
+    # Before the database is read: the days of a run that ends in between then count as running, not as missing.
     running = running_days(instance, apart_from=apart_from)
     with database.snapshot() as snapshot:
         return judge_days(snapshot, logs, days, time_zone, running=running)
 
 
 def running_days(instance: dg.DagsterInstance, *, apart_from: str | None = None) -> set[date]:
-    """The days of all runs of our asset that have not ended, queued ones included and the run `apart_from` excepted.
+    """The days of all unfinished runs of our asset, including queued ones, without those of the run `apart_from`.
 
-    Runs whose process was killed are ended on the way.
+    Ends the runs whose process was killed.
     """
     days: set[date] = set()
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
@@ -59,7 +59,7 @@ def running_days(instance: dg.DagsterInstance, *, apart_from: str | None = None)
 
 
 def request_for(verdict: DayVerdict, run_key: str) -> dg.RunRequest:
-    """Asks for a run of the day, and notes on it which state of the day it answers to."""
+    """A request for a run of the day, tagged with the state of the day that caused it."""
     return dg.RunRequest(
         run_key=run_key,
         partition_key=verdict.metric_date.isoformat(),
@@ -68,7 +68,7 @@ def request_for(verdict: DayVerdict, run_key: str) -> dg.RunRequest:
 
 
 def has_failed_permanently(instance: dg.DagsterInstance, verdict: DayVerdict) -> bool:
-    """Whether a run that was asked for because of this very state of the day failed for good."""
+    """Whether a run that was requested for exactly this state of the day failed permanently."""
     tags = {
         PARTITION_TAG: verdict.metric_date.isoformat(),
         DAY_STATE_TAG: verdict.fingerprint,
@@ -83,5 +83,5 @@ def _days_of(run: dg.DagsterRun) -> list[date]:
     try:
         return days_between(date.fromisoformat(first), date.fromisoformat(last))
     except ValueError:
-        # A run without partitions, or of another code location's job, whose partitions are no days.
+        # A run without partitions, or of another code location's job, whose partitions are not days.
         return []

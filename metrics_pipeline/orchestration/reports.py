@@ -1,4 +1,4 @@
-"""What a materialisation says of its day: the same keys every time, numbers that plot over partitions."""
+"""The metadata of a day's materialisation: the same keys every time, so that numbers plot over partitions."""
 
 import hashlib
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ from metrics_pipeline.pipeline.aggregation import AggregatedDay
 
 _TOP_AGENTS = 10
 _TOP_ERRORS = 50
-#: Dagster keeps events for ever, and PostgreSQL texts of a gigabyte.
+#: Dagster keeps events forever, and a text in PostgreSQL may have a gigabyte.
 _MAX_TEXT_CHARACTERS = 500
-#: The columns of a table of agents, and their short headings: what is wider than the page is hard to read.
+#: The columns of a table of agents, with short headings so that the table fits on the page.
 _AGENT_COLUMNS = {
     "total_executions": "executions",
     "failed_executions": "failed",
@@ -31,7 +31,7 @@ _AGENT_COLUMNS = {
 def day_materialization(
     asset_key: dg.AssetKey, partition_key: str, day: AggregatedDay, run_tags: Mapping[str, str]
 ) -> dg.AssetMaterialization:
-    """The event that tells Dagster that the day is stored, as Dagster's own would for a returned asset.
+    """The event that tells Dagster that the day is stored, like Dagster's own for a returned asset.
 
     The fingerprint of the logs is the data version: the same logs give the same version.
     """
@@ -62,11 +62,11 @@ def day_metadata(day: AggregatedDay) -> Mapping[str, dg.MetadataValue]:
         "success_rate": dg.MetadataValue.float(
             round(totals["successful_executions"] / executions, 6) if executions else 1.0
         ),
-        # Of all executions and users of the day, not a sum or a mean over the agents.
+        # Over all executions and users of the day, not a sum or a mean over the agents.
         "p95_latency_ms": dg.MetadataValue.int(day.computed.totals.p95_latency_ms),
         "unique_users": dg.MetadataValue.int(day.computed.totals.unique_users),
         "tokens": dg.MetadataValue.int(totals["total_tokens"]),
-        # A float, because Dagster plots floats only; the exact sum stands in the table.
+        # A float, because Dagster does not plot decimals; the exact sum is in the table.
         "cost_usd": dg.MetadataValue.float(float(totals["total_cost_usd"] or 0)),
         "human_interventions": dg.MetadataValue.int(totals["human_interventions"]),
         "rows_inserted": dg.MetadataValue.int(day.published.inserted),
@@ -94,7 +94,7 @@ def day_metadata(day: AggregatedDay) -> Mapping[str, dg.MetadataValue]:
 
 
 def _shortened(text: str) -> str:
-    """A text that is not too long for an event; of a longer one so much that no two are taken for one another."""
+    """The text, truncated to 500 characters; a hash is appended so that truncated texts stay distinct."""
     if len(text) <= _MAX_TEXT_CHARACTERS:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -102,9 +102,9 @@ def _shortened(text: str) -> str:
 
 
 def _top_agents(frame: pl.DataFrame, column: str) -> str:
-    """The agents with the highest values of `column`, which comes first; those with none are left out."""
+    """The agents with the highest values of `column`, the first one after the id; values of 0 are left out."""
     columns = list(dict.fromkeys(["agent_id", column, *_AGENT_COLUMNS]))
-    # Lazy, as one step less per table is a millisecond less per day.
+    # Lazy, because one step less per table saves a millisecond per day.
     ranked = (
         frame.lazy()
         .filter(pl.col(column) > 0)
@@ -115,7 +115,7 @@ def _top_agents(frame: pl.DataFrame, column: str) -> str:
     rows = ranked.head(_TOP_AGENTS).iter_rows()
     return markdown_table(
         [_AGENT_COLUMNS.get(name, "agent") for name in columns],
-        # Decimal writes its zero as 0E-9.
+        # str() of a Decimal zero is 0E-9.
         [[f"{value.normalize():f}" if isinstance(value, Decimal) else value for value in row] for row in rows],
         nothing="None.",
         more=ranked.height - _TOP_AGENTS,

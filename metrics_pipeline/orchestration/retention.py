@@ -1,4 +1,4 @@
-"""The asset data_retention: what of the old rows went, what was held back and why."""
+"""The asset data_retention: which old rows were deleted, which were held back and why."""
 
 import time
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ sealed: nobody aggregates it again. Every other day is held back, with the reaso
 delete them yourself; they are in no metric.
 """
 
-# The first night after years without retention; each is a hundred bytes of the event.
+# Each takes a hundred bytes of the event, and the first night after years without retention has many.
 _MAX_LISTED_DAYS = 1000
 
 
@@ -86,7 +86,7 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
             )
         metadata = retention_metadata(report, time.perf_counter() - started)
         if report.is_dry_run:
-            # An observation, as nothing was made: the asset's last materialisation stays the last real run.
+            # An observation, because nothing was changed: the asset's last materialisation stays the last real run.
             yield dg.AssetObservation(RETENTION_ASSET_KEY, description="Dry run", metadata=metadata)
         else:
             yield dg.MaterializeResult(asset_key=RETENTION_ASSET_KEY, metadata=metadata)
@@ -102,7 +102,7 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
 
 
 def retention_metadata(report: RetentionReport, seconds: float) -> dict[str, Any]:
-    """The same keys for every run: rows deleted per table, what stayed, and how long it took."""
+    """The metadata of a run, always with the same keys: rows deleted per table, what stayed, and how long it took."""
     held_back = sorted(report.held_back, key=lambda day: day.metric_date)
     logs = sum(report.pruned_logs.values())
     return {
@@ -128,7 +128,7 @@ def retention_metadata(report: RetentionReport, seconds: float) -> dict[str, Any
 
 
 def days_of(report: RetentionReport) -> list[dict[str, Any]]:
-    """What went and what stays of each day, oldest first."""
+    """What was deleted and what was held back of each day, oldest first."""
     rows: dict[date, dict[str, Any]] = {}
 
     def row(day: date) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def _scheduled_at(context: dg.AssetExecutionContext) -> datetime:
     tag = context.run.tags.get(SCHEDULED_AT_TAG)
     if tag is not None:
         try:
-            # Anybody may type a tag into the launchpad.
+            # Anybody can type a tag into the launchpad.
             return datetime.fromisoformat(tag).astimezone(UTC)
         except (ValueError, OverflowError) as error:
             raise PermanentError(

@@ -1,4 +1,4 @@
-"""Launching runs in the code server, as Dagster does by default, with an eye on their processes."""
+"""Launches runs in the code server, as Dagster does by default, and monitors their processes."""
 
 import time
 
@@ -15,9 +15,9 @@ from metrics_pipeline.orchestration.processes import is_claimed, is_orphaned
 
 
 class WatchingRunLauncher(dg.DefaultRunLauncher):
-    """Dagster's own launcher, which also answers run monitoring whether a run's process still works on it.
+    """Dagster's own launcher, which also tells run monitoring whether a run's process is alive.
 
-    A run that was killed together with its code server is then ended by the daemon, and run_retries start it again.
+    The daemon then ends a run that was killed together with its code server, and run_retries start it again.
     """
 
     @property
@@ -26,10 +26,10 @@ class WatchingRunLauncher(dg.DefaultRunLauncher):
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> RunHealth:
-        """FAILED for a run whose process on this host is gone, or that was killed before it could say who works on it.
+        """FAILED for a run whose process on this host has ended, or that was killed before it recorded its process.
 
-        RUNNING for every other: monitoring ends a run for any doubt, so what cannot be seen from here (another host's
-        process, a code server that does not answer) counts as running.
+        RUNNING for every other. Monitoring ends a run for any other answer, so what cannot be seen from here (another
+        host's process, a code server that does not answer) counts as running.
         """
         if is_orphaned(run):
             return unhealthy("the process that worked on this run was killed")
@@ -38,7 +38,7 @@ class WatchingRunLauncher(dg.DefaultRunLauncher):
         return HEALTHY
 
     def _is_overdue(self, run: dg.DagsterRun) -> bool:
-        """Whether the run has been started for so long that its first step must have begun."""
+        """Whether the run was started so long ago that its first step must have begun."""
         instance = instance_of(self)
         record = instance.get_run_record_by_id(run.run_id)
         if record is None or record.start_time is None:

@@ -16,9 +16,9 @@ from metrics_pipeline.store.publishing import Reason
 
 
 def reason_for(run_tags: Mapping[str, str]) -> Reason:
-    """Why the run replaces stored values: what its starter said, else a backfill's tag, else somebody by hand.
+    """Why the run replaces stored values: its reason tag, else BACKFILL if it has a backfill tag, else MANUAL.
 
-    Raises PermanentError for a tag that names no reason, as anybody may type one into the launchpad.
+    Raises PermanentError for a tag with an unknown reason, because anybody can type one into the launchpad.
     """
     if REASON_TAG in run_tags:
         try:
@@ -37,11 +37,10 @@ def partitions_to_do(
     logs: LogSource,
     partitions: dg.TimeWindowPartitionsDefinition,
 ) -> list[str]:
-    """The run's partitions without those that are done: materialised by this run, or by an unsuccessful one that it
-    repeats, and still equal to their logs or sealed.
+    """The run's partitions that are not done.
 
-    A step that is tried again after a lost connection, and a run that is started again after a crash, thus go on
-    where they stopped.
+    A partition is done if this run, or an unsuccessful one that it repeats, materialised it, and it is sealed or still
+    equals its logs. So a retried step and a run that is repeated after a crash continue where they stopped.
     """
     materialised = _materialised(context.instance, context.run) & set(context.partition_keys)
     windows = {key: window_of(partitions, key) for key in context.partition_keys}
@@ -64,7 +63,7 @@ def _materialised(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[str]:
         if entry.dagster_event is not None and entry.dagster_event.partition is not None
     }
     parent = instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
-    # With another run config (other agents) the parent's days are not what this run is asked for.
+    # With another run config (other agents) the parent's days do not count as done.
     if parent is not None and parent.status is not dg.DagsterRunStatus.SUCCESS and parent.run_config == run.run_config:
         done |= _materialised(instance, parent)
     return done

@@ -1,4 +1,4 @@
-"""When runs start by themselves. Time comes from the tick, never from the clock."""
+"""The schedules. Time comes from the tick, never from the clock."""
 
 import dagster as dg
 
@@ -75,14 +75,14 @@ def build_daily_metrics_schedule(job: AssetJob, settings: Settings) -> dg.Schedu
         try:
             verdicts = judge(context.instance, database, open_logs(database), settings.time_zone, days)
         except TransientError as error:
-            # The run has retries, a tick has none: without this, an outage at 02:00 would cost the night.
+            # A run is retried, a tick is not: without this, an outage at 02:00 would cost the night.
             context.log.warning(f"Only yesterday is asked for, because the other days cannot be looked at. {error}")
             yesterday = days[-1].isoformat()
             tags = {REASON_TAG: Reason.LATE_LOGS.value}
             return [dg.RunRequest(run_key=yesterday, partition_key=yesterday, tags=tags)]
         context.log.info(findings(verdicts))
         requests = [
-            # The key holds the tick's date: a day that is still unfinished tomorrow is asked for again.
+            # The key contains the tick's date, so a day that is still unfinished tomorrow is requested again.
             request_for(verdict, f"{verdict.metric_date}@{context.scheduled_execution_time:%Y-%m-%d}")
             for verdict in verdicts
             if verdict.needs_run and not _is_hopeless(context, verdict)
@@ -105,7 +105,7 @@ def build_data_retention_schedule(job: AssetJob, settings: Settings) -> dg.Sched
     )
     def data_retention_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         scheduled_at = context.scheduled_execution_time
-        # A run that waits, or is repeated after a crash, still counts from the night that it was meant for.
+        # A run that waits, or is repeated after a crash, still counts from the night that it was scheduled for.
         return dg.RunRequest(run_key=f"{scheduled_at:%Y-%m-%d}", tags={SCHEDULED_AT_TAG: scheduled_at.isoformat()})
 
     return data_retention_schedule

@@ -1,4 +1,4 @@
-"""What is noticed between the nights."""
+"""The late-logs sensor."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ def build_late_logs_sensor(
     settings: Settings,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> dg.SensorDefinition:
-    """The sensor for late and corrected logs, running by default. Its ticks bring no time of their own, hence `now`."""
+    """The sensor for late and corrected logs, running by default. Its ticks carry no time, hence `now`."""
 
     @dg.sensor(
         name=LATE_LOGS_SENSOR,
@@ -46,7 +46,7 @@ def build_late_logs_sensor(
         verdicts = judge(context.instance, database, open_logs(database), settings.time_zone, days)
         found = findings(verdicts)
         context.log.info(found)
-        # Dagster starts one run per run key: an evaluation that is repeated, or was cut short, asks for nothing twice.
+        # Dagster starts one run per run key, so a repeated or interrupted evaluation requests nothing twice.
         requests = [
             request_for(verdict, f"{verdict.metric_date}@{verdict.fingerprint}")
             for verdict in verdicts

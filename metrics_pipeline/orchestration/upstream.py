@@ -35,7 +35,7 @@ agent_execution_logs = _upstream(LOGS_TABLE)
 agent_registry = _upstream(REGISTRY_TABLE)
 alert_history = _upstream(ALERTS_TABLE)
 
-#: What a day is made of.
+#: The assets that a day's metrics are computed from.
 SOURCE_ASSETS = (agent_execution_logs, agent_registry)
 
 

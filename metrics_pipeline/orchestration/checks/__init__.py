@@ -1,6 +1,6 @@
-"""Asset checks: one module per family of them, and `assembly`, which puts them together.
+"""Asset checks: one module per family, and `assembly`, which puts them together.
 
-None of them is partitioned: Dagster loses the partition of a check in a run over several days. Instead each looks at
-days of its own choice, whichever day its run was for, and its metadata name them. So a backfill of an old day never
+Checks are not partitioned, because Dagster loses the partition of a check in a run over several days. Instead each
+check chooses its days, whatever days its run was for, and names them in its metadata. So a backfill of old days never
 turns a red check green, and costs one evaluation, however many days it has.
 """

@@ -1,4 +1,4 @@
-"""All checks: what each of them is called, and which asset it belongs to."""
+"""All checks, with their names and their assets."""
 
 from datetime import UTC, datetime
 
@@ -24,8 +24,8 @@ from metrics_pipeline.orchestration.checks.source_values import NO_SUSPICIOUS_VA
 from metrics_pipeline.orchestration.upstream import agent_execution_logs
 from metrics_pipeline.settings import Settings
 
-#: Evaluated with every materialisation, because the UI disregards a verdict older than the last one. The names are
-#: public: the UI keeps the history of a check under its name, and alerts ask for it.
+#: Evaluated with every materialisation, because the UI ignores a verdict older than the last one. The names are public:
+#: the UI keeps the history of a check under its name, and alerts refer to it.
 _OF_METRICS = (
     ("stored_rows_equal_ledger", stored_rows_equal_ledger, STORED_ROWS_EQUAL_LEDGER),
     ("freshness", freshness, FRESHNESS),
@@ -41,7 +41,7 @@ _OF_LOGS = (
 
 
 def build_checks(settings: Settings, now: Clock = lambda: datetime.now(UTC)) -> list[dg.AssetChecksDefinition]:
-    """The checks. A check's run brings no time of its own, hence `now`."""
+    """All checks. A check's run carries no time, hence `now`."""
     return [
         build_check(name, asset, description, evaluate, settings, now)
         for asset, checks in ((METRICS_ASSET_KEY, _OF_METRICS), (agent_execution_logs.key, _OF_LOGS))

@@ -1,4 +1,4 @@
-"""no_unusual_changes: agents that behave unlike themselves."""
+"""no_unusual_changes: agents that behave unlike before."""
 
 import dagster as dg
 

@@ -1,4 +1,4 @@
-"""Whether the days that are due are stored and still equal their logs, and whether the newest of them is there."""
+"""Whether the due days are stored and still equal their logs, and whether the newest of them is stored."""
 
 from collections import Counter
 from datetime import timedelta
@@ -39,7 +39,7 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
     due_days = [day for day in lookback(settings, situation.now) if day <= due]
     firsts = (situation.logs.first_log_at(situation.connection), first_stored_at(situation.connection))
     start = min((first for first in firsts if first is not None), default=None)
-    # Days before the first log are the schedule's to store, and nobody misses them.
+    # Days before the first log have no logs to miss. Storing them is left to the schedule.
     days = [day for day in due_days if start is not None and start < day_window(day, settings.time_zone).end]
     verdicts = judge(
         situation.instance,

@@ -58,7 +58,7 @@ def active_agents_have_rows(situation: Situation) -> dg.AssetCheckResult:
 
 
 def no_skipped_logs(situation: Situation) -> dg.AssetCheckResult:
-    """Adds up the ledger's skipped logs, and names their agents where logs still stand; fails with severity WARN."""
+    """Adds up the ledger's skipped logs, and names their agents if the logs still exist; fails with severity WARN."""
     settings = situation.settings
     days = lookback(settings, situation.now)
     first, last = (days[0], days[-1]) if days else (settings.start_date, settings.start_date)

@@ -1,4 +1,4 @@
-"""How every check is evaluated: on one state of the database, and never taking an error of its own for a verdict."""
+"""How every check is evaluated: on one state of the database, and without turning an error into a verdict."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ Clock = Callable[[], datetime]
 
 @dataclass(frozen=True)
 class Situation:
-    """What a check is handed: a read-only transaction that sees one state of the database, and the moment.
+    """The arguments of a check.
 
-    run_id: the run that the check belongs to.
+    connection: a read-only transaction that sees one state of the database. run_id: the run that evaluates the check.
     """
 
     connection: Connection
@@ -42,9 +42,9 @@ def build_check(
     settings: Settings,
     now: Clock,
 ) -> dg.AssetChecksDefinition:
-    """A check of `asset` that does not block: what is red stays stored, and is named.
+    """A non-blocking check of `asset`: what fails it stays stored and is named.
 
-    A database fault is tried again as in the daily run; then, and for any other error, the step fails.
+    A passing database fault is retried as in the daily run. After that, and for any other error, the step fails.
     """
 
     @dg.asset_check(asset=asset, name=name, description=description, compute_kind="postgres")

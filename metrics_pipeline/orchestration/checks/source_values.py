@@ -1,4 +1,4 @@
-"""no_suspicious_values: what stands in the logs is taken as it is, but is not always right."""
+"""no_suspicious_values: values of logs are aggregated as they are, but are not always right."""
 
 from datetime import timedelta
 
