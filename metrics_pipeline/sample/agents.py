@@ -68,7 +68,7 @@ def sample_agents(spec: SampleSpec) -> pl.DataFrame:
     numbers = range(spec.agents)
     models = _MODELS[(draw("model") * _MODELS.height).cast(pl.UInt32)]
     tasks = pl.Series("task", [_task(number) for number in numbers])
-    # Zipf's law with exponent 1.1: of 20 agents the busiest has about a third of the logs.
+    # Zipf's law with exponent 1.1: the busiest of 20 agents has about a third of the logs.
     share = draw("rank").rank("ordinal").cast(pl.Float64) ** -1.1
     median_latency_ms = (8.5 + 1.2 * normal(spec.agents, spec.seed, "agents", "latency")).exp()
     return pl.DataFrame(
