@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: started by the first process that needs it, shared by all, gone after the last one."""
+"""The embedded PostgreSQL: started by the first process that needs it, shared by all, stopped after the last one."""
 
 from metrics_pipeline.embedded.databases import ensure_database
 from metrics_pipeline.embedded.lease import acquire, release, server_pid

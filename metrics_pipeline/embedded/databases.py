@@ -8,11 +8,11 @@ from psycopg import errors, sql
 
 
 def ensure_database(uri: str, name: str) -> str:
-    """Makes the database `name` on the server of `uri` unless it is there, and returns its URI."""
+    """Creates the database `name` on the server of `uri` unless it exists, and returns its URI."""
     with psycopg.connect(uri, autocommit=True) as connection:
         found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone()
         if found is None:
-            # If another process was faster, one of these two errors comes, depending on how close the race was.
+            # If another process was faster, one of these errors is raised, depending on how close the race was.
             with suppress(errors.DuplicateDatabase, errors.UniqueViolation):
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     return urlsplit(uri)._replace(path=f"/{name}").geturl()

@@ -31,10 +31,10 @@ def binaries() -> Path:
 
 
 def server_account(data: Path) -> tuple[int, int]:
-    """The user and group that the server runs as: ourselves, or as root, whom PostgreSQL refuses, a user of its own.
+    """The user and group that the server runs as: ours, or a system user if we are root, which PostgreSQL refuses.
 
-    Existing data keeps its owner: an ordinary user's, or a system user's of the container that it was made in.
-    Raises PermanentError if that user cannot be made.
+    Existing data keeps its owner: an ordinary user, or a system user of the container that created the data.
+    Raises PermanentError if the system user cannot be created.
     """
     if os.geteuid() != 0:
         return os.geteuid(), os.getegid()
@@ -55,7 +55,7 @@ def _create_system_user() -> pwd.struct_passwd:
             text=True,
             check=False,
         )
-        # Asked again whatever useradd said: another process may have been faster.
+        # Looked up whatever useradd said: another process may have been faster.
         return pwd.getpwnam(_SYSTEM_USER)
     except (FileNotFoundError, KeyError) as error:
         reason = "there is no useradd" if isinstance(error, FileNotFoundError) else result.stderr.strip()
@@ -76,7 +76,7 @@ def let_through(uid: int, data: Path, programs: Path) -> None:
             folder.chmod(stat.S_IMODE(status.st_mode) | stat.S_IXOTH)
     if (programs / "postgres").stat().st_mode & stat.S_IXOTH:
         return
-    # An install under umask 077 left the wheel to root alone.
+    # An install under umask 077 made the wheel readable by root only.
     package = programs.parents[1]
     for tree in (package / f"pginstall{MAJOR_VERSION}", package.with_name(f"{package.name}.libs")):
         for path in (tree, *tree.rglob("*")):

@@ -1,7 +1,7 @@
-"""The keeper: the process that is PostgreSQL's parent, and stops it when nobody holds a lease any more.
+"""The keeper: PostgreSQL's parent process, which stops the server when no process holds a lease any more.
 
-It runs as a script with the standard library alone, so that it starts in tens of milliseconds and depends on nothing
-that its starter's environment could break. What both it and the lease's holders need to know of the folder is here too.
+It runs as a script with only the standard library, so that it starts in tens of milliseconds and depends on nothing
+that its starter's environment could break. What both it and the lease holders must know about the folder is here too.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ STOPPING = "stopping"
 _SOCKET_NAME = f".s.PGSQL.{PORT}"
 # sun_path holds 104 bytes on macOS and 108 on Linux, and ends with a NUL.
 _SOCKET_PATH_BYTES = 103
-# The keeper looks this often whether the last lease is gone or the server has ended.
+# How often the keeper checks whether the last lease is gone or the server has ended.
 _WATCH_SECONDS = 0.1
 _START_WATCH_SECONDS = 0.01
 _LOG_TAIL_BYTES = 2000
@@ -40,9 +40,9 @@ _SETTINGS = {
     "log_timezone": "UTC",
     "max_connections": "200",
     "shared_buffers": "256MB",
-    # POSIX shared memory lies in /dev/shm, of which a container has 64 MB: less than one parallel hash join may take.
+    # POSIX shared memory is in /dev/shm, which has 64 MB in a container: less than one parallel hash join may take.
     "dynamic_shared_memory_type": "mmap",
-    # Nothing replicates from here. Minimal WAL lets a COPY into a table of its own transaction skip the log.
+    # Nothing replicates from here. With minimal WAL, a COPY into a table of the same transaction skips the log.
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "max_logical_replication_workers": "0",
@@ -53,7 +53,7 @@ _SETTINGS = {
 
 
 class Postmaster(NamedTuple):
-    """What a server says of itself in postmaster.pid: its process and `starting`, `ready`, `stopping` or `standby`."""
+    """What postmaster.pid says of its server: the process id, and `starting`, `ready`, `stopping` or `standby`."""
 
     pid: int
     status: str
@@ -69,7 +69,7 @@ def data_folder(folder: Path) -> Path:
 
 
 def log_file(folder: Path) -> Path:
-    """What initdb, the server and a failing keeper wrote."""
+    """The output of initdb, the server and a failing keeper."""
     return folder / "server.log"
 
 
@@ -79,11 +79,11 @@ def leases_file(folder: Path) -> Path:
 
 
 def socket_folder(folder: Path) -> Path:
-    """Where the server's socket lies: beside the data, or in /tmp if that path is too long or not plain.
+    """The folder of the server's socket: beside the data, or in /tmp if that path is too long or not plain.
 
-    A plain path is one that every driver's URL parser reads the same: libpq itself splits a host at commas. The place
-    depends on nothing but `folder`, since clients keep their URI over the server's restarts, and TMPDIR differs
-    between a terminal and a service.
+    Every driver's URL parser reads a plain path the same way; libpq itself splits a host at commas. The place depends
+    only on `folder`, because clients keep their URI across restarts of the server, and TMPDIR differs between a
+    terminal and a service.
     """
     beside = folder / "socket"
     length = len(os.fsencode(beside / _SOCKET_NAME))
@@ -99,15 +99,15 @@ def recorded(folder: Path) -> Postmaster | None:
         lines = (data_folder(folder) / "postmaster.pid").read_text(errors="surrogateescape").splitlines()
     except FileNotFoundError:
         return None
-    # The eighth line appears when start-up has got so far.
+    # The eighth line is missing early in start-up.
     return Postmaster(int(lines[0]), lines[7].strip() if len(lines) > 7 else "starting") if lines else None
 
 
 def running(folder: Path) -> Postmaster | None:
-    """The server that listens on the folder's socket, in whatever state it is.
+    """The server that listens on the folder's socket, in whatever state, or None.
 
-    Raises OSError if the socket cannot be reached for another reason than that nobody listens, or if somebody else than
-    the data's owner can have made it.
+    Raises OSError if the socket cannot be reached although a server may listen, or if its folder may have been created
+    by a user other than the data's owner.
     """
     sockets = socket_folder(folder)
     try:
@@ -115,8 +115,8 @@ def running(folder: Path) -> Postmaster | None:
         status = sockets.lstat()
     except FileNotFoundError:
         return None
-    # In /tmp, after a crash, anybody can be the first to make it, and would be handed our logs. Root makes it before it
-    # gives it away.
+    # In /tmp, after a crash, any user can create the folder first, and would receive our logs. Root creates it before
+    # changing its owner.
     if not _is_private(status, owner) and not _is_private(status, 0):
         raise PermissionError(_NOT_PRIVATE.format(path=sockets, uid=owner))
     with socket.socket(socket.AF_UNIX) as connection:
@@ -124,7 +124,7 @@ def running(folder: Path) -> Postmaster | None:
             connection.connect(str(sockets / _SOCKET_NAME))
         except (FileNotFoundError, ConnectionRefusedError):
             return None
-    # In this order: a server writes its file before it listens, so this is not the file of a killed one.
+    # Read after connecting: a server writes its file before it listens, so this is not the file of a killed one.
     return recorded(folder)
 
 
@@ -133,7 +133,7 @@ def _is_private(status: os.stat_result, uid: int) -> bool:
 
 
 def stale_files(folder: Path) -> list[Path]:
-    """The files by which a killed server still claims its data and its socket."""
+    """The files with which a killed server still claims its data and its socket."""
     return [data_folder(folder) / "postmaster.pid", socket_folder(folder) / f"{_SOCKET_NAME}.lock"]
 
 
@@ -145,7 +145,7 @@ class _Adopted:
         self._folder = folder
 
     def poll(self) -> int | None:
-        """Like Popen.poll: None while the server runs. A zombie whose parent is gone has removed its file."""
+        """Like Popen.poll: None while the server runs. A zombie counts as ended, because it has removed its file."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -164,7 +164,7 @@ class _Keeper:
         self._child: dict[str, Any] = {
             "stdin": subprocess.DEVNULL,
             "stdout": sys.stderr,
-            # Nothing of the starter's environment: PGPORT and the like change the server, and it may hold secrets.
+            # Without the starter's environment: PGPORT and others change the server, and it may hold secrets.
             "env": {"LC_ALL": "C"},
         }
         if os.geteuid() == 0:
@@ -217,13 +217,13 @@ class _Keeper:
             "--auth-host=reject",
             "--encoding=UTF8",
             "--locale=C",
-            # Orders by code point and knows the case of every letter, the same on each platform and in each version.
+            # Sorts by code point and knows the case of every letter, identically on each platform and in each version.
             "--locale-provider=builtin",
             "--builtin-locale=C.UTF-8",
             "--no-instructions",
             f"--pgdata={fresh}",
         ]
-        # initdb shares the keeper's lock: if the keeper is killed, nobody removes the folder under a living initdb.
+        # initdb inherits the keeper's lock: if the keeper is killed, no process removes the folder while initdb runs.
         initdb = subprocess.run(command, pass_fds=(self._lock,), check=False, **self._child)
         if initdb.returncode != 0:
             raise ServerError(self._ended("initdb", initdb.returncode))
@@ -242,7 +242,7 @@ class _Keeper:
             raise ServerError(_NOT_PRIVATE.format(path=path, uid=self._uid))
 
     def _await_ready(self, server: "_Adopted | subprocess.Popen[bytes]") -> None:
-        # Without a limit: cutting crash recovery short would only begin it anew. The starter has one.
+        # Without a limit: interrupted crash recovery would only start again. The starter has a limit.
         while recorded(self._folder) != Postmaster(server.pid, READY):
             if (code := server.poll()) is not None:
                 raise ServerError(self._ended("postgres", code))
@@ -255,7 +255,7 @@ class _Keeper:
                 os.kill(server.pid, signal.SIGINT)
         while server.poll() is None:
             time.sleep(_START_WATCH_SECONDS)
-        # A server that was killed left its socket here, for the next start to replace.
+        # Fails if a killed server left its socket here. The next start replaces it.
         with contextlib.suppress(OSError):
             socket_folder(self._folder).rmdir()
 
@@ -275,21 +275,21 @@ def _lock_exclusively(descriptor: int) -> bool:
 
 
 def _report(message: str) -> None:
-    # A starter that was killed reads no more; other users may wait for the server all the same.
+    # A starter that was killed does not read this, but other processes may still wait for the server.
     with contextlib.suppress(BrokenPipeError):
         os.write(sys.stdout.fileno(), message.encode(errors="replace"))
-    # The starter reads to the end of the file, so its pipe must not live on in us.
+    # The starter reads to the end of the file, so the keeper must close its end of the pipe.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
 
 def main(folder: str, binaries: str, uid: str, gid: str, lock: str) -> None:
-    """Runs the keeper detached, so that it is nobody's child that would have to be waited for.
+    """Runs the keeper detached, so that no process has to wait for it.
 
-    `lock` is the descriptor of the keeper's lock, which the starter has taken: it is ours until we end.
+    `lock` is the descriptor of the keeper's lock, which the starter has taken. The keeper holds it until it ends.
     """
     if os.fork():
         os._exit(0)
-    # A keeper that is told to end stops its server on the way out.
+    # On SIGTERM the keeper stops its server before it ends.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     _Keeper(Path(folder), Path(binaries), int(uid), int(gid), int(lock)).run()
 

@@ -1,6 +1,6 @@
-"""Leases on the embedded server: what a process calls to have it running, and how long it keeps it so.
+"""Leases on the embedded server, which runs as long as a process holds one.
 
-A lease is a shared lock on a file. The kernel gives it back when the process ends, however it ends.
+A lease is a shared lock on a file. The kernel releases it when the process ends, however it ends.
 """
 
 import errno
@@ -30,7 +30,7 @@ _leases: dict[Path, int] = {}
 
 
 def _renew_guard() -> None:
-    # A thread that does not exist in the child may have held it at the fork.
+    # At the fork, a thread that does not exist in the child may have held it.
     global _guard  # noqa: PLW0603
     _guard = threading.Lock()
 
@@ -39,10 +39,10 @@ os.register_at_fork(after_in_child=_renew_guard)
 
 
 def acquire(home: Path) -> str:
-    """Has the server under `home` running until this process ends, and returns its libpq URI.
+    """Keeps the server under `home` running until this process ends, and returns its libpq URI.
 
-    A second call keeps the same lease and checks, in a tenth of a millisecond, that the server still listens; one that
-    was killed is started again. A forked child shares its parent's lease: the server runs until both have ended.
+    A second call keeps the same lease and checks, in a tenth of a millisecond, that the server still listens; a killed
+    server is started again. A forked child shares its parent's lease: the server runs until both have ended.
 
     Raises PermanentError if the server cannot be set up or started, TransientError if it is not ready in time.
     """
@@ -67,19 +67,19 @@ def acquire(home: Path) -> str:
 
 
 def release(home: Path) -> None:
-    """Gives this process's lease back early; without one, does nothing. The last lease's end stops the server."""
+    """Releases this process's lease early, if it has one. The server stops after the last lease."""
     with _guard:
         _give_back(_server_folder(home))
 
 
 def server_pid(home: Path) -> int | None:
-    """The process of the server that runs under `home`, or None. Takes no lease and starts nothing."""
+    """The process id of the server that runs under `home`, or None. Takes no lease and starts nothing."""
     state = keeper.running(_server_folder(home))
     return state.pid if state else None
 
 
 def _server_folder(home: Path) -> Path:
-    # realpath, as Path.resolve raises RuntimeError for a loop of links, and mkdir tells the same as an OSError.
+    # realpath, because Path.resolve raises RuntimeError for a loop of links; mkdir reports it as an OSError.
     folder = Path(os.path.realpath(home), "embedded")
     if "\n" in str(folder):
         raise PermanentError(
@@ -92,7 +92,7 @@ def _server_folder(home: Path) -> Path:
 def _give_back(folder: Path) -> None:
     descriptor = _leases.pop(folder, None)
     if descriptor is not None:
-        # Closed, not unlocked: LOCK_UN would take the lease from a forked child too.
+        # Closed, not unlocked: LOCK_UN would release a forked child's lease too.
         os.close(descriptor)
 
 
@@ -104,7 +104,7 @@ def _take_lease(folder: Path, deadline: float) -> int:
 
 def _ensure_server(folder: Path, deadline: float) -> None:
     while True:
-        # Whoever gets this lock hands it to the keeper that it starts, and the keeper never lets go of it.
+        # A process that gets this lock passes it to the keeper that it starts, which holds it until it ends.
         lock = _lock(folder / "keeper.lock", fcntl.LOCK_EX)
         if lock is None:
             state = keeper.recorded(folder)
@@ -133,7 +133,7 @@ def _start_keeper(folder: Path, lock: int, deadline: float, *, is_running: bool)
     with os.fdopen(_open_private(keeper.log_file(folder), os.O_WRONLY | os.O_APPEND), "ab") as log:
         if log.tell() > _LOG_LIMIT_BYTES:
             log.truncate(0)
-        # -I -S: neither the environment's nor the site's packages, which would cost it time and could break it.
+        # -I -S: without PYTHON* variables and site packages, which cost time and could break the keeper.
         command = [
             sys.executable,
             "-I",
@@ -180,13 +180,13 @@ def _check_version(data: Path) -> None:
 
 
 def _clear_after_crash(folder: Path) -> None:
-    # Nobody listens and we hold the keeper's lock, so what claims the data now is what a kill -9 left. A process id in
-    # these files may meanwhile be another process's, and PostgreSQL would take that for a running server.
+    # No server listens and we hold the keeper's lock, so a kill -9 left the files that claim the data. The process id
+    # in them may have been reused, and PostgreSQL would take that process for a running server.
     stale = [path for path in keeper.stale_files(folder) if path.exists()]
     if not stale:
         return
     data = str(keeper.data_folder(folder))
-    # Backends outlive their postmaster while they compute, and keep the next one from starting.
+    # Backends outlive their postmaster while they compute, and prevent the next one from starting.
     orphan = {"name": "postgres", "cwd": data}
     orphans = [process for process in psutil.process_iter(list(orphan)) if process.info == orphan]
     for process in orphans:
@@ -194,7 +194,7 @@ def _clear_after_crash(folder: Path) -> None:
             process.kill()
     psutil.wait_procs(orphans, timeout=10)
     for path in stale:
-        path.unlink(missing_ok=True)  # a server that was only just shutting down removes them itself
+        path.unlink(missing_ok=True)  # a server that was just shutting down removes them itself
 
 
 def _lock(path: Path, kind: int) -> int | None:
