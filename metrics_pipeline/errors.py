@@ -1,7 +1,7 @@
-"""The failures that an operator can meet, split by what to do about them.
+"""The failures that an operator can meet, by what to do about them.
 
 A `TransientError` may succeed when tried again (a lost connection, a lock), so Dagster retries it with back-off.
-A `PermanentError` will fail the same way every time until somebody changes something, so it fails at once.
+A `PermanentError` will fail the same way every time until somebody changes something, so it fails immediately.
 Every message names the value, the place and the remedy, and never a password.
 """
 

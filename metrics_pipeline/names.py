@@ -1,9 +1,9 @@
-"""Names that several rooms, other programs or stored rows rely on: tables, Dagster's names of ours, tags, lock keys.
+"""Names that several rooms, other programs or stored rows rely on: tables, Dagster objects, tags, lock keys.
 
 Strings and numbers only, so that every room can import it. A name that is stored or deployed must not change.
 """
 
-# Tables of ours.
+# Our tables.
 METRICS_TABLE = "agent_performance_metrics"
 LEDGER_TABLE = "metric_day_ledger"
 RESTATEMENTS_TABLE = "metric_restatements"
@@ -17,7 +17,7 @@ ALERTS_TABLE = "alert_history"
 METRICS_ASSET = METRICS_TABLE
 RETENTION_ASSET = "data_retention"
 
-# What starts the assets' runs.
+# Jobs, schedules and sensors.
 DAILY_METRICS_JOB = "daily_metrics_job"
 DAILY_CHECKS_JOB = "daily_checks_job"
 DATA_RETENTION_JOB = "data_retention_job"
@@ -38,21 +38,21 @@ PARTITION_RANGE_START_TAG = "dagster/asset_partition_range_start"
 PARTITION_RANGE_END_TAG = "dagster/asset_partition_range_end"
 BACKFILL_TAG = "dagster/backfill"
 
-#: Set by whoever starts a run for a reason that Dagster's own tags do not tell.
+#: Set on a run whose reason Dagster's own tags do not tell.
 REASON_TAG = "metrics_pipeline/reason"
-#: The state of the day that a run was asked for because of (DayVerdict.fingerprint).
+#: The state of the day (DayVerdict.fingerprint) that a run was requested for.
 DAY_STATE_TAG = "metrics_pipeline/day_state"
 #: Set on a run whose day was refused or contradicts its logs: the same state of the day would fail again.
 FAILED_PERMANENTLY_TAG = "metrics_pipeline/failed_permanently"
-#: The instant that a run of retention counts its days from, in ISO 8601, when that is not the start of the run.
+#: The instant that a retention run counts its days from, in ISO 8601, if it is not the start of the run.
 SCHEDULED_AT_TAG = "metrics_pipeline/scheduled_at"
-#: run id/host/process id/identity of the process that works on a run: a process id alone may be another's by now.
+#: run id/host/process id/identity of the process that works on a run: a process id alone may be reused.
 PROCESS_TAG = "metrics_pipeline/process"
 
-# Keys of PostgreSQL's advisory locks. Running processes of an older version use them too, so a new value locks nothing.
+# Keys of PostgreSQL's advisory locks. Running processes of an older version use them too, so they must not change.
 #: One process at a time creates or migrates tables.
 TABLES_LOCK = int.from_bytes(b"metrics", "big")
-#: One request at a time, of all processes of the API, looks for running runs and starts one.
+#: One request at a time, among all processes of the API, looks for running runs and starts one.
 API_RUNS_LOCK = int.from_bytes(b"api runs", "big")
 #: One transaction at a time writes a day. The class of a lock with two keys; the second is the day's ordinal.
 DAY_LOCK_CLASS = int.from_bytes(b"metr", "big")
