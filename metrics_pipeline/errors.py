@@ -15,7 +15,7 @@ class PermanentError(PipelineError):
 
 
 class TransientError(PipelineError):
-    """Trying again may help: the fault lies in the moment, not in the request."""
+    """Trying again may help: the fault is temporary, and the request is right."""
 
 
 class SettingsError(PermanentError):

@@ -38,7 +38,7 @@ PARTITION_RANGE_START_TAG = "dagster/asset_partition_range_start"
 PARTITION_RANGE_END_TAG = "dagster/asset_partition_range_end"
 BACKFILL_TAG = "dagster/backfill"
 
-#: Set on a run whose reason Dagster's own tags do not tell.
+#: The reason of a run, set by its starter if Dagster's own tags do not show it.
 REASON_TAG = "metrics_pipeline/reason"
 #: The state of the day (DayVerdict.fingerprint) that a run was requested for.
 DAY_STATE_TAG = "metrics_pipeline/day_state"

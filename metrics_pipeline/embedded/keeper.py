@@ -53,7 +53,7 @@ _SETTINGS = {
 
 
 class Postmaster(NamedTuple):
-    """What postmaster.pid says of its server: the process id, and `starting`, `ready`, `stopping` or `standby`."""
+    """The server according to postmaster.pid: its process id, and `starting`, `ready`, `stopping` or `standby`."""
 
     pid: int
     status: str

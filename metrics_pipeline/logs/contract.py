@@ -14,7 +14,7 @@ from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE, REGISTRY_TABLE
 
 _MINIMUM_VERSION = 13
 
-#: The tables that metrics are made of.
+#: The tables that metrics are computed from.
 SOURCE_TABLES = (REGISTRY_TABLE, LOGS_TABLE)
 #: The tables that retention deletes from.
 PRUNED_TABLES = (LOGS_TABLE, ALERTS_TABLE)

@@ -1,4 +1,4 @@
-"""What metrics read of a log, as SQL: the columns, the partial aggregates, and the fingerprints by version."""
+"""What metrics read from a log, as SQL: the columns, the partial aggregates, and the fingerprints by version."""
 
 import re
 

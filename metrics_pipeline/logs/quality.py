@@ -1,4 +1,4 @@
-"""What no metric shows about the logs in PostgreSQL: what each agent logged, and suspicious values."""
+"""Facts about the logs in PostgreSQL that no metric shows: what each agent logged, and suspicious values."""
 
 from collections.abc import Sequence
 from datetime import datetime

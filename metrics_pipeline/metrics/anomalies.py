@@ -17,7 +17,7 @@ MIN_TRAILING_DAYS = 10
 #: For how many weeks back the same weekday is compared, and how many of those days must have a value.
 SAME_WEEKDAYS = 8
 MIN_SAME_WEEKDAYS = 3
-#: Rates, percentiles and averages of fewer executions than this say little, so such days are left out.
+#: Rates, percentiles and averages of fewer executions than this say little, so these days are left out.
 MIN_EXECUTIONS = 30
 #: One normally distributed value in two million is more than five standard deviations from the mean.
 SPREADS = 5.0

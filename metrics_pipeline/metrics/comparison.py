@@ -27,7 +27,7 @@ class DayChange:
 
 
 def compare_days(metric_date: date, stored: pl.DataFrame, computed: pl.DataFrame) -> DayChange:
-    """Compares two frames in the schema of AGENT_DAY; every agent that is stored is also computed.
+    """Compares two frames in the schema of AGENT_DAY; every stored agent must also be computed.
 
     Error distributions are lists sorted by error_type in both.
     """
