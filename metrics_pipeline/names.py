@@ -5,8 +5,6 @@ Strings and numbers only, so that every room can import it. A name that is store
 
 # Our tables.
 METRICS_TABLE = "agent_performance_metrics"
-LEDGER_TABLE = "metric_day_ledger"
-RESTATEMENTS_TABLE = "metric_restatements"
 
 # Tables of other systems.
 LOGS_TABLE = "agent_execution_logs"

@@ -20,7 +20,7 @@ from metrics_pipeline.logs.log_columns import (
 )
 from metrics_pipeline.logs.partials import read_partials
 from metrics_pipeline.logs.slices import Slice, slices_of
-from metrics_pipeline.logs.source import ExtractedDay, LogQuality
+from metrics_pipeline.logs.source import ExtractedDay, LogQuality, Suspicion, SuspiciousLog
 from metrics_pipeline.metrics.calculator import agents_with_irregular_costs
 from metrics_pipeline.metrics.catalog import EXACT_COSTS_SCHEMA
 from metrics_pipeline.metrics.conservation import AgentLogs
@@ -108,16 +108,39 @@ class PostgresLogs:
         }
 
     def logs_by_agent(self, snapshot: Connection, windows: Sequence[DayWindow]) -> list[AgentLogs]:
-        """See LogSource. One pass over the logs of all windows."""
-        return quality.logs_by_agent(snapshot, self.contract, windows)
+        """As LogSource has it: one pass over the logs of all windows."""
+        return [
+            AgentLogs(
+                windows[row["day"] - 1].metric_date,
+                row["agent_id"],
+                row["logs"],
+                int(row["regular_cost_nano_usd"]),
+                int(row["cost_nano_usd"]),
+            )
+            for row in over_days(snapshot, self.contract, windows, quality.BY_AGENT)
+        ]
 
     def quality(
         self, snapshot: Connection, start: datetime, end: datetime, *, future_from: datetime, examples: int
     ) -> LogQuality:
-        """See LogSource."""
-        return quality.suspicious_values(
-            snapshot, self.contract, start, end, future_from=future_from, examples=examples
-        )
+        """As LogSource has it."""
+        bounds = {"start": self.contract.instant(start), "end": self.contract.instant(end)}
+        future = {"start": self.contract.instant(future_from)}
+        counts = dict(snapshot.execute(quality.COUNTS, bounds).mappings().one())
+
+        def suspicion(count: int, condition: str, value: str, given: dict[str, datetime]) -> Suspicion:
+            statement = text(quality.EXAMPLES.format(condition=condition, value=value))
+            rows = snapshot.execute(statement, {**given, "limit": examples}).mappings() if count else ()
+            return Suspicion(count, [SuspiciousLog(**row) for row in rows])
+
+        within = '"timestamp" >= :start AND "timestamp" < :end'
+        found = {
+            kind: suspicion(counts[kind], f"{within} AND {condition}", value, bounds)
+            for kind, (condition, value) in quality.SUSPICIONS.items()
+        }
+        in_the_future: int = snapshot.execute(quality.COUNT_FUTURE, future).scalar_one()
+        found["in_the_future"] = suspicion(in_the_future, '"timestamp" > :start', '"timestamp"', future)
+        return LogQuality(counts["logs"], found)
 
     def first_log_at(self, snapshot: Connection) -> datetime | None:
         """See LogSource."""
