@@ -270,10 +270,15 @@ def test_one_long_text_that_a_small_file_repeats_is_read_in_pieces_and_one_too_l
     assert {text for frame in frames for text in frame["error_type"]} == {"x" * 100_000}
 
     texts = ["short", "x" * (17 * 2**20), "short", None, "x" * (17 * 2**20)]
-    path = loader.parquet({name: values[:5] for name, values in columns.items()} | {"error_type": texts})
+    statuses = ["s", "s", "s", None, "s"]
+    path = loader.parquet(
+        {name: values[:5] for name, values in columns.items()} | {"error_type": texts, "status": statuses}
+    )
     message = loader.refused(path)
     assert [line.strip() for line in message.splitlines()[1:]] == [
-        f"logs.parquet, row {row}: is longer than 16 MiB" for row in (2, 5)
+        "logs.parquet, row 2: is longer than 16 MiB",
+        "logs.parquet, row 5: is longer than 16 MiB",
+        "logs.parquet, row 4, status: is missing",
     ]
 
 
