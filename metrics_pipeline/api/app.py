@@ -3,23 +3,25 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from metrics_pipeline import __version__
-from metrics_pipeline.api.authentication import LoopbackHosts
-from metrics_pipeline.api.browsers import BrowserHeaders
 from metrics_pipeline.api.context import Context
 from metrics_pipeline.api.dagster_runs import DagsterRuns
 from metrics_pipeline.api.documentation import install_documentation
 from metrics_pipeline.api.gauges import Gauges
-from metrics_pipeline.api.parameters import RawAgentIds
+from metrics_pipeline.api.middleware import raw_agent_ids, request_log
 from metrics_pipeline.api.problems import install_problems
-from metrics_pipeline.api.request_log import RequestLog
 from metrics_pipeline.api.routes import coverage, metrics, operations, records, runs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
+
+#: Where a server without tokens may listen, and the only hosts that it answers for.
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 _DESCRIPTION = """
 The daily metrics of AI agents, exact to the last digit.
@@ -38,6 +40,13 @@ _TAGS = [
     {"name": "runs", "description": "Dagster runs that aggregate days."},
     {"name": "operations", "description": "For monitoring. Health and readiness need no token."},
 ]
+
+_WRONG_HOST: dict[int | str, dict[str, Any]] = {
+    400: {
+        "description": "The request names a host that this server does not answer for.",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    }
+}
 
 
 def build_app(
@@ -59,14 +68,16 @@ def build_app(
         await context.dagster.close()
         context.database.engine.dispose()
 
-    layers = [Middleware(BrowserHeaders), Middleware(RequestLog), Middleware(RawAgentIds)]
+    layers = [Middleware(request_log), Middleware(raw_agent_ids)]
     if not settings.api_tokens:
-        layers.append(Middleware(LoopbackHosts))
+        # A page of another site could resolve its own name to 127.0.0.1 and read the answers.
+        layers.append(Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_HOSTS, "[::1]"]))
     app = FastAPI(
         title="metrics_pipeline",
         version=__version__,
         description=_DESCRIPTION,
         openapi_tags=_TAGS,
+        responses=_WRONG_HOST,
         lifespan=lifespan,
         middleware=layers,
         docs_url=None,

@@ -2,18 +2,14 @@
 
 import hashlib
 import hmac
-import ipaddress
 from http import HTTPStatus
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from metrics_pipeline.api.context import Context, context_of
-from metrics_pipeline.api.problems import ProblemError, problem_response
+from metrics_pipeline.api.problems import ProblemError
 from metrics_pipeline.settings import ApiToken
 
 _BEARER = HTTPBearer(
@@ -68,38 +64,3 @@ def _token_of(presented: str, tokens: tuple[ApiToken, ...]) -> ApiToken | None:
         if hmac.compare_digest(digest, token.sha256):
             found = token
     return found
-
-
-class LoopbackHosts:
-    """Answers only requests whose Host is this machine's loopback.
-
-    For a server without tokens: a page of another site could have its own name resolve to 127.0.0.1, and read on.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hands the request on, or answers 400."""
-        if scope["type"] == "http" and not is_loopback(_host_of(Headers(scope=scope))):
-            error = ProblemError(
-                HTTPStatus.BAD_REQUEST, "Without METRICS_API_TOKENS this server answers as localhost or 127.0.0.1 only."
-            )
-            await problem_response(scope["state"]["request_id"], error)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or an address can only mean this machine."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _host_of(headers: Headers) -> str:
-    try:
-        return urlsplit(f"//{headers.get('host', '')}").hostname or ""
-    except ValueError:
-        return ""

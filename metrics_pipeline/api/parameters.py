@@ -9,7 +9,6 @@ from urllib.parse import unquote_to_bytes, urlencode
 from fastapi import Path
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from starlette.datastructures import QueryParams
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from metrics_pipeline.api.formats import Format
 from metrics_pipeline.api.problems import ProblemError, not_acceptable
@@ -18,7 +17,6 @@ from metrics_pipeline.api.problems import ProblemError, not_acceptable
 MAX_DAYS = 3660
 MAX_PAGE = 1000
 _MAX_OFFSET = 1_000_000
-_AGENT_PREFIX = "/api/v1/metrics/"
 
 
 def _iso_date(value: object) -> object:
@@ -99,24 +97,6 @@ def unknown_agent(agent_id: str) -> ProblemError:
         f"Neither agent_registry nor the stored metrics know an agent {agent_id!r}. GET /api/v1/agents lists all.",
         kind="unknown-agent",
     )
-
-
-class RawAgentIds:
-    """Below /api/v1/metrics/ routes the path as it was sent, before percent-decoding.
-
-    Servers decode %2F to a slash, and an agent `x/summary` could not be told from the summary of agent `x`.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hands the request on."""
-        if scope["type"] == "http" and scope["path"].startswith(_AGENT_PREFIX):
-            sent = scope["raw_path"].decode("latin-1")
-            if sent.startswith(_AGENT_PREFIX):
-                scope = {**scope, "path": sent}
-        await self._app(scope, receive, send)
 
 
 async def agent_in_path(

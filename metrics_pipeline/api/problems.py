@@ -91,14 +91,11 @@ def problem_response(request_id: str, error: ProblemError) -> Response:
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The documentation of these statuses for a route's `responses`."""
-    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
-    return {
-        status: {"description": _MEANINGS[HTTPStatus(status)], "content": {MEDIA_TYPE: schema}} for status in statuses
-    }
+    problem = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": _MEANINGS[HTTPStatus(status)], "content": problem} for status in statuses}
 
 
 _MEANINGS = {
-    HTTPStatus.BAD_REQUEST: "The request names a host that this server does not answer for.",
     HTTPStatus.UNAUTHORIZED: "The bearer token is missing or unknown.",
     HTTPStatus.FORBIDDEN: "The token may only read, or the request comes from another site's page.",
     HTTPStatus.NOT_FOUND: "There is no such thing.",

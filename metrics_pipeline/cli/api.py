@@ -36,7 +36,10 @@ _LOGGING: dict[str, Any] = {
 def api(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = 8000,
     host: Annotated[
-        str, typer.Option(help="The address to listen on. Without METRICS_API_TOKENS it must be a loopback address.")
+        str,
+        typer.Option(
+            help="The address to listen on. Without METRICS_API_TOKENS it must be localhost, 127.0.0.1 or ::1."
+        ),
     ] = "127.0.0.1",
 ) -> None:
     """Serves the metrics over HTTP: series, summaries, days, coverage, restatements, and Dagster runs on request.
@@ -53,14 +56,14 @@ def api(
     # FastAPI would take 0.2 s of every command, and no other one needs it.
     import uvicorn
 
-    from metrics_pipeline.api.app import build_app
-    from metrics_pipeline.api.authentication import is_loopback
+    from metrics_pipeline.api.app import LOOPBACK_HOSTS, build_app
     from metrics_pipeline.api.server import server_config
 
     settings = Settings.from_environment()
-    if not settings.api_tokens and not is_loopback(host):
+    if not settings.api_tokens and host not in LOOPBACK_HOSTS:
         raise SettingsError(
-            f"Without METRICS_API_TOKENS the API listens on a loopback address only, and --host is {host}. "
+            "Without METRICS_API_TOKENS the API listens on a loopback address only (localhost, 127.0.0.1 or ::1), "
+            f"and --host is {host}. "
             "Set METRICS_API_TOKENS to name:role:token, …, or leave --host out."
         )
     with _listen(host, port) as listener:

@@ -27,7 +27,7 @@ _DAGSTER_SECONDS = 3
 _log = logging.getLogger("metrics_pipeline.api")
 
 
-@router.get("/healthz", summary="The process answers", response_model=Health, responses=problems(400))
+@router.get("/healthz", summary="The process answers", response_model=Health)
 async def healthz() -> Health:
     """Asks nothing of the database. Needs no token."""
     return Health(status="ok")
@@ -37,7 +37,7 @@ async def healthz() -> Health:
     "/readyz",
     summary="The database answers, with the schema of this version",
     response_model=Readiness,
-    responses={503: {"description": "Not ready.", "model": Readiness}, **problems(400)},
+    responses={503: {"description": "Not ready.", "model": Readiness}},
 )
 def readyz(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
     """Old coverage does not make a server unready; it says how old it is. Needs no token, and names no server."""
@@ -53,7 +53,7 @@ def readyz(request: Request, context: Annotated[Context, Depends(context_of)]) -
     response_class=Response,
     responses={
         200: {"content": {"application/openmetrics-text": {"schema": {"type": "string"}}}},
-        **problems(400, 401, 503),
+        **problems(401, 503),
     },
 )
 async def openmetrics(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:

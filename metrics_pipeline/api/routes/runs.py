@@ -55,7 +55,7 @@ class BackfillParameters(Parameters):
     responses={
         200: {"description": "wait=true: the run has succeeded."},
         202: {"description": "The run is started, or one for this day is under way already.", "model": Started},
-        **problems(400, 401, 403, 409, 422, 502, 503),
+        **problems(401, 403, 409, 422, 502, 503),
     },
 )
 async def trigger(
@@ -101,7 +101,7 @@ async def trigger(
     response_model=StartedBackfill,
     responses={
         202: {"description": "The backfill is started; Dagster's daemon works on it."},
-        **problems(400, 401, 403, 409, 422, 503),
+        **problems(401, 403, 409, 422, 503),
     },
 )
 async def backfill(
@@ -132,7 +132,7 @@ async def backfill(
     summary="A run's state",
     dependencies=[Depends(may_read)],
     response_model=Run,
-    responses=problems(400, 401, 404, 422, 503),
+    responses=problems(401, 404, 422, 503),
 )
 async def run(
     context: Annotated[Context, Depends(context_of)],
@@ -164,7 +164,7 @@ async def run(
     summary="A backfill's state",
     dependencies=[Depends(may_read)],
     response_model=Backfill,
-    responses=problems(400, 401, 404, 422, 503),
+    responses=problems(401, 404, 422, 503),
 )
 async def backfill_state(
     context: Annotated[Context, Depends(context_of)],

@@ -1,0 +1,95 @@
+"""What surrounds every route: the request id, the access log, headers for browsers, and undecoded agent ids."""
+
+import logging
+import re
+import time
+import uuid
+from http import HTTPStatus
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from metrics_pipeline.api.problems import ProblemError, problem_response
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_AGENT_PREFIX = "/api/v1/metrics/"
+_BROWSER_HEADERS = {
+    # A page that frames /docs could trick its visitor into pressing Execute there.
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    # Agent names and error types are foreign text: a browser must not read CSV or JSON with markup in it as HTML.
+    "X-Content-Type-Options": "nosniff",
+    # No page of another site can load an answer as an image or a script.
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+_access = logging.getLogger("metrics_pipeline.access")
+_log = logging.getLogger("metrics_pipeline.api")
+
+
+def request_log(app: ASGIApp) -> ASGIApp:
+    """The outermost layer: gives each request an id and a line in the access log, and turns defects into a 500.
+
+    A well-formed X-Request-ID of the client is kept, otherwise one is generated; the response repeats it. Neither the
+    query nor a header is logged: a client may have put a secret there.
+    """
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message).update({**_BROWSER_HEADERS, "X-Request-ID": request_id})
+            await send(message)
+
+        try:
+            await app(scope, receive, send_with_headers)
+        except Exception:
+            _log.exception("A defect of this server ended a request", extra={"request_id": request_id})
+            if status:
+                raise  # the response has begun; the server cuts the connection
+            error = ProblemError(
+                HTTPStatus.INTERNAL_SERVER_ERROR,
+                "A defect of this server; its log has the cause under this request_id.",
+            )
+            await problem_response(request_id, error)(scope, receive, send_with_headers)
+        finally:
+            _access.info(
+                "request",
+                extra={
+                    "request_id": request_id,
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "duration_ms": round((time.perf_counter() - started) * 1000, 3),
+                    "client": scope["client"][0] if scope.get("client") else None,
+                    "token": state.get("token_name"),
+                },
+            )
+
+    return serve
+
+
+def raw_agent_ids(app: ASGIApp) -> ASGIApp:
+    """Routes paths below /api/v1/metrics/ as they were sent, before percent-decoding.
+
+    Servers decode %2F to a slash. After that, an agent `x/summary` could not be told from the summary of agent `x`.
+    """
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(_AGENT_PREFIX):
+            sent = scope["raw_path"].decode("latin-1")
+            if sent.startswith(_AGENT_PREFIX):
+                scope = {**scope, "path": sent}
+        await app(scope, receive, send)
+
+    return serve
