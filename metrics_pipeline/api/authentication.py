@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from metrics_pipeline.api.context import Context, context_of
+from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.problems import ProblemError
 from metrics_pipeline.settings import ApiToken
 
@@ -20,7 +20,7 @@ _BEARER = HTTPBearer(
 
 async def may_read(
     request: Request,
-    context: Annotated[Context, Depends(context_of)],
+    context: ApiContext,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
 ) -> ApiToken | None:
     """The token of the request, None on a server without tokens. Ends the request with 401 if it has none of ours."""

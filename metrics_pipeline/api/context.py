@@ -2,22 +2,29 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cached_property
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request
+from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy import text
-from starlette.concurrency import run_in_threadpool
 
 from metrics_pipeline.api.dagster_runs import DagsterRuns
 from metrics_pipeline.logs.contract import SOURCE_TABLES, check_contract
 from metrics_pipeline.logs.postgres_logs import PostgresLogs
-from metrics_pipeline.metrics.windows import last_complete_day
+from metrics_pipeline.metrics.reconciliation import DayVerdict, LedgerRow
+from metrics_pipeline.metrics.windows import days_between, last_complete_day
 from metrics_pipeline.names import API_RUNS_LOCK
+from metrics_pipeline.pipeline.reconciling import judge_days
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.store.ledger import ledger_rows
+
+#: A day's verdict, and its row in the ledger; None for a day that was never aggregated.
+JudgedDay = tuple[DayVerdict, LedgerRow | None]
 
 _CONNECTIONS = 10
 _STATEMENT_TIMEOUT_SECONDS = 30
@@ -27,7 +34,7 @@ _START_LOCK = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=API_RUNS
 
 @dataclass
 class Context:
-    """One server's share of everything outside it. Making one opens no connection."""
+    """Everything outside the process that the routes of one server use. Creating it opens no connection."""
 
     settings: Settings
     database: Database
@@ -48,24 +55,29 @@ class Context:
 
     @asynccontextmanager
     async def starting_runs(self) -> AsyncIterator[None]:
-        """Only one request at a time is in here, of all processes of the API.
+        """Lets one request at a time in, across all processes of the API.
 
-        Of two that look for a running run at once, both would find none and start one.
+        Otherwise two requests could both look for a running run, find none, and start one each.
         """
-        # The first lock keeps the requests of this process from waiting for the second one with a connection each.
-        async with self._starting:
-            held = ExitStack()
-            await run_in_threadpool(lambda: held.enter_context(self._start_lock()))
-            try:
-                yield
-            finally:
-                await run_in_threadpool(held.close)
+        # Requests of this process wait for the first lock, so that they do not hold a connection each for the second.
+        async with self._starting, contextmanager_in_threadpool(self._start_lock()):
+            yield
 
     @contextmanager
     def _start_lock(self) -> Iterator[None]:
         with self.database.connect() as connection:
             connection.execute(_START_LOCK)
             yield
+
+    def judged_days(self, first: date, last: date) -> list[JudgedDay]:
+        """Each day from `first` to `last`, oldest first, from one snapshot. Reads the logs of all of them.
+
+        Only Dagster knows which days a run is about to write, so no day is called running here.
+        """
+        with self.database.snapshot() as snapshot:
+            ledger = ledger_rows(snapshot, first, last)
+            verdicts = judge_days(snapshot, self.logs, days_between(first, last), self.settings.time_zone)
+        return [(verdict, ledger.get(verdict.metric_date)) for verdict in verdicts]
 
     def yesterday(self) -> date:
         """The newest whole day in METRICS_TIME_ZONE."""
@@ -76,3 +88,7 @@ async def context_of(request: Request) -> Context:
     """The context of the request's server."""
     context: Context = request.app.state.context
     return context
+
+
+#: The parameter of a route that needs the context.
+ApiContext = Annotated[Context, Depends(context_of)]

@@ -1,4 +1,4 @@
-"""The forms of an answer: JSON, NDJSON and CSV, chosen by `format` or the Accept header, with every digit kept."""
+"""The formats of an answer: JSON, NDJSON and CSV, chosen by `format` or the Accept header, with every digit kept."""
 
 import csv
 import io
@@ -6,17 +6,16 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Any, cast
 
 import simplejson
+from simplejson import RawJSON
 from starlette.responses import Response
 
 from metrics_pipeline.api.problems import ProblemError
-from metrics_pipeline.store.answers.rows import RowForm, Rows
 
 
 class Format(StrEnum):
-    """What a list can be had as."""
+    """The formats of a list."""
 
     JSON = "json"
     NDJSON = "ndjson"
@@ -24,13 +23,8 @@ class Format(StrEnum):
 
     @property
     def media_type(self) -> str:
-        """As Content-Type has it."""
+        """The Content-Type."""
         return _MEDIA_TYPES[self]
-
-    @property
-    def row_form(self) -> RowForm:
-        """What of a row is needed to write it."""
-        return RowForm.FIELDS if self is Format.CSV else RowForm.JSON
 
 
 _MEDIA_TYPES = {
@@ -41,9 +35,9 @@ _MEDIA_TYPES = {
 
 
 def negotiate(asked: Format | None, accept: str | None) -> Format:
-    """`format` if it is given, else the best of what Accept names, JSON where it leaves the choice.
+    """`format` if it is given, else the format that the Accept header prefers; JSON if it has no preference.
 
-    Raises ProblemError (406) when Accept names nothing that can be given.
+    Raises ProblemError (406) if Accept allows none of the formats.
     """
     if asked is not None or not accept:
         return asked or Format.JSON
@@ -59,9 +53,9 @@ def negotiate(asked: Format | None, accept: str | None) -> Format:
 
 
 def _quality(offered: str, accept: str) -> float:
-    # RFC 9110: of the ranges that match, the most specific one says how welcome the type is.
+    # RFC 9110: the most specific of the ranges that match decides.
     ranges = {"*/*": 0, f"{offered.partition('/')[0]}/*": 1, offered: 2}
-    welcome = (-1, 0.0)
+    best = (-1, 0.0)
     for part in accept.split(","):
         media_range, *parameters = (piece.strip() for piece in part.lower().split(";"))
         if media_range in ranges:
@@ -70,26 +64,19 @@ def _quality(offered: str, accept: str) -> float:
                 quality = float(qualities[0]) if qualities else 1.0
             except ValueError:
                 quality = 0.0
-            welcome = max(welcome, (ranges[media_range], quality))
-    return welcome[1]
+            best = max(best, (ranges[media_range], quality))
+    return best[1]
 
 
-def render_rows(rows: Rows, columns: Sequence[str], form: Format, headers: dict[str, str]) -> Response:
-    """Rows that PostgreSQL wrote in `form.row_form`, as the body of a response."""
+def render_rows(rows: Sequence[str], columns: Iterable[str], form: Format, headers: dict[str, str]) -> Response:
+    """JSON objects that have `columns` in this order, as a response."""
     if form is Format.CSV:
-        body = _csv(columns, cast("list[list[str | None]]", rows))
+        body = _csv(rows, columns)
     elif form is Format.NDJSON:
         body = "".join(f"{row}\n" for row in rows)
     else:
-        body = f"[{','.join(cast('list[str]', rows))}]"
+        body = f"[{','.join(rows)}]"
     return Response(body, headers=headers, media_type=form.media_type)
-
-
-def render_objects(objects: Sequence[dict[str, Any]], columns: Sequence[str], form: Format) -> Rows:
-    """Objects of this process as rows in `form.row_form`."""
-    if form is Format.CSV:
-        return [[_field(row[name]) for name in columns] for row in objects]
-    return [to_json({name: row[name] for name in columns}) for row in objects]
 
 
 def to_json(value: object) -> str:
@@ -97,21 +84,24 @@ def to_json(value: object) -> str:
     return simplejson.dumps(value, use_decimal=False, default=_digits, separators=(",", ":"))
 
 
-def _digits(value: object) -> simplejson.RawJSON:
+def _digits(value: object) -> RawJSON:
     if not isinstance(value, Decimal):
         raise TypeError(f"{type(value).__name__} has no JSON form here.")
-    return simplejson.RawJSON(f"{value:f}")
+    return RawJSON(f"{value:f}")
+
+
+def _csv(rows: Iterable[str], columns: Iterable[str]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(columns)
+    for row in rows:
+        values = simplejson.loads(row, parse_int=RawJSON, parse_float=RawJSON).values()
+        writer.writerow([_field(value) for value in values])
+    return text.getvalue()
 
 
 def _field(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
+    # A number keeps its digits; an object stays JSON.
+    return value.encoded_json if isinstance(value, RawJSON) else simplejson.dumps(value, ensure_ascii=False)

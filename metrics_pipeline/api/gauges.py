@@ -1,4 +1,4 @@
-"""The gauges of /metrics: what a monitoring system should know of the days, in OpenMetrics."""
+"""The gauges of /metrics, in OpenMetrics: the state of the days, the newest one, and how long runs take."""
 
 import time
 from dataclasses import dataclass, field
@@ -7,10 +7,9 @@ from threading import Lock
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.openmetrics.exposition import generate_latest
 
-from metrics_pipeline.api.context import Context
+from metrics_pipeline.api.context import Context, JudgedDay
 from metrics_pipeline.api.dagster_runs import DagsterRun
-from metrics_pipeline.api.days import DayJudgement, judgements
-from metrics_pipeline.metrics.reconciliation import DayState
+from metrics_pipeline.api.models import COVERAGE_STATES
 from metrics_pipeline.metrics.retention import cutoffs
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.pipeline.reconciling import lookback
@@ -23,12 +22,12 @@ _JUDGED_FOR_SECONDS = 15 * 60
 
 @dataclass
 class Gauges:
-    """Renders the gauges of one server. The days are judged at most every 15 minutes, by one request at a time."""
+    """Renders the gauges of one server. The logs are read at most every 15 minutes, by one request at a time."""
 
     context: Context
     _lock: Lock = field(init=False, default_factory=Lock)
     _judged_at: float = field(init=False, default=float("-inf"))
-    _judged: list[DayJudgement] = field(init=False, default_factory=list)
+    _judged: list[JudgedDay] = field(init=False, default_factory=list)
     _held_back: int = field(init=False, default=0)
 
     def render(self, latest_run: DagsterRun | None, *, is_dagster_up: bool) -> bytes:
@@ -43,8 +42,7 @@ class Gauges:
             newest = ledger_rows(connection, day, day)[day] if day is not None else None
         with self._lock:
             if time.monotonic() - self._judged_at >= _JUDGED_FOR_SECONDS:
-                self._judged, self._held_back = self._judge(), self._count_held_back()
-                self._judged_at = time.monotonic()
+                self._read_logs()
             days, held_back, age = self._judged, self._held_back, time.monotonic() - self._judged_at
 
         if newest is not None:
@@ -59,17 +57,16 @@ class Gauges:
                 (newest.aggregated_at - newest.snapshot_at).total_seconds(),
             )
         states = Gauge("metrics_pipeline_days", "Days of the look-back window by state.", ["state"], registry=registry)
-        for state in DayState:
-            if state is not DayState.RUNNING:
-                states.labels(state.value).set(sum(day.verdict.state is state for day in days))
+        for state in COVERAGE_STATES:
+            states.labels(state.value).set(sum(verdict.state is state for verdict, _ in days))
         gauge(
             "skipped_logs",
             "Logs of inactive or unregistered agents in the look-back window, which are in no metric.",
-            sum(day.ledger.skipped_logs for day in days if day.ledger),
+            sum(ledger.skipped_logs for _, ledger in days if ledger),
         )
         gauge(
             "logs_held_back",
-            "Logs older than the retention keeps them that stand all the same: held back, or not pruned yet.",
+            "Logs that are older than the retention period and still exist: held back, or not pruned yet.",
             held_back,
         )
         gauge("days_judged_age_seconds", "How long ago the days were compared with their logs.", age)
@@ -87,13 +84,12 @@ class Gauges:
             )
         return bytes(generate_latest(registry))  # type: ignore[no-untyped-call]
 
-    def _count_held_back(self) -> int:
-        settings = self.context.settings
-        kept_from = cutoffs(settings.retention, self.context.now(), settings.time_zone).raw_logs
-        with self.context.database.connect() as connection:
+    def _read_logs(self) -> None:
+        context, settings = self.context, self.context.settings
+        days = lookback(settings, context.now())
+        judged = context.judged_days(days[0], days[-1]) if days else []
+        kept_from = cutoffs(settings.retention, context.now(), settings.time_zone).raw_logs
+        with context.database.connect() as connection:
             window = day_window(kept_from, settings.time_zone)
-            return count_logs_before(connection, self.context.logs.contract, window.start)
-
-    def _judge(self) -> list[DayJudgement]:
-        days = lookback(self.context.settings, self.context.now())
-        return judgements(self.context, days[0], days[-1]) if days else []
+            self._held_back = count_logs_before(connection, context.logs.contract, window.start)
+        self._judged, self._judged_at = judged, time.monotonic()

@@ -1,4 +1,4 @@
-"""What the answers hold, as the OpenAPI document describes it. The metric columns come from metrics/catalog.py."""
+"""The bodies of answers, as the OpenAPI document describes them. The metric columns come from metrics/catalog.py."""
 
 from datetime import date, datetime
 from decimal import Decimal
@@ -63,8 +63,8 @@ class Restatement(BaseModel):
     new_row: _MetricValues  # type: ignore[valid-type]
 
 
-#: The states that the database alone tells; whether a run is about to write a day is Dagster's to know.
-_COVERAGE_STATES = tuple(state for state in DayState if state is not DayState.RUNNING)
+#: The states that the database can tell. Only Dagster knows whether a run is about to write a day.
+COVERAGE_STATES = tuple(state for state in DayState if state is not DayState.RUNNING)
 
 
 class DayCoverage(BaseModel):
@@ -72,8 +72,8 @@ class DayCoverage(BaseModel):
 
     metric_date: date
     state: DayState = Field(
-        description=" ".join(f"{state}: {STATE_MEANINGS[state]}." for state in _COVERAGE_STATES),
-        json_schema_extra={"enum": [*_COVERAGE_STATES]},
+        description=" ".join(f"{state}: {STATE_MEANINGS[state]}." for state in COVERAGE_STATES),
+        json_schema_extra={"enum": [*COVERAGE_STATES]},
     )
     reason: str = Field(description="The state in words.", examples=["equal to its logs"])
     is_outdated: bool = Field(description="Whether it was stored under an older definition of the metrics.")

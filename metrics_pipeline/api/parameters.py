@@ -1,15 +1,17 @@
 """The parameters that endpoints share: dates, ranges, pages and agents, each with its bounds."""
 
 import re
+from collections.abc import Sequence
 from datetime import date, timedelta
 from http import HTTPStatus
 from typing import Annotated
 from urllib.parse import unquote_to_bytes, urlencode
 
-from fastapi import Path
+from fastapi import Depends, Path
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from starlette.datastructures import QueryParams
 
+from metrics_pipeline.api.context import Context
 from metrics_pipeline.api.formats import Format
 from metrics_pipeline.api.problems import ProblemError, not_acceptable
 
@@ -60,10 +62,13 @@ class PageParameters(ListParameters):
     limit: int = Field(default=100, ge=1, le=MAX_PAGE, description="At most so many rows.")
     offset: int = Field(default=0, ge=0, le=_MAX_OFFSET, description="So many rows are left out first.")
 
-    def link(self, query: QueryParams, *, has_more: bool) -> dict[str, str]:
-        """The Link header (RFC 8288) with the next page and the previous one, as far as they exist."""
+    def page(self, found: Sequence[str], query: QueryParams) -> tuple[Sequence[str], dict[str, str]]:
+        """The page's rows out of `limit` + 1 that were read, and its Link header (RFC 8288).
+
+        The header names the next page and the previous one, if they exist.
+        """
         links = []
-        if has_more and self.offset + self.limit <= _MAX_OFFSET:
+        if len(found) > self.limit and self.offset + self.limit <= _MAX_OFFSET:
             links.append((self.offset + self.limit, "next"))
         if self.offset:
             links.append((max(self.offset - self.limit, 0), "prev"))
@@ -71,7 +76,7 @@ class PageParameters(ListParameters):
             f'<?{urlencode({**query, "limit": self.limit, "offset": offset})}>; rel="{relation}"'
             for offset, relation in links
         ]
-        return {"Link": ", ".join(pages)} if pages else {}
+        return found[: self.limit], {"Link": ", ".join(pages)} if pages else {}
 
 
 def day_range(
@@ -117,3 +122,20 @@ async def agent_in_path(
     if "\0" in decoded:
         raise unknown_agent(decoded)  # PostgreSQL has no such text
     return decoded
+
+
+AgentId = Annotated[str, Depends(agent_in_path)]
+
+
+def require_whole_days(context: Context, first: date, last: date, fields: tuple[str, str]) -> None:
+    """Raises ProblemError (422) for days that have not ended or precede METRICS_START_DATE.
+
+    `fields` are the parameters that named the first and the last day.
+    """
+    settings, yesterday = context.settings, context.yesterday()
+    if last > yesterday:
+        raise not_acceptable(
+            fields[1], f"{last} has not ended in {settings.time_zone}; the newest whole day is {yesterday}."
+        )
+    if first < settings.start_date:
+        raise not_acceptable(fields[0], f"The first day of this pipeline is {settings.start_date}.")

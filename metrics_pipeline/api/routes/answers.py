@@ -1,16 +1,16 @@
-"""What the documentation says of every list, and how one is sent."""
+"""What the documentation says of lists and of versioned objects, and how a list is sent."""
 
-from collections.abc import Sequence
-from http import HTTPStatus
+import hashlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel
+from starlette.requests import Request
 from starlette.responses import Response
 
-from metrics_pipeline.api.conditions import CACHING, EntityTags, content_version
+from metrics_pipeline.api.conditions import EntityTags
 from metrics_pipeline.api.formats import Format, render_rows
 from metrics_pipeline.api.problems import problems
-from metrics_pipeline.store.answers.rows import Rows
 
 _TAG_HEADER = {
     "ETag": {
@@ -25,7 +25,7 @@ _LINK_HEADER = {
     }
 }
 _NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
-    304: {"description": "What the asker holds (If-None-Match) is still right.", "headers": _TAG_HEADER}
+    304: {"description": "The version in If-None-Match is still current.", "headers": _TAG_HEADER}
 }
 
 
@@ -51,22 +51,12 @@ def object_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {200: {"headers": _TAG_HEADER}, **_NOT_MODIFIED, **problems(401, 422, 503, *statuses)}
 
 
-def versioned_headers(tags: EntityTags, version: str) -> dict[str, str]:
-    """The headers of an answer that can be asked for again with If-None-Match."""
-    return {"ETag": tags.tag(version), **CACHING}
-
-
-def not_modified(tags: EntityTags, version: str) -> Response:
-    """304: the asker holds this version."""
-    return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=versioned_headers(tags, version))
-
-
 def send_rows(
-    rows: Rows, columns: Sequence[str], form: Format, if_none_match: str | None, headers: dict[str, str]
+    request: Request, rows: Sequence[str], columns: Iterable[str], form: Format, link: dict[str, str]
 ) -> Response:
-    """Rows whose version is their own content, or 304."""
-    tags = EntityTags(form, headers)
-    version = content_version(map(repr, rows))
-    if version in tags.held(if_none_match):
-        return not_modified(tags, version)
-    return render_rows(rows, columns, form, headers | versioned_headers(tags, version))
+    """Rows whose version is their own content, or 304. `link` is the Link header of a page."""
+    tags = EntityTags(request, form, link)
+    version = hashlib.sha256("\n".join(rows).encode()).hexdigest()
+    if version in tags.held:
+        return tags.not_modified(version)
+    return render_rows(rows, columns, form, link | tags.headers(version))

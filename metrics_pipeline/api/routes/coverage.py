@@ -1,26 +1,24 @@
-"""The state of every day: a true zero can always be told from a day that was not computed."""
+"""The state of every day, which tells a true zero from a day that was not computed."""
 
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import Field
+from starlette.requests import Request
 from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
-from metrics_pipeline.api.context import Context, context_of
-from metrics_pipeline.api.days import DayJudgement, judgements
-from metrics_pipeline.api.formats import negotiate, render_objects
+from metrics_pipeline.api.context import ApiContext, JudgedDay
+from metrics_pipeline.api.formats import negotiate, to_json
 from metrics_pipeline.api.models import DayCoverage
-from metrics_pipeline.api.parameters import ListParameters, OptionalDate, day_range
-from metrics_pipeline.api.problems import not_acceptable
+from metrics_pipeline.api.parameters import ListParameters, OptionalDate, day_range, require_whole_days
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
 
 router = APIRouter(prefix="/api/v1", tags=["days"], dependencies=[Depends(may_read)])
 
 #: Every day costs a pass over its logs.
 _MAX_DAYS = 92
-_COLUMNS = tuple(DayCoverage.model_fields)
 
 
 class CoverageParameters(ListParameters):
@@ -38,36 +36,26 @@ class CoverageParameters(ListParameters):
     response_model=list[DayCoverage],
     responses=list_responses(DayCoverage, is_paged=False),
 )
-def coverage(
-    context: Annotated[Context, Depends(context_of)],
-    parameters: Annotated[CoverageParameters, Query()],
-    accept: Annotated[str | None, Header(include_in_schema=False)] = None,
-    if_none_match: Annotated[str | None, Header(include_in_schema=False)] = None,
-) -> Response:
-    """Compares what is stored of each day with the logs that stand there now, newest day first. At most 92 days."""
-    form = negotiate(parameters.format, accept)
-    settings, yesterday = context.settings, context.yesterday()
-    end = parameters.end_date or yesterday
-    if end > yesterday:
-        raise not_acceptable(
-            "end_date", f"{end} has not ended in {settings.time_zone}; the newest whole day is {yesterday}."
-        )
-    for name, day in (("end_date", end), ("start_date", parameters.start_date or end)):
-        if day < settings.start_date:
-            raise not_acceptable(name, f"The first day of this pipeline is {settings.start_date}.")
-    start = parameters.start_date or max(end - timedelta(days=settings.lookback_days - 1), settings.start_date)
-    first, last = day_range(start, end, default_end=end, default_days=1, max_days=_MAX_DAYS)
-    rows = [_row(day) for day in reversed(judgements(context, first, last))]
-    return send_rows(render_objects(rows, _COLUMNS, form), _COLUMNS, form, if_none_match, {})
+def coverage(request: Request, context: ApiContext, parameters: Annotated[CoverageParameters, Query()]) -> Response:
+    """Compares what is stored of each day with its present logs, newest day first. At most 92 days."""
+    form = negotiate(parameters.format, request.headers.get("accept"))
+    settings = context.settings
+    end = parameters.end_date or context.yesterday()
+    start = parameters.start_date
+    require_whole_days(context, start or end, end, ("start_date" if start else "end_date", "end_date"))
+    default_start = max(end - timedelta(days=settings.lookback_days - 1), settings.start_date)
+    first, last = day_range(start or default_start, end, default_end=end, default_days=1, max_days=_MAX_DAYS)
+    rows = [to_json(_row(day)) for day in reversed(context.judged_days(first, last))]
+    return send_rows(request, rows, DayCoverage.model_fields, form, {})
 
 
-def _row(day: DayJudgement) -> dict[str, Any]:
-    ledger = day.ledger
+def _row(day: JudgedDay) -> dict[str, Any]:
+    verdict, ledger = day
     return {
-        "metric_date": day.verdict.metric_date.isoformat(),
-        "state": day.verdict.state.value,
-        "reason": day.verdict.reason,
-        "is_outdated": day.verdict.is_outdated,
+        "metric_date": verdict.metric_date.isoformat(),
+        "state": verdict.state.value,
+        "reason": verdict.reason,
+        "is_outdated": verdict.is_outdated,
         "source_logs": ledger and ledger.source_logs,
         "aggregated_logs": ledger and ledger.aggregated_logs,
         "skipped_logs": ledger and ledger.skipped_logs,

@@ -6,30 +6,29 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.conditions import EntityTags
-from metrics_pipeline.api.context import Context, context_of
+from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.formats import negotiate, render_rows, to_json
 from metrics_pipeline.api.models import DayMetrics, Summary
 from metrics_pipeline.api.parameters import (
+    AgentId,
     ListParameters,
     OptionalDate,
     PageParameters,
     Parameters,
-    agent_in_path,
     day_range,
     unknown_agent,
 )
 from metrics_pipeline.api.problems import ProblemError
-from metrics_pipeline.api.routes.answers import list_responses, not_modified, object_responses, versioned_headers
+from metrics_pipeline.api.routes.answers import list_responses, object_responses
 from metrics_pipeline.metrics.summary import changes, summarise
 from metrics_pipeline.store.answers.metrics import COLUMNS, SORTABLE, agent_series, day_page
-from metrics_pipeline.store.answers.rows import page_of
 from metrics_pipeline.store.answers.totals import agent_totals
 
 router = APIRouter(prefix="/api/v1/metrics", tags=["metrics"], dependencies=[Depends(may_read)])
@@ -75,19 +74,17 @@ class SummaryParameters(Parameters):
 )
 def agents_of_a_day(
     request: Request,
-    context: Annotated[Context, Depends(context_of)],
+    context: ApiContext,
     parameters: Annotated[DayParameters, Query()],
-    accept: Annotated[str | None, Header(include_in_schema=False)] = None,
-    if_none_match: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
     """Each agent's row of one day.
 
     404 for a day that was never aggregated: an empty list would look like a day without activity.
     """
-    form = negotiate(parameters.format, accept)
+    form = negotiate(parameters.format, request.headers.get("accept"))
     day = parameters.date or context.yesterday()
     sort = parameters.sort.value
-    tags = EntityTags("day", day, sort, parameters.limit, parameters.offset, form)
+    tags = EntityTags(request, "day", day, sort, parameters.limit, parameters.offset, form)
     with context.database.connect() as connection:
         answer = day_page(
             connection,
@@ -96,8 +93,7 @@ def agents_of_a_day(
             is_descending=sort.startswith("-"),
             limit=parameters.limit + 1,
             offset=parameters.offset,
-            form=form.row_form,
-            held=tags.held(if_none_match),
+            held=tags.held,
         )
     if not answer.is_known:
         raise ProblemError(
@@ -106,10 +102,9 @@ def agents_of_a_day(
             kind="day-not-aggregated",
         )
     if answer.rows is None:
-        return not_modified(tags, answer.version)
-    rows, has_more = page_of(answer.rows, parameters.limit)
-    headers = versioned_headers(tags, answer.version) | parameters.link(request.query_params, has_more=has_more)
-    return render_rows(rows, COLUMNS, form, headers)
+        return tags.not_modified(answer.version)
+    rows, link = parameters.page(answer.rows, request.query_params)
+    return render_rows(rows, COLUMNS, form, link | tags.headers(answer.version))
 
 
 @router.get(
@@ -119,23 +114,22 @@ def agents_of_a_day(
     responses=object_responses(404),
 )
 def agent_summary(
-    context: Annotated[Context, Depends(context_of)],
-    agent_id: Annotated[str, Depends(agent_in_path)],
+    request: Request,
+    context: ApiContext,
+    agent_id: AgentId,
     parameters: Annotated[SummaryParameters, Query()],
-    if_none_match: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
     """Means of the days' values, figures weighted by executions, the same of the period before, and the differences."""
     last = context.yesterday()
     middle = last - timedelta(days=parameters.days - 1)
     first = middle - timedelta(days=parameters.days)
-    tags = EntityTags("summary", agent_id, first, last)
-    held = tags.held(if_none_match)
+    tags = EntityTags(request, "summary", agent_id, first, last)
     with context.database.connect() as connection:
-        totals = agent_totals(connection, agent_id, first, middle, last, held=held)
+        totals = agent_totals(connection, agent_id, first, middle, last, held=tags.held)
     if not totals.is_known:
         raise unknown_agent(agent_id)
-    if totals.version in held:
-        return not_modified(tags, totals.version)
+    if totals.version in tags.held:
+        return tags.not_modified(totals.version)
     previous, current = summarise(totals.previous), summarise(totals.current)
     body = {
         "agent_id": agent_id,
@@ -148,7 +142,7 @@ def agent_summary(
         },
         "change": asdict(changes(previous, current)),
     }
-    return Response(to_json(body), headers=versioned_headers(tags, totals.version), media_type="application/json")
+    return Response(to_json(body), headers=tags.headers(totals.version), media_type="application/json")
 
 
 # After the summary, whose path it would match too.
@@ -159,28 +153,27 @@ def agent_summary(
     responses=list_responses(DayMetrics, 404, is_paged=False),
 )
 def agent_days(
-    context: Annotated[Context, Depends(context_of)],
-    agent_id: Annotated[str, Depends(agent_in_path)],
+    request: Request,
+    context: ApiContext,
+    agent_id: AgentId,
     parameters: Annotated[SeriesParameters, Query()],
-    accept: Annotated[str | None, Header(include_in_schema=False)] = None,
-    if_none_match: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
     """Every stored day of the agent in the range. A day that is not there was not aggregated, or not for this agent."""
-    form = negotiate(parameters.format, accept)
+    form = negotiate(parameters.format, request.headers.get("accept"))
     first, last = day_range(
         parameters.start_date,
         parameters.end_date,
         default_end=context.yesterday() + timedelta(days=1),
         default_days=_DEFAULT_DAYS,
     )
-    tags = EntityTags("series", agent_id, first, last, form)
+    tags = EntityTags(request, "series", agent_id, first, last, form)
     with context.database.connect() as connection:
-        answer = agent_series(connection, agent_id, first, last, form=form.row_form, held=tags.held(if_none_match))
+        answer = agent_series(connection, agent_id, first, last, held=tags.held)
     if not answer.is_known:
         raise unknown_agent(agent_id)
     if answer.rows is None:
-        return not_modified(tags, answer.version)
-    return render_rows(answer.rows, COLUMNS, form, versioned_headers(tags, answer.version))
+        return tags.not_modified(answer.version)
+    return render_rows(answer.rows, COLUMNS, form, tags.headers(answer.version))
 
 
 def _period(first: date, last: date, days_stored: int) -> dict[str, object]:

@@ -1,22 +1,22 @@
-"""What stands beside the metrics: agents and restatements."""
+"""Agents and restatements."""
 
 from datetime import date
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
-from metrics_pipeline.api.context import Context, context_of
+from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.formats import negotiate
 from metrics_pipeline.api.models import Agent, Restatement
 from metrics_pipeline.api.parameters import OptionalDate, OptionalText, PageParameters
 from metrics_pipeline.api.problems import not_acceptable
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
-from metrics_pipeline.store.answers import agents, restatements
-from metrics_pipeline.store.answers.rows import page_of
+from metrics_pipeline.store.answers.agents import agents_page
+from metrics_pipeline.store.answers.restatements import restatements_page
 
 router = APIRouter(prefix="/api/v1", dependencies=[Depends(may_read)])
 
@@ -36,19 +36,15 @@ class RestatementParameters(PageParameters):
 )
 def all_agents(
     request: Request,
-    context: Annotated[Context, Depends(context_of)],
+    context: ApiContext,
     parameters: Annotated[PageParameters, Query()],
-    accept: Annotated[str | None, Header(include_in_schema=False)] = None,
-    if_none_match: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
     """Registered agents, and those that are registered no more but have stored metrics, in the order of their ids."""
-    form = negotiate(parameters.format, accept)
+    form = negotiate(parameters.format, request.headers.get("accept"))
     with context.database.connect() as connection:
-        found = agents.agents_page(connection, limit=parameters.limit + 1, offset=parameters.offset, form=form.row_form)
-    rows, has_more = page_of(found, parameters.limit)
-    return send_rows(
-        rows, agents.COLUMNS, form, if_none_match, parameters.link(request.query_params, has_more=has_more)
-    )
+        found = agents_page(connection, limit=parameters.limit + 1, offset=parameters.offset)
+    rows, link = parameters.page(found, request.query_params)
+    return send_rows(request, rows, Agent.model_fields, form, link)
 
 
 @router.get(
@@ -60,27 +56,22 @@ def all_agents(
 )
 def all_restatements(
     request: Request,
-    context: Annotated[Context, Depends(context_of)],
+    context: ApiContext,
     parameters: Annotated[RestatementParameters, Query()],
-    accept: Annotated[str | None, Header(include_in_schema=False)] = None,
-    if_none_match: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
     """Which rows were replaced, when, by which run and why, with the values before and after, newest first."""
-    form = negotiate(parameters.format, accept)
+    form = negotiate(parameters.format, request.headers.get("accept"))
     first, last = parameters.start_date or date.min, parameters.end_date or date.max
     if first > last:
         raise not_acceptable("start_date", f"{first} comes after end_date, {last}.")
     with context.database.connect() as connection:
-        found = restatements.restatements_page(
+        found = restatements_page(
             connection,
             first,
             last,
             agent_id=parameters.agent_id,
             limit=parameters.limit + 1,
             offset=parameters.offset,
-            form=form.row_form,
         )
-    rows, has_more = page_of(found, parameters.limit)
-    return send_rows(
-        rows, restatements.COLUMNS, form, if_none_match, parameters.link(request.query_params, has_more=has_more)
-    )
+    rows, link = parameters.page(found, request.query_params)
+    return send_rows(request, rows, Restatement.model_fields, form, link)

@@ -1,1 +1,1 @@
-"""What programs ask: each answer is one statement, whose rows PostgreSQL writes out itself, digit by digit."""
+"""The API's reads: one statement each, whose rows PostgreSQL writes as JSON, so that every digit is kept."""

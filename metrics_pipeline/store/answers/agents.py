@@ -2,13 +2,10 @@
 
 from sqlalchemy import Connection, text
 
-from metrics_pipeline.store.answers.rows import RowForm, Rows, as_array
+from metrics_pipeline.store.answers.rows import as_array
 
-#: The columns of a row, in this order.
-COLUMNS = ("agent_id", "name", "status", "last_active_date")
-
-# The primary key is walked from agent to agent: PostgreSQL would read all rows for a DISTINCT. The last active day is
-# looked up for the agents of the page only.
+# Walks the primary key from agent to agent: for a DISTINCT, PostgreSQL would read all rows. Looks the last active day
+# up for the agents of the page only.
 _SELECT = """
 WITH RECURSIVE stored(agent_id) AS (
     (SELECT agent_id FROM agent_performance_metrics ORDER BY agent_id LIMIT 1)
@@ -28,14 +25,14 @@ SELECT page.agent_id, page.name, page.status,
         ORDER BY metric_date DESC LIMIT 1) AS last_active_date
 FROM page ORDER BY page.agent_id"""
 
-_STATEMENTS = {form: text(f"SELECT {as_array(_SELECT, form)}") for form in RowForm}
+_PAGE = text(f"SELECT {as_array(_SELECT)}")
 
 
-def agents_page(connection: Connection, *, limit: int, offset: int, form: RowForm) -> Rows:
-    """At most `limit` agents in the order of their ids.
+def agents_page(connection: Connection, *, limit: int, offset: int) -> list[str]:
+    """At most `limit` agents in the order of their ids: agent_id, name, status, last_active_date.
 
-    name and status are NULL for an agent that is registered no more; last_active_date is the newest stored day with
+    name and status are null for an agent that is no longer registered; last_active_date is the newest stored day with
     executions.
     """
-    rows: Rows = connection.scalars(_STATEMENTS[form], {"limit": limit, "offset": offset}).one()
+    rows: list[str] = connection.scalars(_PAGE, {"limit": limit, "offset": offset}).one()
     return rows

@@ -8,7 +8,7 @@ from functools import cache
 from sqlalchemy import Connection, TextClause, text
 
 from metrics_pipeline.metrics.catalog import AGENT_DAY
-from metrics_pipeline.store.answers.rows import LEDGER_VERSION, RowForm, Rows, as_array
+from metrics_pipeline.store.answers.rows import LEDGER_VERSION, as_array
 
 #: The columns of a row, in this order.
 COLUMNS = (*(column.name for column in AGENT_DAY.columns), "created_at", "updated_at")
@@ -25,26 +25,20 @@ IS_KNOWN = """
 
 @dataclass(frozen=True)
 class Answer:
-    """Rows, or None where the asker holds the present version of them.
+    """Rows as JSON objects, or None if the client holds their present version.
 
-    version: changes whenever the rows may have changed. is_known: whether there is anything to be said of the subject.
+    version: changes whenever the rows may have changed. is_known: whether the agent or the day exists at all.
     """
 
     version: str
     is_known: bool
-    rows: Rows | None
+    rows: list[str] | None
 
 
-def agent_series(
-    connection: Connection, agent_id: str, first: date, last: date, *, form: RowForm, held: Collection[str]
-) -> Answer:
-    """The agent's stored days from `first` to `last`, newest first; is_known tells whether the agent exists at all.
-
-    `held` are the versions that the asker has.
-    """
-    row = connection.execute(
-        _series_statement(form), {"agent_id": agent_id, "first": first, "last": last, "held": list(held)}
-    ).one()
+def agent_series(connection: Connection, agent_id: str, first: date, last: date, *, held: Collection[str]) -> Answer:
+    """The agent's stored days from `first` to `last`, newest first. `held` are the versions that the client has."""
+    parameters = {"agent_id": agent_id, "first": first, "last": last, "held": list(held)}
+    row = connection.execute(_SERIES, parameters).one()
     return Answer(row.version, row.is_known, row.rows)
 
 
@@ -56,28 +50,18 @@ def day_page(
     is_descending: bool,
     limit: int,
     offset: int,
-    form: RowForm,
     held: Collection[str],
 ) -> Answer:
-    """At most `limit` agents of a day; is_known tells whether the day was ever stored.
-
-    `sort` is one of SORTABLE; agents with equal values follow in the order of their ids.
-    """
+    """At most `limit` agents of a day, by `sort`, one of SORTABLE, and then by their ids."""
     row = connection.execute(
-        _day_statement(SORTABLE[SORTABLE.index(sort)], is_descending, form),
+        _day_statement(SORTABLE[SORTABLE.index(sort)], is_descending),
         {"first": metric_date, "last": metric_date, "limit": limit, "offset": offset, "held": list(held)},
     ).one()
     return Answer(row.version, row.is_known, row.rows)
 
 
 @cache
-def _series_statement(form: RowForm) -> TextClause:
-    select = f"{_SELECT} WHERE agent_id = :agent_id AND metric_date BETWEEN :first AND :last ORDER BY metric_date DESC"
-    return _statement(select, IS_KNOWN, form)
-
-
-@cache
-def _day_statement(sort: str, is_descending: bool, form: RowForm) -> TextClause:
+def _day_statement(sort: str, is_descending: bool) -> TextClause:
     select = (
         f"{_SELECT} WHERE metric_date = :first "
         f"ORDER BY {sort} {'DESC' if is_descending else 'ASC'} NULLS LAST, agent_id LIMIT :limit OFFSET :offset"
@@ -85,12 +69,17 @@ def _day_statement(sort: str, is_descending: bool, form: RowForm) -> TextClause:
     is_known = """
     (EXISTS (SELECT FROM metric_day_ledger WHERE metric_date = :first)
      OR EXISTS (SELECT FROM agent_performance_metrics WHERE metric_date = :first))"""
-    return _statement(select, is_known, form)
+    return _statement(select, is_known)
 
 
-def _statement(select: str, is_known: str, form: RowForm) -> TextClause:
+def _statement(select: str, is_known: str) -> TextClause:
     return text(f"""
 WITH version AS MATERIALIZED ({LEDGER_VERSION})
 SELECT version.value AS version, {is_known} AS is_known,
-       CASE WHEN version.value = ANY(CAST(:held AS text[])) THEN NULL ELSE {as_array(select, form)} END AS rows
+       CASE WHEN version.value = ANY(CAST(:held AS text[])) THEN NULL ELSE {as_array(select)} END AS rows
 FROM version""")
+
+
+_SERIES = _statement(
+    f"{_SELECT} WHERE agent_id = :agent_id AND metric_date BETWEEN :first AND :last ORDER BY metric_date DESC", IS_KNOWN
+)

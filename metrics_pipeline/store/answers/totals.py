@@ -45,7 +45,7 @@ ORDER BY period.is_current""")
 
 @dataclass(frozen=True)
 class TwoPeriods:
-    """The totals before `middle` and from it on; empty ones where the asker holds `version`."""
+    """The totals before `middle` and from it on; zeros if the client holds `version`."""
 
     version: str
     is_known: bool
