@@ -119,48 +119,46 @@ def install_problems(app: FastAPI) -> None:
 
     app.openapi = openapi  # type: ignore[method-assign]
 
-    @app.exception_handler(ProblemError)
-    async def ours(request: Request, error: ProblemError) -> Response:
-        return problem_response(request.state.request_id, error)
+    async def respond(request: Request, error: Exception) -> Response:
+        request_id = request.state.request_id
+        if isinstance(error, DagsterUnavailableError):
+            _log.warning("%s", error, extra={"request_id": request_id})
+        elif isinstance(error, PipelineError | NoConnectionFreeError):
+            _log.error("%s", error, extra={"request_id": request_id})
+        return problem_response(request_id, _problem_of(error))
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return problem_response(request.state.request_id, _invalid_parameters(error))
+    for kind in (
+        ProblemError,
+        RequestValidationError,
+        HTTPException,
+        DagsterUnavailableError,
+        PipelineError,
+        NoConnectionFreeError,
+    ):
+        app.add_exception_handler(kind, respond)
 
-    @app.exception_handler(HTTPException)
-    async def plain(request: Request, error: HTTPException) -> Response:
-        status = HTTPStatus(error.status_code)
-        headers = dict(error.headers) if error.headers else None
-        return problem_response(request.state.request_id, ProblemError(status, status.description, headers=headers))
 
-    @app.exception_handler(DagsterUnavailableError)
-    async def dagster(request: Request, error: DagsterUnavailableError) -> Response:
-        _log.warning("%s", error, extra={"request_id": request.state.request_id})
-        return problem_response(
-            request.state.request_id,
-            ProblemError(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                str(error),
-                kind="dagster-unavailable",
-                headers={"Retry-After": "10"},
-            ),
-        )
-
-    @app.exception_handler(PipelineError)
-    @app.exception_handler(NoConnectionFreeError)
-    async def database(request: Request, error: Exception) -> Response:
-        # The message names servers and users, which is for the log.
-        _log.error("%s", error, extra={"request_id": request.state.request_id})
-        return problem_response(
-            request.state.request_id,
-            ProblemError(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "The database did not answer, or not in time. Try again, or ask for less; the server's log has the "
-                "cause under this request_id.",
-                kind="database-unavailable",
-                headers={"Retry-After": "10"},
-            ),
-        )
+def _problem_of(error: Exception) -> ProblemError:
+    match error:
+        case ProblemError():
+            return error
+        case RequestValidationError():
+            return _invalid_parameters(error)
+        case HTTPException():
+            status = HTTPStatus(error.status_code)
+            return ProblemError(status, status.description, headers=dict(error.headers or {}))
+        case DagsterUnavailableError():
+            kind, detail = "dagster-unavailable", str(error)
+        case _:
+            # The error names servers and users, so it goes to the log only.
+            kind, detail = (
+                "database-unavailable",
+                (
+                    "The database did not answer, or not in time. Try again, or ask for less; the server's log has the "
+                    "cause under this request_id."
+                ),
+            )
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=kind, headers={"Retry-After": "10"})
 
 
 def _invalid_parameters(error: RequestValidationError) -> ProblemError:
