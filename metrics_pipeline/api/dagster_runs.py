@@ -1,21 +1,14 @@
-"""Dagster's runs and backfills through the webserver's GraphQL. Dagster itself is not imported: it is slow to start."""
+"""Dagster's runs and backfills, through the webserver's GraphQL. Dagster itself is slow to import, so this does not."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any
 
 import httpx2
 
-from metrics_pipeline.api.dagster_queries import (
-    BACKFILL,
-    EVENTS,
-    LATEST,
-    LAUNCH_BACKFILL,
-    LAUNCH_RUN,
-    RUN,
-    UNFINISHED,
-)
+from metrics_pipeline.api import dagster_queries
+from metrics_pipeline.api.models import Backfill, Run
 from metrics_pipeline.metrics.windows import days_between
 from metrics_pipeline.names import (
     DAILY_METRICS_JOB,
@@ -35,56 +28,26 @@ _MAX_EVENT_PAGES = 50
 
 
 class DagsterUnavailableError(Exception):
-    """The webserver cannot be reached, did not answer in time, or did not answer as one with our code location."""
-
-
-@dataclass(frozen=True)
-class DagsterRun:
-    """A run of our code location, as Dagster tells it.
-
-    days: the first and the last, None for a run without partitions.
-    """
-
-    run_id: str
-    job: str
-    status: str
-    is_finished: bool
-    days: tuple[date, date] | None
-    created_at: datetime
-    started_at: datetime | None
-    ended_at: datetime | None
-
-
-@dataclass(frozen=True)
-class DagsterBackfill:
-    """A backfill of our asset, as Dagster tells it."""
-
-    backfill_id: str
-    status: str
-    is_finished: bool
-    days: tuple[date, date] | None
-    created_at: datetime
-    ended_at: datetime | None
-    run_ids: tuple[str, ...]
-    error: str | None
+    """The webserver cannot be reached, did not answer in time, or does not serve our code location."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """A run or a backfill that is about to write days. run_id is None for a backfill."""
+    """A run or a backfill that has not ended, and the days that it will write."""
 
-    run_id: str | None
-    backfill_id: str | None
+    id: str
+    is_backfill: bool
     days: frozenset[date]
+    ui_url: str
 
 
 class DagsterRuns:
-    """The webserver at `url`. Every method raises DagsterUnavailableError when it gives no usable answer."""
+    """The webserver at `url`. Every method raises DagsterUnavailableError if it gets no usable answer."""
 
     def __init__(self, url: str, *, wait_seconds: float = 120) -> None:
         self.wait_seconds = wait_seconds
         self._url = url
-        # Without the proxies of the environment: the webserver is a neighbour.
+        # The webserver is in the same network, so proxies of the environment are ignored.
         self._client = httpx2.AsyncClient(timeout=httpx2.Timeout(30, connect=5), trust_env=False)
 
     async def close(self) -> None:
@@ -109,37 +72,38 @@ class DagsterRuns:
                 "pipelineName": DAILY_METRICS_JOB,
             },
             "runConfigData": {},
-            "executionMetadata": {"tags": _tag_list(tags)},
+            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
         }
-        answer = _expect((await self._ask(LAUNCH_RUN, params=params))["launchRun"], "LaunchRunSuccess")
-        return str(answer["run"]["runId"])
+        answer = (await self._ask(dagster_queries.LAUNCH_RUN, params=params))["launchRun"]
+        return str(_expect(answer, "LaunchRunSuccess")["run"]["runId"])
 
     async def start_backfill(self, first: date, last: date) -> str:
         """Starts a backfill of the days from `first` to `last`, and returns its id."""
         days = [day.isoformat() for day in days_between(first, last)]
         params = {"assetSelection": [{"path": [METRICS_ASSET]}], "partitionNames": days}
-        answer = (await self._ask(LAUNCH_BACKFILL, params=params))["launchPartitionBackfill"]
+        answer = (await self._ask(dagster_queries.LAUNCH_BACKFILL, params=params))["launchPartitionBackfill"]
         return str(_expect(answer, "LaunchBackfillSuccess")["backfillId"])
 
-    async def run(self, run_id: str) -> DagsterRun | None:
-        """The run; None if Dagster has none of this id in our code location."""
-        answer = (await self._ask(RUN, id=run_id))["runOrError"]
+    async def run(self, run_id: str) -> Run | None:
+        """The run, without its error; None if our code location has no such run."""
+        answer = (await self._ask(dagster_queries.RUN, id=run_id))["runOrError"]
         if answer["__typename"] == "RunNotFoundError":
             return None
         found = _expect(answer, "Run")
-        return _run(found) if _is_ours(found) else None
+        return self._run(found) if _is_ours(found) else None
 
-    async def latest_finished_run(self) -> DagsterRun | None:
+    async def latest_finished_run(self) -> Run | None:
         """The newest run of the daily job that succeeded; None before the first."""
         runs = {"pipelineName": DAILY_METRICS_JOB, "statuses": ["SUCCESS"]}
-        answer = (await self._ask(LATEST, filter=runs))["runsOrError"]
-        return next((_run(found) for found in _expect(answer, "Runs")["results"]), None)
+        answer = (await self._ask(dagster_queries.LATEST, filter=runs))["runsOrError"]
+        return next((self._run(found) for found in _expect(answer, "Runs")["results"]), None)
 
     async def failure(self, run_id: str) -> str | None:
-        """Why the run failed, in the words of the step that did; None if it did not say."""
+        """Why the run failed, in the words of the step that failed; None if it did not say."""
         cursor, message = None, None
         for _ in range(_MAX_EVENT_PAGES):
-            page = (await self._ask(EVENTS, id=run_id, cursor=cursor))["runOrError"]["eventConnection"]
+            answer = await self._ask(dagster_queries.EVENTS, id=run_id, cursor=cursor)
+            page = answer["runOrError"]["eventConnection"]
             for event in page["events"]:
                 if event["__typename"] == "ExecutionStepFailureEvent":
                     return _step_failure(event)
@@ -150,44 +114,62 @@ class DagsterRuns:
             cursor = page["cursor"]
         return message
 
-    async def backfill(self, backfill_id: str) -> DagsterBackfill | None:
-        """The backfill; None if Dagster has none of this id for our asset."""
-        answer = (await self._ask(BACKFILL, id=backfill_id))["partitionBackfillOrError"]
+    async def backfill(self, backfill_id: str) -> Backfill | None:
+        """The backfill; None if our asset has no such backfill."""
+        answer = (await self._ask(dagster_queries.BACKFILL, id=backfill_id))["partitionBackfillOrError"]
         if answer["__typename"] == "BackfillNotFoundError":
             return None
         found = _expect(answer, "PartitionBackfill")
         if not _selects_asset(found):
             return None
-        days = sorted(map(date.fromisoformat, found["partitionNames"] or []))
-        return DagsterBackfill(
+        days = _days_of_backfill(found)
+        return Backfill(
             backfill_id=found["id"],
             status=found["status"].lower(),
             is_finished=found["status"] not in _UNFINISHED_BACKFILLS,
-            days=(days[0], days[-1]) if days else None,
-            created_at=_instant(found["creationTime"]),
-            ended_at=found["endTimestamp"] and _instant(found["endTimestamp"]),
-            run_ids=tuple(run["runId"] for run in found["runs"]),
+            start_date=min(days, default=None),
+            end_date=max(days, default=None),
+            created_at=found["creationTime"],
+            ended_at=found["endTimestamp"],
+            run_ids=[run["runId"] for run in found["runs"]],
             error=found["error"] and found["error"]["message"].strip(),
+            ui_url=self.backfill_url(found["id"]),
         )
 
     async def work_under_way(self) -> list[Work]:
-        """The runs and backfills of our asset that have not ended, queued ones included."""
+        """The runs and backfills of our asset that have not ended, including queued ones."""
         answer = await self._ask(
-            UNFINISHED, runs={"statuses": _UNFINISHED_RUNS}, backfills={"statuses": _UNFINISHED_BACKFILLS}
+            dagster_queries.UNFINISHED,
+            runs={"statuses": _UNFINISHED_RUNS},
+            backfills={"statuses": _UNFINISHED_BACKFILLS},
         )
         runs = _expect(answer["runsOrError"], "Runs")["results"]
         backfills = _expect(answer["partitionBackfillsOrError"], "PartitionBackfills")["results"]
-        work = [
-            Work(run["runId"], None, frozenset(_days_of(run)))
+        return [
+            Work(run["runId"], False, frozenset(_days_of_run(run)), self.run_url(run["runId"]))
             for run in runs
             if _is_ours(run) and (run["assetSelection"] is None or _selects_asset(run))
+        ] + [
+            Work(found["id"], True, frozenset(_days_of_backfill(found)), self.backfill_url(found["id"]))
+            for found in backfills
+            if _selects_asset(found)
         ]
-        work += [
-            Work(None, backfill["id"], frozenset(map(date.fromisoformat, backfill["partitionNames"] or [])))
-            for backfill in backfills
-            if _selects_asset(backfill)
-        ]
-        return work
+
+    def _run(self, found: Mapping[str, Any]) -> Run:
+        days = _days_of_run(found)
+        return Run(
+            run_id=found["runId"],
+            job=found["jobName"],
+            status=found["status"].lower(),
+            is_finished=found["status"] not in _UNFINISHED_RUNS,
+            start_date=min(days, default=None),
+            end_date=max(days, default=None),
+            created_at=found["creationTime"],
+            started_at=found["startTime"],
+            ended_at=found["endTime"],
+            error=None,
+            ui_url=self.run_url(found["runId"]),
+        )
 
     async def _ask(self, query: str, **variables: Any) -> dict[str, Any]:
         try:
@@ -202,16 +184,18 @@ class DagsterRuns:
                 "Check that it runs and that DAGSTER_WEBSERVER_URL names it."
             ) from error
         except ValueError as error:
-            answer = {"errors": [{"message": f"its answer is no JSON ({error})"}]}
-        if not isinstance(answer, dict) or answer.get("errors") or not isinstance(answer.get("data"), dict):
-            errors = answer.get("errors") if isinstance(answer, dict) else None
-            said = "; ".join(str(error["message"]) for error in errors or []) or "its answer is no answer to GraphQL"
-            raise DagsterUnavailableError(
-                f"What answers at {self._url} is no Dagster webserver that this version knows: {said}. "
-                "Check DAGSTER_WEBSERVER_URL."
-            )
-        data: dict[str, Any] = answer["data"]
-        return data
+            answer = {"errors": [{"message": f"its answer is not JSON ({error})"}]}
+        match answer:
+            case {"errors": [_, *_] as errors}:
+                said = "; ".join(str(error["message"]) for error in errors)
+            case {"data": dict() as data}:
+                return data
+            case _:
+                said = "its answer is not one to GraphQL"
+        raise DagsterUnavailableError(
+            f"The server at {self._url} is not a Dagster webserver that this version knows: {said}. "
+            "Check DAGSTER_WEBSERVER_URL."
+        )
 
 
 def _expect(answer: Mapping[str, Any], typename: str) -> Mapping[str, Any]:
@@ -221,24 +205,6 @@ def _expect(answer: Mapping[str, Any], typename: str) -> Mapping[str, Any]:
     raise DagsterUnavailableError(
         f"Dagster refused: {said.strip() or answer['__typename']}. "
         f"Check in its UI that the code location {LOCATION} is loaded."
-    )
-
-
-def _tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
-    return [{"key": key, "value": value} for key, value in tags.items()]
-
-
-def _run(found: Mapping[str, Any]) -> DagsterRun:
-    days = sorted(_days_of(found))
-    return DagsterRun(
-        run_id=found["runId"],
-        job=found["jobName"],
-        status=found["status"].lower(),
-        is_finished=found["status"] not in _UNFINISHED_RUNS,
-        days=(days[0], days[-1]) if days else None,
-        created_at=_instant(found["creationTime"]),
-        started_at=found["startTime"] and _instant(found["startTime"]),
-        ended_at=found["endTime"] and _instant(found["endTime"]),
     )
 
 
@@ -252,15 +218,19 @@ def _selects_asset(found: Mapping[str, Any]) -> bool:
     return any(key["path"] == [METRICS_ASSET] for key in found["assetSelection"] or [])
 
 
-def _days_of(run: Mapping[str, Any]) -> Sequence[date]:
+def _days_of_run(run: Mapping[str, Any]) -> Sequence[date]:
     tags = {tag["key"]: tag["value"] for tag in run["tags"]}
     first = tags.get(PARTITION_TAG) or tags.get(PARTITION_RANGE_START_TAG, "")
     last = tags.get(PARTITION_TAG) or tags.get(PARTITION_RANGE_END_TAG, "")
     try:
         return days_between(date.fromisoformat(first), date.fromisoformat(last))
     except ValueError:
-        # No tag of a partition, or one that somebody typed: the run will do no day.
+        # The run has no partition, or a tag that somebody typed: it will write no day.
         return []
+
+
+def _days_of_backfill(backfill: Mapping[str, Any]) -> Sequence[date]:
+    return [date.fromisoformat(name) for name in backfill["partitionNames"] or []]
 
 
 def _step_failure(event: Mapping[str, Any]) -> str | None:
@@ -271,7 +241,3 @@ def _step_failure(event: Mapping[str, Any]) -> str | None:
     errors = [event["error"], *(link["error"] for link in event["error"]["errorChain"])]
     ours = [error["message"] for error in errors if error["message"].startswith("metrics_pipeline.")]
     return ours[0].partition(": ")[2].strip() if ours else str(errors[-1]["message"]).strip()
-
-
-def _instant(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

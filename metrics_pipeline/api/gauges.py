@@ -8,8 +8,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from metrics_pipeline.api.context import Context, JudgedDay
-from metrics_pipeline.api.dagster_runs import DagsterRun
-from metrics_pipeline.api.models import COVERAGE_STATES
+from metrics_pipeline.api.models import COVERAGE_STATES, Run
 from metrics_pipeline.metrics.retention import cutoffs
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.pipeline.reconciling import lookback
@@ -30,7 +29,7 @@ class Gauges:
     _judged: list[JudgedDay] = field(init=False, default_factory=list)
     _held_back: int = field(init=False, default=0)
 
-    def render(self, latest_run: DagsterRun | None, *, is_dagster_up: bool) -> bytes:
+    def render(self, latest_run: Run | None, *, is_dagster_up: bool) -> bytes:
         """The OpenMetrics text. Raises the errors of a database that does not answer."""
         registry = CollectorRegistry()
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 from datetime import date
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Path, Query, Response
@@ -13,11 +13,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
 from metrics_pipeline.api.authentication import may_read, may_trigger
-from metrics_pipeline.api.context import Context, context_of
-from metrics_pipeline.api.dagster_runs import DagsterRun
+from metrics_pipeline.api.context import ApiContext, Context
+from metrics_pipeline.api.dagster_runs import Work
 from metrics_pipeline.api.models import Backfill, Completed, Run, Started, StartedBackfill
-from metrics_pipeline.api.parameters import IsoDate, OptionalDate, Parameters, day_range
-from metrics_pipeline.api.problems import ProblemError, not_acceptable, problems
+from metrics_pipeline.api.parameters import IsoDate, OptionalDate, Parameters, day_range, require_whole_days
+from metrics_pipeline.api.problems import ProblemError, problems
 from metrics_pipeline.metrics.reconciliation import DayState, why_closed
 from metrics_pipeline.metrics.windows import days_between
 from metrics_pipeline.store.ledger import ledger_rows
@@ -58,38 +58,36 @@ class BackfillParameters(Parameters):
         **problems(401, 403, 409, 422, 502, 503),
     },
 )
-async def trigger(
-    context: Annotated[Context, Depends(context_of)], parameters: Annotated[TriggerParameters, Query()]
-) -> Response:
-    """Starts a Dagster run that aggregates the day anew.
+async def trigger(context: ApiContext, parameters: Annotated[TriggerParameters, Query()]) -> Completed | Response:
+    """Starts a Dagster run that aggregates the day again.
 
-    A run for the day that is under way is not started twice: the answer names it. A day whose raw logs were pruned, or
-    that is stored under another time zone, is refused with 409.
+    If a run for the day is under way, no second one is started: the answer names the first. A day whose raw logs were
+    pruned, or that is stored under another time zone, is refused with 409.
     """
-    day = parameters.target_date or context.yesterday()
+    day, dagster = parameters.target_date or context.yesterday(), context.dagster
     await run_in_threadpool(_require_open, context, day, day, ("target_date", "target_date"))
     async with context.starting_runs():
-        under_way = [work for work in await context.dagster.work_under_way() if day in work.days]
-        if under_way and under_way[0].run_id is None and not any(work.run_id for work in under_way):
-            raise _under_way(context, under_way[0].backfill_id or "", is_backfill=True)
-        running = next((work.run_id for work in under_way if work.run_id), None)
-        run_id = running or await context.dagster.start_day(day)
+        under_way = [work for work in await dagster.work_under_way() if day in work.days]
+        running = next((work.id for work in under_way if not work.is_backfill), None)
+        if under_way and running is None:
+            raise _already_running(under_way[0])
+        run_id = running or await dagster.start_day(day)
+    ui_url = dagster.run_url(run_id)
     if parameters.wait and (ended := await _wait(context, run_id)):
         agents = await run_in_threadpool(_agents_stored, context, day)
-        if ended.status != "success" or agents is None:
-            raise await _failed(context, ended)
-        return JSONResponse(
-            {
-                "status": "completed",
-                "agents_processed": agents,
-                "run_id": run_id,
-                "ui_url": context.dagster.run_url(run_id),
-            }
+        if ended.status == "success" and agents is not None:
+            return Completed(status="completed", agents_processed=agents, run_id=run_id, ui_url=ui_url)
+        reason = await dagster.failure(run_id) or "The day is not stored; the Dagster UI has the log of the run."
+        raise ProblemError(
+            HTTPStatus.BAD_GATEWAY,
+            f"Run {run_id} ended as {ended.status}. {reason}",
+            kind="run-failed",
+            run_id=run_id,
+            ui_url=ui_url,
         )
+    status_url = f"/api/v1/runs/{quote(run_id, safe='')}"
     return _accepted(
-        {"status": "already_running" if running else "started", "run_id": run_id},
-        f"/api/v1/runs/{quote(run_id, safe='')}",
-        context.dagster.run_url(run_id),
+        Started(status="already_running" if running else "started", run_id=run_id, status_url=status_url, ui_url=ui_url)
     )
 
 
@@ -104,10 +102,8 @@ async def trigger(
         **problems(401, 403, 409, 422, 503),
     },
 )
-async def backfill(
-    context: Annotated[Context, Depends(context_of)], parameters: Annotated[BackfillParameters, Query()]
-) -> Response:
-    """Starts a Dagster backfill that aggregates every day of the range anew.
+async def backfill(context: ApiContext, parameters: Annotated[BackfillParameters, Query()]) -> Response:
+    """Starts a Dagster backfill that aggregates every day of the range again.
 
     Refused with 409 when one of the days is sealed, stored under another time zone, or about to be written by a run or
     a backfill that is under way.
@@ -118,12 +114,15 @@ async def backfill(
         wanted = set(days_between(first, last))
         for work in await context.dagster.work_under_way():
             if wanted & work.days:
-                raise _under_way(context, work.run_id or work.backfill_id or "", is_backfill=work.run_id is None)
+                raise _already_running(work)
         backfill_id = await context.dagster.start_backfill(first, last)
     return _accepted(
-        {"status": "started", "backfill_id": backfill_id},
-        f"/api/v1/backfills/{quote(backfill_id, safe='')}",
-        context.dagster.backfill_url(backfill_id),
+        StartedBackfill(
+            status="started",
+            backfill_id=backfill_id,
+            status_url=f"/api/v1/backfills/{quote(backfill_id, safe='')}",
+            ui_url=context.dagster.backfill_url(backfill_id),
+        )
     )
 
 
@@ -135,28 +134,18 @@ async def backfill(
     responses=problems(401, 404, 422, 503),
 )
 async def run(
-    context: Annotated[Context, Depends(context_of)],
+    context: ApiContext,
     run_id: Annotated[str, Path(description="As the trigger, the ledger or the Dagster UI names it.")],
 ) -> Run:
-    """A Dagster run of this code location, whoever started it."""
+    """A Dagster run of this code location, no matter what started it."""
     found = await context.dagster.run(run_id)
     if found is None:
         raise ProblemError(
             HTTPStatus.NOT_FOUND, f"Dagster knows no run {run_id!r} of this pipeline.", kind="unknown-run"
         )
-    return Run(
-        run_id=found.run_id,
-        job=found.job,
-        status=found.status,
-        is_finished=found.is_finished,
-        start_date=found.days and found.days[0],
-        end_date=found.days and found.days[1],
-        created_at=found.created_at,
-        started_at=found.started_at,
-        ended_at=found.ended_at,
-        error=await context.dagster.failure(run_id) if found.status == "failure" else None,
-        ui_url=context.dagster.run_url(run_id),
-    )
+    if found.status == "failure":
+        found.error = await context.dagster.failure(run_id)
+    return found
 
 
 @router.get(
@@ -167,48 +156,31 @@ async def run(
     responses=problems(401, 404, 422, 503),
 )
 async def backfill_state(
-    context: Annotated[Context, Depends(context_of)],
+    context: ApiContext,
     backfill_id: Annotated[str, Path(description="As the backfill's start or the Dagster UI names it.")],
 ) -> Backfill:
-    """A Dagster backfill of the metrics, whoever started it, with the ids of its runs."""
+    """A Dagster backfill of the metrics, no matter what started it, with the ids of its runs."""
     found = await context.dagster.backfill(backfill_id)
     if found is None:
         raise ProblemError(
             HTTPStatus.NOT_FOUND, f"Dagster knows no backfill {backfill_id!r} of the metrics.", kind="unknown-backfill"
         )
-    return Backfill(
-        backfill_id=found.backfill_id,
-        status=found.status,
-        is_finished=found.is_finished,
-        start_date=found.days and found.days[0],
-        end_date=found.days and found.days[1],
-        created_at=found.created_at,
-        ended_at=found.ended_at,
-        run_ids=list(found.run_ids),
-        error=found.error,
-        ui_url=context.dagster.backfill_url(backfill_id),
-    )
+    return found
 
 
 def _require_open(context: Context, first: date, last: date, fields: tuple[str, str]) -> None:
     """Ends the request unless every day has ended and may be aggregated."""
-    settings, yesterday = context.settings, context.yesterday()
-    if last > yesterday:
-        raise not_acceptable(
-            fields[1], f"{last} has not ended in {settings.time_zone}; the newest whole day is {yesterday}."
-        )
-    if first < settings.start_date:
-        raise not_acceptable(fields[0], f"The first day of this pipeline is {settings.start_date}.")
+    require_whole_days(context, first, last, fields)
     with context.database.connect() as connection:
         stored = ledger_rows(connection, first, last)
     for row in stored.values():
-        closed = why_closed(row, settings.time_zone)
+        closed = why_closed(row, context.settings.time_zone)
         if closed is not None:
             raise ProblemError(HTTPStatus.CONFLICT, closed.reason, kind=_CLOSED[closed.state])
 
 
-async def _wait(context: Context, run_id: str) -> DagsterRun | None:
-    """The run when it has ended; None if it takes longer than anybody waits."""
+async def _wait(context: Context, run_id: str) -> Run | None:
+    """The run when it has ended; None if it takes longer than `wait_seconds`."""
     deadline = time.monotonic() + context.dagster.wait_seconds
     while time.monotonic() < deadline:
         found = await context.dagster.run(run_id)
@@ -218,38 +190,22 @@ async def _wait(context: Context, run_id: str) -> DagsterRun | None:
     return None
 
 
-async def _failed(context: Context, ended: DagsterRun) -> ProblemError:
-    reason = await context.dagster.failure(ended.run_id)
-    return ProblemError(
-        HTTPStatus.BAD_GATEWAY,
-        f"Run {ended.run_id} ended as {ended.status}. "
-        f"{reason or 'The day is not stored; the Dagster UI has the log of the run.'}",
-        kind="run-failed",
-        run_id=ended.run_id,
-        ui_url=context.dagster.run_url(ended.run_id),
-    )
-
-
 def _agents_stored(context: Context, day: date) -> int | None:
     with context.database.connect() as connection:
         row = ledger_rows(connection, day, day).get(day)
     return None if row is None else row.agents
 
 
-def _under_way(context: Context, id_: str, *, is_backfill: bool) -> ProblemError:
-    kind = "backfill" if is_backfill else "run"
+def _already_running(work: Work) -> ProblemError:
     return ProblemError(
         HTTPStatus.CONFLICT,
-        f"Dagster's {kind} {id_} is about to write some of these days. Wait until it has ended.",
+        f"Dagster's {'backfill' if work.is_backfill else 'run'} {work.id} is about to write some of these days. "
+        "Wait until it has ended.",
         kind="already-running",
-        run_id=None if is_backfill else id_,
-        ui_url=context.dagster.backfill_url(id_) if is_backfill else context.dagster.run_url(id_),
+        run_id=None if work.is_backfill else work.id,
+        ui_url=work.ui_url,
     )
 
 
-def _accepted(body: dict[str, Any], status_url: str, ui_url: str) -> Response:
-    return JSONResponse(
-        body | {"status_url": status_url, "ui_url": ui_url},
-        status_code=HTTPStatus.ACCEPTED,
-        headers={"Location": status_url},
-    )
+def _accepted(started: Started | StartedBackfill) -> Response:
+    return JSONResponse(started.model_dump(), status_code=HTTPStatus.ACCEPTED, headers={"Location": started.status_url})
