@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from metrics_pipeline.api.formats import Format, negotiate, to_json
+from metrics_pipeline.api.formats import Format, negotiate, render_rows, to_json
 from metrics_pipeline.api.problems import ProblemError
 
 
@@ -47,3 +47,18 @@ def test_decimals_are_json_numbers_without_an_exponent() -> None:
     )
     with pytest.raises(TypeError):
         to_json({"a": object()})
+
+
+def test_csv_has_the_digits_of_the_json_and_objects_stay_json() -> None:
+    row = (
+        '{"small":0.000000100,"large":1180591620717411303424,"money":-12345678901.10,"none":null,"flag":false,'
+        '"text":"x,\\"y\\"\\n","object":{"a\u2028\\n\u00fc": 1, "cost": 0.100000000, "none": null}}'
+    )
+    names = ["small", "large", "money", "none", "flag", "text", "object"]
+    assert render_rows([row], names, Format.CSV, {}).body.decode() == (
+        "small,large,money,none,flag,text,object\r\n"
+        '0.000000100,1180591620717411303424,-12345678901.10,,false,"x,""y""\n",'
+        '"{""a\u2028\\n\u00fc"": 1, ""cost"": 0.100000000, ""none"": null}"\r\n'
+    )
+    assert render_rows([row, row], names, Format.JSON, {}).body.decode() == f"[{row},{row}]"
+    assert render_rows([row, row], names, Format.NDJSON, {}).body.decode() == f"{row}\n{row}\n"

@@ -82,6 +82,8 @@ def test_restatements_hold_both_rows_with_every_digit_newest_first(database: Dat
     assert runs("agent_id=") == []
     table = list(csv.DictReader(io.StringIO(api.get("/api/v1/restatements?format=csv").text, newline="")))
     assert json.loads(table[1]["new_row"], parse_float=Decimal) == older["new_row"]
+    # As text: parsed, 0.1 would equal 0.100000000.
+    assert '"total_cost_usd": 0.100000000' in table[1]["old_row"]
     for query in ("agent_id=%00", "start_date=2025-03-05&end_date=2025-03-04"):
         assert api.get(f"/api/v1/restatements?{query}").status_code == 422
 
