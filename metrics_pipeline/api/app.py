@@ -1,4 +1,4 @@
-"""The application: routes, layers and documentation put together."""
+"""Assembles the application: routes, middleware and documentation."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -28,15 +28,15 @@ The daily metrics of AI agents, exact to the last digit.
 
 - **Money and rates** are JSON numbers with the digits of the database. Read them as decimals, not as binary floats.
 - **Lists** come as JSON, NDJSON or CSV: `format=csv`, or an `Accept` header.
-- **Every list and summary has an ETag.** Sent back as `If-None-Match` it is answered with 304 while nothing changed.
-- **Errors** are problem details (RFC 9457) with the wrong parameter named.
-- **A day that is not there was not computed**: `GET /api/v1/coverage` tells the state of every day.
+- **Every list and summary has an ETag.** Sent as `If-None-Match`, it is answered with 304 while nothing changed.
+- **Errors** are problem details (RFC 9457) that name the wrong parameter. Only a wrong host gets a plain 400.
+- **A missing day was not computed**: `GET /api/v1/coverage` tells the state of every day.
 """
 
 _TAGS = [
     {"name": "metrics", "description": "One agent's days, its summary, and all agents of a day."},
-    {"name": "agents", "description": "Who has metrics."},
-    {"name": "days", "description": "What is stored of each day, and what of it was replaced."},
+    {"name": "agents", "description": "The agents that have metrics."},
+    {"name": "days", "description": "The state of each day, and the stored values that were replaced."},
     {"name": "runs", "description": "Dagster runs that aggregate days."},
     {"name": "operations", "description": "For monitoring. Health and readiness need no token."},
 ]
@@ -56,9 +56,9 @@ def build_app(
     dagster: DagsterRuns | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> FastAPI:
-    """The API over a database, which it does not connect to before it is asked something.
+    """The API over a database. It does not connect before the first request needs it.
 
-    Without tokens in the settings it answers only requests that name this machine as their host.
+    Without tokens in the settings, it answers only requests whose Host is one of LOOPBACK_HOSTS.
     """
     context = Context(settings, database, dagster or DagsterRuns(settings.dagster_webserver_url), now)
 
@@ -88,7 +88,7 @@ def build_app(
     app.state.context = context
     app.state.gauges = Gauges(context)
     install_problems(app)
-    # The triggers before the metrics, whose paths take any agent.
+    # The runs come before the metrics, whose paths match any agent id.
     for family in (operations, runs, metrics, records, coverage):
         app.include_router(family.router)
     install_documentation(app)

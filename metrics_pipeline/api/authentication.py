@@ -1,4 +1,4 @@
-"""Who may do what: bearer tokens, and what protects a server without any."""
+"""Bearer tokens and their roles, and what protects a server without tokens."""
 
 import hashlib
 import hmac
@@ -14,7 +14,7 @@ from metrics_pipeline.settings import ApiToken
 
 _BEARER = HTTPBearer(
     auto_error=False,
-    description="One of METRICS_API_TOKENS. A server without tokens serves its own machine only, and asks for none.",
+    description="One of METRICS_API_TOKENS. A server without tokens serves its own machine only, and needs none.",
 )
 
 
@@ -23,10 +23,10 @@ async def may_read(
     context: ApiContext,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
 ) -> ApiToken | None:
-    """The token of the request, None on a server without tokens. Ends the request with 401 if it has none of ours."""
+    """The token of the request; None on a server without tokens. Ends the request with 401 if we do not know it."""
     if not context.settings.api_tokens:
         return None
-    # Of two, a proxy may have judged the one that is not read here.
+    # If there are two headers, a proxy may have checked the one that is not read here.
     is_only_one = len(request.headers.getlist("authorization")) == 1
     presented = credentials.credentials if credentials and is_only_one else ""
     token = _token_of(presented, context.settings.api_tokens)
@@ -46,10 +46,10 @@ async def may_trigger(request: Request, token: Annotated[ApiToken | None, Depend
         if not token.may_trigger:
             raise ProblemError(
                 HTTPStatus.FORBIDDEN,
-                "This token may read, and not start runs.",
+                "This token may read, but not start runs.",
                 headers={"WWW-Authenticate": 'Bearer error="insufficient_scope"'},
             )
-    # Without tokens a browser on this machine would lend its reach to any page: it names the page's site.
+    # Without tokens, any page in a browser on this machine could send this request. The browser names the page's site.
     elif (origin := request.headers.get("origin")) is not None and origin.partition("://")[2] != request.headers.get(
         "host"
     ):
@@ -58,7 +58,7 @@ async def may_trigger(request: Request, token: Annotated[ApiToken | None, Depend
 
 def _token_of(presented: str, tokens: tuple[ApiToken, ...]) -> ApiToken | None:
     digest = hashlib.sha256(presented.encode()).digest()
-    # Every token is compared, so that the time tells nothing of which one it was.
+    # Compares every token, so that the duration does not reveal which one matched.
     found = None
     for token in tokens:
         if hmac.compare_digest(digest, token.sha256):

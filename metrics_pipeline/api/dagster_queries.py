@@ -1,4 +1,4 @@
-"""What Dagster's webserver is asked, in GraphQL."""
+"""The GraphQL queries and mutations for Dagster's webserver."""
 
 _RUN_FIELDS = """
     runId jobName status creationTime startTime endTime

@@ -1,4 +1,4 @@
-"""The interactive documentation, all of whose files come from this server."""
+"""The interactive documentation. This server delivers all of its files itself."""
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -9,11 +9,11 @@ _FILES = "/docs/files"
 
 
 def install_documentation(app: FastAPI) -> None:
-    """Adds /docs, its files, and the way there from /. The OpenAPI document is at /openapi.json."""
-    # The package carries Swagger UI; its own factory of applications would fix more than the files.
+    """Adds /docs, its files, and a redirect from / to it. The OpenAPI document is at /openapi.json."""
+    # The package contains Swagger UI. Its own FastAPI subclass would decide more than where the files are.
     app.mount(_FILES, StaticFiles(packages=[("fastapi_offline", "static")]), name="files")
 
-    # Relative addresses, so that the page works below any prefix of a proxy.
+    # Relative addresses, so that the page works behind a proxy with any path prefix.
     @app.get("/docs", include_in_schema=False)
     async def swagger_ui() -> HTMLResponse:
         return get_swagger_ui_html(
@@ -22,7 +22,7 @@ def install_documentation(app: FastAPI) -> None:
             swagger_js_url=f".{_FILES}/swagger-ui-bundle.js",
             swagger_css_url=f".{_FILES}/swagger-ui.css",
             swagger_favicon_url=f".{_FILES}/favicon.png",
-            # Swagger UI would send the document's address to a validator on the internet.
+            # By default, Swagger UI sends the address of the document to a validator on the internet.
             swagger_ui_parameters={"validatorUrl": None, "displayRequestDuration": True, "tryItOutEnabled": True},
         )
 

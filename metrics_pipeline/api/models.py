@@ -31,7 +31,7 @@ DayMetrics: type[BaseModel] = create_model(
     "DayMetrics",
     __doc__="One agent's metrics of one day.",
     **{column.name: _field(column) for column in AGENT_DAY.columns},
-    created_at=(datetime, Field(description="When the row was stored first.")),
+    created_at=(datetime, Field(description="When the row was first stored.")),
     updated_at=(datetime | None, Field(description="When one of its values was last replaced.")),
 )
 
@@ -46,8 +46,8 @@ class Agent(BaseModel):
     """An agent that the registry or the stored metrics know."""
 
     agent_id: str = Field(examples=["support-triage"])
-    name: str | None = Field(description="As the registry has it; null for an agent that is registered no more.")
-    status: str | None = Field(description="As the registry has it, 'active' or not.", examples=["active"])
+    name: str | None = Field(description="The name in the registry; null for an agent that is no longer registered.")
+    status: str | None = Field(description="The status in the registry, 'active' or another.", examples=["active"])
     last_active_date: date | None = Field(description="The newest aggregated day with executions.")
 
 
@@ -68,7 +68,7 @@ COVERAGE_STATES = tuple(state for state in DayState if state is not DayState.RUN
 
 
 class DayCoverage(BaseModel):
-    """A day's state, and what its metrics were made from; the counts are null for a day that was never aggregated."""
+    """A day's state, and the logs in its metrics; the counts are null for a day that was never aggregated."""
 
     metric_date: date
     state: DayState = Field(
@@ -150,16 +150,16 @@ class Backfill(BaseModel):
 
 
 class Started(BaseModel):
-    """A run that was started, or that is under way already for the same day."""
+    """A run that was started, or one that is already under way for the same day."""
 
     status: Literal["started", "already_running"]
     run_id: str
-    status_url: str = Field(description="Where its state can be asked for.")
+    status_url: str = Field(description="Where to read its state.")
     ui_url: str = Field(description="The run in the Dagster UI.")
 
 
 class Completed(BaseModel):
-    """A run that was waited for."""
+    """A run that has ended while the request waited."""
 
     status: Literal["completed"]
     agents_processed: int = Field(description="Agents with a row of that day.")

@@ -13,16 +13,16 @@ from starlette.datastructures import QueryParams
 
 from metrics_pipeline.api.context import Context
 from metrics_pipeline.api.formats import Format
-from metrics_pipeline.api.problems import ProblemError, not_acceptable
+from metrics_pipeline.api.problems import ProblemError, invalid_parameter
 
-#: One answer covers at most so many days: ten years.
+#: The most days in one answer: ten years.
 MAX_DAYS = 3660
 MAX_PAGE = 1000
 _MAX_OFFSET = 1_000_000
 
 
 def _iso_date(value: object) -> object:
-    # Pydantic alone would also take a timestamp or a number of seconds, and leave the reader to guess which day it is.
+    # Pydantic alone would also accept a timestamp or a number of seconds, whose day depends on a time zone.
     if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value, re.ASCII):
         raise ValueError("write a date as YYYY-MM-DD")
     return value
@@ -30,12 +30,12 @@ def _iso_date(value: object) -> object:
 
 def _stored_text(value: str | None) -> str | None:
     if value is not None and "\0" in value:
-        raise ValueError("PostgreSQL has no text with a NUL character")
+        raise ValueError("a text of PostgreSQL cannot hold a NUL character")
     return value
 
 
 IsoDate = Annotated[date, BeforeValidator(_iso_date)]
-# What may be left out is described without null, which no query can hold.
+# Optional values are described without null, which a query cannot express.
 OptionalDate = Annotated[date | None, BeforeValidator(_iso_date), WithJsonSchema({"type": "string", "format": "date"})]
 OptionalFormat = Annotated[Format | None, WithJsonSchema({"type": "string", "enum": [*Format]})]
 #: Text that a column of PostgreSQL can hold.
@@ -43,24 +43,24 @@ OptionalText = Annotated[str | None, AfterValidator(_stored_text), WithJsonSchem
 
 
 class Parameters(BaseModel):
-    """Query parameters. A misspelt one is refused: the answer would be right, and to another question."""
+    """Query parameters. An unknown one is refused: ignoring a misspelt one would answer another question."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class ListParameters(Parameters):
-    """What every list takes."""
+    """The parameters of every list."""
 
     format: OptionalFormat = Field(
-        default=None, description="The form of the answer; without it, what the Accept header names."
+        default=None, description="The format of the answer. Default: what the Accept header prefers."
     )
 
 
 class PageParameters(ListParameters):
-    """What every paged list takes. The Link header names the next page, if there is one."""
+    """The parameters of every paged list. The Link header names the next page, if there is one."""
 
-    limit: int = Field(default=100, ge=1, le=MAX_PAGE, description="At most so many rows.")
-    offset: int = Field(default=0, ge=0, le=_MAX_OFFSET, description="So many rows are left out first.")
+    limit: int = Field(default=100, ge=1, le=MAX_PAGE, description="The largest number of rows.")
+    offset: int = Field(default=0, ge=0, le=_MAX_OFFSET, description="The number of rows to skip.")
 
     def page(self, found: Sequence[str], query: QueryParams) -> tuple[Sequence[str], dict[str, str]]:
         """The page's rows out of `limit` + 1 that were read, and its Link header (RFC 8288).
@@ -82,16 +82,18 @@ class PageParameters(ListParameters):
 def day_range(
     start_date: date | None, end_date: date | None, *, default_end: date, default_days: int, max_days: int = MAX_DAYS
 ) -> tuple[date, date]:
-    """The first and the last day that are asked for; without a start it is `default_days` days up to the end.
+    """The first and the last requested day. Without a start, the range is `default_days` days up to the end.
 
     Raises ProblemError (422) for a start after the end and for more than `max_days` days.
     """
     last = end_date or default_end
     first = start_date or last - min(timedelta(days=default_days - 1), last - date.min)
     if first > last:
-        raise not_acceptable("start_date", f"{first} comes after end_date, {last}.")
+        raise invalid_parameter("start_date", f"{first} comes after end_date, {last}.")
     if (last - first).days >= max_days:
-        raise not_acceptable("start_date", f"{first} to {last} are more than {max_days} days. Ask for fewer at a time.")
+        raise invalid_parameter(
+            "start_date", f"{first} to {last} are more than {max_days} days. Ask for fewer at a time."
+        )
     return first, last
 
 
@@ -108,8 +110,8 @@ async def agent_in_path(
     agent_id: Annotated[
         str,
         Path(
-            description="The agent; in a URL percent-encoded. A slash may stand as it is, but in an id that ends in "
-            "/summary the last one is written %2F.",
+            description="The agent; in a URL percent-encoded. A slash may be sent as it is, but if the id ends in "
+            "/summary, write the last one as %2F.",
             examples=["support-triage"],
         ),
     ],
@@ -120,7 +122,7 @@ async def agent_in_path(
     except UnicodeDecodeError as error:
         raise unknown_agent(agent_id) from error
     if "\0" in decoded:
-        raise unknown_agent(decoded)  # PostgreSQL has no such text
+        raise unknown_agent(decoded)  # a text of PostgreSQL cannot hold NUL
     return decoded
 
 
@@ -134,8 +136,8 @@ def require_whole_days(context: Context, first: date, last: date, fields: tuple[
     """
     settings, yesterday = context.settings, context.yesterday()
     if last > yesterday:
-        raise not_acceptable(
+        raise invalid_parameter(
             fields[1], f"{last} has not ended in {settings.time_zone}; the newest whole day is {yesterday}."
         )
     if first < settings.start_date:
-        raise not_acceptable(fields[0], f"The first day of this pipeline is {settings.start_date}.")
+        raise invalid_parameter(fields[0], f"The first day of this pipeline is {settings.start_date}.")

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details: what is said, and how every exception becomes one."""
+"""Errors as RFC 9457 problem details: their fields, and how every exception becomes one."""
 
 import logging
 from collections.abc import Sequence
@@ -21,17 +21,17 @@ _log = logging.getLogger("metrics_pipeline.api")
 
 
 class FieldError(BaseModel):
-    """What is wrong with one part of the request."""
+    """An error in one part of the request."""
 
     field: str = Field(description="The parameter.", examples=["start_date"])
-    location: str = Field(description="Where it stands: query, path or header.", examples=["query"])
+    location: str = Field(description="Where it is: query, path or header.", examples=["query"])
     detail: str = Field(description="What is wrong with it, and what would be accepted.")
 
 
 class Problem(BaseModel):
-    """Problem details as RFC 9457 has them."""
+    """Problem details as defined by RFC 9457."""
 
-    type: str = Field(description="Tells kinds of problems apart; about:blank says no more than the status.")
+    type: str = Field(description="Identifies the kind of problem; about:blank means that the status says it all.")
     title: str = Field(description="The kind of problem in words.", examples=["Unprocessable Content"])
     status: int = Field(description="The HTTP status.", examples=[422])
     detail: str = Field(description="What happened here, and what to do about it.")
@@ -44,7 +44,7 @@ class Problem(BaseModel):
 class ProblemError(Exception):
     """Ends a request with a problem.
 
-    `kind` names one that programs may want to tell from others of the same status; None leaves it at the status.
+    `kind` lets programs distinguish it from other problems with the same status; None if the status is enough.
     """
 
     def __init__(
@@ -67,9 +67,9 @@ class ProblemError(Exception):
         self.headers = headers
 
 
-def not_acceptable(field: str, detail: str, location: str = "query") -> ProblemError:
-    """422 for a value that is well-formed and still cannot be used, with its field named."""
-    error = FieldError(field=field, location=location, detail=detail)
+def invalid_parameter(field: str, detail: str) -> ProblemError:
+    """422 for a query parameter whose value is well-formed but cannot be used."""
+    error = FieldError(field=field, location="query", detail=detail)
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, f"{field}: {detail}", errors=[error])
 
 
@@ -98,7 +98,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 _MEANINGS = {
     HTTPStatus.UNAUTHORIZED: "The bearer token is missing or unknown.",
     HTTPStatus.FORBIDDEN: "The token may only read, or the request comes from another site's page.",
-    HTTPStatus.NOT_FOUND: "There is no such thing.",
+    HTTPStatus.NOT_FOUND: "It does not exist.",
     HTTPStatus.NOT_ACCEPTABLE: "None of the accepted media types can be given.",
     HTTPStatus.CONFLICT: "The state of a day, or a run that is under way, forbids it.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "A parameter is malformed, out of range or unknown; `errors` names it.",
@@ -108,7 +108,7 @@ _MEANINGS = {
 
 
 def install_problems(app: FastAPI) -> None:
-    """Makes every error of a route a problem, and describes problems in the OpenAPI document."""
+    """Makes every error of a route a problem, and adds the schema of problems to the OpenAPI document."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:

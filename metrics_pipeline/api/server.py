@@ -1,4 +1,4 @@
-"""How uvicorn serves the application: what it takes from anybody who can reach the port, tokens or not."""
+"""How uvicorn serves the application: limits for every client that can reach the port, with or without a token."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ def server_config(app: FastAPI, log_config: dict[str, Any] | None) -> uvicorn.Co
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=10,
-        # httptools, uvicorn's choice where it is installed, keeps whatever comes before the headers' end: 100 MB sent
-        # were 100 MB of memory. h11 costs 0.3 ms a request.
+        # httptools, uvicorn's default if it is installed, buffers headers without a limit: 100 MB sent took 100 MB of
+        # memory. h11 costs 0.3 ms a request.
         http="h11",
         h11_max_incomplete_event_size=_LARGEST_HEADERS_BYTES,
     )

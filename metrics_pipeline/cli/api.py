@@ -53,7 +53,7 @@ def api(
     - `metrics-pipeline api`, then `curl http://127.0.0.1:8000/api/v1/metrics`
     - `METRICS_API_TOKENS=grafana:read:… metrics-pipeline api --host 0.0.0.0`
     """
-    # FastAPI would take 0.2 s of every command, and no other one needs it.
+    # Importing FastAPI takes 0.2 s, which the other commands need not pay.
     import uvicorn
 
     from metrics_pipeline.api.app import LOOPBACK_HOSTS, build_app
@@ -67,17 +67,15 @@ def api(
             "Set METRICS_API_TOKENS to name:role:token, …, or leave --host out."
         )
     with _listen(host, port) as listener:
-        database = _database(settings)
+        database = (
+            Database(DatabaseUrl.parse(settings.api_database_url, "METRICS_API_DATABASE_URL"))
+            if settings.api_database_url is not None
+            else open_database(settings)
+        )
         typer.echo(f"API: http://{f'[{host}]' if ':' in host else host}:{port}/docs (Ctrl-C stops it)", err=True)
-        # Uvicorn raises it again once the last request is answered.
+        # Uvicorn raises KeyboardInterrupt again after the last request is answered.
         with suppress(KeyboardInterrupt):
             uvicorn.Server(server_config(build_app(settings, database), _LOGGING)).run(sockets=[listener])
-
-
-def _database(settings: Settings) -> Database:
-    if settings.api_database_url is None:
-        return open_database(settings)
-    return Database(DatabaseUrl.parse(settings.api_database_url, "METRICS_API_DATABASE_URL"))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -85,7 +83,7 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, UnicodeError) as error:
-        # UnicodeError: a name that DNS cannot hold.
+        # UnicodeError: a name that is not valid in DNS.
         reason = error.strerror if isinstance(error, OSError) else "it is not the name of a host"
         raise PermanentError(
             f"The API cannot listen on {host}:{port}: {reason}. Choose another with --port or --host."

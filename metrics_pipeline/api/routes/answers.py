@@ -14,7 +14,7 @@ from metrics_pipeline.api.problems import problems
 
 _TAG_HEADER = {
     "ETag": {
-        "description": "The version of the answer; sent back as If-None-Match it is answered with 304 while it holds.",
+        "description": "The version of the answer. Sent as If-None-Match, it is answered with 304 while it is current.",
         "schema": {"type": "string"},
     }
 }

@@ -46,7 +46,7 @@ class DayParameters(PageParameters):
     date: OptionalDate = Field(default=None, description="The day. Default: yesterday.", examples=["2025-07-11"])
     sort: Sort = Field(
         default=Sort("agent_id"),
-        description="The column to sort by, ascending, or descending with a minus before it.",
+        description="The column to sort by, ascending; with a minus before it, descending.",
         examples=["-total_cost_usd"],
     )
 
@@ -63,7 +63,7 @@ class SeriesParameters(ListParameters):
 class SummaryParameters(Parameters):
     """How long the period is."""
 
-    days: int = Field(default=30, ge=1, le=365, description="Whole days, the last of which is yesterday.")
+    days: int = Field(default=30, ge=1, le=365, description="The number of whole days, up to yesterday.")
 
 
 @router.get(
@@ -119,7 +119,7 @@ def agent_summary(
     agent_id: AgentId,
     parameters: Annotated[SummaryParameters, Query()],
 ) -> Response:
-    """Means of the days' values, figures weighted by executions, the same of the period before, and the differences."""
+    """Means of the days' values, figures weighted by executions, the same for the period before, and the changes."""
     last = context.yesterday()
     middle = last - timedelta(days=parameters.days - 1)
     first = middle - timedelta(days=parameters.days)
@@ -145,7 +145,7 @@ def agent_summary(
     return Response(to_json(body), headers=tags.headers(totals.version), media_type="application/json")
 
 
-# After the summary, whose path it would match too.
+# After the summary, whose path it also matches.
 @router.get(
     "/{agent_id:path}",
     summary="One agent's days, newest first",
@@ -158,7 +158,7 @@ def agent_days(
     agent_id: AgentId,
     parameters: Annotated[SeriesParameters, Query()],
 ) -> Response:
-    """Every stored day of the agent in the range. A day that is not there was not aggregated, or not for this agent."""
+    """Every stored day of the agent in the range. A missing day was not aggregated, or not for this agent."""
     form = negotiate(parameters.format, request.headers.get("accept"))
     first, last = day_range(
         parameters.start_date,

@@ -13,7 +13,7 @@ from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.formats import negotiate
 from metrics_pipeline.api.models import Agent, Restatement
 from metrics_pipeline.api.parameters import OptionalDate, OptionalText, PageParameters
-from metrics_pipeline.api.problems import not_acceptable
+from metrics_pipeline.api.problems import invalid_parameter
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
 from metrics_pipeline.store.answers.agents import agents_page
 from metrics_pipeline.store.answers.restatements import restatements_page
@@ -22,7 +22,7 @@ router = APIRouter(prefix="/api/v1", dependencies=[Depends(may_read)])
 
 
 class RestatementParameters(PageParameters):
-    """Of which agent and which days."""
+    """Which agent and which days."""
 
     agent_id: OptionalText = Field(
         default=None, description="Only this agent. Default: all.", examples=["support-triage"]
@@ -39,7 +39,7 @@ def all_agents(
     context: ApiContext,
     parameters: Annotated[PageParameters, Query()],
 ) -> Response:
-    """Registered agents, and those that are registered no more but have stored metrics, in the order of their ids."""
+    """Registered agents, and those that are no longer registered but have stored metrics, in the order of their ids."""
     form = negotiate(parameters.format, request.headers.get("accept"))
     with context.database.connect() as connection:
         found = agents_page(connection, limit=parameters.limit + 1, offset=parameters.offset)
@@ -59,11 +59,11 @@ def all_restatements(
     context: ApiContext,
     parameters: Annotated[RestatementParameters, Query()],
 ) -> Response:
-    """Which rows were replaced, when, by which run and why, with the values before and after, newest first."""
+    """The rows that were replaced, when, by which run and why, with the values before and after, newest first."""
     form = negotiate(parameters.format, request.headers.get("accept"))
     first, last = parameters.start_date or date.min, parameters.end_date or date.max
     if first > last:
-        raise not_acceptable("start_date", f"{first} comes after end_date, {last}.")
+        raise invalid_parameter("start_date", f"{first} comes after end_date, {last}.")
     with context.database.connect() as connection:
         found = restatements_page(
             connection,

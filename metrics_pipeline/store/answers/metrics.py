@@ -12,7 +12,7 @@ from metrics_pipeline.store.answers.rows import LEDGER_VERSION, as_array
 
 #: The columns of a row, in this order.
 COLUMNS = (*(column.name for column in AGENT_DAY.columns), "created_at", "updated_at")
-#: What a day's agents can be sorted by.
+#: The columns by which a day's agents can be sorted.
 SORTABLE = tuple(name for name in COLUMNS if name != "error_distribution")
 
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM agent_performance_metrics"

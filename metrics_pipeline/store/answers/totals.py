@@ -11,7 +11,7 @@ from metrics_pipeline.metrics.summary import PeriodTotals
 from metrics_pipeline.store.answers.metrics import IS_KNOWN
 from metrics_pipeline.store.answers.rows import LEDGER_VERSION
 
-#: The metrics whose days add up.
+#: The metrics that are added up over days.
 _SUMS = [metric.name for metric in METRICS if metric.over_days is OverDays.SUM]
 # sum() of whole numbers is a numeric.
 _WHOLE = ("days_stored", "mean_latencies_ms", "weighted_latencies_ms", *(n for n in _SUMS if n != "total_cost_usd"))
