@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from datetime import date
 from decimal import Decimal
 from enum import StrEnum
 from http import HTTPStatus
@@ -80,14 +81,16 @@ def render_rows(rows: Sequence[str], columns: Iterable[str], form: Format, heade
 
 
 def to_json(value: object) -> str:
-    """JSON in which a Decimal is a number with all its digits and without an exponent."""
-    return simplejson.dumps(value, use_decimal=False, default=_digits, separators=(",", ":"))
+    """JSON in which a Decimal is a number with all its digits and without an exponent, and a date is ISO 8601."""
+    return simplejson.dumps(value, use_decimal=False, default=_json_form, separators=(",", ":"))
 
 
-def _digits(value: object) -> RawJSON:
-    if not isinstance(value, Decimal):
-        raise TypeError(f"{type(value).__name__} has no JSON form here.")
-    return RawJSON(f"{value:f}")
+def _json_form(value: object) -> object:
+    if isinstance(value, Decimal):
+        return RawJSON(f"{value:f}")
+    if isinstance(value, date):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} has no JSON form here.")
 
 
 def _csv(rows: Iterable[str], columns: Iterable[str]) -> str:

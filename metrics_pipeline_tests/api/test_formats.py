@@ -1,5 +1,6 @@
 """Which form an answer takes, and numbers written with all their digits."""
 
+from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import pytest
@@ -44,6 +45,9 @@ def test_decimals_are_json_numbers_without_an_exponent() -> None:
     value = {"a": Decimal("1E-9"), "b": [Decimal("0E-9"), None, 2**70], "c": Decimal("-12345678901.100000000")}
     assert (
         to_json(value) == '{"a":0.000000001,"b":[0.000000000,null,1180591620717411303424],"c":-12345678901.100000000}'
+    )
+    assert (
+        to_json([date(2025, 3, 4), datetime(2025, 3, 4, 1, tzinfo=UTC)]) == '["2025-03-04","2025-03-04T01:00:00+00:00"]'
     )
     with pytest.raises(TypeError):
         to_json({"a": object()})

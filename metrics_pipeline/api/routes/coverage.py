@@ -1,7 +1,7 @@
 """The state of every day, which tells a true zero from a day that was not computed."""
 
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
-from metrics_pipeline.api.context import ApiContext, JudgedDay
+from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.formats import negotiate, to_json
 from metrics_pipeline.api.models import DayCoverage
 from metrics_pipeline.api.parameters import ListParameters, OptionalDate, day_range, require_whole_days
@@ -45,22 +45,9 @@ def coverage(request: Request, context: ApiContext, parameters: Annotated[Covera
     require_whole_days(context, start or end, end, ("start_date" if start else "end_date", "end_date"))
     default_start = max(end - timedelta(days=settings.lookback_days - 1), settings.start_date)
     first, last = day_range(start or default_start, end, default_end=end, default_days=1, max_days=_MAX_DAYS)
-    rows = [to_json(_row(day)) for day in reversed(context.judged_days(first, last))]
+    rows = [
+        # Every field is one of the verdict or else of the ledger's row, which may not exist.
+        to_json({name: getattr(verdict, name, getattr(ledger, name, None)) for name in DayCoverage.model_fields})
+        for verdict, ledger in reversed(context.judged_days(first, last))
+    ]
     return send_rows(request, rows, DayCoverage.model_fields, form, {})
-
-
-def _row(day: JudgedDay) -> dict[str, Any]:
-    verdict, ledger = day
-    return {
-        "metric_date": verdict.metric_date.isoformat(),
-        "state": verdict.state.value,
-        "reason": verdict.reason,
-        "is_outdated": verdict.is_outdated,
-        "source_logs": ledger and ledger.source_logs,
-        "aggregated_logs": ledger and ledger.aggregated_logs,
-        "skipped_logs": ledger and ledger.skipped_logs,
-        "agents": ledger and ledger.agents,
-        "aggregated_at": ledger and ledger.aggregated_at.isoformat(),
-        "run_id": ledger and ledger.run_id,
-        "definition_version": ledger and ledger.definition_version,
-    }

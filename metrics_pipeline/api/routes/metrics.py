@@ -177,4 +177,4 @@ def agent_days(
 
 
 def _period(first: date, last: date, days_stored: int) -> dict[str, object]:
-    return {"start_date": first.isoformat(), "end_date": last.isoformat(), "days_stored": days_stored}
+    return {"start_date": first, "end_date": last, "days_stored": days_stored}
