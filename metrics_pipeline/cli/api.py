@@ -53,7 +53,7 @@ def api(
     - `metrics-pipeline api`, then `curl http://127.0.0.1:8000/api/v1/metrics`
     - `METRICS_API_TOKENS=grafana:read:… metrics-pipeline api --host 0.0.0.0`
     """
-    # Importing FastAPI takes 0.2 s, which the other commands need not pay.
+    # Imported here: FastAPI takes 0.2 s to import, and no other command needs it.
     import uvicorn
 
     from metrics_pipeline.api.app import LOOPBACK_HOSTS, build_app
@@ -62,9 +62,8 @@ def api(
     settings = Settings.from_environment()
     if not settings.api_tokens and host not in LOOPBACK_HOSTS:
         raise SettingsError(
-            "Without METRICS_API_TOKENS the API listens on a loopback address only (localhost, 127.0.0.1 or ::1), "
-            f"and --host is {host}. "
-            "Set METRICS_API_TOKENS to name:role:token, …, or leave --host out."
+            f"Without METRICS_API_TOKENS the API listens on a loopback address only, and --host is {host}. "
+            "Set METRICS_API_TOKENS to name:role:token, …, or omit --host."
         )
     with _listen(host, port) as listener:
         database = (

@@ -13,8 +13,8 @@ from metrics_pipeline.settings import Settings
 app = typer.Typer(no_args_is_help=True, help="Prepare the database, and check that it has what the pipeline needs.")
 
 _ON_PARTITIONS = """\
--- Partitions that are created later need the same grants for retention, which deletes their logs. To drop whole
--- partitions instead, which is faster, its role must be a member of the role that owns the logs and partitions."""
+-- Retention needs the same grants on partitions that are created later. It drops whole partitions, which is faster than
+-- deleting their rows, only if its role is a member of the role that owns the logs and the partitions."""
 
 
 @app.command()

@@ -25,7 +25,7 @@ def dev(
     _require_free(host, port)
     print(f"Dagster UI: http://{host}:{port} (Ctrl-C stops it)", flush=True)
     exit_code = supervisor.run(
-        # Dagster recommends its `dg dev`, which would need a package more and does the same.
+        # Dagster recommends its `dg dev` instead, which does the same and would need one more package.
         [sys.executable, "-W", "ignore:Function `dev_command` is superseded", "-m", "dagster", "dev",
          "--workspace", str(workspace_file(settings)), "--host", host, "--port", str(port), "--log-level", "warning"],
         settings.child_environment(instance_folder(settings)),

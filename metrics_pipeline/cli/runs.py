@@ -85,7 +85,7 @@ def _yesterday(settings: Settings) -> date:
 
 def _run(settings: Settings, first: date, last: date, reason: Reason, include_inactive_agents: bool) -> None:
     _require_complete_days(settings, first, last)
-    # Checked here first: inside a run, a database that cannot be reached is tried again for minutes.
+    # Checked before the run: inside it, connecting to an unreachable database would be retried for minutes.
     open_logs(open_database(settings))
     with open_instance(settings) as instance:
         run_with_progress(instance, first, last, reason, include_inactive_agents=include_inactive_agents)
@@ -131,7 +131,9 @@ def run_with_progress(
                 on_day=advance,
             )
     if outcome.continued_run_id is not None:
-        typer.echo(f"Went on where run {outcome.continued_run_id} stopped; its days that still equal their logs stay.")
+        typer.echo(
+            f"Went on where run {outcome.continued_run_id} stopped; its days that still equal their logs were left out."
+        )
     if outcome.days:
         _print_summary(outcome)
     if outcome.is_interrupted:
