@@ -54,7 +54,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Two more than there are cores: more than half of the time a worker waits for a process that it started."""
+    """Two workers more than cores, because a worker waits more than half of the time for processes that it started."""
     return (os.cpu_count() or 1) + 2
 
 
@@ -101,7 +101,7 @@ def server_home() -> Iterator[Path]:
 def server_uri(server_home: Path) -> str:
     """The libpq URI of the session's server.
 
-    Its data is thrown away, so it does not wait for the disk. Whoever kills a server has one of its own, which does.
+    Its data is temporary, so it does not wait for the disk. A test that kills a server uses another one, which does.
     """
     copy_cluster(server_home)
     uri = acquire(server_home)
@@ -151,7 +151,7 @@ def real_logs() -> Path:
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    """METRICS_PIPELINE_HOME of the module's commands. At the end nothing of them is left."""
+    """METRICS_PIPELINE_HOME of the module's commands. At the end their processes and files are removed."""
     with scratch_home() as home:
         yield home
 

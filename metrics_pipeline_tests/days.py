@@ -81,7 +81,7 @@ def column(database: Database, expression: str) -> list[Any]:
 
 
 def empty(database: Database) -> None:
-    """A database as it was when it was made; a tenth of the time."""
+    """Empties the database, in a tenth of the time that a new one takes."""
     execute(
         database,
         "DELETE FROM agent_registry",
@@ -123,7 +123,7 @@ def aggregate(
 
 
 def written_rows(database: Database, *tables: str) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row of the tables that we write, with the place and the transaction of its last change."""
+    """Every row of the tables that we write, with the ctid and the xmin of its last change."""
     return {
         table: query(database, f"SELECT ctid::text, xmin::text, t.* FROM {table} AS t ORDER BY {WRITTEN[table]}")
         for table in tables or WRITTEN
@@ -135,7 +135,7 @@ def assert_exact(
 ) -> None:
     """What is stored of the day equals the oracle in every row and column, and the ledger accounts for every log.
 
-    `retired` are the agents that are active no more but keep their row.
+    `retired` are the agents that are no longer active but keep their row.
     """
     with database.engine.connect() as connection:
         expected = expected_metrics(

@@ -1,4 +1,4 @@
-"""How many examples Hypothesis draws for a test: all in CI, and a third of them elsewhere, where somebody waits."""
+"""How many examples Hypothesis draws for a test: all in CI, and a third elsewhere, where a person waits."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Homes of embedded servers: made for tests, and gone with every process at their end."""
+"""Homes of embedded servers for tests. At the end the folder is removed, and every process of it has ended."""
 
 import fcntl
 import os
@@ -21,7 +21,7 @@ HOME_VARIABLE = "PIPELINE_TESTS_HOME"
 
 @contextmanager
 def scratch_home(*, has_cluster: bool = True) -> Iterator[Path]:
-    """A METRICS_PIPELINE_HOME of which nothing is left at the end, no process either.
+    """A METRICS_PIPELINE_HOME. At the end the folder is removed, and none of its processes is left.
 
     With `has_cluster` False it does not exist yet, so that the first command that needs a server runs initdb.
     """
@@ -40,7 +40,7 @@ def scratch_home(*, has_cluster: bool = True) -> Iterator[Path]:
 
 
 def copy_cluster(home: Path) -> None:
-    """Gives a home the data that its first server would make, unless it has data. A copy takes a tenth of initdb."""
+    """Copies the data that initdb would create into a home without data, in a tenth of the time."""
     data = home / "embedded" / "data"
     session = Path(os.environ[HOME_VARIABLE])
     with (session / "cluster.lock").open("w") as lock:

@@ -1,4 +1,4 @@
-"""The day's metrics a second time, in SQL as design and PostgreSQL define them. Shares no code with the package.
+"""The day's metrics again, in SQL, as the documents and PostgreSQL define them. Shares no code with the package.
 
 The mean cost is the one exception: numeric's division rounds before it could be rounded to nine places, so the
 quotient is formed from whole numbers in Python.
@@ -59,7 +59,7 @@ def expected_metrics(
 ) -> dict[str, dict[str, Any]]:
     """What must be stored of the window [start, end), by agent.
 
-    `retired` are agents that are active no more, but were when the day was first aggregated.
+    `retired` are agents that are no longer active, but were when the day was first aggregated.
     """
     parameters = {"start": start, "end": end, "include_inactive": include_inactive, "retired": list(retired)}
     rows = connection.execute(_ORACLE, parameters).mappings()

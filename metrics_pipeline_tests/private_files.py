@@ -1,4 +1,4 @@
-"""Who else on the machine could use what a command has made."""
+"""Which files and sockets of a command other users of the machine could use."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""Processes that tests start: the commands with nothing inherited but PATH, and waiting for what processes do."""
+"""Processes that tests start: commands whose environment inherits only PATH, and waiting for what they do."""
 
 import os
 import signal

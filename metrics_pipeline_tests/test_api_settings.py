@@ -1,4 +1,4 @@
-"""What the environment says of the API, and that a wrong token is never repeated."""
+"""The variables of the API, and that no message repeats a malformed token."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Names that look like SQL stay names: of databases, schemas, tables, roles, agents, zones and columns to sort by."""
+"""Names of databases, schemas, tables, roles, agents, zones and sort columns may look like SQL, and stay names."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -41,7 +41,7 @@ INJECTIONS = [
     ":start %s %(end)s {start} $1 ::text",
     "E'\\x41' || chr(65)",
 ]
-#: Longer names PostgreSQL would cut.
+#: PostgreSQL would truncate longer names.
 NAME = "n'\"; DROP x; -- :b %s %(c)s {d} ::e $$ \\"
 
 

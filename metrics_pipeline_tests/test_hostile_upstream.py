@@ -1,4 +1,4 @@
-"""Any logs of any agents, and everybody who reads their day: each says what the oracle says, and none stumbles."""
+"""Any logs of any agents: every reader of their day agrees with the oracle, and none fails."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -135,7 +135,7 @@ def in_window(logs_of_day: list[Log]) -> list[Log]:
 
 
 def assert_api_says(api: httpx2.Client, expected: dict[str, dict[str, Any]]) -> None:
-    """The day's page, each agent's own series and the sums of its summary are the oracle's, digit by digit."""
+    """The day's page, each agent's series and the sums of its summary equal the oracle's, digit by digit."""
     rows = exact(api.get("/api/v1/metrics", params={"date": str(DAY), "limit": 1000}))
     assert {row["agent_id"]: {name: row[name] for name in expected[row["agent_id"]]} for row in rows} == expected
     known = {row["agent_id"] for row in exact(api.get("/api/v1/agents", params={"limit": 1000}))}

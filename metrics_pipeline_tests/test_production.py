@@ -82,7 +82,7 @@ def environment(home: Path, role: Role, bare_database_url: str, monkeypatch: pyt
 
 
 def with_password(url: str, user: str) -> str:
-    """The same for a server that asks nobody: what is not needed shows as well as what is."""
+    """The same for a server without passwords: it also shows what is not needed."""
     return urlsplit(url)._replace(netloc=f"{user}:{QUOTED}@").geturl()
 
 
@@ -178,7 +178,7 @@ def assert_is_shown(ui: Ui, database: Database) -> None:
         for check in nodes[name]["assetChecksOrError"]["checks"]
     }
     assert evaluations.pop("no_logs_held_back")["status"] == "SUCCEEDED"
-    # The others judge the newest days, so they may fail on these; none may end in an error of its own.
+    # The other checks judge the newest days, so they may be red here, but none may fail with an error.
     assert {evaluation["status"] for evaluation in evaluations.values()} <= {"SUCCEEDED", "FAILED"}, evaluations
 
     materialized = ui.query(_METADATA, key=_METRICS)["assetNodeOrError"]["assetMaterializations"]

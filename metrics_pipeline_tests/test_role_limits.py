@@ -1,4 +1,4 @@
-"""What a login with the grants of `db grants` gets done: everything is tried, and nothing works but what is listed."""
+"""What a login with the grants of `db grants` can do: everything is tried, and only what is listed works."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -48,7 +48,7 @@ ON_A_TABLE = {
     ],
 }
 
-#: What is tried once, and everybody who may connect gets done: PostgreSQL grants it to PUBLIC.
+#: What is tried once and works for everybody who may connect, because PostgreSQL grants it to PUBLIC.
 FOR_EVERYBODY = {
     "CREATE TEMPORARY TABLE mine (x int)",
     "CREATE FUNCTION pg_temp.mine() RETURNS int LANGUAGE sql RETURN 1",
@@ -156,7 +156,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
 
 @pytest.fixture
 def everybody(roles: dict[str, Role], database: Database, database_url: str) -> Iterator[dict[str, Role]]:
-    """The three roles and a login without any grant, with things of the superuser around that they could be after."""
+    """The three roles and a login without any grant, and objects of the superuser that they might try to use."""
     store_agents(database, {"a": "active"})
     aggregate(database)
     with psycopg.connect(database_url, autocommit=True, application_name="of the superuser") as connection:
@@ -186,7 +186,7 @@ def works(connection: psycopg.Connection, statement: str) -> bool:
     except errors.InsufficientPrivilege:
         return False
     except errors.IntegrityError:
-        pass  # it was allowed to, but the row was no good
+        pass  # it had the privilege, but the row was invalid
     except errors.ActiveSqlTransaction:
         return _works_outside_of_a_transaction(connection, statement)
     return True

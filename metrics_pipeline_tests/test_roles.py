@@ -1,4 +1,4 @@
-"""The roles of `db grants`, with real logins: each suffices for what it is for."""
+"""The roles of `db grants`, with real logins: each has enough privileges for its purpose."""
 
 import shlex
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""No password and no token comes out, whatever the commands, the API and Dagster have to say when things go wrong."""
+"""No output of the commands, the API or Dagster contains a password or a token, whatever goes wrong."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, store_agents, store_logs
 from metrics_pipeline_tests.private_files import everything_in
 
-# Every character that a URL has to write otherwise, between parts by which a piece of the password is found too.
+# Every character that a URL must encode, between parts by which also a piece of the password is found.
 PASSWORD = "lEft-9f3c@/:?#%+ &=rIght-71d2"
 TOKEN = "tOken-4b8e" * 4
 PIECES = ("lEft-9f3c", "rIght-71d2", TOKEN)
@@ -93,7 +93,7 @@ def dagster_home(tmp_path: Path) -> Path:
 def test_a_run_leaves_no_secret_in_its_output_its_events_or_the_process_list(
     fault: str, database: Database, database_url: str, dagster_home: Path
 ) -> None:
-    """The server trusts everybody, so the password is there and nobody asks for it."""
+    """The server trusts everybody, so the URL has a password that the server never asks for."""
     store_agents(database, {"a": "active"})
     store_logs(database, [Log("a")])
     if fault == "statement error":

@@ -1,4 +1,4 @@
-"""Who gets in, what is logged of it, and what a failure says."""
+"""Who may use the API, what the log says about it, and what an error says."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Conditional requests: 304 while nothing changed, and never when something did."""
+"""Conditional requests: the answer is 304 while nothing changed, and never after a change."""
 
 from datetime import timedelta
 
@@ -61,7 +61,7 @@ def test_a_tag_belongs_to_one_resource_in_one_form_on_one_day(
     for path, tag in zip(paths, tags, strict=True):
         others = ", ".join(other for other in tags if other != tag)
         assert api.get(path, headers={"If-None-Match": others}).status_code == 200
-    # The last 30 days are others tomorrow, though nothing was stored.
+    # Tomorrow the last 30 days are other days, although nothing was stored.
     tomorrow = serve(now=NOW + timedelta(days=1))
     assert tomorrow.get("/api/v1/metrics/a", headers={"If-None-Match": tags[0]}).status_code == 200
 

@@ -1,4 +1,4 @@
-"""Which form an answer takes, and numbers written with all their digits."""
+"""Which format an answer has, and that numbers have all their digits."""
 
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -23,7 +23,7 @@ from metrics_pipeline.api.problems import ProblemError
         ("text/html, text/csv;q=0.5, */*;q=0.1", Format.CSV),
         ("application/json;q=0.2, text/csv; q=0.3", Format.CSV),
         ("text/csv, application/json", Format.JSON),
-        # The most specific range decides, not the most welcoming one.
+        # The most specific media range decides, not the one with the highest quality.
         ("application/json;q=0, */*", Format.NDJSON),
         ("*/*, application/json;q=0.1, application/x-ndjson;q=0.2", Format.CSV),
     ],

@@ -1,4 +1,4 @@
-"""What a client that means harm can send, and what a page in a browser can have it send."""
+"""Requests of hostile clients, and requests that a hostile page makes a browser send."""
 
 import hashlib
 import hmac
@@ -25,7 +25,7 @@ def test_a_request_whose_headers_never_end_is_cut_off_before_it_fills_the_memory
     begin: bytes, api: httpx2.Client
 ) -> None:
     with closing(connect(api)) as connection:
-        # Nothing of this comes to an end, so a server without a limit would wait for more of it.
+        # None of these requests ends, so a server without a limit would wait for more.
         with suppress(ConnectionError):
             connection.sendall(begin + b"x" * 1_000_000)
         try:

@@ -131,7 +131,7 @@ def test_any_agent_id_has_its_series_and_its_summary(database: Database, api: ht
         assert (row["agent_id"], row["avg_latency_ms"]) == (agent, number)
         summary = api.get(f"{path}/summary").json()
         assert (summary["agent_id"], summary["avg_latency"]) == (agent, number)
-    # Slashes may stand as they are, except where they would name the summary.
+    # Slashes need no encoding, except where they would name the summary.
     assert api.get("/api/v1/metrics/team/agent").json()[0]["agent_id"] == "team/agent"
     assert api.get("/api/v1/metrics/team/agent/summary").json()["agent_id"] == "team/agent"
     assert api.get("/api/v1/metrics/x/summary").status_code == 404
@@ -260,7 +260,7 @@ def test_a_day_without_activity_is_a_list_and_one_that_was_not_computed_a_404(
     store_agents(database, {"a": "active"})
     aggregate(database)
     assert [row["total_executions"] for row in api.get("/api/v1/metrics?date=2025-03-04").json()] == [0]
-    # Rows from before this pipeline have no row in the ledger.
+    # Rows that were stored before this pipeline have no row in the ledger.
     execute(database, "DELETE FROM metric_day_ledger")
     assert len(api.get("/api/v1/metrics?date=2025-03-04").json()) == 1
 

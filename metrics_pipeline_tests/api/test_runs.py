@@ -1,4 +1,4 @@
-"""Starting runs: what is refused, what is not started twice, and what an unusable Dagster is answered with."""
+"""Starting runs: what is refused, what is not started twice, and the answers while Dagster is unusable."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

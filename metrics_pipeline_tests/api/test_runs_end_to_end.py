@@ -22,7 +22,7 @@ NOW = datetime(2025, 7, 14, 9, tzinfo=UTC)
 
 
 def polled(ask: Callable[[], httpx2.Response]) -> dict[str, object]:
-    """The answer once it tells of something finished."""
+    """The answer as soon as it says that the run or backfill is finished."""
     deadline = time.monotonic() + 180
     while not (answer := ask()).json().get("is_finished"):
         assert answer.status_code == 200
@@ -45,14 +45,14 @@ def test_runs_and_backfills_end_equal_to_the_oracle_and_a_webserver_that_is_kill
 
     with running_ui(home, port=port, METRICS_DATABASE_URL=database_url) as ui:
         run_id = runs_and_backfills_start(api, database)
-        # However `dev` ends, nothing of it is left.
+        # However `dev` ends, none of its processes is left.
         ui.process.kill()
         wait_until(lambda: has_ended(home) and not processes(home))
     assert api.get(f"/api/v1/runs/{run_id}").status_code == 503
 
 
 def runs_and_backfills_start(api: httpx2.Client, database: Database) -> str:
-    """Gives the id of a run that ended."""
+    """The id of a run that has ended."""
     completed = api.post(TRIGGER, params={"target_date": DAYS[0].isoformat(), "wait": "true"})
     assert completed.status_code == 200, completed.text
     run_id = completed.json()["run_id"]
@@ -79,7 +79,7 @@ def runs_and_backfills_start(api: httpx2.Client, database: Database) -> str:
     assert ledger(database) == {DAYS[0]: run_id, DAYS[1]: its_run, DAYS[2]: its_run}
     assert_equal_to_oracle(database, *DAYS)
 
-    # What the run refuses reaches who waits for it.
+    # The client that waits gets the message with which the run refused the day.
     execute(database, "DELETE FROM agent_execution_logs WHERE timestamp < '2025-07-12'")
     refused = api.post(TRIGGER, params={"target_date": DAYS[0].isoformat(), "wait": "true"})
     assert refused.status_code == 502

@@ -1,4 +1,4 @@
-"""A stand-in for Dagster's webserver that gives every answer that a test asks for."""
+"""A stand-in for Dagster's webserver that gives the answers that a test prepares."""
 
 import json
 import threading
@@ -35,7 +35,7 @@ class Webserver:
             "launchPartitionBackfill": {"__typename": "LaunchBackfillSuccess", "backfillId": "abc"},
         }
         self.raw: tuple[int, bytes] | None = None
-        #: Where those meet who ask for the runs under way, before any of them is answered.
+        #: All requests for the runs in progress wait here for each other before any of them is answered.
         self.meeting: threading.Barrier | None = None
         outer = self
 

@@ -20,7 +20,7 @@ _UNREACHABLE = "postgresql://alice:s3cret@127.0.0.1:1/m"
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    """A newcomer's: nothing is there."""
+    """A newcomer's empty home."""
     with scratch_home(has_cluster=False) as home:
         yield home
 
@@ -39,7 +39,7 @@ def test_the_demo_shows_a_week_and_the_second_time_changes_nothing(start: Start,
     assert "s3cret" not in stdout
     week = rows(stdout)
     last = max(week)
-    # The days that it took for the last ones were so when it started: midnight may have passed since.
+    # The days that were the last ones when it started: midnight may have passed since then.
     assert last in {str(today - timedelta(days=1)), str(today)}
     assert len(week) == 7
     assert all(cells[3:] and cells[4:7] == ["18", "0", "0"] for cells in week.values())
@@ -55,7 +55,7 @@ def test_the_demo_shows_a_week_and_the_second_time_changes_nothing(start: Start,
         assert "of which 0 are new" in stdout
         assert {tuple(cells[4:7]) for cells in rows(stdout).values()} == {("0", "0", "18")}
 
-    # The last user was the second demo: its server ends with it.
+    # The second demo was the last user of the server, so the server ends with it.
     wait_until(lambda: has_ended(home) and not processes(home))
 
     days = [datetime.fromisoformat(day).date() for day in week]

@@ -1,4 +1,4 @@
-"""`dev`: the UI, the daemon and a run through them, and that nothing is left when it is told to stop."""
+"""`dev`: the UI, the daemon, a run through them, and that no process is left after it was stopped."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ _RUN = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    """A newcomer's: all that is in it, `dev` made."""
+    """A newcomer's home: `dev` creates everything in it."""
     with scratch_home(has_cluster=False) as home:
         yield home
 
@@ -49,7 +49,7 @@ def test_dev_serves_the_ui_runs_schedules_and_launched_runs_until_ctrl_c(
 
 
 def assert_is_private(home: Path) -> None:
-    """Whoever can write to a code server's socket can have it run what they like."""
+    """Everybody who can write to a code server's socket can make it run any code."""
     sockets = listening_sockets(processes(home))
     assert len(sockets) >= 2
     assert open_to_others([*sockets, *everything_in(home)], {home, home / "embedded"}) == {}

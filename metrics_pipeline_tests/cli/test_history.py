@@ -1,4 +1,4 @@
-"""`status` and `restatements`: every state of a day, every filter, and names that would like to be more than a cell."""
+"""`status` and `restatements`: every state of a day, every filter, and names with markup or control characters."""
 
 import re
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Rows = list[list[str]]
 
 
 class Noon(datetime):
-    """A clock that stands."""
+    """A clock that has stopped."""
 
     @classmethod
     def now(cls, tz: tzinfo | None = None) -> datetime:
@@ -60,7 +60,7 @@ def log_of(day: date, agent: str = "a", cost: str = "1", status: str = "success"
 
 @pytest.fixture
 def states(database: Database, tmp_path: Path) -> None:
-    """One of DAYS in each state, with two logs of the agent a and one of an unknown agent."""
+    """DAYS, one in each state, each with two logs of agent a and one of an unknown agent."""
     store_agents(database, {"a": "active", "b": "active"})
     for day in DAYS:
         store_logs(database, [log_of(day), log_of(day), log_of(day, "unknown")])

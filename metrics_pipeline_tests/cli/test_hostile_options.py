@@ -1,4 +1,4 @@
-"""Every option and argument of every command, whatever is typed: a result or a sentence, never a traceback."""
+"""Every option and argument of every command, with any value: a result or an error message, never a traceback."""
 
 import socket
 import sys
@@ -27,7 +27,7 @@ HOSTILE = [
 
 texts = st.sampled_from(HOSTILE) | st.text(st.characters(exclude_characters="\0"), max_size=12)
 
-#: What a command needs beside the option that is tried, so that no run of it would write.
+#: What a command needs besides the tested option, so that it does not write if it runs.
 HARMLESS = {"retention": ["--dry-run"], "backfill": ["--preview"]}
 NEEDED = "2025-01-05"
 
@@ -50,7 +50,7 @@ PARAMETERS = parameters()
 
 
 def arguments(words: list[str], tried: Any, value: str) -> list[str]:
-    """The command with the value, and with what else it asks for."""
+    """The command with the value and with its other required options."""
     given = [*words, *HARMLESS.get(words[-1], [])]
     for other, parameter in PARAMETERS.values():
         if other == words and (parameter is tried or parameter.required):
@@ -60,7 +60,7 @@ def arguments(words: list[str], tried: Any, value: str) -> list[str]:
 
 
 class Server:
-    """Stands for uvicorn's, which would serve until the test's end."""
+    """Replaces uvicorn's, which would serve until the end of the test."""
 
     def __init__(self, _config: object) -> None:
         pass
@@ -117,7 +117,7 @@ def test_any_value_gives_a_result_or_one_clear_error_and_writes_nothing(
             assert printed.err.rstrip().endswith((".", "--register-agents")), printed.err
         elif ended.value.code == 2:
             assert "Error" in printed.err
-        # The terminal gets no command, neither in a sentence nor in a table.
+        # The terminal gets no control sequence, neither in a message nor in a table.
         assert "\x1b[31m" not in printed.out + printed.err
         assert contents(database) == environment
 

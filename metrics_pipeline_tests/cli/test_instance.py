@@ -1,4 +1,4 @@
-"""`instance init`: what it writes, and that Dagster runs on it as it stands."""
+"""`instance init`: what it writes, and that Dagster runs on it without a change."""
 
 import os
 import stat
@@ -24,7 +24,7 @@ from metrics_pipeline_tests.processes import wait_until
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    """Short enough for a socket, wherever pytest has its own."""
+    """A folder with a path that is short enough for a socket, wherever pytest's own folder is."""
     with TemporaryDirectory(prefix="instance-", dir="/tmp") as folder:
         yield Path(folder)
 

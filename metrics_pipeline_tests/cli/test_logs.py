@@ -1,4 +1,4 @@
-"""`metrics-pipeline logs`: what it says, what it stores, and when it refuses."""
+"""`metrics-pipeline logs`: what it prints, what it stores, and what it refuses."""
 
 import os
 import re

@@ -42,7 +42,7 @@ def rows(result: Result) -> list[list[str]]:
 
 @pytest.fixture
 def stored(database: Database) -> None:
-    """Two agents and a retired one; all DAYS but the new one are stored, and what is stored is right of SAME only."""
+    """Two agents and a retired one. All DAYS but the new one are stored, and only SAME still equals its logs."""
     store_agents(database, {"a": "active", HOSTILE: "active", "retired": "inactive"})
     for day in DAYS:
         store_logs(database, [log_of(day, "a", "1.5"), log_of(day, HOSTILE, "0.25", 7), log_of(day, "retired", "9", 1)])

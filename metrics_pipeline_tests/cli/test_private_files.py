@@ -1,4 +1,4 @@
-"""What the commands leave on the disk is their user's alone, whatever the umask they are started under."""
+"""Only the user of a command can read the files that it leaves, whatever the umask was."""
 
 import subprocess
 

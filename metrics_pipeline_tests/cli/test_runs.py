@@ -216,7 +216,7 @@ def test_two_commands_for_one_day_at_once_both_succeed_with_one_right_result(
 
 @pytest.fixture
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
-    """Runs a command in this process, which has to end with the given code before any run, and returns its stderr."""
+    """Runs a command in this process and returns its stderr. It must end with the given code before it starts a run."""
 
     def run(*arguments: object, code: int = 1, **environment: str) -> str:
         monkeypatch.setenv("METRICS_PIPELINE_HOME", str(tmp_path / "home"))

@@ -1,4 +1,4 @@
-"""A command and what it starts end with the process that asked for it, however that ends: with real processes."""
+"""A command and its children end when the process that started it ends, even by SIGKILL. With real processes."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import pytest
 
 from metrics_pipeline_tests.processes import is_gone, wait_until
 
-# Says who it and its child are, and when told to end says so and leaves its child behind.
+# Prints its id and its child's. On SIGINT it says so, and ends without ending its child.
 _COMMAND = """
 import os, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE)
@@ -26,7 +26,7 @@ except KeyboardInterrupt:
 """
 _PATIENT = "import time; print(flush=True); time.sleep(600)"
 _STUBBORN = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); " + _PATIENT
-# Shorter of patience; its process has no other way to be told.
+# With a shorter _REST_SECONDS, which can be set only inside the guard's own process.
 _CALLER = "import sys; from metrics_pipeline.cli import supervisor; sys.exit(supervisor.run(sys.argv[1:], {}))"
 _GUARD = """
 import sys

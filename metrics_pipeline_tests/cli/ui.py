@@ -30,7 +30,7 @@ from metrics_pipeline_tests.processes import CLI, bare_environment
 
 State = TypeVar("State")
 
-#: Whoever waits so long on a loaded machine waits for something that does not come.
+#: Longer than anything takes on a loaded machine.
 PATIENCE_SECONDS = 180
 _OUTPUT_CHARACTERS = 5000
 
@@ -52,7 +52,7 @@ def free_port() -> int:
 
 
 class Ui:
-    """The process leads a group of its own, and writes into a file: a pipe that nobody reads would stop it."""
+    """The process leads its own group. It writes to a file, because it would block on a pipe that nobody reads."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Ui:
         is_reached: Callable[[State], object] = bool,
         seconds: float = PATIENCE_SECONDS,
     ) -> State:
-        """The first state that is as it should be. Fails with the last one, and with what the process has printed."""
+        """The first state that is as expected. Fails with the last state and the output of the process."""
         deadline = time.monotonic() + seconds
         while not is_reached(last := state()):
             printed = self.output()[-_OUTPUT_CHARACTERS:]
@@ -127,7 +127,7 @@ def running_ui(home: Path, *how: Any, **environment: Any) -> Iterator[Ui]:
 
 
 def note_that_the_daemon_was_down(instance: dg.DagsterInstance) -> None:
-    """What Dagster has noted of the schedule when its daemon was last there, four nights ago."""
+    """What Dagster stored about the schedule when its daemon last ran, four nights ago."""
     repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("metrics_pipeline"), "__repository__")
     last_seen = (datetime.now(UTC) - timedelta(days=4)).timestamp()
     instance.add_instigator_state(

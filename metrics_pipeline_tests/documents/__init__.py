@@ -1,4 +1,4 @@
-"""README and docs/: the parts of them that are made from the code, and tests that the rest is true.
+"""README and docs/: the parts that are generated from the code, and tests of the rest.
 
-`python -m metrics_pipeline_tests.documents` (or `make docs`) writes the made parts anew.
+`python -m metrics_pipeline_tests.documents` (or `make docs`) writes the generated parts again.
 """

@@ -1,4 +1,4 @@
-"""Writes the blocks of docs/ that are made from the code; says which pages changed."""
+"""Writes the blocks of docs/ that are generated from the code, and prints which pages changed."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Where the documents find what the code declares: the one module to change when a declaration moves."""
+"""The declarations in the code that the documents use: the only module to change when one of them moves."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def upstream_columns() -> dict[str, Sequence[tuple[str, Sequence[str], str]]]:
 
 
 def variables() -> Sequence[tuple[str, str, str, str]]:
-    """Name, meaning, accepted values and default of each variable. The meaning tells what no default can."""
+    """Name, meaning, accepted values and default of each variable. Without a default, the meaning says what happens."""
     return [
         (variable.name, variable.description, variable.accepts, variable.default) for variable in VARIABLES.values()
     ]

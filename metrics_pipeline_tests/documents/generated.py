@@ -1,4 +1,4 @@
-"""The blocks of docs/ that are made from the code, each between two comments that name it.
+"""The blocks of docs/ that are generated from the code, each between two comments that name it.
 
 A page keeps its own words around them: `<!-- make docs: commands -->` … `<!-- end -->`.
 """

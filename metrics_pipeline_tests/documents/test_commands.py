@@ -1,4 +1,4 @@
-"""Whatever the documents tell a reader to type or to set exists."""
+"""Every command, option and variable in the documents exists."""
 
 import re
 import shlex
@@ -24,7 +24,7 @@ _VARIABLE = re.compile(r"\bMETRICS_[A-Z_]*[A-Z]\b")
 
 def _arguments(line: str) -> list[str] | None:
     """What follows metrics-pipeline on a line of code; None if the line does not call it, or shows its usage."""
-    # An environment before it and the folder of the program are no arguments. Two blanks set off a remark.
+    # Variables before the command and the folder of the program are not arguments. A remark follows two spaces and #.
     call = re.search(r"(?:^|[\s/])metrics-pipeline((?: .*)?)$", line.partition("  #")[0])
     if call is None or re.search(r"\[OPTIONS\]|\b(FILE|DIR)\b", line):
         return None
@@ -58,7 +58,7 @@ def test_every_command_of_a_page_can_be_parsed(page: Path) -> None:
         arguments = _arguments(line)
         if arguments is not None:
             try:
-                # A sentence names a command that needs arguments without them.
+                # A sentence may name a command without its required arguments.
                 _parse(arguments, may_be_a_name=is_inline)
             except Exception as error:
                 wrong[line] = repr(error)

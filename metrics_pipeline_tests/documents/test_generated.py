@@ -1,4 +1,4 @@
-"""What the documents take from the code is as the code has it."""
+"""The generated parts of the documents are current."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The documents hang together, and README is short enough to be read."""
+"""Links of the documents lead to existing pages and headings, and README is short."""
 
 from pathlib import Path
 

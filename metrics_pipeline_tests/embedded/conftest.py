@@ -17,7 +17,7 @@ from .holder import Holder
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A fresh home with a short path, whose server is gone at the end of the test."""
+    """A new home with a short path. Its server is stopped at the end of the test."""
     base = Path(tempfile.mkdtemp(prefix="home-", dir="/tmp"))
     home = base / "h"
     yield home
@@ -33,7 +33,7 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture
 def cluster(home: Path) -> None:
-    """The home's data is there already. Tests in which initdb matters do without."""
+    """The home has its data already. Tests of initdb do not use it."""
     copy_cluster(home)
 
 

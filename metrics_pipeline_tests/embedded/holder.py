@@ -1,4 +1,4 @@
-"""Users of an embedded server: real processes that hold a lease until they are told, or made, to end."""
+"""Users of an embedded server: real processes that hold a lease until they are stopped or killed."""
 
 import subprocess
 import sys

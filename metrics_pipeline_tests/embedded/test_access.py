@@ -1,4 +1,4 @@
-"""Nobody but the user whose server it is gets to it, and nobody else can stand in for it."""
+"""Only the server's user can connect to it, and no other user can pretend to be the server."""
 
 import os
 import shutil
@@ -79,7 +79,7 @@ def test_another_user_cannot_connect(its_home: Path) -> None:
     as_nobody = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "cwd": "/"}
     refused = subprocess.run(connect, **as_nobody, capture_output=True, text=True, check=False)
     assert "PermissionError: [Errno 13] Permission denied" in refused.stderr
-    # Were the folder open by mistake, the socket would refuse as well.
+    # Even if the folder were open to others, the socket would refuse them.
     socket_of(its_home).parent.chmod(0o755)
     again = subprocess.run(connect, **as_nobody, capture_output=True, text=True, check=False)
     socket_of(its_home).parent.chmod(0o700)

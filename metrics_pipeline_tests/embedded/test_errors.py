@@ -1,4 +1,4 @@
-"""What cannot work says what it met, where, and what to do; and what takes too long does not wait for ever."""
+"""Error messages say what happened, where, and what to do, and every wait has a limit."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""Kill -9 of everything that takes part, at every stage: the next user gets a server, and the data is still there."""
+"""`kill -9` of every process at every stage: the next user gets a server with the data still in it."""
 
 import fcntl
 import os
@@ -156,7 +156,7 @@ def test_a_kill_in_the_middle_of_initdb_leaves_nothing_half_made(home: Path, hol
     initdb = _initdb(fresh)
     processes = {"keeper": psutil.Process(initdb).ppid(), "initdb": initdb, "starter": starter.process.pid}
     wait_until((fresh / "PG_VERSION").exists)
-    # Held still, so that the kill meets them where they are, however busy the machine is.
+    # Stopped, so that the kill finds them in this state, however busy the machine is.
     for pid in processes.values():
         os.kill(pid, signal.SIGSTOP)
     assert not (home / "embedded/data").exists()

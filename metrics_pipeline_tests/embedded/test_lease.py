@@ -1,4 +1,4 @@
-"""One server for all processes, there when the first needs it and gone after the last, however that one ends."""
+"""One server for all processes: it starts for the first one, and stops after the last one, even a killed one."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Seeds, how a failing one is replayed, and the stage on which scenarios are played."""
+"""The seeds, how to repeat a failing one, and the stage of the scenarios."""
 
 import random
 import zlib

@@ -1,4 +1,4 @@
-"""The days of most scenarios: one was stored and then corrected, the others are missing; and how all of them heal."""
+"""The days of most scenarios: one was stored and then corrected, the others are missing; and how they are repaired."""
 
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -41,7 +41,7 @@ def correct(database: Database, day: date, number: int = 1) -> None:
 
 
 def heal(stage: Stage, database: Database, url: str) -> None:
-    """By what comes next, as the seed has it: the night's schedule and the sensor, or the command once more."""
+    """The seed chooses how: by the night's schedule and the sensor, or by the same command again."""
     if stage.random.random() < 0.5:
         evaluate_schedule_and_sensor(stage, database)
     else:

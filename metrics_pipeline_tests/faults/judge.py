@@ -1,4 +1,4 @@
-"""What must be true after a fault: of the stored days, of what is left behind, and of what the operator was told."""
+"""What must be true after a fault: the stored days, what is left behind, and what the operator was told."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -14,7 +14,7 @@ from metrics_pipeline_tests.processes import wait_until
 
 from .stage import Ended
 
-# Each of these statements finds what contradicts itself, so it has to find nothing.
+# Each of these statements searches for contradictions, so it must return no row.
 _HALF_PUBLISHED = {
     "metrics of days that the ledger does not have": """
         SELECT metric_date, agent_id FROM agent_performance_metrics LEFT JOIN metric_day_ledger USING (metric_date)
@@ -47,10 +47,10 @@ _LEFT_BEHIND = {
     "temporary tables": "SELECT relname FROM pg_class WHERE relpersistence = 't'",
     "prepared transactions": "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()",
 }
-#: A server notices that a client is gone when it wants to read from it or write to it.
+#: A server notices that a client has gone only when it reads from it or writes to it.
 _NOTICING_SECONDS = 20
 
-#: What every command says whose server was away: one of these.
+#: A command whose server was away says one of these.
 SERVER_IS_AWAY = ("Check that the server runs and is reachable from here", "It may be restarting")
 
 _ERROR = re.compile(r"(?:.*[.]\n)?Error: (?P<what>.+[.])\n", re.DOTALL)
@@ -88,7 +88,7 @@ def assert_nothing_left_behind(database: Database) -> None:
 
 
 def assert_no_run_looks_alive(instance: dg.DagsterInstance) -> None:
-    """No run is unfinished but those whose process is known to be gone, which the next command, tick or daemon ends."""
+    """No run is unfinished, except those whose process has ended: the next command, tick or daemon ends these."""
     unfinished = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
     assert [run.run_id for run in unfinished if not is_orphaned(run)] == []
 
@@ -98,7 +98,7 @@ def assert_no_unfinished_run(instance: dg.DagsterInstance, job: str) -> None:
 
 
 def assert_operator_is_told(ended: Ended, *expected: str) -> None:
-    """A command that did not succeed says why and what to do, in sentences; one of the `expected` words is in them."""
+    """A failed command says why and what to do, with one of the `expected` words."""
     assert "Traceback" not in ended.stdout + ended.stderr
     if ended.exit_code == 0:
         assert "Error" not in ended.stderr

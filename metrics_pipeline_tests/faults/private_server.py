@@ -1,4 +1,4 @@
-"""A server that serves nobody else, so that a scenario may stop it or fill its disk."""
+"""A server for one scenario only, which may therefore stop it or fill its disk."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from metrics_pipeline_tests.processes import is_gone, wait_until
 from .proxy import Action, Proxy
 from .stage import Ended, Play, Stage
 
-#: At once; after some attempts of a step; or only when they are used up.
+#: Immediately; after some attempts of a step; or only after all of them.
 _DOWN_SECONDS = (0.0, 1.0, 8.0)
 
 
@@ -37,7 +37,7 @@ def private_database(
 
 
 def stopped(stage: Stage, play: Play, home: Path, url: str) -> Ended:
-    """Stops the server hard at a seeded message of the command, and has it come back a moment later."""
+    """Stops the server hard at a seeded message of the command, and starts it again a moment later."""
     messages = stage.rehearsed(play)
     how = stage.random.choice([signal.SIGKILL, signal.SIGQUIT])  # the latter is pg_ctl's immediate stop
     restarts: list[threading.Timer] = []

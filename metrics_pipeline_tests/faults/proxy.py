@@ -45,7 +45,7 @@ class Proxy:
         return f"postgresql://{user}@{host}:{port}/{name}?sslmode=disable&gssencmode=disable"
 
     def serve(self, faults: Mapping[int, Action] | None = None, *, is_resetting: bool = False) -> None:
-        """Begins to relay. Who connected before has waited."""
+        """Begins to relay. Clients that connected before have waited."""
         self._faults, self._is_resetting = dict(faults or {}), is_resetting
         self._start(self._accept)
 
@@ -82,7 +82,7 @@ class Proxy:
                 try:
                     server.connect(f"{self._server['host']}/.s.PGSQL.{self._server.get('port', '5432')}")
                 except OSError:
-                    # What a client sees of a server that is down, as nearly as somebody who has accepted can say it.
+                    # The server is down and would refuse. The proxy has accepted already, so it closes.
                     self._close(client)
                     continue
                 self._start(self._relay, client, server, MessageReader("client", is_untyped=True))

@@ -1,4 +1,4 @@
-"""The three services of production as processes, each killed with all of its control group and started again."""
+"""The three services of production as processes. Each is killed with its whole control group and started again."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ _OUTPUT_CHARACTERS = 5000
 
 _LOCATIONS = "{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { __typename } } } } }"
 
-#: What a production waits for in half minutes, a test waits for in seconds.
+#: Production waits for half a minute here, a test for seconds.
 _IMPATIENCE = {
     "poll_interval_seconds: 30": "poll_interval_seconds: 1",
     "start_timeout_seconds: 180": "start_timeout_seconds: 30",
@@ -39,7 +39,7 @@ def write_impatient_instance(folder: Path) -> None:
 
 
 class Services:
-    """Code server, daemon and webserver, as the README's units start them. Each leads a group of its own."""
+    """Code server, daemon and webserver, as the units of docs/examples start them. Each leads its own process group."""
 
     def __init__(self, home: Path, folder: Path, environment: dict[str, str]) -> None:
         self._home = home
@@ -51,7 +51,7 @@ class Services:
         self.start(WEBSERVER)
 
     def start(self, service: str) -> None:
-        """As systemd does: what another service waits for is its own business."""
+        """As systemd does: it starts each service without waiting for the others."""
         workspace = ("--workspace", str(self._folder / WORKSPACE))
         if service == WEBSERVER:
             command = (sys.executable, "-m", "dagster_webserver", *workspace, "--host", "127.0.0.1")
@@ -100,7 +100,7 @@ class Services:
         return [entry["locationOrLoadError"]["__typename"] for entry in entries] == ["RepositoryLocation"]
 
     def stop(self) -> None:
-        """As systemd does at the machine's shutdown: everybody is told at once, and given a minute."""
+        """As systemd does when the machine shuts down: it signals all services together and gives them a minute."""
         for process in (self.ui.process, *self._processes.values()):
             process.send_signal(signal.SIGTERM)
         for process in (self.ui.process, *self._processes.values()):

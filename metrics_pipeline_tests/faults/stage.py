@@ -1,4 +1,4 @@
-"""Playing a command once without a fault, to learn its messages, and then with a fault at a seeded one of them."""
+"""Runs a command without a fault, to learn its messages, and then with a fault at a message that the seed chooses."""
 
 import fcntl
 import json
@@ -29,7 +29,7 @@ _BULK_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Play:
-    """A command, and what it finds in its database. `template` None has all tables."""
+    """A command, and what is in its database. With `template` None the database has all tables."""
 
     command: Sequence[object]
     prepare: Callable[[Database], None]
@@ -68,7 +68,7 @@ class Stage:
         self._new_database = new_database
 
     def prepared(self, play: Play) -> tuple[str, Database]:
-        """A database of its own, as the command is to find it."""
+        """A separate database, in the state that the command needs."""
         url = self._new_database(play.template)
         database = Database(DatabaseUrl.parse(url))
         play.prepare(database)
@@ -89,7 +89,7 @@ class Stage:
         return json.loads(path.read_text())
 
     def draw(self, messages: Sequence[str]) -> int:
-        """The number of a message. Rows in a row count as one, or few faults would meet anything else."""
+        """The number of a message. Consecutive rows count as one message, otherwise most faults would fall on rows."""
         groups = [(label, list(group)) for label, group in groupby(range(len(messages)), key=messages.__getitem__)]
         bulk = [group for label, group in groups if label in BULK and len(group) > 1]
         if bulk and self.random.random() < _BULK_SHARE:

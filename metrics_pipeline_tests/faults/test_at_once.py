@@ -28,7 +28,7 @@ def test_two_backfills_at_once_under_late_logs_and_locks_end_with_the_oracles_nu
                 sql.Identifier(str(name)), sql.Identifier(setting), sql.Literal(limit_ms)
             )
         )
-    # The test's own sessions are as patient as before.
+    # The test's own sessions have no limit.
     holds = [stage.random.uniform(0.02, 0.3) for _ in range(8)]
     ends = threading.Event()
 

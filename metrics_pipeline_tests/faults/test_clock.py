@@ -1,4 +1,4 @@
-"""A clock that is moved back an hour between two ticks: nothing is asked for twice, nothing that stands changes."""
+"""A clock that is moved back an hour between two ticks: no day is asked for twice, and no stored row changes."""
 
 from metrics_pipeline_tests.days import written_rows
 from metrics_pipeline_tests.orchestration.nights import Nights

@@ -20,7 +20,7 @@ def test_a_backfill_whose_connections_are_cut_heals_by_itself_or_says_what_to_do
     if ended.exit_code == 0:
         assert_healed(stage, database)
     else:
-        # Only before the run begins is nothing tried again.
+        # A fault before the run begins is not retried.
         assert "Run " not in ended.stderr
         assert query(database, "SELECT metric_date FROM metric_day_ledger") == [(CORRECTED,)]
         heal(stage, database, url)

@@ -1,7 +1,7 @@
 """A server whose disk is full: the tablespace of the database lies on a small file system that somebody has filled.
 
-The server's write-ahead log lies elsewhere, as it does wherever it is kept apart: without it a server stops altogether,
-which test_server_stopped.py stands for. Mounting a file system takes root, and without it the scenarios are skipped.
+The server's write-ahead log is on another disk, as in many installations: a server whose log has no space stops, which
+test_server_stopped.py covers. Mounting a file system needs root; other users skip these scenarios.
 """
 
 import os

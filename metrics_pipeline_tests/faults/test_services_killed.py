@@ -48,7 +48,7 @@ _ASKED = {"assetSelection": [_ASSET], "partitionNames": [str(day) for day in _DA
 _RANGE = {ASSET_PARTITION_RANGE_START_TAG: str(_DAYS[0]), ASSET_PARTITION_RANGE_END_TAG: str(_DAYS[-1])}
 
 _FAULTS = 3
-#: From the launch of the backfill, or the fault before, to the fault: a run takes some seconds to begin.
+#: Seconds between the launch of the backfill, or the previous fault, and a fault: a run takes some seconds to begin.
 _UP_TO_SECONDS = 6.0
 _UNDER_WAY = (BulkActionStatus.REQUESTED, BulkActionStatus.FAILING, BulkActionStatus.CANCELING)
 #: Three attempts of a run, each of which may wait for the end of its start.
@@ -147,12 +147,12 @@ def test_a_backfill_in_production_survives_the_death_of_every_service(
             ends.set()
             disturber.join()
         first = _ended(instance, services, backfill_id)
-        # A run is repeated twice; whoever kills it once more is told so by the backfill.
+        # A run is repeated twice. If it is killed once more, the backfill reports the failure.
         assert first in (BulkActionStatus.COMPLETED_SUCCESS, BulkActionStatus.COMPLETED_FAILED)
         assert_exact_or_not_done(database, [], before=_DAYS)
         assert_no_pool_slot_is_taken(instance)
 
-        # What was corrected after its day was read is healed by whoever asks for it again.
+        # A day whose logs were corrected after it was read is repaired when it is asked for again.
         again = launch_run(services.ui, "daily_metrics_job", **_RANGE)
         wait_until(lambda: not instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)), seconds=_PATIENCE_SECONDS)
         run = instance.get_run_by_id(again)

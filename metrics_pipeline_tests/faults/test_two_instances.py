@@ -1,4 +1,4 @@
-"""Two Dagster instances whose schedules and sensors ask for the same days of one database at once."""
+"""Two Dagster instances whose schedules and sensors ask for the same days of one database at the same time."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Files that somebody damaged or made up: stored as a plain reader sees them, or refused in a sentence."""
+"""Damaged and hostile files: stored as Python's own readers see them, or refused with a message."""
 
 import csv
 import gzip
@@ -116,7 +116,7 @@ def test_whatever_a_program_writes_is_stored_to_the_last_digit(loader, rows, end
     for agent, moment, status, latency, tokens, cost, error, data in loader.stored():
         values = json.loads(data) if data is not None else None
         stored[key((agent, moment, status, latency, tokens, cost and Decimal(cost), error, ordered(values)))] += 1
-    # A JSON null and none at all look alike once read, and are: neither has a key.
+    # A JSON null and no metadata at all are read alike, which is right: neither has a key.
     assert stored == Counter(key((*row[:-1], ordered(row[-1]))) for row in rows)
 
 

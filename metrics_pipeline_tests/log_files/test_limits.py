@@ -1,4 +1,4 @@
-"""Files that are longer than anything sensible: loaded or refused quickly, in bounded memory."""
+"""Unreasonably long files: loaded or refused quickly, without filling the memory."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""A load in view of what the database holds: ids, agents, column types, one transaction."""
+"""Loading into a database that has logs: ids, agents, column types, one transaction."""
 
 import csv
 import os

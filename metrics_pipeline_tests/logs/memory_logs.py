@@ -1,4 +1,4 @@
-"""A second source of logs, as small as one can be: rows in memory. It sends pairs, as an engine that counts does."""
+"""A second source of logs, as small as possible: rows in memory. It delivers pairs of a value and its count."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The fingerprints that SQL takes of a window equal those that an aggregation stores, and notice every change."""
+"""Fingerprints that SQL computes of a window equal those that an aggregation stores, and differ after every change."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -76,7 +76,7 @@ def test_any_day_has_the_fingerprint_that_its_aggregation_stores(loose_database:
 def test_two_days_have_one_fingerprint_exactly_if_their_logs_are_the_same_to_every_metric(
     loose_database: Database, data: st.DataObject
 ) -> None:
-    """One log of the second day is another draw: corrected, the same, or different only in what no metric reads."""
+    """One log of the second day is drawn again: corrected, equal, or different only in values that no metric reads."""
     any_log = logs(WINDOW, ["a", "b", None])
     base = data.draw(st.lists(any_log, min_size=1, max_size=6))
     other = data.draw(any_log)
@@ -130,7 +130,7 @@ def test_a_difficult_day_has_the_fingerprint_that_its_aggregation_stores_on(data
 def test_costs_of_any_size_have_one_fingerprint_in_sql_and_in_an_aggregation(
     database: Database, costs: list[str]
 ) -> None:
-    # No row is stored of an unregistered agent, so no cost is too large for one.
+    # An unregistered agent gets no row, so its cost may be larger than a row can hold.
     store_logs(database, [Log("a", cost_usd=cost) for cost in costs])
     store_logs(database, [Log("b", cost_usd=cost, timestamp=WINDOW.end - timedelta(hours=1)) for cost in costs[:1]])
     expected = compute(database).metrics.fingerprint
@@ -142,7 +142,7 @@ def test_costs_of_any_size_have_one_fingerprint_in_sql_and_in_an_aggregation(
 
 
 def test_a_cost_that_no_other_number_can_be_made_of_has_a_fingerprint(database: Database) -> None:
-    # PostgreSQL cannot multiply it. The other day has to be told from it all the same.
+    # PostgreSQL cannot multiply this cost. The fingerprint of the other day must be right all the same.
     store_logs(database, [Log(cost_usd="9" * 131_072), Log(cost_usd="2", timestamp=WINDOW.end)])
     following = neighbours(WINDOW, 1)[0]
     found = present(database, WINDOW, following)

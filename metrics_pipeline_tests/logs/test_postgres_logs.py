@@ -249,7 +249,7 @@ def a_log_each_minute(database: Database) -> Database:
 
 
 def scans(database: Database, at_least: int) -> tuple[int, int]:
-    """How often the logs were scanned whole, and through an index."""
+    """The number of sequential scans and of index scans of the logs."""
     usage = "SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relname = 'agent_execution_logs'"
     # A session reports what it used when it ends, which it does a moment after we closed it.
     deadline = time.monotonic() + 30
@@ -276,7 +276,7 @@ def test_a_large_day_is_read_in_slices_and_every_log_once(a_log_each_minute: Dat
     logs = open_logs(a_log_each_minute)
     with a_log_each_minute.snapshot() as snapshot:
         partials = logs.read_day(snapshot, WINDOW, include_inactive_agents=False).partials
-        # What holds no lock cannot make a reader wait for an ALTER TABLE that waits for us.
+        # A transaction that holds no lock cannot block an ALTER TABLE behind which our reader would then wait.
         own = snapshot.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
         locks = "SELECT mode FROM pg_locks WHERE relation = 'agent_execution_logs'::regclass"
         assert query(a_log_each_minute, f"{locks} AND pid = {own}") == []
@@ -331,7 +331,7 @@ def test_a_reader_that_is_cut_off_in_a_large_day_ends_the_others_and_is_a_transi
 ) -> None:
     with a_log_each_minute.snapshot() as snapshot:
         slices = slices_of(snapshot, open_logs(a_log_each_minute).contract, WINDOW)
-    # They are known beforehand, because EXPLAIN would wait for the lock that holds the readers up.
+    # They are computed beforehand, because EXPLAIN would wait for the lock that blocks the readers.
     monkeypatch.setattr("metrics_pipeline.logs.postgres_logs.slices_of", lambda *_: slices)
     waiting = """SELECT pid FROM pg_stat_activity
                   WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()"""

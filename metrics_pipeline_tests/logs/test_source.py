@@ -1,4 +1,4 @@
-"""What every source of logs must do, tried with each: PostgreSQL, and rows in memory."""
+"""What every source of logs must do. Each test runs with PostgreSQL and with rows in memory."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -40,7 +40,7 @@ Fill = Callable[[Mapping[str, str], Sequence[Log]], LogSource]
 
 @pytest.fixture(params=["postgres", "memory"])
 def fill(request: pytest.FixtureRequest, database: Database) -> Fill:
-    """Gives a source these agents and logs. PostgreSQL has them in any case, for the oracle."""
+    """Gives a source these agents and logs. They are stored in PostgreSQL in any case, for the oracle."""
 
     def filled(agents: Mapping[str, str], logs: Sequence[Log]) -> LogSource:
         empty_of_logs(database)

@@ -1,4 +1,4 @@
-"""What does not add up of a stored day, by hand."""
+"""Contradictions in a stored day, computed by hand."""
 
 from dataclasses import replace
 from datetime import date

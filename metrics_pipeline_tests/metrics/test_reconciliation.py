@@ -1,4 +1,4 @@
-"""Every state of a day, what wins where two apply, and when a state counts as a new one."""
+"""Every state of a day, which state wins if two apply, and when a state counts as new."""
 
 from dataclasses import replace
 from datetime import timedelta

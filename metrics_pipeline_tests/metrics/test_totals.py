@@ -1,4 +1,4 @@
-"""What holds of a whole day, by hand."""
+"""Totals over all agents of a day, computed by hand."""
 
 import polars as pl
 

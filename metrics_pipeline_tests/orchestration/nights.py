@@ -23,7 +23,7 @@ JOB = "daily_metrics_job"
 class Nights:
     """Evaluates schedule and sensor as the code server does, and runs what they ask for in this process.
 
-    The instance lies on disk, as a tick opens it anew. `settings` override those of an empty environment.
+    The instance is on disk, because each tick opens it again. `settings` override those of an empty environment.
     """
 
     database: Database

@@ -1,4 +1,4 @@
-"""What a run of the asset stores, what it tells Dagster of each day, and what of a day that fails."""
+"""What a run of the asset stores, and what it reports to Dagster about each day, also about one that fails."""
 
 from datetime import timedelta
 

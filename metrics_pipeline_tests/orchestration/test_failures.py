@@ -1,4 +1,4 @@
-"""Which faults of a real PostgreSQL are tried again, how often, and what is left of a run that gives up."""
+"""Which faults of a real PostgreSQL are retried, how often, and what a run that gives up leaves behind."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

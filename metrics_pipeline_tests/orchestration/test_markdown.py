@@ -1,4 +1,4 @@
-"""What a platform may call its agents never shapes a table."""
+"""No agent's name changes the layout of a table."""
 
 import pytest
 

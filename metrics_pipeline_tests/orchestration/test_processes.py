@@ -1,4 +1,4 @@
-"""Runs whose process was killed are told from those that are worked on, with real processes."""
+"""Runs whose process was killed are distinguished from runs in progress, with real processes."""
 
 import subprocess
 import sys

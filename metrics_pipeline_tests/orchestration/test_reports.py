@@ -1,4 +1,4 @@
-"""What the UI shows of a day holds any agent's name, and none shapes it."""
+"""The UI's report of a day shows any agent's name, and no name changes its layout."""
 
 import html
 

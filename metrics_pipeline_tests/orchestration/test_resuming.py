@@ -1,4 +1,4 @@
-"""What a run leaves out that repeats another: the days that are done, and only as long as they are."""
+"""A run that repeats another one leaves out the days that are done and still equal their logs."""
 
 import pytest
 

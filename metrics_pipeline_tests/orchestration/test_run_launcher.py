@@ -1,4 +1,4 @@
-"""What run monitoring learns of a run's process, and what the daemon does with it."""
+"""What run monitoring learns about a run's process, and what the daemon does then."""
 
 import json
 import logging

@@ -19,7 +19,7 @@ Tick = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def instance() -> Iterator[dg.DagsterInstance]:
-    """On disk, as a tick opens the instance anew."""
+    """On disk, because each tick opens the instance again."""
     with tempfile.TemporaryDirectory() as folder, dg.DagsterInstance.local_temp(folder) as instance:
         yield instance
 

@@ -1,4 +1,4 @@
-"""late_logs_sensor: what it finds, what it asks for and how often, and that its runs make the days right again."""
+"""late_logs_sensor: what it finds, what it asks for and how often, and that its runs repair the days."""
 
 import re
 from collections.abc import Iterator
@@ -120,7 +120,7 @@ def test_each_state_of_a_day_is_asked_for_once(nights: Nights) -> None:
     correct(nights, "1")
     assert run_key(nights) == first != second
 
-    # The day is stored with the corrected logs. Then they go back, and forth again: states that are asked for anew.
+    # The day is stored with the corrected logs. Then they go back, and forth again: states that are asked for again.
     nights.launch(*nights.sensor(NOON).run_requests)
     seen = {first, second}
     for cost in ("0.5", "1", "0.5"):

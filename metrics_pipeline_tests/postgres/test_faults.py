@@ -41,7 +41,7 @@ both_ways = pytest.mark.parametrize("run", [by_sqlalchemy, by_cursor])
 
 
 def fault(run: Run, database: Database, *statements: str) -> PipelineError:
-    """The error that the statements end in: one line that names the database, with no secret in its whole chain."""
+    """The error that the statements raise: one line that names the database, and no secret in its chain of causes."""
     with pytest.raises(PipelineError) as caught:
         run(database, *statements)
     message = str(caught.value)

@@ -1,4 +1,4 @@
-"""Several runs that publish at the same time: one correct result, no deadlock, no older result over a newer one."""
+"""Several runs that publish at the same time: one correct result, no deadlock, and no older result over a newer one."""
 
 import threading
 from collections.abc import Callable

@@ -66,7 +66,7 @@ def test_skipped_logs_are_counted_and_their_agents_named_with_the_reason(
         f"| {HOSTILE_IN_A_CELL} | not registered | 2 | 1 |",
         "| NULL | not registered | 1 | 1 |",
     ]
-    # Pruned logs are counted still, and can be named no more.
+    # Pruned logs are still counted, but their agents can no longer be named.
     execute(database, "UPDATE metric_day_ledger SET raw_pruned_at = now(), raw_pruned_logs = 9")
     sealed = evaluate(LOGS)
     assert (values(sealed)["logs_skipped"], values(sealed)["agents"]) == (7, "None.")

@@ -63,7 +63,7 @@ def test_an_error_of_a_check_is_no_verdict_and_takes_nothing_from_the_days(
     run: Run, logs: None, database: Database, instance: dg.DagsterInstance
 ) -> None:
     run(FRIDAY, SATURDAY)
-    # The check's cast to a number fails. A sealed day is not aggregated again, which would mend it.
+    # The check's cast to a number fails. The day is sealed, because aggregating it again would repair the row.
     execute(
         database,
         """UPDATE agent_performance_metrics SET error_distribution = '{"timeout": "many"}' WHERE metric_date = :day""",
