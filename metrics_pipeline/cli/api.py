@@ -62,7 +62,8 @@ def api(
     settings = Settings.from_environment()
     if not settings.api_tokens and host not in LOOPBACK_HOSTS:
         raise SettingsError(
-            f"Without METRICS_API_TOKENS the API listens on a loopback address only, and --host is {host}. "
+            "Without METRICS_API_TOKENS the API listens on a loopback address only (localhost, 127.0.0.1 or ::1), "
+            f"and --host is {host}. "
             "Set METRICS_API_TOKENS to name:role:token, …, or omit --host."
         )
     with _listen(host, port) as listener:
