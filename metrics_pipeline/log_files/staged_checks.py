@@ -68,7 +68,7 @@ def check_unknown(connection: Connection, files: Sequence[LogFile], problems: Pr
     remedy = "; --skip-existing leaves out logs that are stored with the same values"
     but = ", with other values" if known_removed else ""
     for query, reason in (
-        (_REPEATED, f"stands in the files twice{but}"),
+        (_REPEATED, f"is in the files twice{but}"),
         (_STORED, f"is stored already{but or remedy}"),
         (_STORED_WITHOUT_ID, f"has no id, and a log with the same values is stored already{remedy}"),
     ):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from metrics_pipeline.metrics.catalog import FURTHER_FINGERPRINT
 from metrics_pipeline.metrics.costs import fingerprint_cost
 
 #: The engine that computed a fingerprint, and the version of its statement. Only equal kinds can be compared.
@@ -44,7 +45,7 @@ class SourceFingerprint:
     @classmethod
     def of_no_logs(cls, kind: FingerprintKind = FIRST_KIND) -> "SourceFingerprint":
         """The fingerprint of a day without logs."""
-        return cls.of(dict.fromkeys(_TOTALS, 0), kind)
+        return cls.of(dict.fromkeys((*_TOTALS, *FURTHER_FINGERPRINT), 0), kind)
 
     def __add__(self, other: "SourceFingerprint") -> "SourceFingerprint":
         """The fingerprint of both sets of logs together. Both must be of the same kind."""

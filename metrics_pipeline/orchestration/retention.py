@@ -26,7 +26,7 @@ from metrics_pipeline.settings import Settings
 _DESCRIPTION = """
 Deletes raw logs, metrics and resolved alerts that are older than the policy keeps.
 
-Raw logs of a day go only when its metrics stand and the logs are still those that they were made of. The day is then
+Raw logs of a day are deleted only if its metrics are stored and equal exactly these logs. The day is then
 sealed: nobody aggregates it again. Every other day is held back, with the reason in the check `no_logs_held_back`.
 
 **When the check is red**, backfill the days that it names. Logs that came after their day was sealed stay until you
@@ -163,7 +163,7 @@ def _scheduled_at(context: dg.AssetExecutionContext) -> datetime:
             return datetime.fromisoformat(tag).astimezone(UTC)
         except (ValueError, OverflowError) as error:
             raise PermanentError(
-                f"The tag {SCHEDULED_AT_TAG} is {tag!r}, which is no instant in ISO 8601. Start the run without it."
+                f"The tag {SCHEDULED_AT_TAG} is {tag!r}, which is not an instant in ISO 8601. Start the run without it."
             ) from error
     record = context.instance.get_run_record_by_id(context.run.run_id)
     return record.create_timestamp.astimezone(UTC) if record else datetime.now(UTC)

@@ -25,7 +25,7 @@ def reason_for(run_tags: Mapping[str, str]) -> Reason:
             return Reason(run_tags[REASON_TAG])
         except ValueError as error:
             raise PermanentError(
-                f"The tag {REASON_TAG} is {run_tags[REASON_TAG]!r}, which is none of {', '.join(Reason)}. "
+                f"The tag {REASON_TAG} is {run_tags[REASON_TAG]!r}, which is not one of {', '.join(Reason)}. "
                 "Start the run without it."
             ) from error
     return Reason.BACKFILL if BACKFILL_TAG in run_tags else Reason.MANUAL

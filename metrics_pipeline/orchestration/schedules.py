@@ -25,15 +25,15 @@ from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import Reason
 
 _DAILY_METRICS = """
-Every night at 02:00 asks for yesterday, two hours after its end so that stragglers among the logs are in, and for every
-day of the last METRICS_LOOKBACK_DAYS that is missing or whose logs have changed since. A week of downtime thus heals
-with one tick. Left out are days that a run is about to write, and days that a run had to refuse, as long as nothing
-about them changes: mend the cause, then materialise those by hand. The tick's log says what was found.
+Every night at 02:00, two hours after the end of yesterday so that late logs are in, asks for yesterday and for every
+day of the last METRICS_LOOKBACK_DAYS that is missing or whose logs have changed since. One tick thus heals a week of
+downtime. It leaves out days that a run will write, and days that a run refused, as long as nothing about them changes:
+mend the cause, then materialise those by hand. The tick's log says what was found.
 """
 
 _DATA_RETENTION = """
-Every night at 03:30 deletes the raw logs, metrics and resolved alerts that are older than the policy keeps. Raw logs go
-only of days whose metrics stand and equal them. The other days are held back, and the run says which and why.
+Every night at 03:30 deletes the raw logs, metrics and resolved alerts that are older than the policy keeps. Raw logs of
+a day are deleted only if its metrics are stored and equal them. The run names the days that are held back, and why.
 """
 
 

@@ -53,10 +53,10 @@ def test_skip_existing_refuses_an_id_that_is_stored_with_other_values(loader, ch
 def test_an_id_twice_in_the_files_is_named_at_its_second_place(loader):
     one, two = loader.csv(HEADER, ONE, name="1.csv"), loader.csv(HEADER, TWO, ONE, name="2.csv")
     assert loader.refused(one, two) == (
-        f"Nothing was loaded: 1 problem in the files:\n  2.csv, line 3, id: '{ID}1' stands in the files twice"
+        f"Nothing was loaded: 1 problem in the files:\n  2.csv, line 3, id: '{ID}1' is in the files twice"
     )
     changed = loader.csv(HEADER, ONE.replace("success", "failed"), name="3.csv")
-    assert f"3.csv, line 2, id: '{ID}1' stands in the files twice, with other values" in loader.refused(
+    assert f"3.csv, line 2, id: '{ID}1' is in the files twice, with other values" in loader.refused(
         one, changed, skip_existing=True
     )
 

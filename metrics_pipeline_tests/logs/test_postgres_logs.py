@@ -240,7 +240,7 @@ def a_log_each_minute(database: Database) -> Database:
     execute(
         database,
         """INSERT INTO agent_execution_logs (agent_id, "timestamp", status, latency_ms, cost_usd)
-           SELECT 'a', timestamptz '2025-03-01 00:00Z' + n * interval '1 minute', 'success', n, 0.0000000001
+           SELECT 'a', timestamptz '2025-03-01 00:00Z' + n * interval '1 minute', 'success', n, 0.5
              FROM generate_series(0, 30 * 1440 - 1) AS n""",
         "ANALYZE agent_execution_logs",
         "SELECT pg_stat_reset()",
@@ -260,8 +260,10 @@ def scans(database: Database, at_least: int) -> tuple[int, int]:
 
 
 def test_one_day_of_thirty_is_read_through_the_index_on_timestamp(a_log_each_minute: Database) -> None:
-    partials = read(a_log_each_minute).partials
-    assert partials["total_executions"].to_list() == [1440]
+    store_logs(a_log_each_minute, [Log("a", cost_usd="0.0000000001")])
+    day = read(a_log_each_minute)
+    assert day.partials["total_executions"].to_list() == [1441]
+    assert day.exact_costs.height == 1
     assert scans(a_log_each_minute, 2) == (0, 2)
 
 

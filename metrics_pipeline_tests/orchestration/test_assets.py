@@ -190,7 +190,7 @@ def test_a_reason_that_is_none_fails_the_run_in_a_sentence_and_stores_nothing(
 ) -> None:
     ended = run(DAYS[0], tags={"metrics_pipeline/reason": "because"})
     assert ended.failure == (
-        "The tag metrics_pipeline/reason is 'because', which is none of late logs, backfill, "
+        "The tag metrics_pipeline/reason is 'because', which is not one of late logs, backfill, "
         "manual, definition change. Start the run without it."
     )
     assert ledger(database) == {}

@@ -227,7 +227,7 @@ def test_a_partitioned_table_is_adopted(empty: Database) -> None:
 @pytest.mark.parametrize(
     ("statements", "reason"),
     [
-        (["CREATE VIEW agent_performance_metrics AS SELECT 1 AS x"], "it is no table"),
+        (["CREATE VIEW agent_performance_metrics AS SELECT 1 AS x"], "it is not a table"),
         (["CREATE TABLE agent_performance_metrics (agent_id text)"], "column metric_date is missing"),
         ([f"CREATE TABLE agent_performance_metrics ({KEYS}, total_tokens text)"], "column total_tokens has type text"),
         ([f"CREATE TABLE agent_performance_metrics ({KEYS}, x text NOT NULL)"], "column x, which is not ours"),

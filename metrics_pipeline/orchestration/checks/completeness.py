@@ -19,7 +19,7 @@ is dirty because a log arrived late, was corrected or was deleted. A day is due 
 day that another run is writing is left to that run, and days before the first log are left out.
 
 **When it is red**, `late_logs_sensor` and `daily_metrics_schedule` ask for the named days by themselves; see that both
-are running, and read the error of the days' last runs. At once: materialise the named days.
+are running, and read the error of the days' last runs. To repair them immediately, materialise the named days.
 """
 
 FRESHNESS = f"""

@@ -16,8 +16,8 @@ _MAX_NAMED_DAYS = 20
 STORED_ROWS_EQUAL_LEDGER = """
 Of every stored day: the logs read are those aggregated and those skipped; the rows' executions, failures, errors,
 tokens and cost add up to what the ledger says; no row contradicts itself. The cost of a day with skipped logs, or with
-costs finer than a nano-dollar, is compared with its logs, for the days of the look-back window and as long as they
-stand there unchanged. Days whose metrics expired are only counted.
+costs finer than a nano-dollar, is compared with its logs, for the days of the look-back window and as long as
+they have not changed. Days whose metrics expired are only counted.
 
 **When it is red**, somebody or something other than this pipeline wrote to `agent_performance_metrics` or
 `metric_day_ledger`. Materialise the named days again while their raw logs are there; pruned ones come from a backup.

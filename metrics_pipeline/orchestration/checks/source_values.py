@@ -15,11 +15,11 @@ _EXAMPLES = 3
 _CLOCK_SKEW = timedelta(minutes=5)
 
 NO_SUSPICIOUS_VALUES = f"""
-No log of the last METRICS_LOOKBACK_DAYS has a negative latency, cost or number of tokens, a cost that is no number, or
-a status other than {", ".join(KNOWN_STATUSES)}; and no log lies more than
+No log of the last METRICS_LOOKBACK_DAYS has a negative latency, cost or number of tokens, a NaN or infinite cost, or a
+status other than {", ".join(KNOWN_STATUSES)}; and no log lies more than
 {_CLOCK_SKEW // timedelta(minutes=1)} minutes in the future.
 
-Such values are aggregated as the README defines it: negative ones are added, costs that are no number count as NULL,
+Such values are aggregated as the metrics are defined: negative ones are added, NaN and infinite costs count as NULL,
 and an unknown status counts in the total only. A log in the future is aggregated with its day.
 
 **When it is yellow**, have the platform correct the named logs; the corrected days are aggregated again by themselves.

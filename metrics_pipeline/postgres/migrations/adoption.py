@@ -122,7 +122,7 @@ def adopt_metrics(connection: Connection) -> None:
 
 def _problems(existing: dict[str, Row[Any]]) -> list[str]:
     if any(row.relkind not in ("r", "p") for row in existing.values()):
-        return ["it is no table"]
+        return ["it is not a table"]
     problems = []
     for name, column in _COLUMNS.items():
         found = existing.get(name)
