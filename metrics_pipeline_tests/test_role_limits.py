@@ -14,7 +14,7 @@ from metrics_pipeline_tests.days import aggregate, store_agents
 from .roles import Role, new_role
 from .roles import roles as roles
 
-OURS = ("agent_performance_metrics", "metric_day_ledger", "metric_restatements", "metric_day_pruning")
+OURS = ("agent_performance_metrics", "metric_day_ledger", "metric_restatements")
 TABLES = ("agent_registry", "agent_execution_logs", "alert_history", *OURS, "metrics_pipeline_alembic_version")
 
 #: What is tried on each table: {} is the table, and the second {} its first column.
@@ -139,7 +139,6 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "agent_performance_metrics": PRUNE,
         "metric_day_ledger": STORE,
         "metric_restatements": PRUNE,
-        "metric_day_pruning": STORE | PRUNE,
         "metrics_pipeline_alembic_version": READ,
     },
     "reader": {

@@ -63,75 +63,35 @@ def cutoffs(policy: RetentionPolicy, at: datetime, time_zone: str) -> Cutoffs:
     )
 
 
-@dataclass(frozen=True)
-class PruningProgress:
-    """A sealed day that may still have verified logs.
-
-    verified_before: a 64-bit transaction id, which never wraps; logs written by earlier transactions were verified.
-    pruned: the fingerprint of the verified logs that are already deleted.
-    """
-
-    verified_before: int
-    pruned: SourceFingerprint
-
-
-@dataclass(frozen=True)
-class StandingLogs:
-    """The logs of a day that exist in the table.
-
-    verifiable: those whose writers had all ended when the day was read or, for a sealed day, when it was sealed.
-    later: those written since.
-    """
-
-    verifiable: SourceFingerprint
-    later: SourceFingerprint
-
-    @property
-    def logs(self) -> int:
-        """How many logs exist."""
-        return self.verifiable.logs + self.later.logs
-
-
-#: Why a day waits although its logs are those that were aggregated: some are too recent to tell from later ones.
-UNSETTLED = "written since the oldest transaction that is still open: left for the next run"
-
-
 def reason_to_hold_back(
-    standing: StandingLogs,
+    standing: SourceFingerprint,
     stored: LedgerRow | None,
-    progress: PruningProgress | None,
+    pruned: SourceFingerprint | None,
     *,
     time_zone: str,
     overlapping: date | None,
 ) -> str | None:
-    """Why no log of the day may be deleted; None if the verifiable ones may.
+    """Why no log of the day may be deleted; None if all that are there may.
 
-    stored: the day's ledger row. progress: that of a sealed day whose pruning is unfinished. overlapping: an unsealed
-    day of another zone whose window overlaps this day's.
+    standing: the logs of the day that are there. stored: the day's ledger row. pruned: of a sealed day that a version
+    before 0003 of the tables pruned in part, the logs that are gone. overlapping: a day of another zone, not sealed,
+    whose window shares instants with this one's.
     """
     if stored is None:
         return "never aggregated: backfill the day"
-    if stored.raw_pruned_at is not None:
-        if progress is None:
-            return f"arrived after the day was sealed on {stored.raw_pruned_at:%Y-%m-%d}: not in its metrics"
-        if stored.time_zone != time_zone:
-            return f"half pruned as a day of {stored.time_zone}, not of {time_zone}"
-        verified = progress.pruned + standing.verifiable
-        if stored.source_fingerprint.equals(verified):
-            return None
-        if stored.source_fingerprint.equals(verified + standing.later):
-            return UNSETTLED
-        return "the verified logs of this half-pruned day were changed or deleted by somebody else"
+    if stored.raw_pruned_at is not None and pruned is None:
+        return f"arrived after the day was sealed on {stored.raw_pruned_at:%Y-%m-%d}: not in its metrics"
     if stored.time_zone != time_zone:
         return f"stored as a day of {stored.time_zone}, not of {time_zone}"
     if overlapping is not None:
         return f"shares hours with {overlapping}, which is stored under another time zone"
-    engine, version = stored.source_fingerprint.kind
-    if stored.source_fingerprint.kind != standing.verifiable.kind:
+    present = standing if pruned is None else pruned + standing
+    if not stored.source_fingerprint.kind == present.kind == standing.kind:
+        engine, version = stored.source_fingerprint.kind
         return f"its fingerprint is version {version} of {engine}, which cannot be verified here: backfill the day"
-    differences = stored.source_fingerprint.differences(standing.verifiable + standing.later)
+    differences = ", ".join(stored.source_fingerprint.differences(present))
+    if differences and pruned is not None:
+        return f"half pruned by an earlier version, and the rest differs from what was aggregated ({differences})"
     if differences:
-        return f"differs from what was aggregated ({', '.join(differences)}): backfill the day"
-    if standing.later.logs:
-        return UNSETTLED
+        return f"differs from what was aggregated ({differences}): backfill the day"
     return None

@@ -41,7 +41,6 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
         "agent_performance_metrics": _PRUNE,
         "metric_restatements": _PRUNE,
         "metric_day_ledger": ("SELECT", "INSERT", "UPDATE"),
-        "metric_day_pruning": ("SELECT", "INSERT", "UPDATE", "DELETE"),
         VERSION_TABLE: _READ,
     },
     Purpose.READER: {
@@ -54,14 +53,12 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
     },
 }
 
-# Each table, and the objects that its privileges do not cover: its partitions, because rows are deleted directly from
-# them, and the sequences of serial columns, which an adopted table may have and every insert evaluates.
+# Each table, and what its privileges do not cover: an adopted table may have a serial column, whose default every
+# insert evaluates. Rows of partitions are read and deleted through the partitioned table, whose privileges suffice.
 _OBJECTS = text("""
 WITH tables AS (SELECT name, to_regclass(name)::oid AS id FROM unnest(CAST(:tables AS text[])) AS name),
 objects AS (
     SELECT name, 'table' AS kind, id FROM tables
-     UNION ALL
-    SELECT name, 'partition', tree.relid FROM tables, pg_partition_tree(id) AS tree WHERE tree.isleaf AND tree.level > 0
      UNION ALL
     SELECT name, 'sequence', sequence.oid
       FROM tables
@@ -111,7 +108,7 @@ def grant_statements(connection: Connection, roles: Mapping[Purpose, str]) -> li
             for found in objects:
                 if found.name != table:
                     continue
-                if found.kind == "table" or (found.kind == "partition" and "DELETE" in privileges):
+                if found.kind == "table":
                     granted[f"{', '.join(privileges)} ON TABLE"].append(found.identifier)
                     schemas.add(found.schema)
                 elif found.kind == "sequence" and "INSERT" in privileges:

@@ -95,15 +95,6 @@ Index(
     metric_restatements.c.metric_date,
 )
 
-# A row exists from the moment a day is sealed until its last verified log is deleted (PruningProgress).
-metric_day_pruning = Table(
-    "metric_day_pruning",
-    metadata,
-    Column("metric_date", Date, primary_key=True),
-    Column("verified_before", BigInteger, nullable=False),
-    Column("pruned_fingerprint", Text, nullable=False),
-)
-
 #: Other systems' tables. We create them only where no other system will: embedded, demo and test databases.
 upstream_metadata = MetaData()
 

@@ -1,16 +1,16 @@
 """Deleting metrics that are older than the policy keeps: a day as a whole, with its restatements."""
 
-from datetime import date
-from typing import Any
+from functools import partial
 
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.windows import DayWindow, day_window
-from metrics_pipeline.retention.pace import PacedConnection
-from metrics_pipeline.retention.raw_logs import OnProgress
+from metrics_pipeline.retention.pace import OnProgress, PacedConnection
 from metrics_pipeline.retention.report import RetentionReport
+from metrics_pipeline.retention.verification import count_logs_of_day, pruned_before
+from metrics_pipeline.store.ledger import ledger_rows
 from metrics_pipeline.store.publishing import lock_day
 
 _DAYS = text("""
@@ -22,12 +22,6 @@ FROM (
     SELECT metric_date, 0, count(*) FROM metric_restatements WHERE metric_date < :before GROUP BY 1
 ) AS days
 GROUP BY 1 ORDER BY 1""")
-
-# Sealed or not, as long as logs stand that were or could be aggregated. Logs that came after the seal never will be.
-_HAS_LOGS_TO_COME = text("""
-SELECT CASE WHEN EXISTS (SELECT FROM metric_day_ledger WHERE metric_date = :metric_date AND raw_pruned_at IS NOT NULL)
-            THEN EXISTS (SELECT FROM metric_day_pruning WHERE metric_date = :metric_date)
-            ELSE EXISTS (SELECT FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" < :end) END""")
 
 _DELETE = text("""
 WITH expired AS (DELETE FROM agent_performance_metrics WHERE metric_date = :metric_date RETURNING total_executions),
@@ -56,35 +50,43 @@ def expire_metrics(
     run_id: str,
     on_progress: OnProgress,
 ) -> None:
-    """Deletes the metrics of each day before the cutoff, in a transaction of its own that seals the day for ever.
+    """Deletes the metrics of each day before the cutoff, in a transaction of its own that seals the day forever.
 
-    Days of which raw logs stand that could still be aggregated keep their metrics. A dry run only counts.
-    Raises OutOfTimeError at the end of the time budget.
+    Days with raw logs that could still be aggregated, or that wait to be pruned, keep their metrics. A dry run only
+    counts. The time budget does not end it: it is what keeps our own tables small.
     """
+
+    def expire(window: DayWindow, counted: tuple[int, int]) -> None:
+        def work(connection: Connection) -> tuple[int, int] | None:
+            if not report.is_dry_run:
+                lock_day(connection, window)
+            is_pruned_now = window.metric_date in report.pruned_logs
+            if not is_pruned_now and _has_logs_to_come(connection, contract, window):
+                return None
+            return counted if report.is_dry_run else _delete_and_seal(connection, window, run_id)
+
+        expired = paced.transaction(work)
+        if expired is None:
+            on_progress(f"{window.metric_date}: its metrics are kept, because raw logs of the day still exist")
+        else:
+            report.expired_metrics[window.metric_date] = expired[0]
+            report.expired_restatements += expired[1]
+
     days = paced.transaction(lambda connection: connection.execute(_DAYS, {"before": report.cutoffs.metrics}).all())
     for day, metrics, restatements in days:
-        window = day_window(day, report.cutoffs.time_zone)
-        bounds = contract.bounds(window)
+        paced.attempt(partial(expire, day_window(day, report.cutoffs.time_zone), (metrics, restatements)))
 
-        def has_logs_to_come(connection: Connection, day: date = day, bounds: Any = bounds) -> bool:
-            return bool(connection.execute(_HAS_LOGS_TO_COME, {"metric_date": day, **bounds}).scalar_one())
 
-        def expire(connection: Connection, window: DayWindow = window) -> tuple[int, int] | None:
-            lock_day(connection, window)
-            return None if has_logs_to_come(connection) else _delete_and_seal(connection, window, run_id)
+def _has_logs_to_come(connection: Connection, contract: UpstreamContract, window: DayWindow) -> bool:
+    """Whether logs exist that were or could be aggregated. Those that came after the seal never will be.
 
-        if not report.is_dry_run:
-            expired = paced.transaction(expire)
-            paced.pause()
-        elif day in report.pruned_logs or not paced.transaction(has_logs_to_come):
-            expired = (metrics, restatements)
-        else:
-            expired = None
-        if expired is None:
-            on_progress(f"{day}: its metrics are kept, because raw logs of the day still stand")
-        else:
-            report.expired_metrics[day] = expired[0]
-            report.expired_restatements += expired[1]
+    The logs of a sealed day are not looked at, so that its metrics expire also while that table is locked.
+    """
+    day = window.metric_date
+    stored = ledger_rows(connection, day, day).get(day)
+    if stored is not None and stored.is_sealed and pruned_before(connection, day) is None:
+        return False
+    return count_logs_of_day(connection, contract, window) > 0
 
 
 def _delete_and_seal(connection: Connection, window: DayWindow, run_id: str) -> tuple[int, int]:

@@ -21,7 +21,7 @@ class RetentionReport:
 
     pruned_logs: deleted logs of each day, with its last logs in partitions that were dropped.
     is_out_of_time: the time budget ended the run before its work was done.
-    logs_left: logs before the cutoff that stand after the run.
+    logs_left: logs before the cutoff that exist after the run.
     """
 
     cutoffs: Cutoffs

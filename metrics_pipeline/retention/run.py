@@ -1,6 +1,8 @@
 """A run of retention: alerts, then raw logs, then the metrics that are old enough and whose logs are gone."""
 
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 from sqlalchemy import Connection, text
 
@@ -10,10 +12,11 @@ from metrics_pipeline.metrics.retention import Cutoffs
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.retention.expired_metrics import expire_metrics
-from metrics_pipeline.retention.pace import OutOfTimeError, Pace, PacedConnection
-from metrics_pipeline.retention.raw_logs import OnProgress, RawLogPruning, count_logs_before
+from metrics_pipeline.retention.pace import OnProgress, OutOfTimeError, Pace, PacedConnection
+from metrics_pipeline.retention.raw_logs import RawLogPruning
 from metrics_pipeline.retention.report import RetentionReport
 from metrics_pipeline.retention.resolved_alerts import delete_resolved_alerts
+from metrics_pipeline.retention.verification import count_logs_before
 
 _NOW = text("SELECT now()")
 
@@ -30,28 +33,31 @@ def apply_retention(
 ) -> RetentionReport:
     """Deletes what is older than the cutoffs, or says what would go. Ended at any point, the next run goes on.
 
-    Raises PermanentError for a `today` that the database's clock has not reached. Database faults become
+    A fault of one table leaves the rest of the work to be done, and is raised at the end. Raises PermanentError for a
+    `today` that the database's clock has not reached, and for a table of alerts that is not one. Database faults become
     TransientError or PermanentError.
     """
     report = RetentionReport(cutoffs, is_dry_run)
+    alerts_before = day_window(cutoffs.alerts, cutoffs.time_zone).start
+    raw_logs_before = day_window(cutoffs.raw_logs, cutoffs.time_zone).start
     with database.connect() as connection:
         paced = PacedConnection(connection, pace)
         paced.transaction(lambda connection: _refuse_the_future(connection, cutoffs))
         raw_logs = RawLogPruning(paced, contract, report, on_progress)
-        try:
-            alerts_before = day_window(cutoffs.alerts, cutoffs.time_zone).start
-            delete_resolved_alerts(paced, report, alerts_before, on_progress)
-            if is_dry_run:
-                raw_logs.preview()
-            else:
-                raw_logs.run()
-            expire_metrics(paced, contract, report, run_id, on_progress)
-        except OutOfTimeError:
-            report.is_out_of_time = True
-            on_progress(f"The time budget of {pace.time_budget_minutes} minutes is used up; the next run goes on.")
-        with connection.begin():
-            raw_logs_before = day_window(cutoffs.raw_logs, cutoffs.time_zone).start
-            standing = count_logs_before(connection, contract, raw_logs_before)
+        parts: tuple[Callable[[], None], ...] = (
+            partial(delete_resolved_alerts, paced, report, alerts_before, on_progress),
+            raw_logs.preview if is_dry_run else raw_logs.run,
+            partial(expire_metrics, paced, contract, report, run_id, on_progress),
+        )
+        for part in parts:
+            try:
+                paced.attempt(part)
+            except OutOfTimeError:
+                report.is_out_of_time = True
+                on_progress(f"The time budget of {pace.time_budget_minutes} minutes is used up; the next run goes on.")
+        if paced.faults:
+            raise paced.faults[0]
+        standing = paced.transaction(partial(count_logs_before, contract=contract, moment=raw_logs_before))
         report.logs_left = standing - (sum(report.pruned_logs.values()) if is_dry_run else 0)
     return report
 

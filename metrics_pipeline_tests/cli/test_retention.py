@@ -67,4 +67,7 @@ def test_every_limit_is_an_option_that_says_its_default() -> None:
     assert options["--metric-days"].help == (
         "Keep the metrics of this many days before today. Default: METRICS_RETENTION_METRIC_DAYS, else 365."
     )
-    assert (options["--batch-rows"].default, options["--batch-rows"].help) == (10_000, "Rows per transaction.")
+    assert (options["--batch-rows"].default, options["--batch-rows"].help) == (
+        10_000,
+        "Rows per DELETE, about; a day is one transaction of many.",
+    )

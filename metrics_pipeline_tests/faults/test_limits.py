@@ -78,7 +78,7 @@ def test_retention_under_locks_and_time_limits_deletes_no_log_that_is_not_in_the
     play = Play(RETENTION, store_old_days)
     url, database = stage.prepared(play)
     metrics, logs = query(database, METRICS), dict(query(database, LOGS))
-    with _limited(stage, url, ["agent_execution_logs", "metric_day_ledger", "metric_day_pruning"]):
+    with _limited(stage, url, ["agent_execution_logs", "metric_day_ledger", "agent_performance_metrics"]):
         ended = _run(stage, url, *play.command)
     assert_operator_is_told(ended, *_BUSY)
     assert_accounted(database, metrics, logs)

@@ -7,10 +7,7 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.reconciliation import LedgerRow
 from metrics_pipeline.metrics.retention import (
-    UNSETTLED,
-    PruningProgress,
     RetentionPolicy,
-    StandingLogs,
     cutoffs,
     reason_to_hold_back,
 )
@@ -29,16 +26,14 @@ SEALED = replace(OPEN, raw_pruned_at=PRUNED_AT, raw_pruned_logs=3)
 
 
 def reason(
-    verifiable: SourceFingerprint,
-    later: SourceFingerprint = NOTHING,
+    standing: SourceFingerprint,
     *,
     stored: LedgerRow | None = OPEN,
-    progress: PruningProgress | None = None,
+    pruned: SourceFingerprint | None = None,
     time_zone: str = "UTC",
     overlapping: date | None = None,
 ) -> str | None:
-    standing = StandingLogs(verifiable, later)
-    return reason_to_hold_back(standing, stored, progress, time_zone=time_zone, overlapping=overlapping)
+    return reason_to_hold_back(standing, stored, pruned, time_zone=time_zone, overlapping=overlapping)
 
 
 @pytest.mark.parametrize(
@@ -99,11 +94,6 @@ def test_logs_that_differ_in_their_hash_only_stay() -> None:
     assert "values corrected" in said
 
 
-def test_logs_too_fresh_to_be_verified_wait_for_the_next_run() -> None:
-    assert reason(TWO, ONE) == UNSETTLED
-    assert reason(NOTHING, THREE) == UNSETTLED
-
-
 def test_a_day_of_another_zone_stays_and_so_does_one_that_shares_hours_with_it() -> None:
     assert reason(THREE, time_zone="Asia/Tokyo") == "stored as a day of UTC, not of Asia/Tokyo"
     assert reason(THREE, overlapping=date(2025, 3, 3)) == (
@@ -118,18 +108,23 @@ def test_what_came_after_the_seal_stays() -> None:
 
 
 def test_a_half_pruned_day_goes_on_if_pruned_and_standing_logs_add_up_to_the_aggregated_ones() -> None:
-    assert reason(TWO, stored=SEALED, progress=PruningProgress(7, ONE)) is None
-    assert reason(THREE, stored=SEALED, progress=PruningProgress(7, NOTHING)) is None
-    assert reason(NOTHING, stored=SEALED, progress=PruningProgress(7, THREE)) is None
-    # What came later does not disturb it.
-    assert reason(TWO, ONE, stored=SEALED, progress=PruningProgress(7, ONE)) is None
+    assert reason(TWO, stored=SEALED, pruned=ONE) is None
+    assert reason(THREE, stored=SEALED, pruned=NOTHING) is None
+    assert reason(NOTHING, stored=SEALED, pruned=THREE) is None
 
 
 def test_a_half_pruned_day_stays_if_pruned_and_standing_logs_do_not_add_up() -> None:
-    said = reason(ONE, stored=SEALED, progress=PruningProgress(7, ONE))
-    assert said == "the verified logs of this half-pruned day were changed or deleted by somebody else"
-    assert reason(THREE, stored=SEALED, progress=PruningProgress(7, ONE)) == said
-    assert reason(replace(TWO, content_hash=0), stored=SEALED, progress=PruningProgress(7, ONE)) == said
+    said = "half pruned by an earlier version, and the rest differs from what was aggregated "
+    assert reason(ONE, stored=SEALED, pruned=ONE) == (
+        said + "(logs -1, failed -1, latency_ms -40, tokens -5, cost_nano_usd -300)"
+    )
+    assert (reason(THREE, stored=SEALED, pruned=ONE) or "").startswith(said + "(logs +1")
+    assert (reason(replace(TWO, content_hash=0), stored=SEALED, pruned=ONE) or "").startswith(said + "(values")
+    assert reason(TWO, stored=SEALED, pruned=ONE, time_zone="Asia/Tokyo") == "stored as a day of UTC, not of Asia/Tokyo"
+
+
+def test_a_half_pruned_day_stays_if_the_rest_has_a_fingerprint_of_another_kind() -> None:
+    assert "cannot be verified here" in (reason(replace(TWO, kind=("postgresql", 2)), stored=SEALED, pruned=ONE) or "")
 
 
 def test_a_day_whose_fingerprint_cannot_be_computed_any_more_is_held_back() -> None:

@@ -9,6 +9,8 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from alembic import command
+from alembic.config import Config
 from sqlalchemy import text
 
 from metrics_pipeline.metrics.reconciliation import DayState
@@ -17,6 +19,8 @@ from metrics_pipeline.metrics.windows import day_window, days_between
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.pipeline.reconciling import finished_days, judge_days
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.upgrading import Upgrade, create_upstream_tables, head_revision, upgrade
+from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.retention.pace import Pace
 from metrics_pipeline.retention.report import RetentionReport
 from metrics_pipeline.retention.run import apply_retention
@@ -25,15 +29,25 @@ from metrics_pipeline_tests.days import aggregate, assert_exact, execute, query,
 ROWS = Path(__file__).with_name("stored_before_fingerprints_had_versions.json")
 DAYS = days_between(date(2025, 3, 1), date(2025, 3, 6))
 UNSEALED = DAYS[2:]
+PRUNED_IN_PART = """
+SELECT metric_date, source_fingerprint::jsonb->'pruned'->>'logs' FROM metric_day_ledger
+WHERE source_fingerprint::jsonb ? 'pruned'"""
 
 
 @pytest.fixture
-def stored(database: Database) -> Database:
-    """The tables of the old rows, at this version's revision."""
+def stored(bare_database_url: str) -> Database:
+    """The old rows in tables of their revision, which are then upgraded."""
+    database = Database(DatabaseUrl.parse(bare_database_url))
+    create_upstream_tables(database)
+    config = Config()
+    config.set_main_option("script_location", "metrics_pipeline.postgres:migrations")
     with database.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
         for table, rows in json.loads(ROWS.read_text()).items():
             statement = f"INSERT INTO {table} SELECT * FROM json_populate_recordset(NULL::{table}, CAST(:rows AS json))"
             connection.execute(text(statement), {"rows": json.dumps(rows)})
+    assert upgrade(database) == Upgrade("0002", head_revision())
     return database
 
 
@@ -88,9 +102,22 @@ def test_retention_finishes_the_day_that_was_pruned_in_part_and_holds_no_day_bac
     assert report.held_back == []
     assert report.pruned_logs == {DAYS[1]: 3, DAYS[2]: 7, DAYS[3]: 10, DAYS[4]: 8}
     assert query(stored, "SELECT count(*) FROM agent_execution_logs") == [(0,)]
-    assert query(stored, "SELECT count(*) FROM metric_day_pruning") == [(0,)]
+    assert query(stored, PRUNED_IN_PART) == []
     pruned = query(stored, "SELECT metric_date, raw_pruned_logs FROM metric_day_ledger ORDER BY 1")
     assert pruned == list(zip(DAYS, [7, 7, 7, 10, 8, None], strict=True))
+
+
+def test_the_upgrade_keeps_what_was_pruned_of_the_day_that_was_pruned_in_part_and_drops_the_table(
+    stored: Database,
+) -> None:
+    # Of 1 March nothing was left to prune.
+    assert query(stored, PRUNED_IN_PART) == [(DAYS[1], "4")]
+    assert query(stored, "SELECT to_regclass('metric_day_pruning')") == [(None,)]
+    execute(stored, "DELETE FROM agent_execution_logs WHERE latency_ms = 401")
+    [held_back] = prune(stored, DAYS[2]).held_back
+    assert (held_back.metric_date, held_back.logs) == (DAYS[1], 2)
+    assert "logs -1" in held_back.reason
+    assert query(stored, PRUNED_IN_PART) == [(DAYS[1], "4")]
 
 
 def test_rows_with_fields_that_a_newer_version_added_are_read(stored: Database) -> None:

@@ -1,11 +1,15 @@
 """Runs of retention under the test's clock, and looks at what they left."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
+from sqlalchemy import event
+
+from metrics_pipeline.logs.contract import UpstreamContract
+from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
 from metrics_pipeline.metrics.windows import DayWindow, day_window
 from metrics_pipeline.pipeline.opening import open_logs
@@ -13,7 +17,7 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.retention.pace import Pace
 from metrics_pipeline.retention.report import RetentionReport
 from metrics_pipeline.retention.run import apply_retention
-from metrics_pipeline_tests.days import DAY, Log, aggregate, query, store_agents, store_logs
+from metrics_pipeline_tests.days import DAY, WINDOW, Log, aggregate, execute, present, query, store_agents, store_logs
 
 #: The first night after which the raw logs of DAY are more than 30 days old.
 NIGHT = "2025-04-04T03:30:00+00:00"
@@ -27,11 +31,12 @@ def prune(
     time_zone: str = "UTC",
     is_dry_run: bool = False,
     batch_rows: int = 10_000,
+    contract: UpstreamContract | None = None,
     on_progress: Callable[[str], None] = lambda _message: None,
 ) -> RetentionReport:
     return apply_retention(
         database,
-        open_logs(database).contract,
+        contract or open_logs(database).contract,
         cutoffs(policy or RetentionPolicy(), datetime.fromisoformat(at), time_zone),
         Pace(batch_rows=batch_rows, pause_ms=0),
         run_id="retention",
@@ -54,7 +59,12 @@ def store_days(database: Database, *offsets: int, logs: int = 3, is_aggregated: 
         store_logs(
             database,
             [
-                Log("a" if n else "unregistered", latency_ms=n, cost_usd="0.1", timestamp=start + timedelta(seconds=n))
+                Log(
+                    "a" if n else "unregistered",
+                    latency_ms=n,
+                    cost_usd="0.1",
+                    timestamp=start + timedelta(minutes=7 * n),
+                )
                 for n in range(logs)
             ],
         )
@@ -67,7 +77,7 @@ def moved(log: Log, offset: int) -> Log:
 
 
 def logs_by_day(database: Database) -> dict[date, int]:
-    """How many logs stand on each day of UTC."""
+    """How many logs are there of each day of UTC."""
     return dict(
         query(database, """SELECT "timestamp"::date, count(*) FROM agent_execution_logs GROUP BY 1 ORDER BY 1""")
     )
@@ -87,17 +97,67 @@ def held_back(report: RetentionReport) -> dict[date, tuple[int, str]]:
     return {day.metric_date: (day.logs, day.reason) for day in report.held_back}
 
 
-def settle(database: Database) -> None:
-    """Waits until every transaction that is open now has ended, those of other tests on the server among them."""
-    with database.engine.connect() as connection:
-        newest = connection.exec_driver_sql("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").scalar_one()
-    oldest_open = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
-    while query(database, oldest_open)[0][0] < newest:
-        time.sleep(0.01)
-
-
 def contents(database: Database) -> dict[str, list[tuple[Any, ...]]]:
     """Everything that retention could touch."""
     tables = ("agent_execution_logs", "agent_performance_metrics", "metric_day_ledger", "metric_restatements",
-              "metric_day_pruning", "alert_history")  # fmt: skip
+              "alert_history")  # fmt: skip
     return {table: sorted(query(database, f"SELECT t::text FROM {table} AS t")) for table in tables}
+
+
+class KilledError(Exception):
+    """Raised where a process would be killed: what was not committed is gone, what was committed stays."""
+
+
+def kill(_statement: int = 0) -> None:
+    raise KilledError
+
+
+@contextmanager
+def interfering(database: Database, when: str, action: Callable[[int], None]) -> Iterator[None]:
+    """Calls `action` after each statement of the engine that contains `when`, inside its transaction.
+
+    The action gets the number of the statement, counted from 1. What it executes itself sets off nothing.
+    """
+    calls = 0
+    is_acting = False
+
+    def listen(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        nonlocal calls, is_acting
+        if when in statement and not is_acting:
+            calls, is_acting = calls + 1, True
+            try:
+                action(calls)
+            finally:
+                is_acting = False
+
+    event.listen(database.engine, "after_cursor_execute", listen)
+    try:
+        yield
+    finally:
+        event.remove(database.engine, "after_cursor_execute", listen)
+
+
+#: Statements of retention: the last one of a verification, and the deletion of a slice.
+VERIFIED = "SELECT metric_date FROM metric_day_ledger"
+DELETED = "DELETE FROM agent_execution_logs"
+
+
+def at(number: int, action: Callable[[], None]) -> Callable[[int], None]:
+    """The action, at that call only."""
+    return lambda call: action() if call == number else None
+
+
+def prune_in_part(database: Database, condition: str) -> None:
+    """Leaves DAY as revision 0003 makes it of a day of which the version before had deleted these logs."""
+    aggregated = present(database, WINDOW)[DAY]
+    execute(database, f"DELETE FROM agent_execution_logs WHERE {condition}")
+    left = present(database, WINDOW)[DAY]
+    gone = SourceFingerprint.of({name: aggregated.numbers[name] - left.numbers[name] for name in left.numbers})
+    execute(
+        database,
+        """UPDATE metric_day_ledger SET raw_pruned_at = now(), raw_pruned_logs = :logs, source_fingerprint =
+           (source_fingerprint::jsonb || jsonb_build_object('pruned', CAST(:pruned AS jsonb)))::text
+           WHERE metric_date = '2025-03-04'""",
+        logs=gone.logs,
+        pruned=gone.to_text(),
+    )

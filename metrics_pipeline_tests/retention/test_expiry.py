@@ -4,12 +4,12 @@ from datetime import date, timedelta
 
 import pytest
 
-from metrics_pipeline.errors import DayRefusedError
+from metrics_pipeline.errors import DayRefusedError, PermanentError, TransientError
 from metrics_pipeline.metrics.retention import RetentionPolicy
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, Log, aggregate, assert_exact, execute, query, store_agents, store_logs
 
-from .runs import contents, logs_by_day, prune, sealed, store_days, window
+from .runs import contents, logs_by_day, prune, prune_in_part, sealed, store_days, window
 
 #: Metrics of DAY are more than 365 days old from this night on.
 YEAR_LATER = "2026-03-05T03:30:00+00:00"
@@ -92,22 +92,47 @@ def test_metrics_go_though_logs_stand_that_came_after_the_seal(database: Databas
     assert logs_by_day(database) == {DAY: 1}
 
 
-def test_metrics_of_a_half_pruned_day_stay(database: Database) -> None:
-    store_days(database, 0, logs=9)
+def test_metrics_of_a_day_that_is_held_back_while_it_is_pruned_stay(database: Database) -> None:
+    store_days(database, 0)
+    execute(
+        database,
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE TRIGGER keep BEFORE DELETE ON agent_execution_logs FOR EACH ROW EXECUTE FUNCTION keep()",
+    )
+    assert prune(database, YEAR_LATER).expired_metrics == {}
+    assert metric_days(database) == [DAY]
 
-    class KilledError(Exception):
-        pass
 
-    def kill(message: str) -> None:
-        if "4 of 9" in message:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        prune(database, batch_rows=2, on_progress=kill)
-    execute(database, "DELETE FROM agent_execution_logs WHERE latency_ms = 8")
+def test_metrics_of_a_day_that_an_earlier_version_pruned_in_part_stay_until_the_rest_is_gone(
+    database: Database,
+) -> None:
+    store_days(database, 0)
+    prune_in_part(database, "latency_ms = 1")
+    late = Log(latency_ms=99)
+    store_logs(database, [late])
     for is_dry_run in (True, False):
         assert prune(database, YEAR_LATER, is_dry_run=is_dry_run).expired_metrics == {}
     assert metric_days(database) == [DAY]
+    execute(database, "DELETE FROM agent_execution_logs WHERE latency_ms = 99")
+    for is_dry_run in (True, False):
+        assert prune(database, YEAR_LATER, is_dry_run=is_dry_run).expired_metrics == {DAY: 1}
+
+
+def test_a_locked_alert_or_metric_leaves_the_rest_to_be_done(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metrics_pipeline.retention.pace._FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("metrics_pipeline.retention.pace._LOCK_TIMEOUT_MS", 20)
+    store_days(database, -1, 0)
+    alert(database, "2024-01-01", "locked")
+    with database.engine.connect() as other:
+        other.exec_driver_sql("SELECT FROM alert_history FOR UPDATE")
+        other.exec_driver_sql("SELECT FROM agent_performance_metrics WHERE metric_date = '2025-03-03' FOR UPDATE")
+        with pytest.raises(TransientError, match="A lock was not free in time"):
+            prune(database, YEAR_LATER)
+    assert (logs_by_day(database), metric_days(database)) == ({}, [day(-1)])
+    report = prune(database, YEAR_LATER)
+    assert (report.expired_metrics, report.deleted_alerts) == ({day(-1): 1}, 1)
 
 
 def test_a_day_without_logs_expires_too(database: Database) -> None:
@@ -157,6 +182,34 @@ def test_alerts_go_in_batches(database: Database) -> None:
     assert prune(database, batch_rows=3, on_progress=messages.append).deleted_alerts == 7
     assert messages == ["alert_history: 3 resolved alerts deleted", "alert_history: 6 resolved alerts deleted"]
     assert query(database, "SELECT 1 FROM alert_history") == []
+
+
+@pytest.mark.parametrize("layout", ["LIST (severity)", "RANGE (resolved_at)"])
+def test_alerts_of_partitions_go_in_batches(database: Database, layout: str) -> None:
+    execute(
+        database,
+        "ALTER TABLE alert_history RENAME TO plain",
+        f"CREATE TABLE alert_history (LIKE plain) PARTITION BY {layout}",
+        "ALTER TABLE alert_history ALTER id DROP NOT NULL",
+        "CREATE TABLE alerts PARTITION OF alert_history DEFAULT",
+    )
+    for n in range(7):
+        alert(database, f"2024-01-0{n + 1}", str(n))
+    alert(database, None, "unresolved")
+    assert prune(database, batch_rows=3).deleted_alerts == 7
+    assert query(database, "SELECT message FROM alert_history") == [("unresolved",)]
+
+
+def test_a_view_of_alerts_ends_the_run_after_the_logs_are_pruned(database: Database) -> None:
+    store_days(database, 0)
+    execute(
+        database,
+        "ALTER TABLE alert_history RENAME TO elsewhere",
+        "CREATE VIEW alert_history AS SELECT * FROM elsewhere",
+    )
+    with pytest.raises(PermanentError, match="deletes from tables only, and alert_history is not one"):
+        prune(database)
+    assert (logs_by_day(database), sealed(database)) == ({}, {DAY: 3})
 
 
 def test_logs_and_metrics_kept_equally_long_go_in_the_same_night(database: Database) -> None:

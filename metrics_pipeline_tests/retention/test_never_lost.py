@@ -8,7 +8,9 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from psycopg.errors import LockNotAvailable
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from metrics_pipeline.errors import DayRefusedError
 from metrics_pipeline.metrics.windows import day_window
@@ -16,7 +18,7 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, empty, execute, query, store_agents, store_logs
 from metrics_pipeline_tests.examples import examples
 
-from .runs import prune, settle
+from .runs import DELETED, VERIFIED, interfering, prune
 
 FIRST = date(2025, 3, 1)
 DAYS = [FIRST + timedelta(days=n) for n in range(4)]
@@ -65,7 +67,7 @@ class Histories(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         empty(self.database)
-        execute(self.database, "DELETE FROM metric_day_pruning", *self.partitions)
+        execute(self.database, *self.partitions)
         store_agents(self.database, {"a": "active"})
 
     @rule(day=days, logs=st.integers(1, 4))
@@ -79,6 +81,20 @@ class Histories(RuleBasedStateMachine):
             [Log("a", token_count=name, timestamp=start + timedelta(seconds=name % 3)) for name in names],
         )
         self.standing[day].update(names)
+
+    def load_unless_locked(self, day: date) -> None:
+        """Within a transaction of the same thread, for which an insert must not wait."""
+        name = next(self.names)
+        moment = day_window(day, "UTC").start + timedelta(seconds=name % 3)
+        insert = """INSERT INTO agent_execution_logs (agent_id, "timestamp", status, token_count)
+                    VALUES ('a', :moment, 'success', :name)"""
+        try:
+            execute(self.database, "SET LOCAL lock_timeout = '50ms'", insert, moment=moment, name=name)
+        except OperationalError as error:
+            if not isinstance(error.orig, LockNotAvailable):
+                raise
+        else:
+            self.standing[day].add(name)
 
     @rule(day=days)
     def aggregate(self, day: date) -> None:
@@ -131,11 +147,26 @@ class Histories(RuleBasedStateMachine):
         batch_rows=st.integers(1, 3),
         cut_off_after=st.none() | st.integers(0, 6),
         late_at=st.none() | st.tuples(days, st.integers(0, 4)),
+        within=st.none()
+        | st.tuples(
+            st.sampled_from([VERIFIED, DELETED, "UPDATE metric_day_ledger", "DROP TABLE"]),
+            st.integers(1, 4),
+            st.none() | days,
+        ),
     )
-    def retain(self, passed: int, batch_rows: int, cut_off_after: int | None, late_at: tuple[date, int] | None) -> None:
-        """A night's run, perhaps cut off between two steps, perhaps with a log that arrives in its middle."""
+    def retain(
+        self,
+        passed: int,
+        batch_rows: int,
+        cut_off_after: int | None,
+        late_at: tuple[date, int] | None,
+        within: tuple[str, int, date | None] | None,
+    ) -> None:
+        """A night's run, perhaps cut off between two steps, perhaps with a log that arrives in its middle.
+
+        within: the same inside a transaction: after this statement, at that call, a log of the day or the cut.
+        """
         self.today += timedelta(days=passed)
-        settle(self.database)
         steps = iter(range(1000))
 
         def progress(_message: str) -> None:
@@ -145,10 +176,20 @@ class Histories(RuleBasedStateMachine):
             if step == cut_off_after:
                 raise CutOffError
 
+        def disturb(call: int) -> None:
+            if within is None or call != within[1]:
+                return
+            if within[2] is None:
+                raise CutOffError
+            self.load_unless_locked(within[2])
+
         before = {day: set(names) for day, names in self.standing.items()}
         arrived_from = next(self.names)
         try:
-            report = prune(self.database, f"{self.today}T03:30:00+00:00", batch_rows=batch_rows, on_progress=progress)
+            with interfering(self.database, within[0] if within else "nothing of the sort", disturb):
+                report = prune(
+                    self.database, f"{self.today}T03:30:00+00:00", batch_rows=batch_rows, on_progress=progress
+                )
         except CutOffError:
             report = None
         left = self.logs_left()
@@ -164,7 +205,7 @@ class Histories(RuleBasedStateMachine):
                 reported = sum(held.logs for held in report.held_back if held.metric_date == day)
                 late = len(left[day] - before[day])
                 is_due = day < self.today - timedelta(days=30)
-                assert reported in ({len(left[day]), len(left[day]) - late} if is_due else {0})
+                assert reported in (range(len(left[day]) - late, len(left[day]) + 1) if is_due else {0})
         assert all(left[day] <= before[day] | self.standing[day] for day in DAYS)
         self.standing = left
 

@@ -1,5 +1,6 @@
 """Partitioned log tables: whole partitions go where every log in them is verified, rows where not."""
 
+import threading
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -10,8 +11,21 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.retention import raw_logs
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, query, store_agents, store_logs
+from metrics_pipeline_tests.processes import wait_until
 
-from .runs import contents, held_back, logs_by_day, prune, sealed, store_days, window
+from .runs import (
+    KilledError,
+    at,
+    contents,
+    held_back,
+    interfering,
+    kill,
+    logs_by_day,
+    prune,
+    sealed,
+    store_days,
+    window,
+)
 
 CREATE = (
     "DROP TABLE agent_execution_logs",
@@ -68,7 +82,6 @@ def test_partitions_of_verified_days_are_dropped_and_the_others_stay(daily: Data
     assert partitions(daily) == ["logs_0305"]
     assert not tables(daily) & {"logs_0302", "logs_0303", "logs_0304"}
     assert logs_by_day(daily) == {day(1): 3}
-    assert contents(daily)["metric_day_pruning"] == []
     before = contents(daily)
     assert prune(daily).dropped_partitions == []
     assert contents(daily) == before
@@ -88,19 +101,67 @@ def test_an_empty_old_partition_is_dropped_and_an_empty_young_one_is_not(daily: 
     assert partitions(daily) == ["logs_0305"]
 
 
-def test_a_partition_that_got_a_late_log_keeps_it_and_loses_the_verified_ones(daily: Database) -> None:
+def test_a_partition_that_gets_a_late_log_before_it_is_locked_keeps_it_and_its_day_is_held_back(
+    daily: Database,
+) -> None:
     store_days(daily, 0)
-
-    def arrive(message: str) -> None:
-        if "sealed with" in message:
-            store_logs(daily, [Log(latency_ms=99)])
-
-    report = prune(daily, on_progress=arrive)
+    days_are_read = 'FROM logs_0304 WHERE "timestamp" >='
+    with interfering(daily, days_are_read, at(1, lambda: store_logs(daily, [Log(latency_ms=99)]))):
+        report = prune(daily)
     assert report.dropped_partitions == ["logs_0302", "logs_0303"]
-    assert report.pruned_logs == {DAY: 3}
-    assert held_back(report) == {DAY: (1, "written after the day was sealed: not in its metrics")}
-    assert query(daily, "SELECT latency_ms FROM logs_0304") == [(99,)]
-    assert sealed(daily) == {DAY: 3}
+    assert held_back(report) == {
+        DAY: (4, "differs from what was aggregated (logs +1, successful +1, latency_ms +99): backfill the day")
+    }
+    assert logs_by_day(daily) == {DAY: 4}
+
+
+def test_a_partition_that_gets_a_log_of_a_further_day_before_it_is_locked_is_not_dropped(database: Database) -> None:
+    execute(database, *CREATE, partition("week", "MINVALUE", "'2025-03-05 00:00Z'"), *daily_partitions(1))
+    store_days(database, -1)
+    days_are_read = 'FROM week WHERE "timestamp" >='
+    # The second look finds the end of the days.
+    late = Log(timestamp=window(0).start)
+    with interfering(database, days_are_read, at(2, lambda: store_logs(database, [late]))):
+        report = prune(database)
+    assert (report.dropped_partitions, report.pruned_logs) == ([], {day(-1): 3})
+    assert held_back(report) == {DAY: (1, "never aggregated: backfill the day")}
+    assert logs_by_day(database) == {DAY: 1}
+
+
+def test_a_late_log_that_waits_for_a_partition_that_would_be_dropped_keeps_it(daily: Database) -> None:
+    """Its writer has locked the parent, so the partition cannot be detached, and is verified again later."""
+    store_days(daily, 0)
+    writer = threading.Thread(target=store_logs, args=(daily, [Log(latency_ms=99)]))
+
+    def start() -> None:
+        writer.start()
+        is_waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'logs_0304'::regclass"
+        wait_until(lambda: bool(query(daily, is_waiting)))
+
+    with interfering(daily, "LOCK TABLE ONLY logs_0304", at(1, start)):
+        report = prune(daily)
+    writer.join()
+    assert (report.dropped_partitions, report.pruned_logs) == (["logs_0302", "logs_0303"], {})
+    assert held_back(report)[DAY][0] == 4
+    assert logs_by_day(daily) == {DAY: 4}
+
+
+@pytest.mark.parametrize("moment", ["DELETE FROM agent_execution_logs", "DROP TABLE logs_0303"])
+def test_a_drop_that_is_cut_off_changes_nothing(daily: Database, moment: str) -> None:
+    """The day of Berlin lies in two partitions: its logs in one are deleted, the other one is dropped."""
+    zone = "Europe/Berlin"
+    store_agents(daily, {"a": "active"})
+    store_logs(daily, [Log(timestamp=datetime(2025, 3, d, h, tzinfo=UTC)) for d in (3, 4) for h in (1, 23)])
+    for offset in (-1, 0):
+        aggregate(daily, window(offset, zone))
+    execute(daily, "DROP TABLE logs_0302")
+    before = contents(daily)
+    with interfering(daily, moment, at(1, kill)), pytest.raises(KilledError):
+        prune(daily, "2025-04-04T01:30:00+00:00", time_zone=zone)
+    assert contents(daily) == before
+    assert partitions(daily) == ["logs_0303", "logs_0304", "logs_0305"]
+    report = prune(daily, "2025-04-04T01:30:00+00:00", time_zone=zone)
+    assert (report.dropped_partitions, report.pruned_logs) == (["logs_0303"], {day(-1): 1, DAY: 2})
 
 
 def test_a_partition_of_several_days_is_dropped_when_all_are_verified(database: Database) -> None:
