@@ -99,8 +99,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logs", type=int, default=1_500_000, help="logs in the table (default %(default)s)")
     parser.add_argument("--prune", type=int, help="logs that are old enough to go (default a third)")
-    parser.add_argument("--batch-rows", type=int, default=10_000, help="rows per transaction (default %(default)s)")
-    parser.add_argument("--pause-ms", type=int, default=100, help="between two transactions (default %(default)s)")
+    parser.add_argument("--batch-rows", type=int, default=10_000, help="rows per DELETE (default %(default)s)")
+    parser.add_argument("--pause-ms", type=int, default=1_000, help="per second of work (default %(default)s)")
     options = parser.parse_args()
     prune = options.logs // 3 if options.prune is None else options.prune
     with temporary_home() as home:

@@ -57,7 +57,7 @@ def test_a_run_that_is_killed_while_others_write_is_continued_and_nothing_is_los
         other.exec_driver_sql(
             "SELECT FROM agent_execution_logs WHERE latency_ms = 1999 AND status <> 'late' FOR UPDATE"
         )
-        killed = start("retention", "--batch-rows", "1", METRICS_DATABASE_URL=database_url)
+        killed = start("retention", "--batch-rows", "200", METRICS_DATABASE_URL=database_url)
         wait_until(lambda: bool(query(database, WAITS)))
         killed.kill()
         killed.communicate()
