@@ -60,8 +60,8 @@ def expire_metrics(
         def work(connection: Connection) -> tuple[int, int] | None:
             if not report.is_dry_run:
                 lock_day(connection, window)
-            is_pruned_now = window.metric_date in report.pruned_logs
-            if not is_pruned_now and _has_logs_to_come(connection, contract, window):
+            would_be_pruned = report.is_dry_run and window.metric_date in report.pruned_logs
+            if not would_be_pruned and _has_logs_to_come(connection, contract, window):
                 return None
             return counted if report.is_dry_run else _delete_and_seal(connection, window, run_id)
 

@@ -58,7 +58,7 @@ def test_a_run_that_is_killed_while_others_write_is_continued_and_nothing_is_los
             "SELECT FROM agent_execution_logs WHERE latency_ms = 1999 AND status <> 'late' FOR UPDATE"
         )
         killed = start("retention", "--batch-rows", "200", METRICS_DATABASE_URL=database_url)
-        wait_until(lambda: bool(query(database, WAITS)))
+        wait_until(lambda: bool(query(database, WAITS)), seconds=180)
         killed.kill()
         killed.communicate()
         other.rollback()
@@ -70,7 +70,7 @@ def test_a_run_that_is_killed_while_others_write_is_continued_and_nothing_is_los
             "SELECT FROM agent_execution_logs WHERE latency_ms = 1999 AND status <> 'late' FOR UPDATE"
         )
         go_on = start("retention", "--batch-rows", "300", "--pause-ms", "0", METRICS_DATABASE_URL=database_url)
-        wait_until(lambda: bool(query(database, WAITS)))
+        wait_until(lambda: bool(query(database, WAITS)), seconds=180)
         execute(database, _INSERT, moment=moment, number=0)
         execute(database, _INSERT, moment=moment + timedelta(hours=1), number=1)
         other.rollback()
