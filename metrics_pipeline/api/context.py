@@ -13,11 +13,12 @@ from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy import text
 
 from metrics_pipeline.api.dagster_runs import DagsterRuns
-from metrics_pipeline.logs.contract import SOURCE_TABLES, check_contract
-from metrics_pipeline.logs.postgres_logs import PostgresLogs
+from metrics_pipeline.logs.contract import SOURCE_TABLES
+from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.metrics.reconciliation import DayVerdict, LedgerRow
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
 from metrics_pipeline.names import API_RUNS_LOCK
+from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.pipeline.reconciling import judge_days
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
@@ -48,10 +49,9 @@ class Context:
         )
 
     @cached_property
-    def logs(self) -> PostgresLogs:
-        """The source of logs; its contract is checked once. Raises ContractError where the logs cannot be read."""
-        with self.database.connect() as connection:
-            return PostgresLogs(self.database, check_contract(connection, SOURCE_TABLES))
+    def logs(self) -> LogSource:
+        """The source of logs, checked once. Raises ContractError or PermanentError where they cannot be read."""
+        return open_logs(self.database, SOURCE_TABLES)
 
     @asynccontextmanager
     async def starting_runs(self) -> AsyncIterator[None]:

@@ -9,8 +9,10 @@ from prometheus_client.openmetrics.exposition import generate_latest
 
 from metrics_pipeline.api.context import Context, JudgedDay
 from metrics_pipeline.api.models import COVERAGE_STATES, Run
+from metrics_pipeline.logs.contract import check_contract
 from metrics_pipeline.metrics.retention import cutoffs
 from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.names import LOGS_TABLE
 from metrics_pipeline.pipeline.reconciling import lookback
 from metrics_pipeline.retention.verification import count_logs_before
 from metrics_pipeline.store.ledger import ledger_rows, newest_stored_day
@@ -89,6 +91,6 @@ class Gauges:
         judged = context.judged_days(days[0], days[-1]) if days else []
         kept_from = cutoffs(settings.retention, context.now(), settings.time_zone).raw_logs
         with context.database.connect() as connection:
-            window = day_window(kept_from, settings.time_zone)
-            self._held_back = count_logs_before(connection, context.logs.contract, window.start)
+            contract = check_contract(connection, [LOGS_TABLE])
+            self._held_back = count_logs_before(connection, contract, day_window(kept_from, settings.time_zone).start)
         self._judged, self._judged_at = judged, time.monotonic()

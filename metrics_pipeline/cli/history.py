@@ -11,7 +11,7 @@ from metrics_pipeline.logs.contract import SOURCE_TABLES
 from metrics_pipeline.metrics.reconciliation import DayVerdict, LedgerRow
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.orchestration.reconciling import judge
-from metrics_pipeline.pipeline.opening import open_database, open_logs
+from metrics_pipeline.pipeline.opening import open_database, open_logs, require_ready
 from metrics_pipeline.pipeline.reconciling import findings, lookback
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.ledger import ledger_rows
@@ -78,7 +78,7 @@ def restatements(
     Example: `metrics-pipeline restatements --agent support-triage --from 2025-07-01 --to 2025-07-31`
     """
     database = open_database(Settings.from_environment())
-    open_logs(database, SOURCE_TABLES)
+    require_ready(database, SOURCE_TABLES)
     with database.connect() as connection:
         found = stored_restatements(connection, first.date(), last.date(), agent_id=agent, limit=limit)
     if not found:

@@ -21,7 +21,7 @@ from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
 from metrics_pipeline.orchestration.in_process import Report, run_retention
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.orchestration.retention import retention_metadata
-from metrics_pipeline.pipeline.opening import open_database, open_logs
+from metrics_pipeline.pipeline.opening import open_database, require_ready
 from metrics_pipeline.retention.pace import Pace
 from metrics_pipeline.retention.run import apply_retention
 from metrics_pipeline.settings import Settings, retention_variable
@@ -94,7 +94,7 @@ def _preview(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Call
     started = time.perf_counter()
     report = apply_retention(
         database,
-        open_logs(database, PRUNED_TABLES).contract,
+        require_ready(database, PRUNED_TABLES),
         cutoffs(policy, datetime.now(UTC), settings.time_zone),
         pace,
         run_id="",
@@ -107,7 +107,7 @@ def _preview(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Call
 
 def _run(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Callable[[str], None]) -> Report:
     # Checked here first: inside a run, a database that cannot be reached is tried again for minutes.
-    open_logs(open_database(settings), PRUNED_TABLES)
+    require_ready(open_database(settings), PRUNED_TABLES)
     with open_instance(settings) as instance:
         outcome = run_retention(instance, {**asdict(policy), **asdict(pace)}, on_message=show)
     if outcome.is_interrupted:

@@ -16,7 +16,7 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.orchestration.in_process import DaysOutcome, Report, run_days
 from metrics_pipeline.orchestration.instance import open_instance
-from metrics_pipeline.pipeline.opening import open_database, open_logs
+from metrics_pipeline.pipeline.opening import open_database, require_ready
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import Reason
 
@@ -86,7 +86,7 @@ def _yesterday(settings: Settings) -> date:
 def _run(settings: Settings, first: date, last: date, reason: Reason, include_inactive_agents: bool) -> None:
     _require_complete_days(settings, first, last)
     # Checked before the run: inside it, connecting to an unreachable database would be retried for minutes.
-    open_logs(open_database(settings))
+    require_ready(open_database(settings))
     with open_instance(settings) as instance:
         run_with_progress(instance, first, last, reason, include_inactive_agents=include_inactive_agents)
 

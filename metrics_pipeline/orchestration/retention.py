@@ -16,7 +16,7 @@ from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTI
 from metrics_pipeline.orchestration.failures import step_outcome
 from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.orchestration.upstream import agent_execution_logs, alert_history
-from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.pipeline.opening import require_ready
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.retention.pace import Pace
 from metrics_pipeline.retention.report import RetentionReport
@@ -73,7 +73,7 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
         with step_outcome(context):
             report = apply_retention(
                 database,
-                open_logs(database, PRUNED_TABLES).contract,
+                require_ready(database, PRUNED_TABLES),
                 cutoffs(
                     RetentionPolicy(**{limit.name: config[limit.name] for limit in fields(RetentionPolicy)}),
                     _scheduled_at(context),

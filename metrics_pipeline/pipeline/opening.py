@@ -4,8 +4,9 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from metrics_pipeline.embedded import acquire
-from metrics_pipeline.logs.contract import check_contract
+from metrics_pipeline.logs.contract import UpstreamContract, check_contract
 from metrics_pipeline.logs.postgres_logs import PostgresLogs
+from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.metrics.upstream import UPSTREAM_TABLES
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.upgrading import create_upstream_tables, require_current, upgrade
@@ -28,13 +29,17 @@ def open_database(settings: Settings) -> Database:
     return database
 
 
-def open_logs(database: Database, tables: Collection[str] = tuple(UPSTREAM_TABLES)) -> PostgresLogs:
-    """The source of logs, if the database is as the pipeline needs it.
+def require_ready(database: Database, tables: Collection[str] = tuple(UPSTREAM_TABLES)) -> UpstreamContract:
+    """Connects once and checks our tables' revision, and the contract of the upstream `tables` that the caller reads.
 
-    Connects once and checks the revision of our tables and the contract of the upstream `tables`, those that the caller
-    reads. Raises ContractError or PermanentError with the remedy, and TransientError for a passing database fault.
+    Raises ContractError or PermanentError with the remedy, and TransientError for a passing database fault.
     """
     with database.connect() as connection:
         contract = check_contract(connection, tables)
         require_current(connection)
-    return PostgresLogs(database, contract)
+    return contract
+
+
+def open_logs(database: Database, tables: Collection[str] = tuple(UPSTREAM_TABLES)) -> LogSource:
+    """The source of logs, if the database is ready. Another source is chosen here."""
+    return PostgresLogs(database, require_ready(database, tables))

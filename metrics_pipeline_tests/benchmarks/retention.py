@@ -55,14 +55,14 @@ from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.retention.pace import Pace
 from metrics_pipeline.retention.run import apply_retention
-from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.pipeline.opening import open_logs, require_ready
 from metrics_pipeline.postgres.urls import DatabaseUrl
 database = Database(DatabaseUrl.parse(sys.argv[1]))
 raw_log_days, batch_rows, pause_ms = map(int, sys.argv[2:])
 started = time.perf_counter()
 report = apply_retention(
     database,
-    open_logs(database).contract,
+    require_ready(database),
     cutoffs(RetentionPolicy(raw_log_days=raw_log_days), datetime.now(UTC), "UTC"),
     Pace(batch_rows=batch_rows, pause_ms=pause_ms, time_budget_minutes=24 * 60),
     run_id="benchmark",

@@ -13,7 +13,7 @@ from metrics_pipeline.metrics.calculator import daily_metrics, merge_partials
 from metrics_pipeline.metrics.catalog import EXACT_COSTS_SCHEMA, PARTIALS_SCHEMA
 from metrics_pipeline.metrics.validation import validate_day
 from metrics_pipeline.metrics.windows import day_window
-from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.pipeline.opening import open_logs, require_ready
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import (
     DAY,
@@ -332,7 +332,7 @@ def test_a_reader_that_is_cut_off_in_a_large_day_ends_the_others_and_is_a_transi
     a_log_each_minute: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with a_log_each_minute.snapshot() as snapshot:
-        slices = slices_of(snapshot, open_logs(a_log_each_minute).contract, WINDOW)
+        slices = slices_of(snapshot, require_ready(a_log_each_minute), WINDOW)
     # They are computed beforehand, because EXPLAIN would wait for the lock that blocks the readers.
     monkeypatch.setattr("metrics_pipeline.logs.postgres_logs.slices_of", lambda *_: slices)
     waiting = """SELECT pid FROM pg_stat_activity

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.metrics.retention import Cutoffs
 from metrics_pipeline.metrics.windows import day_window, days_between
-from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.pipeline.opening import open_logs, require_ready
 from metrics_pipeline.pipeline.reconciling import finished_days, judge_days
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.upgrading import Upgrade, create_upstream_tables, head_revision, upgrade
@@ -62,7 +62,7 @@ def prune(database: Database, raw_logs_before: date) -> RetentionReport:
     cutoffs = Cutoffs("UTC", date(2025, 4, 9), raw_logs_before, date(2024, 1, 1), date(2024, 1, 1))
     return apply_retention(
         database,
-        open_logs(database).contract,
+        require_ready(database),
         cutoffs,
         Pace(pause_ms=0),
         run_id="retention",

@@ -12,7 +12,7 @@ from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
 from metrics_pipeline.metrics.windows import DayWindow, day_window
-from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.pipeline.opening import require_ready
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.retention.pace import Pace
 from metrics_pipeline.retention.report import RetentionReport
@@ -36,7 +36,7 @@ def prune(
 ) -> RetentionReport:
     return apply_retention(
         database,
-        contract or open_logs(database).contract,
+        contract or require_ready(database),
         cutoffs(policy or RetentionPolicy(), datetime.fromisoformat(at), time_zone),
         Pace(batch_rows=batch_rows, pause_ms=0),
         run_id="retention",

@@ -8,7 +8,7 @@ from sqlalchemy import URL, make_url
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import day_window
-from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.pipeline.opening import require_ready
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.retention.verification import examine
@@ -250,7 +250,7 @@ def test_a_day_that_lies_partly_in_a_foreign_table_is_held_back(partitioned: Dat
     store_days(partitioned, 0)
     [(oid,)] = query(partitioned, "SELECT 'old'::regclass::oid::bigint")
     with partitioned.snapshot() as snapshot:
-        contract = open_logs(partitioned).contract
+        contract = require_ready(partitioned)
         for foreign, reason in (
             ({}, None),
             ({oid + 1: "others"}, None),

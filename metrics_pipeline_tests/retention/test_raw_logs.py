@@ -10,7 +10,7 @@ import pytest
 from metrics_pipeline.errors import DayRefusedError, PermanentError, TransientError
 from metrics_pipeline.metrics.retention import RetentionPolicy
 from metrics_pipeline.metrics.windows import day_window
-from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.pipeline.opening import require_ready
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.retention.pace import Pace, PacedConnection
@@ -480,7 +480,7 @@ def test_a_locked_table_ends_the_run_after_metrics_and_alerts_are_done(
     store_days(database, -400, 0)
     prune(database, "2024-04-01T03:30:00+00:00")
     with database.engine.connect() as other:
-        contract = open_logs(database).contract
+        contract = require_ready(database)
         other.exec_driver_sql("LOCK TABLE agent_execution_logs")
         with pytest.raises(TransientError, match="A lock was not free in time"):
             prune(database, contract=contract)
