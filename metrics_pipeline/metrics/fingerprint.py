@@ -15,6 +15,9 @@ FingerprintKind = tuple[str, int]
 #: The kind of a ledger text that names none: it was written when only this kind existed.
 FIRST_KIND: FingerprintKind = ("postgresql", 1)
 
+#: The kind of a text that is not a fingerprint.
+UNREADABLE_KIND: FingerprintKind = ("an unreadable text", 0)
+
 
 @dataclass(frozen=True)
 class SourceFingerprint:
@@ -65,9 +68,13 @@ class SourceFingerprint:
     @classmethod
     def from_text(cls, text: str) -> "SourceFingerprint":
         """Reads the text of this version, an older one or a newer one. Values that are not integers are ignored."""
-        values = json.loads(text)
-        kind = (values.pop("engine", FIRST_KIND[0]), values.pop("version", FIRST_KIND[1]))
-        return cls.of({name: value for name, value in values.items() if isinstance(value, int)}, kind)
+        try:
+            values = dict(json.loads(text))
+            kind = (values.pop("engine", FIRST_KIND[0]), values.pop("version", FIRST_KIND[1]))
+            return cls.of({name: value for name, value in values.items() if isinstance(value, int)}, kind)
+        except (KeyError, TypeError, ValueError):
+            # Someone else wrote the row: its day cannot be compared, and the other days must not suffer.
+            return cls.of_no_logs(UNREADABLE_KIND)
 
     def differences(self, present: "SourceFingerprint") -> list[str]:
         """How the totals of `present`, of the same kind, differ, in words; empty if both are equal.

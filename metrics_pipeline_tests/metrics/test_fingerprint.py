@@ -73,3 +73,11 @@ def test_fingerprints_of_two_kinds_are_never_equal() -> None:
     assert not STORED.equals(replace(STORED, kind=("another engine", 1)))
     other = replace(STORED, kind=("another engine", 3))
     assert SourceFingerprint.from_text(other.to_text()) == other
+
+
+@pytest.mark.parametrize("text", ["{}", "", "[]", "7", "null", '{"logs": 10}', "not JSON"])
+def test_a_text_that_is_not_a_fingerprint_equals_none(text: str) -> None:
+    unreadable = SourceFingerprint.from_text(text)
+    assert unreadable.kind == ("an unreadable text", 0)
+    assert not unreadable.equals(STORED)
+    assert not unreadable.equals(SourceFingerprint.of_no_logs())
