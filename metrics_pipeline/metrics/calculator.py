@@ -100,11 +100,7 @@ def merge_partials(partials: pl.DataFrame, grain: Grain = AGENT_DAY) -> LogAggre
         .agg(
             pl.col(pl.Int64, pl.Int128).sum(),
             pl.col("cost_nano_usd").is_null().any().alias("has_irregular_costs"),
-            pl.col("user_ids")
-            .explode(empty_as_null=False, keep_nulls=False)
-            .n_unique()
-            .cast(pl.Int64)
-            .alias("unique_users"),
+            _values("user_ids").n_unique().cast(pl.Int64).alias("unique_users"),
             _values("latencies_ms"),
             _error_counts().alias("error_counts"),
         )
