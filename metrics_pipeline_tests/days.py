@@ -9,9 +9,11 @@ from sqlalchemy import Connection, text
 
 from metrics_pipeline.logs.source import ExtractedDay
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
+from metrics_pipeline.metrics.reconciliation import Unreadable
 from metrics_pipeline.metrics.windows import DayWindow, day_window
 from metrics_pipeline.pipeline.aggregation import (
     AggregatedDay,
+    AggregationOptions,
     ComputedDay,
     compute_day,
     store_day,
@@ -90,9 +92,11 @@ def empty(database: Database) -> None:
     )
 
 
-def compute(database: Database, window: DayWindow = WINDOW, *, include_inactive: bool = False) -> ComputedDay:
+def compute(
+    database: Database, window: DayWindow = WINDOW, *, include_inactive: bool = False, accept_deleted: bool = False
+) -> ComputedDay:
     """The day's metrics, not stored."""
-    return compute_day(database, open_logs(database), window, include_inactive_agents=include_inactive)
+    return compute_day(database, open_logs(database), window, AggregationOptions(include_inactive, accept_deleted))
 
 
 def read(database: Database, window: DayWindow = WINDOW, *, include_inactive: bool = False) -> ExtractedDay:
@@ -101,7 +105,7 @@ def read(database: Database, window: DayWindow = WINDOW, *, include_inactive: bo
         return open_logs(database).read_day(snapshot, window, include_inactive_agents=include_inactive)
 
 
-def present(database: Database, *windows: DayWindow) -> dict[date, SourceFingerprint]:
+def present(database: Database, *windows: DayWindow) -> dict[date, SourceFingerprint | Unreadable]:
     """The fingerprints that the server computes of the logs as they are now."""
     logs = open_logs(database)
     with database.snapshot() as snapshot:
@@ -113,13 +117,13 @@ def aggregate(
     window: DayWindow = WINDOW,
     *,
     include_inactive: bool = False,
+    accept_deleted: bool = False,
     run_id: str = "a run",
     reason: Reason = Reason.MANUAL,
 ) -> AggregatedDay:
     """The day's metrics, stored."""
-    return store_day(
-        database, compute(database, window, include_inactive=include_inactive), run_id=run_id, reason=reason
-    )
+    computed = compute(database, window, include_inactive=include_inactive, accept_deleted=accept_deleted)
+    return store_day(database, computed, run_id=run_id, reason=reason)
 
 
 def written_rows(database: Database, *tables: str) -> dict[str, list[tuple[Any, ...]]]:

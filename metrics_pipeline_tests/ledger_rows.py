@@ -30,6 +30,7 @@ def ledger_row(logs: SourceFingerprint, **values: Any) -> LedgerRow:
         "run_id": "a run",
         "raw_pruned_at": None,
         "raw_pruned_logs": None,
+        "metrics_expired_at": None,
         "version": "7",
     }
     return LedgerRow(**defaults | values)

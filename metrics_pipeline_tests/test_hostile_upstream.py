@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.orchestration.reconciling import judge
 from metrics_pipeline.orchestration.reports import day_metadata
-from metrics_pipeline.pipeline.aggregation import preview_day
+from metrics_pipeline.pipeline.aggregation import AggregationOptions, preview_day
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.api.serving import Serve, serving
@@ -94,7 +94,7 @@ def test_everybody_who_reads_the_day_says_what_the_oracle_says(
     store_agents(database, agents)
     store_logs(database, logs_of_day)
     execute(database, NOWHERE)
-    preview = preview_day(database, open_logs(database), WINDOW, include_inactive_agents=False)
+    preview = preview_day(database, open_logs(database), WINDOW, AggregationOptions())
     report = day_metadata(assert_exact_twice(database))
     with database.engine.connect() as connection:
         expected = expected_metrics(connection, WINDOW.start, WINDOW.end)
@@ -112,7 +112,7 @@ def test_everybody_who_reads_the_day_says_what_the_oracle_says(
     logs = open_logs(database)
     [verdict] = judge(instance, database, logs, "UTC", [DAY])
     assert verdict.state is DayState.AGGREGATED
-    assert preview_day(database, logs, WINDOW, include_inactive_agents=False).inserted == 0
+    assert preview_day(database, logs, WINDOW, AggregationOptions()).inserted == 0
     assert DAY not in {day.metric_date for day in prune(database, is_dry_run=True).held_back}
     assert_api_says(serve(start_date=DAY), expected)
     for check in CHECKS:

@@ -11,6 +11,7 @@ from metrics_pipeline.errors import SettingsError
 from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
 from metrics_pipeline.orchestration.instance import open_instance
+from metrics_pipeline.pipeline.aggregation import AggregationOptions
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline.settings import Settings, forget_database_url
@@ -47,7 +48,7 @@ def demo() -> None:
         new = store_sample(database, _SPEC, days_between(first, last), settings.time_zone, count)
         typer.echo(f"            {made:,} logs, of which {new:,} are new")
         typer.echo("Dagster     running daily_metrics_job")
-        run_with_progress(instance, first, last, Reason.BACKFILL)
+        run_with_progress(instance, first, last, Reason.BACKFILL, AggregationOptions())
     with database.connect() as connection:
         _print_agents(metrics_of_day(connection, last), last)
     typer.echo("Open the Dagster UI with these days and runs: make dev   (or: metrics-pipeline dev)")

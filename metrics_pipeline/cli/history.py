@@ -40,12 +40,18 @@ def status(
     - **aggregated**: its metrics equal its logs
     - **no activity**: its metrics equal its logs, and there is not one log
     - **missing**: it was never aggregated
-    - **dirty**: its logs have changed since it was aggregated; some are late, corrected or deleted
+    - **dirty**: its logs have changed since it was aggregated; some are late or corrected
+    - **damaged**: another program deleted or altered its stored rows
+    - **shrunk**: logs that are in its metrics are gone
+    - **unreadable**: one of its logs cannot be read
     - **running**: it is being aggregated
     - **sealed**: retention has deleted its raw logs
+    - **expired**: retention has deleted its metrics
     - **other zone**: it was stored under another METRICS_TIME_ZONE
 
-    The schedule and the sensor aggregate missing and dirty days; `metrics-pipeline backfill` does it immediately.
+    The schedule and the sensor aggregate missing, dirty and damaged days; `metrics-pipeline backfill` does it
+    immediately. A shrunk day waits for a decision: `metrics-pipeline seal` keeps its metrics, and `metrics-pipeline
+    aggregate --accept-deleted-logs` computes them from the logs that are left.
     """
     settings = Settings.from_environment()
     database = open_database(settings)
@@ -110,11 +116,15 @@ def _status_row(verdict: DayVerdict, row: LedgerRow | None) -> tuple[str, ...]:
 
 
 def _restatement_row(restatement: Restatement) -> tuple[str, ...]:
-    changed = [
-        f"{name} {_plain(old)} → {_plain(restatement.new_row[name])}"
-        for name, old in restatement.old_row.items()
-        if old != restatement.new_row[name]
-    ]
+    changed = (
+        ["cleared"]
+        if restatement.new_row is None
+        else [
+            f"{name} {_plain(old)} → {_plain(restatement.new_row[name])}"
+            for name, old in restatement.old_row.items()
+            if old != restatement.new_row[name]
+        ]
+    )
     return (
         restatement.agent_id,
         str(restatement.metric_date),

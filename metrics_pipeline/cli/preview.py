@@ -9,14 +9,14 @@ from metrics_pipeline.cli.tables import print_table
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.comparison import DayChange
 from metrics_pipeline.metrics.windows import day_window, days_between
-from metrics_pipeline.pipeline.aggregation import preview_day
+from metrics_pipeline.pipeline.aggregation import AggregationOptions, preview_day
 from metrics_pipeline.pipeline.opening import open_database, open_logs
 from metrics_pipeline.settings import Settings
 
 _MAX_NAMED_AGENTS = 5
 
 
-def preview_days(settings: Settings, first: date, last: date, *, include_inactive_agents: bool) -> None:
+def preview_days(settings: Settings, first: date, last: date, options: AggregationOptions) -> None:
     """Computes the days without writing; prints a row for each, then the days that would fail and why."""
     database = open_database(settings)
     logs = open_logs(database)
@@ -26,14 +26,7 @@ def preview_days(settings: Settings, first: date, last: date, *, include_inactiv
         days_between(first, last), "Computing", console=Console(stderr=True), transient=True, show_speed=False
     ):
         try:
-            changes.append(
-                preview_day(
-                    database,
-                    logs,
-                    day_window(day, settings.time_zone),
-                    include_inactive_agents=include_inactive_agents,
-                )
-            )
+            changes.append(preview_day(database, logs, day_window(day, settings.time_zone), options))
         except PermanentError as error:
             failures.append(f"{day} would fail and stay as it is: {error}")
     print_table(

@@ -16,12 +16,17 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.orchestration.in_process import DaysOutcome, Report, run_days
 from metrics_pipeline.orchestration.instance import open_instance
+from metrics_pipeline.pipeline.aggregation import AggregationOptions
 from metrics_pipeline.pipeline.opening import open_database, require_ready
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import Reason
 
 _INCLUDE_INACTIVE = typer.Option(
     help="Also aggregate agents that are not active in agent_registry, for backfills of retired agents."
+)
+_ACCEPT_DELETED = typer.Option(
+    help="Also aggregate a day that has shrunk, because logs in its metrics were deleted. The old values are kept in "
+    "metric_restatements."
 )
 
 #: The exit code that shells report for a command that Ctrl-C ended: 128 + SIGINT.
@@ -33,6 +38,7 @@ def aggregate(
         datetime | None, typer.Option("--date", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="Default: yesterday.")
     ] = None,
     include_inactive_agents: Annotated[bool, _INCLUDE_INACTIVE] = False,
+    accept_deleted_logs: Annotated[bool, _ACCEPT_DELETED] = False,
 ) -> None:
     """Aggregates one day, as a Dagster run.
 
@@ -43,7 +49,7 @@ def aggregate(
     """
     settings = Settings.from_environment()
     chosen = day.date() if day else _yesterday(settings)
-    _run(settings, chosen, chosen, Reason.MANUAL, include_inactive_agents)
+    _run(settings, chosen, chosen, Reason.MANUAL, AggregationOptions(include_inactive_agents, accept_deleted_logs))
 
 
 def backfill(
@@ -55,6 +61,7 @@ def backfill(
         typer.Option("--to", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The last day. Default: yesterday."),
     ] = None,
     include_inactive_agents: Annotated[bool, _INCLUDE_INACTIVE] = False,
+    accept_deleted_logs: Annotated[bool, _ACCEPT_DELETED] = False,
     preview: Annotated[
         bool, typer.Option("--preview", help="Compute everything, write nothing, and print what would change.")
     ] = False,
@@ -69,26 +76,29 @@ def backfill(
 
     - `metrics-pipeline backfill --from 2025-07-01 --to 2025-07-31 --preview`: what would change, per day
     - `metrics-pipeline backfill --from 2025-07-01 --to 2025-07-31`
+    - `metrics-pipeline backfill --from 2025-07-01 --to 2025-07-31 --accept-deleted-logs`: after duplicates of these
+      days were removed on purpose
     """
     settings = Settings.from_environment()
+    options = AggregationOptions(include_inactive_agents, accept_deleted_logs)
     last_day = last.date() if last else _yesterday(settings)
     if preview:
         _require_complete_days(settings, first.date(), last_day)
-        preview_days(settings, first.date(), last_day, include_inactive_agents=include_inactive_agents)
+        preview_days(settings, first.date(), last_day, options)
     else:
-        _run(settings, first.date(), last_day, Reason.BACKFILL, include_inactive_agents)
+        _run(settings, first.date(), last_day, Reason.BACKFILL, options)
 
 
 def _yesterday(settings: Settings) -> date:
     return last_complete_day(datetime.now(UTC), settings.time_zone)
 
 
-def _run(settings: Settings, first: date, last: date, reason: Reason, include_inactive_agents: bool) -> None:
+def _run(settings: Settings, first: date, last: date, reason: Reason, options: AggregationOptions) -> None:
     _require_complete_days(settings, first, last)
     # Checked before the run: inside it, connecting to an unreachable database would be retried for minutes.
     require_ready(open_database(settings))
     with open_instance(settings) as instance:
-        run_with_progress(instance, first, last, reason, include_inactive_agents=include_inactive_agents)
+        run_with_progress(instance, first, last, reason, options)
 
 
 def run_with_progress(
@@ -96,8 +106,7 @@ def run_with_progress(
     first: date,
     last: date,
     reason: Reason,
-    *,
-    include_inactive_agents: bool = False,
+    options: AggregationOptions,
 ) -> None:
     """Runs the days with a progress bar on stderr, and prints a table of the stored ones on stdout.
 
@@ -126,8 +135,8 @@ def run_with_progress(
                 instance,
                 first,
                 last,
+                options,
                 reason=reason,
-                include_inactive_agents=include_inactive_agents,
                 on_day=advance,
             )
     if outcome.continued_run_id is not None:

@@ -34,6 +34,10 @@ class LogAggregates:
 
     by_agent: pl.DataFrame
 
+    def logs_by_agent(self) -> dict[str, int]:
+        """The number of logs of each agent that has any."""
+        return dict(self.by_agent.select("agent_id", "total_executions").iter_rows())
+
     def fingerprint(self, exact_costs: pl.DataFrame, kind: FingerprintKind) -> SourceFingerprint:
         """The totals over all agents. Agents with irregular costs count with their regular sum in `exact_costs`."""
         irregular = pl.col("has_irregular_costs")

@@ -1,6 +1,6 @@
 """Whether a stored day still adds up to its ledger row: no execution, error or dollar was lost or invented."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -73,7 +73,7 @@ class SkippedAgent:
     days: int
 
 
-def log_costs(logs: Sequence[AgentLogs], with_rows: Mapping[date, Set[str]]) -> dict[date, LogCosts]:
+def log_costs(logs: Sequence[AgentLogs], with_rows: Mapping[date, Collection[str]]) -> dict[date, LogCosts]:
     """The costs of each day that has logs. `with_rows` are the agents that have a row of the day."""
     days: dict[date, list[AgentLogs]] = {}
     for each in logs:
@@ -90,7 +90,7 @@ def log_costs(logs: Sequence[AgentLogs], with_rows: Mapping[date, Set[str]]) -> 
     }
 
 
-def skipped_agents(logs: Sequence[AgentLogs], with_rows: Mapping[date, Set[str]]) -> list[SkippedAgent]:
+def skipped_agents(logs: Sequence[AgentLogs], with_rows: Mapping[date, Collection[str]]) -> list[SkippedAgent]:
     """The agents that have logs but no row on some day, most such logs first."""
     skipped: dict[str | None, list[int]] = {}
     for each in logs:
@@ -98,20 +98,6 @@ def skipped_agents(logs: Sequence[AgentLogs], with_rows: Mapping[date, Set[str]]
             skipped.setdefault(each.agent_id, []).append(each.logs)
     agents = [SkippedAgent(agent, sum(counts), len(counts)) for agent, counts in skipped.items()]
     return sorted(agents, key=lambda agent: (-agent.logs, agent.agent_id is None, agent.agent_id or ""))
-
-
-def expired_days(days: Sequence[StoredTotals], cutoff: date) -> set[date]:
-    """The days whose rows retention deleted. `days` is the whole ledger, oldest first.
-
-    Retention seals a day and deletes all its rows, oldest days first. So an expired day is before `cutoff`, or before
-    every day that has rows, because the policy may have kept fewer days then. Retention deleted no others.
-    """
-    first_with_rows = next((day.ledger.metric_date for day in days if day.rows > 0), date.max)
-    return {
-        day.ledger.metric_date
-        for day in days
-        if day.ledger.is_sealed and day.rows == 0 and day.ledger.metric_date < max(cutoff, first_with_rows)
-    }
 
 
 def is_cost_compared(day: StoredTotals, costs: LogCosts | None) -> bool:

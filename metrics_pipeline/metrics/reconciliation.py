@@ -1,27 +1,36 @@
 """Which days need a run, and why: the ledger's rows against the logs as they are now."""
 
-from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import StrEnum
 
 from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
+from metrics_pipeline.metrics.windows import day_window
+
+_MAX_NAMED_AGENTS = 3
 
 
 class DayState(StrEnum):
-    """The state of a day, under the name that commands, checks, API and gauges share.
-
-    Only MISSING and DIRTY days need a run.
-    """
+    """The state of a day, under the name that commands, checks, API and gauges share."""
 
     AGGREGATED = "aggregated"
     NO_ACTIVITY = "no_activity"
     MISSING = "missing"
     DIRTY = "dirty"
+    DAMAGED = "damaged"
+    SHRUNK = "shrunk"
+    UNREADABLE = "unreadable"
     SEALED = "sealed"
+    EXPIRED = "expired"
     RUNNING = "running"
     OTHER_ZONE = "other_zone"
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether what is stored of the day is not what its logs say, or cannot be compared with them."""
+        return self in _FAULTS
 
     @property
     def words(self) -> str:
@@ -29,13 +38,19 @@ class DayState(StrEnum):
         return self.value.replace("_", " ")
 
 
+_FAULTS = (DayState.MISSING, DayState.DIRTY, DayState.DAMAGED, DayState.SHRUNK, DayState.UNREADABLE)
+
 #: What each state means.
 STATE_MEANINGS = {
     DayState.AGGREGATED: "its metrics equal its logs",
     DayState.NO_ACTIVITY: "its metrics equal its logs, and there is not one log",
     DayState.MISSING: "never aggregated",
-    DayState.DIRTY: "its logs have changed since: a late one, a correction, a deletion",
+    DayState.DIRTY: "its logs have changed since: a late one, a correction",
+    DayState.DAMAGED: "its stored rows are not those that were published: deleted or altered by another program",
+    DayState.SHRUNK: "logs that are in its metrics are gone; only --accept-deleted-logs aggregates it again",
+    DayState.UNREADABLE: "one of its logs cannot be read",
     DayState.SEALED: "its raw logs were pruned, its metrics are final",
+    DayState.EXPIRED: "its metrics were older than the retention period and were deleted",
     DayState.RUNNING: "a run is about to write it",
     DayState.OTHER_ZONE: "stored as a day of another METRICS_TIME_ZONE",
 }
@@ -63,6 +78,7 @@ class LedgerRow:
     run_id: str
     raw_pruned_at: datetime | None
     raw_pruned_logs: int | None
+    metrics_expired_at: datetime | None
     version: str
 
     @property
@@ -80,9 +96,35 @@ class Closed:
 
 
 @dataclass(frozen=True)
+class Unreadable:
+    """Why the logs of a day cannot be read, in place of their fingerprint."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class DayEvidence:
+    """What is known of a day when it is judged.
+
+    stored: its row in the ledger; None for a day that was never aggregated, or was cleared. present: the fingerprint of
+    its logs, of the kind that the day was stored with if that can still be computed. executions, present_logs: of each
+    agent, total_executions of its stored row and the number of its present logs; needed where may_have_shrunk().
+    damage: how the stored rows contradict the ledger. is_running: whether a run is about to write the day.
+    """
+
+    stored: LedgerRow | None
+    present: SourceFingerprint | Unreadable
+    executions: Mapping[str, int] = field(default_factory=dict)
+    present_logs: Mapping[str, int] = field(default_factory=dict)
+    damage: Sequence[str] = ()
+    is_running: bool = False
+
+
+@dataclass(frozen=True)
 class DayVerdict:
     """A day's state, and why.
 
+    needs_run: whether another aggregation mends the day without a decision of an operator.
     is_outdated: stored under an older definition of the metrics, or with a fingerprint that cannot be compared any
     more; such a day is aggregated again only on request.
     fingerprint: identifies this state of the day. It changes with the logs, and each time the day is stored.
@@ -91,13 +133,9 @@ class DayVerdict:
     metric_date: date
     state: DayState
     reason: str
+    needs_run: bool
     is_outdated: bool
     fingerprint: str
-
-    @property
-    def needs_run(self) -> bool:
-        """Whether the day is unfinished."""
-        return self.state in (DayState.MISSING, DayState.DIRTY)
 
 
 def why_closed(stored: LedgerRow, time_zone: str) -> Closed | None:
@@ -110,66 +148,111 @@ def why_closed(stored: LedgerRow, time_zone: str) -> Closed | None:
             f"{stored.raw_pruned_at:%Y-%m-%d %H:%M}Z, so its metrics can no longer be computed. "
             "The stored metrics stay as they are.",
         )
-    if stored.time_zone != time_zone:
+    window = day_window(day, time_zone)
+    # Two names of one zone give the same window.
+    if (stored.window_start, stored.window_end) != (window.start, window.end):
         return Closed(
             DayState.OTHER_ZONE,
             f"{day} is stored as a day of {stored.time_zone}, and METRICS_TIME_ZONE is now {time_zone}. Set "
             f"METRICS_TIME_ZONE back, or, to recompute the day as one of {time_zone}, clear it first: "
-            f"DELETE FROM metric_day_ledger WHERE metric_date = '{day}'.",
+            f"metrics-pipeline clear --date {day}",
         )
     return None
 
 
-def is_finished(stored: LedgerRow, present: SourceFingerprint) -> bool:
+def is_finished(stored: LedgerRow, present: SourceFingerprint | Unreadable) -> bool:
     """Whether the day is stored under the present definition and aggregating the present logs would change nothing."""
-    if stored.is_sealed:
-        return stored.definition_version == DEFINITION_VERSION
-    return stored.definition_version == DEFINITION_VERSION and stored.source_fingerprint.equals(present)
+    if stored.definition_version != DEFINITION_VERSION:
+        return False
+    return stored.is_sealed or (not isinstance(present, Unreadable) and stored.source_fingerprint.equals(present))
 
 
-def reconcile(
-    days: Iterable[date],
-    *,
-    time_zone: str,
-    stored: Mapping[date, LedgerRow],
-    present: Mapping[date, SourceFingerprint],
-    running: Set[date],
-) -> list[DayVerdict]:
-    """One verdict per day, in the order of `days`.
+def may_have_shrunk(stored: LedgerRow | None, present: SourceFingerprint | Unreadable) -> bool:
+    """Whether logs of the day's metrics can be gone.
 
-    stored: the ledger; a day that is not in it was never aggregated, or was cleared. present: the fingerprint of each
-    day's logs, of the kind that the day was stored with if that can still be computed. running: the days that a run is
-    about to write.
+    If no total changed, logs were corrected or moved from one agent to another at most.
     """
+    if isinstance(present, Unreadable):
+        return False
+    if stored is None:
+        return True
+    before, now = stored.source_fingerprint.numbers, present.numbers
+    return any(before[name] != now[name] for name in ("logs", "latency_ms", "tokens", "cost_nano_usd"))
+
+
+def what_is_gone(
+    stored: LedgerRow | None,
+    present: SourceFingerprint,
+    executions: Mapping[str, int],
+    present_logs: Mapping[str, int],
+) -> str | None:
+    """Which agents have fewer logs than their stored metrics say; None if none. The arguments are as in DayEvidence."""
+    fewer = {
+        agent: (present_logs.get(agent, 0), logs)
+        for agent, logs in sorted(executions.items())
+        if present_logs.get(agent, 0) < logs
+    }
+    if not fewer or not may_have_shrunk(stored, present):
+        return None
+    gone = sum(logs - now for now, logs in fewer.values())
+    named = [f"{agent!r} has {now:,} of {logs:,} left" for agent, (now, logs) in fewer.items()]
+    more = len(named) - _MAX_NAMED_AGENTS
+    return (
+        f"{gone:,} of {sum(executions.values()):,} aggregated logs are gone: {', '.join(named[:_MAX_NAMED_AGENTS])}"
+        f"{f', and {more} more agents' if more > 0 else ''}"
+    )
+
+
+def reconcile(days: Mapping[date, DayEvidence], time_zone: str) -> list[DayVerdict]:
+    """One verdict per day, in the order of `days`."""
     verdicts = []
-    for day in days:
-        row, logs = stored.get(day), present[day]
-        state, reason = _state(day, time_zone, row, logs, running)
+    for day, evidence in days.items():
+        row, present = evidence.stored, evidence.present
+        state, reason = _state(evidence, time_zone)
         is_outdated = row is not None and (
-            row.definition_version != DEFINITION_VERSION or row.source_fingerprint.kind != logs.kind
+            row.definition_version != DEFINITION_VERSION
+            or (not isinstance(present, Unreadable) and row.source_fingerprint.kind != present.kind)
         )
-        stored_at = row.aggregated_at.isoformat() if row is not None else "never"
-        verdicts.append(DayVerdict(day, state, reason, is_outdated, logs.digest(stored_at)))
+        needs_run = (
+            state in (DayState.MISSING, DayState.DIRTY)
+            or (state is DayState.DAMAGED and row is not None and not row.is_sealed)
+            # The run that fails shows in Dagster why the day has no metrics.
+            or (state is DayState.UNREADABLE and row is None)
+        )
+        context = (state.value, row.aggregated_at.isoformat() if row is not None else "never")
+        logs = SourceFingerprint.of_no_logs() if isinstance(present, Unreadable) else present
+        verdicts.append(DayVerdict(day, state, reason, needs_run, is_outdated, logs.digest(*context)))
     return verdicts
 
 
-def _state(
-    day: date, time_zone: str, stored: LedgerRow | None, logs: SourceFingerprint, running: Set[date]
-) -> tuple[DayState, str]:
-    if day in running:
+def _state(evidence: DayEvidence, time_zone: str) -> tuple[DayState, str]:
+    stored, present = evidence.stored, evidence.present
+    if evidence.is_running:
         return DayState.RUNNING, "a run is writing it"
+    if stored is not None and stored.metrics_expired_at is not None:
+        return DayState.EXPIRED, f"metrics of {stored.agents} agents deleted {stored.metrics_expired_at:%Y-%m-%d}"
+    closed = why_closed(stored, time_zone) if stored is not None else None
+    if closed is not None and stored is not None:
+        if evidence.damage:
+            return DayState.DAMAGED, "; ".join(evidence.damage)
+        if stored.raw_pruned_at is None:
+            return closed.state, f"stored as a day of {stored.time_zone}"
+        late = isinstance(present, SourceFingerprint) and present.logs
+        more = f", {late} logs have arrived since or were left" if late else ""
+        return closed.state, f"raw logs pruned {stored.raw_pruned_at:%Y-%m-%d}{more}"
+    if isinstance(present, Unreadable):
+        return DayState.UNREADABLE, present.reason
+    gone = what_is_gone(stored, present, evidence.executions, evidence.present_logs)
+    if gone:
+        return DayState.SHRUNK, "; ".join([gone, *evidence.damage])
     if stored is None:
-        return DayState.MISSING, f"never aggregated, {logs.logs} logs"
-    closed = why_closed(stored, time_zone)
-    if closed is not None and stored.raw_pruned_at is not None:
-        late = f", {logs.logs} logs have arrived since or were left" if logs.logs else ""
-        return closed.state, f"raw logs pruned {stored.raw_pruned_at:%Y-%m-%d}{late}"
-    if closed is not None:
-        return closed.state, f"stored as a day of {stored.time_zone}"
-    if stored.source_fingerprint.kind != logs.kind:
+        return DayState.MISSING, f"never aggregated, {present.logs} logs"
+    if evidence.damage:
+        return DayState.DAMAGED, "; ".join(evidence.damage)
+    if stored.source_fingerprint.kind != present.kind:
         engine, version = stored.source_fingerprint.kind
         return DayState.AGGREGATED, f"not compared: its fingerprint is version {version} of {engine}"
-    differences = stored.source_fingerprint.differences(logs)
+    differences = stored.source_fingerprint.differences(present)
     if differences:
         return DayState.DIRTY, ", ".join(differences)
-    return (DayState.AGGREGATED if logs.logs else DayState.NO_ACTIVITY), "equal to its logs"
+    return (DayState.AGGREGATED if present.logs else DayState.NO_ACTIVITY), "equal to its logs"

@@ -18,7 +18,7 @@ from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.orchestration.reports import day_materialization
 from metrics_pipeline.orchestration.runs import partitions_to_do, reason_for
 from metrics_pipeline.orchestration.upstream import SOURCE_ASSETS
-from metrics_pipeline.pipeline.aggregation import aggregate_days
+from metrics_pipeline.pipeline.aggregation import AggregationOptions, aggregate_days
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
 
@@ -43,6 +43,10 @@ class AggregationConfig(dg.Config):
     include_inactive_agents: bool = Field(
         default=False,
         description="Also aggregate agents that are not active in agent_registry, for backfills of retired agents.",
+    )
+    accept_deleted_logs: bool = Field(
+        default=False,
+        description="Also aggregate days that have shrunk, because logs in their metrics were deleted.",
     )
 
 
@@ -87,7 +91,7 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, owners: S
                 database,
                 logs,
                 windows,
-                include_inactive_agents=config.include_inactive_agents,
+                AggregationOptions(config.include_inactive_agents, config.accept_deleted_logs),
                 run_id=context.run.run_id,
                 reason=reason_for(context.run.tags),
             ):

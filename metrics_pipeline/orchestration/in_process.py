@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from typing import Any
 from uuid import uuid4
@@ -21,6 +21,7 @@ from metrics_pipeline.names import (
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTION_ASSET_KEY
 from metrics_pipeline.orchestration.dagster_internals import is_interrupted, run_in_this_process, signals_held_back
 from metrics_pipeline.orchestration.processes import end_if_orphaned, own_process
+from metrics_pipeline.pipeline.aggregation import AggregationOptions
 from metrics_pipeline.store.publishing import Reason
 
 _UNSUCCESSFUL = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
@@ -59,9 +60,9 @@ def run_days(
     instance: dg.DagsterInstance,
     first: date,
     last: date,
+    options: AggregationOptions,
     *,
     reason: Reason,
-    include_inactive_agents: bool,
     on_day: Callable[[date, Report], None],
 ) -> DaysOutcome:
     """Runs daily_metrics_job over the days from `first` to `last` and calls `on_day` as each is stored.
@@ -76,8 +77,7 @@ def run_days(
     }
     unfinished = _unfinished_run(instance, tags)
     outcome = DaysOutcome(str(uuid4()), continued_run_id=unfinished.run_id if unfinished else None)
-    config = {"include_inactive_agents": include_inactive_agents}
-    for event in _execute(instance, outcome, DAILY_METRICS_JOB, METRICS_ASSET_KEY, config, tags, unfinished):
+    for event in _execute(instance, outcome, DAILY_METRICS_JOB, METRICS_ASSET_KEY, asdict(options), tags, unfinished):
         if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION and event.partition is not None:
             day = date.fromisoformat(event.partition)
             outcome.days[day] = _plain_metadata(event)

@@ -20,12 +20,24 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.ledger import (
     StoredDay,
     read_stored_day,
-    refuse_if_logs_vanished,
     refuse_if_partly_pruned,
+    refuse_if_shrunk,
     refuse_unless_open,
 )
 from metrics_pipeline.store.publishing import Published, Reason, publish_day
 from metrics_pipeline.store.reads import metrics_of_day
+
+
+@dataclass(frozen=True)
+class AggregationOptions:
+    """What the person who asks for an aggregation decides.
+
+    include_inactive_agents: also aggregate agents that are not active. accept_deleted_logs: also aggregate a day that
+    has shrunk.
+    """
+
+    include_inactive_agents: bool = False
+    accept_deleted_logs: bool = False
 
 
 @dataclass
@@ -62,9 +74,7 @@ class AggregatedDay:
     published: Published
 
 
-def compute_day(
-    database: Database, logs: LogSource, window: DayWindow, *, include_inactive_agents: bool
-) -> ComputedDay:
+def compute_day(database: Database, logs: LogSource, window: DayWindow, options: AggregationOptions) -> ComputedDay:
     """Guard, extract, compute and validate, all from one snapshot. Writes nothing.
 
     Raises DayRefusedError, InvariantError, and the TransientError or PermanentError of a database fault.
@@ -76,22 +86,23 @@ def compute_day(
             refuse_unless_open(stored, window)
             refuse_if_partly_pruned(snapshot, window)
         with timings.step("extract"):
-            extracted = logs.read_day(snapshot, window, include_inactive_agents=include_inactive_agents)
+            extracted = logs.read_day(snapshot, window, include_inactive_agents=options.include_inactive_agents)
     with timings.step("compute"):
         # An agent that was retired since the day was aggregated keeps its row, which is still updated from its logs.
-        agents = pl.concat([extracted.agents, pl.Series(stored.agent_ids, dtype=pl.String)]).unique()
+        agents = pl.concat([extracted.agents, pl.Series(list(stored.executions), dtype=pl.String)]).unique()
         aggregates = merge_partials(extracted.partials)
         metrics = daily_metrics(aggregates, agents, window.metric_date, extracted.exact_costs, extracted.kind)
         totals = day_totals(extracted.partials, agents)
     with timings.step("validate"):
-        refuse_if_logs_vanished(stored, window, extracted.logs)
+        if not options.accept_deleted_logs:
+            refuse_if_shrunk(stored, window, metrics.fingerprint, aggregates.logs_by_agent())
         validate_day(metrics, window, extracted.logs)
     return ComputedDay(window, metrics, totals, stored, extracted.taken_at, timings)
 
 
-def preview_day(database: Database, logs: LogSource, window: DayWindow, *, include_inactive_agents: bool) -> DayChange:
+def preview_day(database: Database, logs: LogSource, window: DayWindow, options: AggregationOptions) -> DayChange:
     """What aggregating the day now would change. Writes nothing; raises what compute_day raises."""
-    computed = compute_day(database, logs, window, include_inactive_agents=include_inactive_agents)
+    computed = compute_day(database, logs, window, options)
     with database.connect() as connection:
         stored = metrics_of_day(connection, window.metric_date)
     return compare_days(window.metric_date, stored, computed.metrics.metrics)
@@ -120,8 +131,8 @@ def aggregate_days(
     database: Database,
     logs: LogSource,
     windows: Mapping[str, DayWindow],
+    options: AggregationOptions,
     *,
-    include_inactive_agents: bool,
     run_id: str,
     reason: Reason,
 ) -> Iterator[tuple[str, AggregatedDay | PermanentError]]:
@@ -134,7 +145,7 @@ def aggregate_days(
     with database.keeping_connections() as kept, ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
 
         def read(window: DayWindow) -> ComputedDay:
-            return compute_day(kept, logs, window, include_inactive_agents=include_inactive_agents)
+            return compute_day(kept, logs, window, options)
 
         def outcome(key: str, computed: Future[ComputedDay]) -> tuple[str, AggregatedDay | PermanentError]:
             try:

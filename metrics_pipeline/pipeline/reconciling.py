@@ -7,11 +7,24 @@ from datetime import date, datetime, timedelta
 from sqlalchemy import Connection
 
 from metrics_pipeline.logs.source import LogSource
+from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
+from metrics_pipeline.metrics.conservation import contradictions
 from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
-from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict, LedgerRow, is_finished, reconcile
+from metrics_pipeline.metrics.reconciliation import (
+    DayEvidence,
+    DayState,
+    DayVerdict,
+    LedgerRow,
+    Unreadable,
+    is_finished,
+    may_have_shrunk,
+    reconcile,
+)
 from metrics_pipeline.metrics.windows import DayWindow, day_window, days_between, last_complete_day
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.store.audit import stored_totals
 from metrics_pipeline.store.ledger import ledger_rows
+from metrics_pipeline.store.reads import executions_by_agent
 
 
 def lookback(settings: Settings, now: datetime, days: int | None = None) -> list[date]:
@@ -29,13 +42,36 @@ def judge_days(
 ) -> list[DayVerdict]:
     """The verdict on each of `days`, which are sorted. One pass over their logs per kind of fingerprint.
 
+    A day whose logs have grown or were corrected costs another pass over its logs, which counts those of each agent.
     `snapshot` is a transaction that sees one state of the database. `running` are the days that a run will write.
     """
     if not days:
         return []
-    stored = ledger_rows(snapshot, days[0], days[-1])
-    present = _present(snapshot, logs, [day_window(day, time_zone) for day in days], stored)
-    return reconcile(days, time_zone=time_zone, stored=stored, present=present, running=running)
+    windows = {day: day_window(day, time_zone) for day in days}
+    totals = {total.ledger.metric_date: total for total in stored_totals(snapshot, days[0], days[-1])}
+    stored = {day: total.ledger for day, total in totals.items()}
+    present = _present(snapshot, logs, list(windows.values()), stored)
+    executions = executions_by_agent(
+        snapshot, [day for day in days if day not in running and may_have_shrunk(stored.get(day), present[day])]
+    )
+    counted = logs.logs_by_agent(snapshot, [windows[day] for day in days if day in executions])
+    return reconcile(
+        {
+            day: DayEvidence(
+                stored.get(day),
+                present[day],
+                executions.get(day, {}),
+                {each.agent_id: each.logs for each in counted if each.metric_date == day and each.agent_id is not None},
+                # What adds up is a matter of the definition.
+                contradictions(totals[day], None)
+                if day in totals and stored[day].definition_version == DEFINITION_VERSION
+                else (),
+                day in running,
+            )
+            for day in days
+        },
+        time_zone,
+    )
 
 
 def finished_days(snapshot: Connection, logs: LogSource, windows: Sequence[DayWindow]) -> set[date]:
@@ -57,7 +93,7 @@ def findings(verdicts: Sequence[DayVerdict]) -> str:
     said += [
         f"{verdict.metric_date} is {verdict.state.words} ({verdict.reason})"
         for verdict in verdicts
-        if verdict.needs_run
+        if verdict.state.is_fault
     ]
     outdated = [verdict.metric_date for verdict in verdicts if verdict.is_outdated]
     if outdated:
@@ -69,7 +105,7 @@ def findings(verdicts: Sequence[DayVerdict]) -> str:
 
 def _present(
     snapshot: Connection, logs: LogSource, windows: Sequence[DayWindow], stored: dict[date, LedgerRow]
-) -> dict[date, SourceFingerprint]:
+) -> dict[date, SourceFingerprint | Unreadable]:
     """The present fingerprint of each day, of the kind that the day was stored with if that can still be computed.
 
     Otherwise it is of the present kind, and cannot be compared with the stored one.

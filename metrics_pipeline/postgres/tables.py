@@ -76,6 +76,7 @@ metric_day_ledger = Table(
     Column("run_id", Text, nullable=False),
     Column("raw_pruned_at", DateTime(timezone=True)),
     Column("raw_pruned_logs", BigInteger),
+    Column("metrics_expired_at", DateTime(timezone=True)),
 )
 
 metric_restatements = Table(

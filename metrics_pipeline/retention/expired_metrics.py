@@ -35,12 +35,13 @@ SELECT (SELECT count(*) FROM expired) AS metrics,
 _SEAL = text("""
 INSERT INTO metric_day_ledger (metric_date, time_zone, window_start, window_end, source_logs, aggregated_logs,
     skipped_logs, agents, source_fingerprint, definition_version, snapshot_at, aggregated_at, run_id, raw_pruned_at,
-    raw_pruned_logs)
+    raw_pruned_logs, metrics_expired_at)
 VALUES (:metric_date, :time_zone, :start, :end, :executions, :executions, 0, :agents, :no_logs, 'unknown', now(), now(),
-    :run_id, now(), 0)
+    :run_id, now(), 0, now())
 ON CONFLICT (metric_date) DO UPDATE
     SET raw_pruned_at = coalesce(metric_day_ledger.raw_pruned_at, EXCLUDED.raw_pruned_at),
-        raw_pruned_logs = coalesce(metric_day_ledger.raw_pruned_logs, EXCLUDED.raw_pruned_logs)""")
+        raw_pruned_logs = coalesce(metric_day_ledger.raw_pruned_logs, EXCLUDED.raw_pruned_logs),
+        metrics_expired_at = coalesce(metric_day_ledger.metrics_expired_at, EXCLUDED.metrics_expired_at)""")
 
 
 def expire_metrics(

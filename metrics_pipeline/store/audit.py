@@ -39,8 +39,10 @@ LEFT JOIN (
     CROSS JOIN LATERAL (
         SELECT coalesce(sum(executions::numeric), 0) AS errors FROM jsonb_each_text(error_distribution)
             AS error(type, executions)) AS distribution
+    WHERE metric_date BETWEEN :first AND :last
     GROUP BY metric_date
 ) AS stored USING (metric_date)
+WHERE metric_date BETWEEN :first AND :last
 ORDER BY metric_date""")
 
 _DAYS_WITHOUT_LEDGER = text("""
@@ -50,13 +52,13 @@ WHERE NOT EXISTS (SELECT FROM metric_day_ledger AS ledger WHERE ledger.metric_da
 _AGENTS_WITHOUT_ROW = text("""
 SELECT count(*) OVER () AS agents, id::text AS agent_id, name
 FROM agent_registry
-WHERE status::text = 'active' AND NOT EXISTS (
+WHERE status::text COLLATE "C" = 'active' AND NOT EXISTS (
     SELECT FROM agent_performance_metrics WHERE agent_id = id::text AND metric_date = :metric_date)
 ORDER BY id::text LIMIT :limit""")
 
 _STATUSES = text("SELECT id::text, status::text FROM agent_registry WHERE id::text = ANY(:agents)")
 
-_ACTIVE_AGENTS = text("SELECT count(*) FROM agent_registry WHERE status::text = 'active'")
+_ACTIVE_AGENTS = text("""SELECT count(*) FROM agent_registry WHERE status::text COLLATE "C" = 'active'""")
 
 _HISTORY = text(f"""
 SELECT {", ".join(HISTORY_SCHEMA.names())} FROM agent_performance_metrics WHERE metric_date = ANY(:days)""")
@@ -71,10 +73,10 @@ class AgentsWithoutRow:
     named: Sequence[tuple[str, str]]
 
 
-def stored_totals(connection: Connection) -> list[StoredTotals]:
-    """Every day of the ledger with the sums over its rows, oldest first. Reads no logs."""
+def stored_totals(connection: Connection, first: date = date.min, last: date = date.max) -> list[StoredTotals]:
+    """The days of the ledger from `first` to `last` with the sums over their rows, oldest first. Reads no logs."""
     totals = []
-    for row in connection.execute(_STORED_TOTALS).mappings():
+    for row in connection.execute(_STORED_TOTALS, {"first": first, "last": last}).mappings():
         sums = {name: value for name, value in row.items() if name not in (*LEDGER_COLUMNS, "version")}
         agents = tuple(sums.pop("contradictory_agents"))
         # sum() of a bigint is a numeric.

@@ -1,6 +1,6 @@
 """metric_day_ledger: what was aggregated for each day, from which logs, when and by which run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import date, datetime
 from typing import Any
@@ -9,7 +9,7 @@ from sqlalchemy import Connection, RowMapping, text
 
 from metrics_pipeline.errors import DayRefusedError
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
-from metrics_pipeline.metrics.reconciliation import LedgerRow, why_closed
+from metrics_pipeline.metrics.reconciliation import LedgerRow, what_is_gone, why_closed
 from metrics_pipeline.metrics.windows import DayWindow
 
 #: The columns of the table, in its order.
@@ -20,8 +20,8 @@ _ROW = f"ledger.{', ledger.'.join(LEDGER_COLUMNS)}, ledger.xmin::text AS version
 _ROWS = text(f"SELECT {_ROW} FROM metric_day_ledger AS ledger WHERE metric_date BETWEEN :first AND :last ORDER BY 1")
 
 _STATE = text(f"""
-SELECT {_ROW}, stored.executions, stored.agent_ids
-FROM (SELECT coalesce(sum(total_executions), 0)::bigint AS executions, array_agg(agent_id) AS agent_ids
+SELECT {_ROW}, stored.agent_ids, stored.executions
+FROM (SELECT array_agg(agent_id) AS agent_ids, array_agg(total_executions) AS executions
       FROM agent_performance_metrics WHERE metric_date = :metric_date) AS stored
 LEFT JOIN metric_day_ledger AS ledger ON ledger.metric_date = :metric_date""")
 
@@ -41,20 +41,20 @@ _FIRST_STORED = text("SELECT min(window_start) FROM metric_day_ledger")
 class StoredDay:
     """What is stored for a day before it is aggregated again.
 
-    ledger: its row, None for a day that was never aggregated or was cleared. executions: the sum of total_executions
-    over its stored metrics. agent_ids: the agents that have a row of metrics.
+    ledger: its row, None for a day that was never aggregated or was cleared. executions: total_executions by agent, of
+    the agents that have a row of metrics.
     """
 
     ledger: LedgerRow | None
-    executions: int
-    agent_ids: Sequence[str]
+    executions: Mapping[str, int]
 
 
 def read_stored_day(connection: Connection, metric_date: date) -> StoredDay:
     """The day as the connection's transaction sees it."""
     row = dict(connection.execute(_STATE, {"metric_date": metric_date}).mappings().one())
-    executions, agent_ids = row.pop("executions"), row.pop("agent_ids") or ()
-    return StoredDay(ledger_row(row) if row["version"] is not None else None, executions, agent_ids)
+    agent_ids, executions = row.pop("agent_ids") or (), row.pop("executions") or ()
+    ledger = ledger_row(row) if row["version"] is not None else None
+    return StoredDay(ledger, dict(zip(agent_ids, executions, strict=True)))
 
 
 def ledger_version(connection: Connection, metric_date: date) -> str | None:
@@ -99,17 +99,21 @@ def refuse_if_partly_pruned(connection: Connection, window: DayWindow) -> None:
         )
 
 
-def refuse_if_logs_vanished(stored: StoredDay, window: DayWindow, logs_read: int) -> None:
-    """Raises DayRefusedError if metrics are stored and no log is left.
+def refuse_if_shrunk(
+    stored: StoredDay, window: DayWindow, present: SourceFingerprint, present_logs: Mapping[str, int]
+) -> None:
+    """Raises DayRefusedError if logs that are in the stored metrics are gone.
 
-    Another system deleted the logs, before there was a ledger or without updating it. Aggregating would store zeros.
+    present_logs: the number of each agent's present logs. A platform's own pruning, a cascading delete or row-level
+    security would otherwise turn history into zeros.
     """
-    if logs_read == 0 and stored.executions > 0:
+    gone = what_is_gone(stored.ledger, present, stored.executions, present_logs)
+    if gone is not None:
+        day = window.metric_date
         raise DayRefusedError(
-            f"{window.metric_date} has stored metrics of {stored.executions} executions, but no log of that "
-            "day is left in agent_execution_logs. Aggregating it would replace them by zeros, so it is refused. "
-            "If these executions never happened, clear the day first: "
-            f"DELETE FROM agent_performance_metrics WHERE metric_date = '{window.metric_date}'."
+            f"{day} has shrunk: {gone}. Its stored metrics stay as they are. If the logs were pruned, keep the metrics "
+            f"for good: metrics-pipeline seal --date {day}. If they were deleted because the executions never "
+            f"happened, aggregate what is left: metrics-pipeline aggregate --date {day} --accept-deleted-logs"
         )
 
 

@@ -21,7 +21,7 @@ from sqlalchemy import text
 from metrics_pipeline.embedded import acquire
 from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import day_window, days_between
-from metrics_pipeline.pipeline.aggregation import compute_day, store_day
+from metrics_pipeline.pipeline.aggregation import AggregationOptions, compute_day, store_day
 from metrics_pipeline.pipeline.opening import open_database, open_logs
 from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline.settings import Settings
@@ -86,7 +86,7 @@ def _publishing(home: Path, rounds: int) -> dict[str, list[float]]:
         ):
             with database.engine.begin() as connection:
                 connection.execute(text(change))
-            computed = compute_day(database, logs, window, include_inactive_agents=True)
+            computed = compute_day(database, logs, window, AggregationOptions(include_inactive_agents=True))
             store_day(database, computed, run_id="benchmark", reason=Reason.MANUAL)
             seconds[name].append(computed.timings.seconds["publish"])
     return seconds

@@ -22,7 +22,7 @@ from sqlalchemy import text
 
 from metrics_pipeline.embedded import acquire, server_pid
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
-from metrics_pipeline.pipeline.aggregation import compute_day, store_day
+from metrics_pipeline.pipeline.aggregation import AggregationOptions, compute_day, store_day
 from metrics_pipeline.pipeline.opening import open_database, open_logs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
@@ -144,7 +144,7 @@ def _load(database: Database, logs: int, prune: int) -> None:
     logs = open_logs(database)
     for n in range(old_days):
         window = day_window(old.metric_date + timedelta(days=n), "UTC")
-        computed = compute_day(database, logs, window, include_inactive_agents=False)
+        computed = compute_day(database, logs, window, AggregationOptions())
         store_day(database, computed, run_id="benchmark", reason=Reason.MANUAL)
 
 

@@ -75,7 +75,9 @@ def states(database: Database, tmp_path: Path) -> None:
         day=SEALED,
     )
     execute(database, "UPDATE metric_day_ledger SET definition_version = '0' WHERE metric_date = :day", day=OUTDATED)
-    execute(database, "UPDATE metric_day_ledger SET time_zone = 'Asia/Tokyo' WHERE metric_date = :day", day=OTHER_ZONE)
+    move = """UPDATE metric_day_ledger SET time_zone = 'Asia/Tokyo', window_start = window_start - interval '9 h',
+                     window_end = window_end - interval '9 h' WHERE metric_date = :day"""
+    execute(database, move, day=OTHER_ZONE)
     store_logs(database, [log_of(DIRTY, "b", "0.000000001", "failed")] * 1234)
     (tmp_path / "dagster").mkdir(exist_ok=True)
     with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as instance:

@@ -77,7 +77,9 @@ def test_a_preview_says_of_each_day_what_would_change_or_why_it_would_fail_and_w
     ]
     sealed, vanished, dear = result.stdout.splitlines()[-3:]
     assert sealed.startswith("2025-07-11 would fail and stay as it is: 2025-07-11 is sealed: 3 of its raw logs")
-    assert vanished.startswith("2025-07-12 would fail and stay as it is: 2025-07-12 has stored metrics of 2 executions")
+    assert vanished.startswith(
+        "2025-07-12 would fail and stay as it is: 2025-07-12 has shrunk: 2 of 2 aggregated logs are gone"
+    )
     assert dear.startswith("2025-07-13 would fail and stay as it is: The costs of 2025-07-13 add up to 10^11 USD")
     assert written_rows(database) == before
     assert list(tmp_path.iterdir()) == []  # no run, no instance

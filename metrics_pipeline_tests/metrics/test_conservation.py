@@ -11,13 +11,12 @@ from metrics_pipeline.metrics.conservation import (
     SkippedAgent,
     StoredTotals,
     contradictions,
-    expired_days,
     is_cost_compared,
     log_costs,
     skipped_agents,
 )
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
-from metrics_pipeline_tests.ledger_rows import DAY, PRUNED_AT, ledger_row
+from metrics_pipeline_tests.ledger_rows import DAY, ledger_row
 
 #: Ten logs that cost 50 nano-dollars: six successful, three failed, one running.
 LOGS = SourceFingerprint(logs=10, successful=6, failed=3, latency_ms=0, tokens=70, cost_nano_usd=50, content_hash=0)
@@ -71,26 +70,6 @@ def test_days_that_add_up_have_no_contradiction() -> None:
 )
 def test_a_sum_that_differs_is_named_with_both_numbers(change: dict[str, object], expected: list[str]) -> None:
     assert contradictions(replace(ALL, **change), None) == expected
-
-
-def test_days_whose_rows_retention_deleted_are_told_from_days_that_lost_theirs() -> None:
-    def day(number: int, *, rows: int, is_sealed: bool) -> StoredTotals:
-        row = ledger_row(LOGS, metric_date=date(2025, 3, number), raw_pruned_at=PRUNED_AT if is_sealed else None)
-        return replace(ALL, ledger=row, rows=rows)
-
-    days = [
-        day(1, rows=0, is_sealed=True),
-        day(2, rows=2, is_sealed=True),
-        day(3, rows=0, is_sealed=True),
-        day(4, rows=0, is_sealed=False),
-        day(5, rows=0, is_sealed=True),
-    ]
-    # The first day lies before every day that has rows, whatever the policy is.
-    assert expired_days(days, date(2025, 1, 1)) == {date(2025, 3, 1)}
-    # The second was held back, when the third was deleted.
-    assert expired_days(days, date(2025, 3, 5)) == {date(2025, 3, 1), date(2025, 3, 3)}
-    assert expired_days(days[3:], date(2025, 1, 1)) == {date(2025, 3, 5)}
-    assert expired_days([], date(2025, 1, 1)) == set()
 
 
 def test_with_skipped_logs_the_rows_may_lack_at_most_those() -> None:

@@ -2,11 +2,22 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
-from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict, LedgerRow, is_finished, reconcile, why_closed
+from metrics_pipeline.metrics.reconciliation import (
+    DayEvidence,
+    DayState,
+    DayVerdict,
+    LedgerRow,
+    Unreadable,
+    is_finished,
+    reconcile,
+    why_closed,
+)
+from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline_tests.ledger_rows import DAY, NIGHT, PRUNED_AT, ledger_row
 
 LOGS = SourceFingerprint(
@@ -14,7 +25,10 @@ LOGS = SourceFingerprint(
 )
 STORED = ledger_row(LOGS)
 PRUNED = replace(STORED, raw_pruned_at=PRUNED_AT, raw_pruned_logs=10)
-BERLIN = replace(STORED, time_zone="Europe/Berlin")
+_BERLIN = day_window(DAY, "Europe/Berlin")
+BERLIN = replace(STORED, time_zone="Europe/Berlin", window_start=_BERLIN.start, window_end=_BERLIN.end)
+EXPIRED = replace(PRUNED, metrics_expired_at=PRUNED_AT + timedelta(days=335))
+LATE = replace(LOGS, logs=11, tokens=51)
 CORRECTED = replace(LOGS, content_hash=78)
 NO_LOGS = SourceFingerprint.of_no_logs()
 #: As a later version of the package, or another source, would have stored it.
@@ -22,15 +36,9 @@ OTHER_KIND = replace(LOGS, kind=("postgresql", 99))
 
 
 def verdict(
-    stored: LedgerRow | None = STORED, present: SourceFingerprint = LOGS, *, is_running: bool = False
+    stored: LedgerRow | None = STORED, present: SourceFingerprint | Unreadable = LOGS, **evidence: Any
 ) -> DayVerdict:
-    (found,) = reconcile(
-        [DAY],
-        time_zone="UTC",
-        stored={DAY: stored} if stored else {},
-        present={DAY: present},
-        running={DAY} if is_running else set(),
-    )
+    (found,) = reconcile({DAY: DayEvidence(stored, present, **evidence)}, "UTC")
     return found
 
 
@@ -60,13 +68,15 @@ def verdict(
             DayState.AGGREGATED,
             "not compared: its fingerprint is version 99 of postgresql",
         ),
+        (STORED, Unreadable("log 7 cannot be read"), DayState.UNREADABLE, "log 7 cannot be read"),
+        (EXPIRED, NO_LOGS, DayState.EXPIRED, "metrics of 2 agents deleted 2026-03-06"),
         (PRUNED, NO_LOGS, DayState.SEALED, "raw logs pruned 2025-04-05"),
         (PRUNED, LOGS, DayState.SEALED, "raw logs pruned 2025-04-05, 10 logs have arrived since or were left"),
         (BERLIN, LOGS, DayState.OTHER_ZONE, "stored as a day of Europe/Berlin"),
     ],
 )
 def test_a_day_has_the_state_and_the_reason_that_ledger_and_logs_give_it(
-    stored: LedgerRow | None, present: SourceFingerprint, state: DayState, reason: str
+    stored: LedgerRow | None, present: SourceFingerprint | Unreadable, state: DayState, reason: str
 ) -> None:
     found = verdict(stored, present)
     assert (found.metric_date, found.state, found.reason) == (DAY, state, reason)
@@ -83,8 +93,65 @@ def test_a_day_that_a_run_is_writing_is_left_alone_whatever_else_holds(
 
 
 def test_a_sealed_day_of_another_zone_is_sealed_and_a_changed_one_of_another_zone_is_not_dirty() -> None:
-    assert verdict(replace(PRUNED, time_zone="Europe/Berlin"), CORRECTED).state is DayState.SEALED
+    assert verdict(replace(BERLIN, raw_pruned_at=PRUNED_AT), CORRECTED).state is DayState.SEALED
     assert verdict(BERLIN, CORRECTED).state is DayState.OTHER_ZONE
+
+
+@pytest.mark.parametrize(
+    ("present", "present_logs", "gone"),
+    [
+        (replace(LOGS, logs=8, tokens=40), {"a": 4, "b": 4}, "2 of 10 aggregated logs are gone: 'a' has 4 of 6 left"),
+        # As many late ones of another agent came.
+        (LATE, {"a": 11}, "4 of 10 aggregated logs are gone: 'b' has 0 of 4 left"),
+        (NO_LOGS, {}, "10 of 10 aggregated logs are gone: 'a' has 0 of 6 left, 'b' has 0 of 4 left"),
+    ],
+)
+@pytest.mark.parametrize("stored", [STORED, None])
+def test_a_day_with_fewer_logs_of_an_agent_has_shrunk_and_waits_for_a_decision(
+    stored: LedgerRow | None, present: SourceFingerprint, present_logs: dict[str, int], gone: str
+) -> None:
+    found = verdict(stored, present, executions={"a": 6, "b": 4}, present_logs=present_logs)
+    assert (found.state, found.reason, found.needs_run) == (DayState.SHRUNK, gone, False)
+
+
+@pytest.mark.parametrize(
+    ("present", "present_logs"),
+    [
+        (LATE, {"a": 7, "b": 4}),
+        # A log moved to another agent: no total changes.
+        (CORRECTED, {"a": 5, "b": 5}),
+        (replace(LOGS, successful=6, failed=3), {"a": 5, "b": 5}),
+        # Only logs that were skipped went.
+        (replace(LOGS, logs=9), {"a": 6, "b": 4}),
+    ],
+)
+def test_a_day_with_logs_that_came_moved_or_were_never_in_its_metrics_is_dirty(
+    present: SourceFingerprint, present_logs: dict[str, int]
+) -> None:
+    found = verdict(STORED, present, executions={"a": 6, "b": 4}, present_logs=present_logs)
+    assert (found.state, found.needs_run) == (DayState.DIRTY, True)
+
+
+def test_a_day_whose_stored_rows_were_altered_is_damaged_and_heals_while_its_logs_are_there() -> None:
+    damage = ["rows 1, but agents in the ledger 2", "executions 4, but aggregated logs 10"]
+    reason = "rows 1, but agents in the ledger 2; executions 4, but aggregated logs 10"
+    for present in (LOGS, LATE):
+        found = verdict(present=present, damage=damage)
+        assert (found.state, found.reason, found.needs_run) == (DayState.DAMAGED, reason, True)
+    sealed = verdict(PRUNED, NO_LOGS, damage=damage)
+    assert (sealed.state, sealed.reason, sealed.needs_run) == (DayState.DAMAGED, reason, False)
+    assert verdict(EXPIRED, NO_LOGS, damage=damage).state is DayState.EXPIRED
+    assert verdict().fingerprint != verdict(damage=damage).fingerprint
+
+
+def test_only_an_unreadable_day_that_is_not_stored_is_asked_for_so_that_its_failure_is_seen() -> None:
+    broken = Unreadable("log 7 cannot be read")
+    assert verdict(None, broken).needs_run
+    assert not verdict(STORED, broken).needs_run
+
+
+def test_two_names_of_a_zone_are_one_zone() -> None:
+    assert verdict(replace(STORED, time_zone="Etc/UCT")).state is DayState.AGGREGATED
 
 
 def test_an_older_definition_is_said_of_any_stored_day_and_asks_for_no_run() -> None:
@@ -110,18 +177,19 @@ def test_the_state_of_a_day_is_identified_by_its_logs_and_the_time_it_was_stored
         *(verdict(STORED, replace(LOGS, **{name: 3})) for name in ("logs", "tokens", "content_hash")),
     ]
     assert len({state.fingerprint for state in states}) == len(states)
-    assert verdict().fingerprint == verdict(is_running=True).fingerprint == verdict(BERLIN).fingerprint
     assert verdict(STORED, CORRECTED).fingerprint == verdict(STORED, CORRECTED).fingerprint
 
 
 def test_days_are_judged_in_the_given_order_each_by_its_own_row() -> None:
     days = [DAY + timedelta(days=n) for n in (2, 0, 1, 3)]
     verdicts = reconcile(
-        days,
-        time_zone="UTC",
-        stored={days[0]: STORED, days[1]: PRUNED, days[2]: STORED},
-        present=dict.fromkeys(days, LOGS) | {days[2]: CORRECTED},
-        running={days[3], DAY + timedelta(days=99)},
+        {
+            days[0]: DayEvidence(STORED, LOGS),
+            days[1]: DayEvidence(PRUNED, LOGS),
+            days[2]: DayEvidence(STORED, CORRECTED),
+            days[3]: DayEvidence(None, LOGS, is_running=True),
+        },
+        "UTC",
     )
     assert [(found.metric_date, found.state) for found in verdicts] == [
         (days[0], DayState.AGGREGATED),

@@ -72,7 +72,8 @@ def test_it_asks_for_missing_and_changed_days_only(nights: Nights) -> None:
     store(nights, fine, dirty, sealed, elsewhere, outdated, yesterday)
     seal = "UPDATE metric_day_ledger SET raw_pruned_at = now(), raw_pruned_logs = 1 WHERE metric_date = :day"
     execute(nights.database, seal, day=sealed)
-    move = "UPDATE metric_day_ledger SET time_zone = 'Europe/Berlin' WHERE metric_date = :day"
+    move = """UPDATE metric_day_ledger SET time_zone = 'Europe/Berlin', window_start = window_start - interval '2 h',
+                     window_end = window_end - interval '2 h' WHERE metric_date = :day"""
     execute(nights.database, move, day=elsewhere)
     age = "UPDATE metric_day_ledger SET definition_version = '0' WHERE metric_date = :day"
     execute(nights.database, age, day=outdated)
@@ -114,29 +115,27 @@ def test_days_of_runs_that_wait_or_work_are_left_alone(nights: Nights) -> None:
 def test_a_day_that_failed_for_good_is_asked_for_again_only_when_something_about_it_changes(
     nights: Nights, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    database, vanished = nights.database, WEEK[2]
+    database, dear = nights.database, WEEK[2]
     store(nights, *WEEK)
-    execute(database, "CREATE TABLE away AS SELECT * FROM agent_execution_logs")
-    execute(database, """DELETE FROM agent_execution_logs WHERE "timestamp"::date = :day""", day=vanished)
+    price = """UPDATE agent_execution_logs SET cost_usd = :cost WHERE "timestamp"::date = :day"""
+    execute(database, price, day=dear, cost=10**11)
     tick = nights.schedule(TONIGHT)
-    assert asked(tick) == [vanished.isoformat()]
+    assert asked(tick) == [dear.isoformat()]
     (result,) = nights.launch(*tick.run_requests)
     assert not result.success
 
     capsys.readouterr()
     for night in (TONIGHT, TOMORROW_NIGHT):
-        assert vanished.isoformat() not in asked(nights.schedule(night))
+        assert dear.isoformat() not in asked(nights.schedule(night))
         warned = capsys.readouterr().err
-        assert f"{vanished} is not asked for: its run failed for good and nothing has changed since" in warned
+        assert f"{dear} is not asked for: its run failed for good and nothing has changed since" in warned
 
-    # Half of it comes back: another state, and one that can be aggregated.
-    bring_back = """INSERT INTO agent_execution_logs
-                    SELECT * FROM away WHERE "timestamp" BETWEEN :day AND CAST(:day AS date) + interval '12h'"""
-    execute(database, bring_back, day=vanished)
+    # Another state, and one that can be aggregated.
+    execute(database, price, day=dear, cost=3)
     tick = nights.schedule(TONIGHT)
-    assert asked(tick) == [vanished.isoformat()]
+    assert asked(tick) == [dear.isoformat()]
     assert nights.launch(*tick.run_requests)[0].success
-    assert_equal_to_oracle(database, vanished)
+    assert_equal_to_oracle(database, dear)
 
 
 def test_a_missing_day_that_failed_for_good_heals_when_its_logs_are_corrected(nights: Nights) -> None:

@@ -36,7 +36,7 @@ STARTED = dg.DagsterRunStatus.STARTED
 
 
 def verdict(day: date = DAY, state: DayState = DayState.DIRTY, reason: str = "logs +1", **more: object) -> DayVerdict:
-    return DayVerdict(day, state, reason, **({"is_outdated": False, "fingerprint": "f" * 16} | more))
+    return DayVerdict(day, state, reason, **({"needs_run": True, "is_outdated": False, "fingerprint": "f" * 16} | more))
 
 
 @pytest.mark.parametrize(
@@ -122,10 +122,12 @@ def test_findings_count_every_state_and_explain_the_days_that_need_a_person_or_a
         verdict(date(2025, 7, 4), DayState.RUNNING, "a run is writing it"),
         verdict(date(2025, 7, 5), DayState.OTHER_ZONE, "stored as a day of UTC"),
         verdict(date(2025, 7, 6), DayState.NO_ACTIVITY, "equal"),
+        verdict(date(2025, 7, 7), DayState.SHRUNK, "3 logs are gone", needs_run=False),
     ]
     assert findings(verdicts) == (
-        "6 days: 1 aggregated, 1 no activity, 1 missing, 1 dirty, 1 running, 1 other zone; "
+        "7 days: 1 aggregated, 1 no activity, 1 missing, 1 dirty, 1 shrunk, 1 running, 1 other zone; "
         "2025-07-02 is missing (never aggregated, 3 logs); 2025-07-03 is dirty (logs +1); "
+        "2025-07-07 is shrunk (3 logs are gone); "
         "2 stored under an older definition, the first 2025-07-01: a backfill renews them."
     )
 

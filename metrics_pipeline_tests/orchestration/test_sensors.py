@@ -78,18 +78,13 @@ def test_it_runs_every_quarter_of_an_hour_by_default() -> None:
             {"b"},
         ),
         (
-            """DELETE FROM agent_execution_logs WHERE status = 'failed' AND "timestamp" < '2025-07-13'""",
-            "logs -1, failed -1, latency_ms -100, tokens -10, cost_nano_usd -500000000",
-            {"b"},
-        ),
-        (
             """INSERT INTO agent_execution_logs (agent_id, "timestamp", status)
                VALUES ('nobody', '2025-07-12', 'running')""",
             "logs +1",
             set(),
         ),
     ],
-    ids=["late", "corrected in place", "corrected without a change of totals", "deleted", "late, of no agent"],
+    ids=["late", "corrected in place", "corrected without a change of totals", "late, of no agent"],
 )
 def test_a_change_is_found_told_and_healed(
     nights: Nights, change: str, difference: str, restated: set[str], capsys: pytest.CaptureFixture[str]
@@ -107,6 +102,16 @@ def test_a_change_is_found_told_and_healed(
     restatements = query(nights.database, "SELECT agent_id, metric_date, reason, run_id FROM metric_restatements")
     assert restatements == [(agent, SATURDAY, "late logs", result.run_id) for agent in restated]
     assert nights.sensor(NOON).skip_message == "2 days: 2 aggregated."
+
+
+def test_a_day_that_lost_logs_is_named_and_not_asked_for(nights: Nights) -> None:
+    deleted = """DELETE FROM agent_execution_logs WHERE status = 'failed' AND "timestamp" < '2025-07-13'"""
+    execute(nights.database, deleted)
+    tick = nights.sensor(NOON)
+    assert asked(tick) == []
+    assert "1 shrunk; 2025-07-12 is shrunk (1 of 3 aggregated logs are gone: 'b' has 0 of 1 left)" in str(
+        tick.skip_message
+    )
 
 
 def test_each_state_of_a_day_is_asked_for_once(nights: Nights) -> None:

@@ -9,7 +9,7 @@ import pytest
 from metrics_pipeline.errors import PermanentError, TransientError
 from metrics_pipeline.metrics.windows import DayWindow, day_window
 from metrics_pipeline.pipeline import aggregation
-from metrics_pipeline.pipeline.aggregation import AggregatedDay, ComputedDay, aggregate_days
+from metrics_pipeline.pipeline.aggregation import AggregatedDay, AggregationOptions, ComputedDay, aggregate_days
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.publishing import Reason
@@ -29,7 +29,7 @@ def four_days(database: Database) -> Database:
 
 def days_of(database: Database) -> Iterator[tuple[str, AggregatedDay | PermanentError]]:
     return aggregate_days(
-        database, open_logs(database), WINDOWS, include_inactive_agents=False, run_id="a run", reason=Reason.BACKFILL
+        database, open_logs(database), WINDOWS, AggregationOptions(), run_id="a run", reason=Reason.BACKFILL
     )
 
 
@@ -92,10 +92,10 @@ def test_a_fault_that_may_pass_ends_the_days_and_leaves_those_before_it_stored(
 ) -> None:
     compute_day = aggregation.compute_day
 
-    def compute(database: Database, logs: object, window: DayWindow, **options: object) -> ComputedDay:
+    def compute(database: Database, logs: object, window: DayWindow, options: AggregationOptions) -> ComputedDay:
         if window == WINDOWS[KEYS[2]]:
             raise TransientError("the connection was lost")
-        return compute_day(database, logs, window, **options)
+        return compute_day(database, logs, window, options)
 
     monkeypatch.setattr(aggregation, "compute_day", compute)
     days = days_of(four_days)

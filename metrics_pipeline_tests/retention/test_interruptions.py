@@ -102,7 +102,7 @@ def test_a_half_pruned_day_is_left_alone_under_another_zone(half_pruned: Databas
 
 def test_a_half_pruned_day_that_was_cleared_and_stored_again_starts_a_new_account(half_pruned: Database) -> None:
     execute(half_pruned, "DELETE FROM metric_day_ledger")
-    aggregate(half_pruned)
+    aggregate(half_pruned, accept_deleted=True)
     assert prune(half_pruned).pruned_logs == {DAY: 5}
     assert sealed(half_pruned) == {DAY: 5}
 

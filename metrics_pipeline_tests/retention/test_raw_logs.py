@@ -127,7 +127,7 @@ def test_a_day_whose_logs_differ_from_what_was_aggregated_is_held_back(
     assert logs == before["agent_execution_logs"].__len__()
     assert contents(database) == before
     # Aggregated again, the day goes.
-    aggregate(database)
+    aggregate(database, accept_deleted=True)
     assert_exact(database)
     assert prune(database).pruned_logs == {DAY: logs}
 

@@ -5,6 +5,7 @@ import pytest
 from metrics_pipeline.errors import DayRefusedError
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.closing import clear_day
 from metrics_pipeline.store.ledger import StoredDay, read_stored_day
 from metrics_pipeline_tests.days import (
     DAY,
@@ -45,13 +46,13 @@ def test_the_ledger_tells_what_was_aggregated_when_and_by_which_run(aggregated: 
 
 
 def test_of_a_day_that_was_never_aggregated_nothing_is_stored(database: Database) -> None:
-    assert stored(database) == StoredDay(None, 0, ())
+    assert stored(database) == StoredDay(None, {})
 
 
 def test_the_ledger_s_row_changes_its_version_with_every_run(aggregated: Database) -> None:
     first = stored(aggregated)
     assert first.ledger is not None
-    assert (first.executions, list(first.agent_ids)) == (2, ["a"])
+    assert first.executions == {"a": 2}
     assert (first.ledger.time_zone, first.ledger.definition_version) == ("UTC", "1")
     aggregate(aggregated, run_id="second")
     second = stored(aggregated).ledger
@@ -73,39 +74,76 @@ def test_a_sealed_day_is_refused_and_nothing_of_it_changes(aggregated: Database)
     assert row.raw_pruned_at == datetime(2025, 4, 5, 6, 7, tzinfo=UTC)
 
 
-def test_a_day_stored_in_another_time_zone_is_refused_until_its_ledger_row_is_cleared(aggregated: Database) -> None:
+def test_a_day_stored_in_another_time_zone_is_refused_until_it_is_cleared(aggregated: Database) -> None:
     berlin = day_window(DAY, "Europe/Berlin")
     before = written_rows(aggregated)
     with pytest.raises(
-        DayRefusedError, match="stored as a day of UTC, and METRICS_TIME_ZONE is now Europe/Berlin"
-    ) as e:
+        DayRefusedError,
+        match=r"stored as a day of UTC, and METRICS_TIME_ZONE is now Europe/Berlin.* clear --date 2025-03-04",
+    ):
         aggregate(aggregated, berlin)
     assert written_rows(aggregated) == before
-    # The remedy that the message gives, word for word.
-    execute(aggregated, str(e.value).rpartition("clear it first: ")[2].rstrip("."))
+    assert clear_day(aggregated, berlin) == 1
     aggregate(aggregated, berlin)
     assert_exact(aggregated, berlin)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM agent_execution_logs",
+        "DELETE FROM agent_execution_logs WHERE ctid = (SELECT min(ctid) FROM agent_execution_logs)",
+        "UPDATE agent_execution_logs SET agent_id = 'unregistered', latency_ms = 5 WHERE agent_id = 'a'",
+    ],
+)
 @pytest.mark.parametrize("with_ledger", [True, False])
-def test_a_day_whose_logs_vanished_is_refused_until_it_is_cleared(aggregated: Database, with_ledger: bool) -> None:
-    execute(aggregated, "DELETE FROM agent_execution_logs")
+def test_a_day_whose_aggregated_logs_are_gone_is_refused_until_the_deletion_is_accepted(
+    aggregated: Database, statement: str, with_ledger: bool
+) -> None:
+    execute(aggregated, statement)
     if not with_ledger:
         execute(aggregated, "DELETE FROM metric_day_ledger")
     before = written_rows(aggregated)
-    with pytest.raises(DayRefusedError, match="stored metrics of 2 executions, but no log of that day is left") as e:
+    with pytest.raises(
+        DayRefusedError,
+        match=r"2025-03-04 has shrunk: . of 2 aggregated logs are gone.* seal --date.*--accept-deleted-logs",
+    ):
         aggregate(aggregated)
     assert written_rows(aggregated) == before
-    execute(aggregated, str(e.value).rpartition("clear the day first: ")[2].rstrip("."))
-    aggregate(aggregated)
+    aggregate(aggregated, accept_deleted=True)
     assert_exact(aggregated)
+    # The restatement keeps what went.
+    assert query(aggregated, "SELECT old_row->>'total_executions' FROM metric_restatements") == [("2",)]
+    aggregate(aggregated)
 
 
-def test_logs_that_vanish_in_part_are_a_correction(aggregated: Database) -> None:
-    execute(aggregated, "DELETE FROM agent_execution_logs WHERE ctid = (SELECT min(ctid) FROM agent_execution_logs)")
+def test_an_agent_that_is_deleted_with_its_logs_keeps_its_history(aggregated: Database) -> None:
+    store_agents(aggregated, {"b": "active"})
+    store_logs(aggregated, [Log("b")])
+    aggregate(aggregated)
+    execute(
+        aggregated, "DELETE FROM agent_registry WHERE id = 'b'", "DELETE FROM agent_execution_logs WHERE agent_id = 'b'"
+    )
+    store_logs(aggregated, [Log("a"), Log("a")])
+    with pytest.raises(DayRefusedError, match="1 of 3 aggregated logs are gone: 'b' has 0 of 1 left"):
+        aggregate(aggregated)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        # Skipped logs are in no metric.
+        "DELETE FROM agent_execution_logs WHERE agent_id = 'unregistered'",
+        "UPDATE agent_execution_logs SET agent_id = 'unregistered' WHERE agent_id = 'a'",
+        "UPDATE agent_execution_logs SET status = 'failed', latency_ms = 7 WHERE agent_id = 'a'",
+    ],
+)
+def test_a_log_that_moved_or_was_corrected_and_one_that_was_skipped_is_no_loss(
+    aggregated: Database, statement: str
+) -> None:
+    execute(aggregated, statement)
     aggregate(aggregated)
     assert_exact(aggregated)
-    assert query(aggregated, "SELECT count(*) FROM metric_restatements") == [(1,)]
 
 
 def test_an_empty_day_stays_open(database: Database) -> None:

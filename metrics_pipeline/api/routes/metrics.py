@@ -30,6 +30,7 @@ from metrics_pipeline.api.routes.answers import list_responses, object_responses
 from metrics_pipeline.metrics.summary import changes, summarise
 from metrics_pipeline.store.answers.metrics import COLUMNS, SORTABLE, agent_series, day_page
 from metrics_pipeline.store.answers.totals import agent_totals
+from metrics_pipeline.store.ledger import ledger_rows
 
 router = APIRouter(prefix="/api/v1/metrics", tags=["metrics"], dependencies=[Depends(may_read)])
 
@@ -70,7 +71,7 @@ class SummaryParameters(Parameters):
     "",
     summary="All agents of a day",
     response_model=list[DayMetrics],  # type: ignore[valid-type]
-    responses=list_responses(DayMetrics, 404),
+    responses=list_responses(DayMetrics, 404, 410),
 )
 def agents_of_a_day(
     request: Request,
@@ -79,7 +80,8 @@ def agents_of_a_day(
 ) -> Response:
     """Each agent's row of one day.
 
-    404 for a day that was never aggregated: an empty list would look like a day without activity.
+    404 for a day that was never aggregated, and 410 for one whose metrics expired: an empty list would look like a day
+    without activity.
     """
     form = negotiate(parameters.format, request.headers.get("accept"))
     day = parameters.date or context.yesterday()
@@ -94,6 +96,14 @@ def agents_of_a_day(
             limit=parameters.limit + 1,
             offset=parameters.offset,
             held=tags.held,
+        )
+        ledger = None if answer.rows else ledger_rows(connection, day, day).get(day)
+    if ledger is not None and ledger.metrics_expired_at is not None:
+        raise ProblemError(
+            HTTPStatus.GONE,
+            f"The metrics of {day} were older than the retention period and were deleted on "
+            f"{ledger.metrics_expired_at:%Y-%m-%d}.",
+            kind="day-expired",
         )
     if not answer.is_known:
         raise ProblemError(

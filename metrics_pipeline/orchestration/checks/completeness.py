@@ -50,16 +50,16 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
         apart_from=situation.run_id,
     )
     counts = Counter(verdict.state for verdict in verdicts)
-    broken = [verdict for verdict in verdicts if verdict.needs_run]
+    broken = [verdict for verdict in verdicts if verdict.state.is_fault]
     return dg.AssetCheckResult(
         passed=not broken,
         severity=dg.AssetCheckSeverity.ERROR,
         description=(
-            f"{len(broken)} of {len(days)} days need a run: "
+            f"{len(broken)} of {len(days)} days are not right: "
             f"{', '.join(f'{verdict.metric_date} is {verdict.state.words}' for verdict in broken[:5])}"
             f"{' …' if len(broken) > 5 else ''}."
             if broken
-            else f"None of {len(days)} days is missing or dirty."
+            else f"All {len(days)} days are stored and equal their logs."
         ),
         metadata={
             "days": f"{days[0]} to {days[-1]}" if days else "none",

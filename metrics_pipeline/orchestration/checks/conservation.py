@@ -2,14 +2,13 @@
 
 import dagster as dg
 
-from metrics_pipeline.metrics.conservation import contradictions, expired_days, is_cost_compared, log_costs
-from metrics_pipeline.metrics.retention import cutoffs
+from metrics_pipeline.metrics.conservation import contradictions, is_cost_compared, log_costs
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.pipeline.reconciling import lookback
 from metrics_pipeline.store.audit import days_without_ledger, stored_totals
-from metrics_pipeline.store.reads import agents_with_rows
+from metrics_pipeline.store.reads import executions_by_agent
 
 _MAX_NAMED_DAYS = 20
 
@@ -28,8 +27,7 @@ def stored_rows_equal_ledger(situation: Situation) -> dg.AssetCheckResult:
     """Compares every day of the ledger with its rows; fails with severity ERROR."""
     everything = stored_totals(situation.connection)
     settings = situation.settings
-    expired = expired_days(everything, cutoffs(settings.retention, situation.now, settings.time_zone).metrics)
-    days = [day for day in everything if day.ledger.metric_date not in expired]
+    days = [day for day in everything if day.ledger.metrics_expired_at is None]
     recent = set(lookback(settings, situation.now))
     in_question = [
         day_window(day.ledger.metric_date, settings.time_zone)
@@ -38,7 +36,7 @@ def stored_rows_equal_ledger(situation: Situation) -> dg.AssetCheckResult:
     ]
     costs = log_costs(
         situation.logs.logs_by_agent(situation.connection, in_question),
-        agents_with_rows(situation.connection, [window.metric_date for window in in_question]),
+        executions_by_agent(situation.connection, [window.metric_date for window in in_question]),
     )
     broken = {day.ledger.metric_date: contradictions(day, costs.get(day.ledger.metric_date)) for day in days}
     broken = {day: found for day, found in broken.items() if found}
@@ -55,7 +53,7 @@ def stored_rows_equal_ledger(situation: Situation) -> dg.AssetCheckResult:
             "days": f"{days[0].ledger.metric_date} to {days[-1].ledger.metric_date}" if days else "none",
             "days_checked": len(days),
             "days_broken": len(broken),
-            "days_expired": len(expired),
+            "days_expired": len(everything) - len(days),
             "days_without_cost_to_compare": sum(
                 not is_cost_compared(day, costs.get(day.ledger.metric_date)) for day in days
             ),

@@ -9,7 +9,7 @@ from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.pipeline.reconciling import lookback
 from metrics_pipeline.store.audit import agents_without_row, registered_statuses
 from metrics_pipeline.store.ledger import ledger_rows, newest_stored_day
-from metrics_pipeline.store.reads import agents_with_rows
+from metrics_pipeline.store.reads import executions_by_agent
 
 _MAX_NAMED_AGENTS = 20
 
@@ -67,7 +67,7 @@ def no_skipped_logs(situation: Situation) -> dg.AssetCheckResult:
     windows = [day_window(row.metric_date, settings.time_zone) for row in affected if not row.is_sealed]
     agents = skipped_agents(
         situation.logs.logs_by_agent(situation.connection, windows),
-        agents_with_rows(situation.connection, [window.metric_date for window in windows]),
+        executions_by_agent(situation.connection, [window.metric_date for window in windows]),
     )
     named = agents[:_MAX_NAMED_AGENTS]
     statuses = registered_statuses(situation.connection, [agent.agent_id for agent in named if agent.agent_id])

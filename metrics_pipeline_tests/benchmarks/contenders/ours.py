@@ -3,7 +3,7 @@
 from datetime import date
 
 from metrics_pipeline.metrics.windows import day_window
-from metrics_pipeline.pipeline.aggregation import compute_day, store_day
+from metrics_pipeline.pipeline.aggregation import AggregationOptions, compute_day, store_day
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
@@ -14,6 +14,6 @@ def run(url: str, day: str) -> dict[str, float]:
     """The contract check, which comes once per run and not per day, is part of the seconds."""
     database = Database(DatabaseUrl.parse(url))
     window = day_window(date.fromisoformat(day), "UTC")
-    computed = compute_day(database, open_logs(database), window, include_inactive_agents=False)
+    computed = compute_day(database, open_logs(database), window, AggregationOptions())
     store_day(database, computed, run_id="benchmark", reason=Reason.MANUAL)
     return computed.timings.seconds

@@ -38,7 +38,7 @@ def stored(database: Database) -> Database:
 def test_days_that_are_stored_and_equal_their_logs_pass(stored: Database, evaluate: Evaluate) -> None:
     verdict = evaluate(NAME, **THREE_DAYS)
     assert verdict.passed
-    assert verdict.description == "None of 3 days is missing or dirty."
+    assert verdict.description == "All 3 days are stored and equal their logs."
     assert values(verdict) == {
         "days": "2025-03-02 to 2025-03-04",
         "days_checked": 3,
@@ -61,7 +61,7 @@ def test_missing_and_dirty_days_are_named_with_the_reason(stored: Database, eval
     verdict = evaluate(NAME, **THREE_DAYS)
     assert not verdict.passed
     assert verdict.severity is dg.AssetCheckSeverity.ERROR
-    assert verdict.description == "2 of 3 days need a run: 2025-03-02 is missing, 2025-03-03 is dirty."
+    assert verdict.description == "2 of 3 days are not right: 2025-03-02 is missing, 2025-03-03 is dirty."
     assert "| 2025-03-02 | missing | never aggregated, 1 logs |" in values(verdict)["unfinished_days"]
     assert (
         "| 2025-03-03 | dirty | logs &#43;1, successful &#43;1, latency&#95;ms &#43;7 |"

@@ -144,11 +144,15 @@ def test_days_whose_metrics_expired_are_counted_only_and_others_that_lost_theirs
     stored: Database, evaluate: Evaluate
 ) -> None:
     execute(stored, "UPDATE metric_day_ledger SET raw_pruned_at = now(), raw_pruned_logs = 5")
-    execute(stored, "DELETE FROM agent_performance_metrics WHERE metric_date = '2025-03-03'")
+    execute(
+        stored,
+        "DELETE FROM agent_performance_metrics WHERE metric_date = '2025-03-03'",
+        "UPDATE metric_day_ledger SET metrics_expired_at = now() WHERE metric_date = '2025-03-03'",
+    )
     verdict = evaluate(NAME)
     assert verdict.passed
     assert (values(verdict)["days_expired"], values(verdict)["days_checked"]) == (1, 1)
-    execute(stored, "UPDATE metric_day_ledger SET raw_pruned_at = NULL")
+    execute(stored, "UPDATE metric_day_ledger SET metrics_expired_at = NULL")
     assert "| 2025-03-03 | executions 0, but aggregated logs 1" in values(evaluate(NAME))["broken_days"]
 
 
