@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from metrics_pipeline.api.dagster_runs import DagsterUnavailableError
-from metrics_pipeline.errors import PipelineError
+from metrics_pipeline.errors import PermanentError, PipelineError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -100,8 +100,10 @@ _MEANINGS = {
     HTTPStatus.FORBIDDEN: "The token may only read, or the request comes from another site's page.",
     HTTPStatus.NOT_FOUND: "It does not exist.",
     HTTPStatus.NOT_ACCEPTABLE: "None of the accepted media types can be given.",
+    HTTPStatus.GONE: "The day's metrics were older than the retention period and were deleted.",
     HTTPStatus.CONFLICT: "The state of a day, or a run that is under way, forbids it.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "A parameter is malformed, out of range or unknown; `errors` names it.",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "The database refuses the request until somebody changes something.",
     HTTPStatus.BAD_GATEWAY: "The Dagster run failed; `detail` says why.",
     HTTPStatus.SERVICE_UNAVAILABLE: "The database or Dagster cannot be reached or did not answer in time.",
 }
@@ -149,6 +151,13 @@ def _problem_of(error: Exception) -> ProblemError:
             return ProblemError(status, status.description, headers=dict(error.headers or {}))
         case DagsterUnavailableError():
             kind, detail = "dagster-unavailable", str(error)
+        case PermanentError():
+            return ProblemError(
+                HTTPStatus.INTERNAL_SERVER_ERROR,
+                "The database refused the request, and trying again does not help: somebody has to change the data or "
+                "the configuration. The server's log has the cause under this request_id.",
+                kind="database-refused",
+            )
         case _:
             # The error names servers and users, so it goes to the log only.
             kind, detail = (

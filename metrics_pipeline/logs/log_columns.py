@@ -28,15 +28,16 @@ _VALUE_OF_JSON = rf"""CASE WHEN strpos(metadata::text, '\u') > 0 AND metadata::t
         ELSE metadata->>'KEY' END"""
 _VALUE_OF_JSONB = "metadata->>'KEY'"
 
+# Texts compare byte by byte: a collation that takes 'a1' and 'A1' for equal would merge two agents.
 # Unary plus detoasts cost_usd once; otherwise every function below would detoast it again.
 _LOG_COLUMNS = f"""
-    agent_id::text AS agent_id,
+    agent_id::text COLLATE "C" AS agent_id,
     latency_ms::integer AS latency_ms,
     token_count::integer AS token_count,
     +cost_usd AS cost_usd,
-    status::text AS status,
-    error_type::text AS error_type,
-    status::text = '{SUCCESS_STATUS}' AS is_successful,
+    status::text COLLATE "C" AS status,
+    error_type::text COLLATE "C" AS error_type,
+    status::text COLLATE "C" = '{SUCCESS_STATUS}' AS is_successful,
     METADATA(user_id) AS user_id,
     METADATA(human_intervention) = 'true' AS is_human_intervention"""
 

@@ -2,12 +2,15 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from datetime import UTC, date, datetime
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import polars as pl
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 from metrics_pipeline.logs import quality
 from metrics_pipeline.logs.contract import UpstreamContract
@@ -26,6 +29,7 @@ from metrics_pipeline.metrics.catalog import EXACT_COSTS_SCHEMA
 from metrics_pipeline.metrics.conservation import AgentLogs
 from metrics_pipeline.metrics.costs import NOT_FINITE
 from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
+from metrics_pipeline.metrics.reconciliation import Unreadable
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.postgres.database import Database
 
@@ -45,20 +49,34 @@ SELECT agent_id,
        trunc(regular_cost_nano_usd)::text,
        not_finite_costs
 FROM (
-    SELECT agent_id::text AS agent_id, count(*) AS logs,
+    SELECT agent_id, count(*) AS logs,
            coalesce(sum(cost_usd) FILTER (WHERE cost_usd::text NOT IN {NOT_FINITE}), 0) * 1000000000 AS nano_usd,
            {REGULAR_COST_NANO_USD} AS regular_cost_nano_usd,
            count(*) FILTER (WHERE cost_usd::text IN {NOT_FINITE}) AS not_finite_costs
-    FROM agent_execution_logs
-    WHERE "timestamp" >= :start AND "timestamp" < :end AND (agent_id::text = ANY(:agents) OR agent_id IS NULL)
+    FROM (SELECT agent_id::text COLLATE "C" AS agent_id, cost_usd FROM agent_execution_logs
+          WHERE "timestamp" >= :start AND "timestamp" < :end) AS log
+    WHERE agent_id = ANY(:agents) OR agent_id IS NULL
     GROUP BY agent_id
 ) AS costs""")
 
-_AGENTS = text("SELECT id::text FROM agent_registry WHERE :include_inactive OR status::text = 'active'")
+_AGENTS = text("""
+SELECT id::text FROM agent_registry WHERE :include_inactive OR status::text COLLATE "C" = 'active'""")
 
 # Without '-infinity' and the years before Christ, which Python cannot represent.
+_LOG_AT = text(
+    """SELECT id::text FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" < :end LIMIT 1"""
+)
+
+# The SQLSTATE classes of faults that lie in the logs: data exception, limit exceeded, an error raised by a function of
+# a view, and a damaged page.
+_FAULTS_OF_LOGS = ("22", "54", "P0", "XX")
+_SHORTEST_SPAN = timedelta(microseconds=1)
+
 _FIRST_LOG = text("""
 SELECT min("timestamp") FROM agent_execution_logs WHERE "timestamp" >= '0001-01-01' AND "timestamp" < '9999-01-01'""")
+
+#: Reads the logs of windows, and keeps what it finds.
+_Read = Callable[[Sequence[DayWindow]], None]
 
 
 class PostgresLogs:
@@ -93,8 +111,21 @@ class PostgresLogs:
 
     def fingerprints(
         self, snapshot: Connection, windows: Sequence[DayWindow], kind: FingerprintKind
-    ) -> dict[date, SourceFingerprint]:
+    ) -> dict[date, SourceFingerprint | Unreadable]:
         """See LogSource. One pass on the server over the logs of all windows."""
+        found: dict[date, SourceFingerprint | Unreadable] = {}
+
+        def read(some: Sequence[DayWindow]) -> None:
+            found.update(self._fingerprints(snapshot, some, kind))
+
+        for window, fault in _day_by_day(snapshot, windows, read):
+            where = self._unreadable_log(snapshot, window, read)
+            found[window.metric_date] = Unreadable(f"{where}: {_server_words(fault)}")
+        return found
+
+    def _fingerprints(
+        self, snapshot: Connection, windows: Sequence[DayWindow], kind: FingerprintKind
+    ) -> dict[date, SourceFingerprint]:
         rows = over_days(snapshot, self.contract, windows, _fingerprints_statement(self.contract, kind))
         found = {
             windows[row["day"] - 1].metric_date: {name: value for name, value in row.items() if name != "day"}
@@ -108,17 +139,23 @@ class PostgresLogs:
         }
 
     def logs_by_agent(self, snapshot: Connection, windows: Sequence[DayWindow]) -> list[AgentLogs]:
-        """As LogSource has it: one pass over the logs of all windows."""
-        return [
-            AgentLogs(
-                windows[row["day"] - 1].metric_date,
-                row["agent_id"],
-                row["logs"],
-                int(row["regular_cost_nano_usd"]),
-                int(row["cost_nano_usd"]),
+        """See LogSource. One pass on the server over the logs of all windows."""
+        found: list[AgentLogs] = []
+
+        def read(some: Sequence[DayWindow]) -> None:
+            found.extend(
+                AgentLogs(
+                    some[row["day"] - 1].metric_date,
+                    row["agent_id"],
+                    row["logs"],
+                    int(row["regular_cost_nano_usd"]),
+                    int(row["cost_nano_usd"]),
+                )
+                for row in over_days(snapshot, self.contract, some, quality.BY_AGENT)
             )
-            for row in over_days(snapshot, self.contract, windows, quality.BY_AGENT)
-        ]
+
+        _day_by_day(snapshot, windows, read)
+        return found
 
     def quality(
         self, snapshot: Connection, start: datetime, end: datetime, *, future_from: datetime, examples: int
@@ -146,6 +183,18 @@ class PostgresLogs:
         """See LogSource."""
         first: datetime | None = snapshot.execute(_FIRST_LOG).scalar_one()
         return first and first.replace(tzinfo=first.tzinfo or UTC)
+
+    def _unreadable_log(self, snapshot: Connection, window: DayWindow, read: _Read) -> str:
+        """Where `read` fails within the window, by halving it: the id of a log, or a span of time."""
+        while window.end - window.start > _SHORTEST_SPAN:
+            middle = window.start + (window.end - window.start) / 2
+            halves = (replace(window, end=middle), replace(window, start=middle))
+            failing = next((half for half in halves if _fault(snapshot, read, [half])), None)
+            if failing is None:
+                return f"the logs from {window.start:%H:%M:%S}Z to {window.end:%H:%M:%S}Z cannot be read together"
+            window = failing
+        log_id = snapshot.execute(_LOG_AT, self.contract.bounds(window)).scalar_one()
+        return f"log {log_id} of {window.start:%H:%M:%S}Z cannot be read"
 
     def _exact_costs(self, snapshot: Connection, window: DayWindow, agents: Sequence[str | None]) -> pl.DataFrame:
         if not agents:
@@ -178,6 +227,31 @@ def _fingerprints_statement(contract: UpstreamContract, kind: FingerprintKind) -
 SELECT day, {fingerprint_columns(kind)}
 FROM (SELECT {{day}} AS day, {log_columns(contract)} FROM {{logs}}) AS log
 GROUP BY day"""
+
+
+def _day_by_day(snapshot: Connection, windows: Sequence[DayWindow], read: _Read) -> list[tuple[DayWindow, DBAPIError]]:
+    """Reads all windows at once, or, if a log makes that fail, each alone. Returns the windows that fail alone."""
+    if _fault(snapshot, read, windows) is None:
+        return []
+    alone = ((window, _fault(snapshot, read, [window])) for window in windows)
+    return [(window, fault) for window, fault in alone if fault is not None]
+
+
+def _fault(snapshot: Connection, read: _Read, windows: Sequence[DayWindow]) -> DBAPIError | None:
+    """The fault of the logs that ends `read`. The transaction goes on. Any other fault is raised."""
+    try:
+        with snapshot.begin_nested():
+            read(windows)
+    except DBAPIError as error:
+        if str(getattr(error.orig, "sqlstate", None))[:2] not in _FAULTS_OF_LOGS:
+            raise
+        return error
+    return None
+
+
+def _server_words(error: DBAPIError) -> str:
+    diagnosis: Any = getattr(error.orig, "diag", None)
+    return f"{diagnosis.message_primary} (SQLSTATE {diagnosis.sqlstate})"
 
 
 def _taken(left: deque[Slice]) -> Iterator[Slice]:

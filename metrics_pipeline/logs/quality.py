@@ -13,14 +13,18 @@ SUSPICIONS = {
     "negative_tokens": ("token_count < 0", "token_count"),
     "negative_cost": (f"cost_usd < 0 AND cost_usd::text NOT IN {NOT_FINITE}", "cost_usd"),
     "cost_not_a_number": (f"cost_usd::text IN {NOT_FINITE}", "cost_usd"),
-    "unknown_status": (f"(status IS NULL OR status::text NOT IN {KNOWN_STATUSES})", "status"),
+    "cost_of_12_digits_or_more": (
+        f"abs(cost_usd) >= 1e11 AND cost_usd::text NOT IN {NOT_FINITE}",
+        "left(cost_usd::text, 40)",
+    ),
+    "unknown_status": (f'(status IS NULL OR status::text COLLATE "C" NOT IN {KNOWN_STATUSES})', "status"),
 }
 
 BY_AGENT = f"""
 SELECT day, agent_id, count(*) AS logs, {REGULAR_COST_NANO_USD} AS regular_cost_nano_usd,
        coalesce(round(sum(cost_usd) FILTER (WHERE cost_usd::text NOT IN {NOT_FINITE}) * {NANO_USD_PER_USD}), 0)
            AS cost_nano_usd
-FROM (SELECT {{day}} AS day, agent_id::text AS agent_id, cost_usd FROM {{logs}}) AS log
+FROM (SELECT {{day}} AS day, agent_id::text COLLATE "C" AS agent_id, cost_usd FROM {{logs}}) AS log
 GROUP BY day, agent_id"""
 
 COUNTS = text(f"""

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from metrics_pipeline.metrics.catalog import FAILED_STATUS, SUCCESS_STATUS
 from metrics_pipeline.metrics.conservation import AgentLogs
 from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
+from metrics_pipeline.metrics.reconciliation import Unreadable
 from metrics_pipeline.metrics.windows import DayWindow
 
 #: Statuses that platforms are known to write. Any other may mean a success or a failure, but is not counted as one.
@@ -87,14 +88,14 @@ class LogSource(Protocol):
 
     def fingerprints(
         self, snapshot: Connection, windows: Sequence[DayWindow], kind: FingerprintKind
-    ) -> dict[date, SourceFingerprint]:
-        """The fingerprint of each day, including days without logs.
+    ) -> dict[date, SourceFingerprint | Unreadable]:
+        """The fingerprint of each day, including days without logs. A day that cannot be read does not stop the others.
 
         For the same logs it equals the one that is computed from the result of read_day.
         """
 
     def logs_by_agent(self, snapshot: Connection, windows: Sequence[DayWindow]) -> list[AgentLogs]:
-        """What each agent logged on each day; an agent without logs on a day is left out."""
+        """What each agent logged on each day. Agents without logs on a day are left out, and so are unreadable days."""
 
     def quality(
         self, snapshot: Connection, start: datetime, end: datetime, *, future_from: datetime, examples: int

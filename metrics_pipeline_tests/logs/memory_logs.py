@@ -92,6 +92,9 @@ class MemoryLogs:
                 "negative_tokens": suspicion("token_count", [log for log in within if (log.token_count or 0) < 0]),
                 "negative_cost": suspicion("cost_usd", [log for log in within if _is_finite(log) and _cost(log) < 0]),
                 "cost_not_a_number": suspicion("cost_usd", [log for log in within if not _is_finite(log)]),
+                "cost_of_12_digits_or_more": suspicion(
+                    "cost_usd", [log for log in within if _is_finite(log) and abs(_cost(log)) >= 10**11]
+                ),
                 "unknown_status": suspicion("status", [log for log in within if log.status not in KNOWN_STATUSES]),
                 "in_the_future": suspicion("timestamp", [log for log in self.logs if log.timestamp > future_from]),
             },

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from metrics_pipeline.errors import InvariantError, TransientError
+from metrics_pipeline.logs.log_columns import log_columns
 from metrics_pipeline.logs.slices import slices_of
 from metrics_pipeline.metrics.calculator import daily_metrics, merge_partials
 from metrics_pipeline.metrics.catalog import EXACT_COSTS_SCHEMA, PARTIALS_SCHEMA
@@ -359,3 +360,13 @@ def test_a_day_of_an_agent_list_without_inactive_ones_includes_those_with_stored
     assert compute(database, tomorrow).metrics.metrics["agent_id"].to_list() == ["active"]
     everybody = compute(database, include_inactive=True).metrics.metrics
     assert everybody["agent_id"].to_list() == ["active", "never", "retired"]
+
+
+@pytest.mark.parametrize("name", ["agent_id", "status", "error_type"])
+def test_texts_compare_byte_by_byte_whatever_the_collation_of_their_column(database: Database, name: str) -> None:
+    # A nondeterministic collation made one agent of 'bot' and 'Bot'; this server has none to try.
+    execute(database, f'ALTER TABLE agent_execution_logs ALTER {name} TYPE text COLLATE "POSIX"')
+    store_logs(database, [Log()])
+    contract = open_logs(database).contract
+    columns = f"SELECT {log_columns(contract)} FROM agent_execution_logs"
+    assert query(database, f"SELECT pg_collation_for({name}) FROM ({columns}) AS log") == [('"C"',)]

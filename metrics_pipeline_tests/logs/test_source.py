@@ -13,7 +13,7 @@ from metrics_pipeline.metrics.catalog import EXACT_COSTS_SCHEMA, PARTIALS_SCHEMA
 from metrics_pipeline.metrics.conservation import AgentLogs
 from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.metrics.windows import day_window
-from metrics_pipeline.pipeline.aggregation import AggregatedDay, aggregate_days
+from metrics_pipeline.pipeline.aggregation import AggregatedDay, AggregationOptions, aggregate_days
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.pipeline.reconciling import judge_days
 from metrics_pipeline.postgres.database import Database
@@ -129,7 +129,7 @@ def test_logs_and_costs_of_each_agent_are_told_by_day(database: Database, fill: 
 
 
 def test_suspicious_values_are_counted_and_the_newest_shown(database: Database, fill: Fill) -> None:
-    later = Log("late", latency_ms=-1, timestamp=NOON + timedelta(minutes=1))
+    later = Log("late", latency_ms=-1, cost_usd="1e11", timestamp=NOON + timedelta(minutes=1))
     source = fill(AGENTS, [*LOGS, later])
     with database.snapshot() as snapshot:
         quality = source.quality(snapshot, WINDOW.start, WINDOW.end, future_from=NOON, examples=1)
@@ -140,6 +140,7 @@ def test_suspicious_values_are_counted_and_the_newest_shown(database: Database, 
         "negative_tokens": 1,
         "negative_cost": 1,
         "cost_not_a_number": 1,
+        "cost_of_12_digits_or_more": 1,
         "unknown_status": 1,
         "in_the_future": 3,
     }
@@ -163,9 +164,7 @@ def test_days_of_any_source_are_stored_as_the_oracle_has_them_and_a_correction_m
     windows = {str(window.metric_date): window for window in (WINDOW, NEXT_DAY)}
 
     def run(source: LogSource) -> list[tuple[int, int, int]]:
-        days = aggregate_days(
-            database, source, windows, include_inactive_agents=False, run_id="a run", reason=Reason.MANUAL
-        )
+        days = aggregate_days(database, source, windows, AggregationOptions(), run_id="a run", reason=Reason.MANUAL)
         published = [day.published for _, day in days if isinstance(day, AggregatedDay)]
         for window in windows.values():
             assert_exact(database, window)
@@ -191,11 +190,7 @@ def test_a_day_stored_from_one_source_is_not_called_dirty_by_another(database: D
     store_agents(database, AGENTS)
     store_logs(database, LOGS)
     memory, postgres = MemoryLogs(AGENTS, LOGS), open_logs(database)
-    list(
-        aggregate_days(
-            database, memory, {"day": WINDOW}, include_inactive_agents=False, run_id="a run", reason=Reason.MANUAL
-        )
-    )
+    list(aggregate_days(database, memory, {"day": WINDOW}, AggregationOptions(), run_id="a run", reason=Reason.MANUAL))
     with database.snapshot() as snapshot:
         [verdict] = judge_days(snapshot, postgres, [DAY], "UTC")
     assert (verdict.state, verdict.is_outdated) == (DayState.AGGREGATED, True)

@@ -13,7 +13,15 @@ from metrics_pipeline_tests.orchestration.test_markdown import HOSTILE, HOSTILE_
 from .evaluations import TOMORROW, Evaluate, values
 
 NAME = "no_suspicious_values"
-KINDS = ["negative_latency", "negative_tokens", "negative_cost", "cost_not_a_number", "unknown_status", "in_the_future"]
+KINDS = [
+    "negative_latency",
+    "negative_tokens",
+    "negative_cost",
+    "cost_not_a_number",
+    "cost_of_12_digits_or_more",
+    "unknown_status",
+    "in_the_future",
+]
 
 
 @pytest.mark.parametrize("naive", [False, True], ids=["timestamptz", "timestamp"])
