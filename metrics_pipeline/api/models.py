@@ -58,9 +58,13 @@ class Restatement(BaseModel):
     metric_date: date
     replaced_at: datetime
     run_id: str = Field(description="The run that replaced them.")
-    reason: str = Field(description="late logs, backfill, manual or definition change.", examples=["late logs"])
+    reason: str = Field(
+        description="late logs, backfill, manual, definition change or cleared.", examples=["late logs"]
+    )
     old_row: _MetricValues  # type: ignore[valid-type]
-    new_row: _MetricValues  # type: ignore[valid-type]
+    new_row: _MetricValues | None = Field(  # type: ignore[valid-type]
+        description="null if the day was cleared."
+    )
 
 
 #: The states that the database can tell. Only Dagster knows whether a run is about to write a day.

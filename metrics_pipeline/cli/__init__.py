@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from metrics_pipeline.cli import api, db, demo, dev, history, instance, logs, retention, runs
+from metrics_pipeline.cli import api, days, db, demo, dev, history, instance, logs, retention, runs
 from metrics_pipeline.cli.tables import printable
 from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.settings import VARIABLES
@@ -40,6 +40,8 @@ app.command("aggregate")(runs.aggregate)
 app.command("backfill")(runs.backfill)
 app.command("retention")(retention.retention)
 app.command("status")(history.status)
+app.command("seal")(days.seal)
+app.command("clear")(days.clear)
 app.command("restatements")(history.restatements)
 app.command("api")(api.api)
 app.add_typer(logs.app, name="logs")

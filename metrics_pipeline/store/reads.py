@@ -16,7 +16,9 @@ _DAY = text(
     f"SELECT {', '.join(column.name for column in AGENT_DAY.columns)} FROM {AGENT_DAY.table} "
     "WHERE metric_date = :metric_date ORDER BY agent_id"
 )
-_AGENTS_WITH_ROWS = text(f"SELECT metric_date, agent_id FROM {AGENT_DAY.table} WHERE metric_date = ANY(:days)")
+_EXECUTIONS = text(
+    f"SELECT metric_date, agent_id, total_executions FROM {AGENT_DAY.table} WHERE metric_date = ANY(:days)"
+)
 
 _RESTATEMENTS = text("""
 SELECT agent_id, metric_date, replaced_at, run_id, reason, old_row::text, new_row::text
@@ -28,7 +30,7 @@ LIMIT :limit""")
 
 @dataclass(frozen=True)
 class Restatement:
-    """A stored row that was replaced, with its metric columns before and after."""
+    """A stored row that was replaced, with its metric columns before and after; None after its day was cleared."""
 
     agent_id: str
     metric_date: date
@@ -36,7 +38,7 @@ class Restatement:
     run_id: str
     reason: str
     old_row: dict[str, Any]
-    new_row: dict[str, Any]
+    new_row: dict[str, Any] | None
 
 
 def metrics_of_day(connection: Connection, metric_date: date) -> pl.DataFrame:
@@ -49,11 +51,11 @@ def metrics_of_day(connection: Connection, metric_date: date) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=AGENT_DAY.schema)
 
 
-def agents_with_rows(connection: Connection, days: Collection[date]) -> dict[date, set[str]]:
-    """The agents that have a row, for each of `days`; days without rows are left out."""
-    agents: dict[date, set[str]] = {}
-    for row in connection.execute(_AGENTS_WITH_ROWS, {"days": list(days)}):
-        agents.setdefault(row.metric_date, set()).add(row.agent_id)
+def executions_by_agent(connection: Connection, days: Collection[date]) -> dict[date, dict[str, int]]:
+    """total_executions of each agent that has a row, for each of `days`; days without rows are left out."""
+    agents: dict[date, dict[str, int]] = {}
+    for row in connection.execute(_EXECUTIONS, {"days": list(days)}):
+        agents.setdefault(row.metric_date, {})[row.agent_id] = row.total_executions
     return agents
 
 
@@ -66,10 +68,6 @@ def restatements(
     """
     rows = connection.execute(_RESTATEMENTS, {"agent_id": agent_id, "first": first, "last": last, "limit": limit})
     return [
-        Restatement(**{**row, "old_row": _exact(row["old_row"]), "new_row": _exact(row["new_row"])})
+        Restatement(**{**row, **{name: json.loads(row[name], parse_float=Decimal) for name in ("old_row", "new_row")}})
         for row in rows.mappings()
     ]
-
-
-def _exact(row: str) -> dict[str, Any]:
-    return dict(json.loads(row, parse_float=Decimal))

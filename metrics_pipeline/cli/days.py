@@ -1,0 +1,57 @@
+"""`seal` and `clear`: an operator's decision about one stored day."""
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.logs.contract import SOURCE_TABLES
+from metrics_pipeline.metrics.reconciliation import Unreadable
+from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.pipeline.opening import open_database, open_logs, require_ready
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.store.closing import clear_day, seal_day
+
+_DAY = typer.Option("--date", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The day in METRICS_TIME_ZONE.")
+
+
+def seal(day: Annotated[datetime, _DAY]) -> None:
+    """Keeps the stored metrics of a day for good, because its logs were deleted but its executions did happen.
+
+    The day is then treated as if retention had pruned its logs: nothing aggregates it again.
+
+    Example: `metrics-pipeline seal --date 2025-07-11`
+    """
+    settings = Settings.from_environment()
+    database = open_database(settings)
+    logs = open_logs(database, SOURCE_TABLES)
+    window = day_window(day.date(), settings.time_zone)
+    with database.snapshot() as snapshot:
+        present = logs.fingerprints(snapshot, [window], logs.fingerprint_kinds[0])[window.metric_date]
+    if isinstance(present, Unreadable):
+        raise PermanentError(f"{window.metric_date} cannot be sealed, because {present.reason}. Correct or delete it.")
+    gone = seal_day(database, window, present.logs)
+    print(
+        f"{window.metric_date} is sealed: its metrics are final. {gone:,} of its logs are gone, {present.logs:,} left."
+    )
+
+
+def clear(
+    day: Annotated[datetime, _DAY],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Deletes the stored metrics of a day, as if it had never been aggregated; schedule and commands then may.
+
+    For a day whose executions never happened, or that was stored under another METRICS_TIME_ZONE. The old values are
+    kept in metric_restatements. Needs DELETE on agent_performance_metrics and metric_day_ledger, which their owner has.
+
+    Example: `metrics-pipeline clear --date 2025-07-11`
+    """
+    settings = Settings.from_environment()
+    database = open_database(settings)
+    require_ready(database, SOURCE_TABLES)
+    window = day_window(day.date(), settings.time_zone)
+    if not yes:
+        typer.confirm(f"Delete the stored metrics of {window.metric_date}?", abort=True)
+    print(f"{window.metric_date} is cleared: {clear_day(database, window):,} rows of metrics went to the restatements.")

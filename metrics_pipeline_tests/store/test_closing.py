@@ -1,0 +1,103 @@
+"""Sealing and clearing a day: what is stored afterwards, and that neither loses a value."""
+
+from datetime import date
+
+import pytest
+
+from metrics_pipeline.errors import DayRefusedError
+from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict
+from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.pipeline.reconciling import judge_days
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.closing import clear_day, seal_day
+from metrics_pipeline.store.reads import restatements
+from metrics_pipeline_tests.days import (
+    DAY,
+    WINDOW,
+    Log,
+    aggregate,
+    assert_exact,
+    execute,
+    query,
+    store_agents,
+    store_logs,
+    written_rows,
+)
+
+
+@pytest.fixture
+def shrunk(database: Database) -> Database:
+    store_agents(database, {"a": "active", "b": "active"})
+    store_logs(database, [Log(latency_ms=n, token_count=5, cost_usd="0.5") for n in range(3)])
+    store_logs(database, [Log("b", "failed"), Log("unregistered")])
+    aggregate(database)
+    execute(database, "DELETE FROM agent_execution_logs WHERE latency_ms < 2")
+    return database
+
+
+def judged(database: Database) -> DayVerdict:
+    with database.snapshot() as snapshot:
+        (verdict,) = judge_days(snapshot, open_logs(database), [DAY], "UTC")
+    return verdict
+
+
+@pytest.mark.parametrize("with_ledger", [True, False])
+def test_a_sealed_day_keeps_its_metrics_for_good(shrunk: Database, with_ledger: bool) -> None:
+    if not with_ledger:
+        execute(shrunk, "DELETE FROM metric_day_ledger")
+    before = written_rows(shrunk, "agent_performance_metrics", "metric_restatements")
+    assert judged(shrunk).state is DayState.SHRUNK
+    assert judged(shrunk).reason == "2 of 4 aggregated logs are gone: 'a' has 1 of 3 left"
+    # Without a ledger, nothing is known of the log that was skipped.
+    assert seal_day(shrunk, WINDOW, present_logs=3) == (2 if with_ledger else 1)
+    assert judged(shrunk).state is DayState.SEALED
+    with pytest.raises(DayRefusedError, match="is sealed"):
+        aggregate(shrunk)
+    with pytest.raises(DayRefusedError, match="is sealed already"):
+        seal_day(shrunk, WINDOW, present_logs=3)
+    with pytest.raises(DayRefusedError, match="could not be computed again"):
+        clear_day(shrunk, WINDOW)
+    assert written_rows(shrunk, "agent_performance_metrics", "metric_restatements") == before
+
+
+def test_a_cleared_day_is_as_if_it_had_never_been_aggregated_and_its_values_are_kept(shrunk: Database) -> None:
+    assert clear_day(shrunk, WINDOW) == 2
+    assert query(shrunk, "SELECT 1 FROM agent_performance_metrics UNION ALL SELECT 1 FROM metric_day_ledger") == []
+    with shrunk.connect() as connection:
+        kept = restatements(connection, date.min, date.max, agent_id="a", limit=9)
+    assert [(each.reason, each.old_row["total_executions"], each.new_row) for each in kept] == [("cleared", 3, None)]
+    assert judged(shrunk).state is DayState.MISSING
+    aggregate(shrunk)
+    assert_exact(shrunk)
+    assert clear_day(shrunk, WINDOW) == 2
+    assert clear_day(shrunk, WINDOW) == 0
+
+
+def test_a_day_without_metrics_cannot_be_sealed(database: Database) -> None:
+    with pytest.raises(DayRefusedError, match="no stored metrics to keep"):
+        seal_day(database, WINDOW, present_logs=0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("DELETE FROM agent_performance_metrics WHERE agent_id = 'b'", "rows 1, but agents in the ledger 2"),
+        (
+            "UPDATE agent_performance_metrics SET total_cost_usd = total_cost_usd * 2 WHERE agent_id = 'a'",
+            "rows that contradict themselves: 'a'",
+        ),
+    ],
+)
+def test_rows_that_somebody_deleted_or_altered_are_seen_and_healed(
+    database: Database, damage: str, reason: str
+) -> None:
+    store_agents(database, {"a": "active", "b": "active"})
+    store_logs(database, [Log(cost_usd="0.5"), Log(cost_usd="0.5"), Log("b"), Log("unregistered")])
+    aggregate(database)
+    execute(database, damage)
+    found = judged(database)
+    assert (found.state, found.needs_run) == (DayState.DAMAGED, True)
+    assert reason in found.reason
+    aggregate(database)
+    assert judged(database).state is DayState.AGGREGATED
+    assert_exact(database)
