@@ -6,13 +6,15 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, text
 
-from metrics_pipeline.errors import TransientError
+from metrics_pipeline.errors import PermanentError, TransientError
 from metrics_pipeline.metrics.calculator import DayMetrics
 from metrics_pipeline.metrics.catalog import AGENT_DAY, DEFINITION_VERSION, ERROR_COUNT, METRIC_NAMES, Column, Grain
+from metrics_pipeline.metrics.comparison import compare_days
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.names import DAY_LOCK_CLASS
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.ledger import LEDGER_COLUMNS, StoredDay, ledger_version
+from metrics_pipeline.store.reads import metrics_of_day
 
 _ERROR_COUNT_FIELDS = ", ".join(
     f"{field.name} {sql_type}" for field, sql_type in zip(ERROR_COUNT.fields, ("text", "bigint"), strict=True)
@@ -41,6 +43,8 @@ class _Statements:
 
     def __init__(self, grain: Grain) -> None:
         keys, names = ", ".join(grain.key_names), ", ".join(column.name for column in grain.columns)
+        row = f"ROW({names})::text"
+        digest = f"SELECT sha256(textsend(string_agg({row}, E'\\n' ORDER BY {row} COLLATE \"C\"))) FROM"
         # A separate statement: within `publish`, FOR UPDATE silently omits the rows that it has already updated.
         self.lock_rows = text(
             f"SELECT 1 FROM {grain.table} WHERE metric_date = :metric_date ORDER BY {keys} FOR UPDATE"
@@ -71,13 +75,18 @@ WITH sent AS (
         WHERE {_row_of("target")} IS DISTINCT FROM {_row_of("EXCLUDED")}
     RETURNING 1
 )
-SELECT (SELECT count(*) FROM upserted) AS written, (SELECT count(*) FROM restated) AS changed""")
+SELECT (SELECT count(*) FROM upserted) AS written, (SELECT count(*) FROM restated) AS changed,
+       ({digest} incoming) AS digest""")
+        # A trigger or a rule of the table can change or drop rows without an error.
+        self.stored_digest = text(f"{digest} {grain.table} WHERE metric_date = :metric_date")
 
 
 _AGENT_DAY = _Statements(AGENT_DAY)
 
 _RECORDED = tuple(
-    name for name in LEDGER_COLUMNS if name not in ("metric_date", "aggregated_at", "raw_pruned_at", "raw_pruned_logs")
+    name
+    for name in LEDGER_COLUMNS
+    if name not in ("metric_date", "aggregated_at", "raw_pruned_at", "raw_pruned_logs", "metrics_expired_at")
 )
 _RECORD = text(f"""
 INSERT INTO metric_day_ledger (metric_date, {", ".join(_RECORDED)}, aggregated_at)
@@ -121,7 +130,8 @@ def publish_day(
     """Stores the day in one transaction; rows whose values stay the same are not touched.
 
     `read` is the day as it was stored in the snapshot that `day` was computed from.
-    Raises StaleSnapshotError if the day was published in between, because this result may be older.
+    Raises StaleSnapshotError if the day was published in between, because this result may be older, and PermanentError
+    if the rows as stored are not those of `day`.
     Database faults become TransientError or PermanentError. After an error, nothing is written.
     """
     if read.ledger is not None and read.ledger.definition_version != DEFINITION_VERSION:
@@ -143,6 +153,11 @@ def publish_day(
                 "reason": reason.value,
             },
         ).one()
+        if (
+            connection.execute(_AGENT_DAY.stored_digest, {"metric_date": window.metric_date}).scalar_one()
+            != counts.digest
+        ):
+            raise PermanentError(_what_was_not_stored(connection, day, window))
         connection.execute(
             _RECORD,
             {
@@ -164,6 +179,16 @@ def publish_day(
         inserted=counts.written - counts.changed,
         changed=counts.changed,
         unchanged=day.metrics.height - counts.written,
+    )
+
+
+def _what_was_not_stored(connection: Connection, day: DayMetrics, window: DayWindow) -> str:
+    found = compare_days(window.metric_date, metrics_of_day(connection, window.metric_date), day.metrics)
+    altered = f"such as that of {found.changed_agents[0]!r}, " if found.changed_agents else ""
+    return (
+        f"{window.metric_date}: {AGENT_DAY.table} does not store what it is given. Of {day.metrics.height} rows, "
+        f"{found.inserted} are missing and {found.changed} have other values, {altered}so nothing was written. Find "
+        f"the trigger, rule or policy of the table that does this (\\d {AGENT_DAY.table} in psql) and remove it."
     )
 
 

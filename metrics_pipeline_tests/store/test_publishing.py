@@ -221,3 +221,29 @@ def test_the_stored_metrics_of_a_day_are_read_as_they_were_computed(aggregated: 
     assert stored["total_cost_usd"].to_list() == [Decimal("0.5"), Decimal("0.500000001"), Decimal("0.5")]
     assert nothing.schema == stored.schema
     assert nothing.is_empty()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("RETURN NULL;", "Of 2 rows, 2 are missing and 0 have other values"),
+        ("NEW.total_cost_usd := round(NEW.total_cost_usd, 1); RETURN NEW;", "0 are missing and 1 have other values"),
+    ],
+)
+def test_a_trigger_that_drops_or_alters_rows_fails_the_day_and_nothing_is_written(
+    database: Database, body: str, said: str
+) -> None:
+    store_agents(database, {"a": "active", "b": "active"})
+    store_logs(database, [Log(cost_usd="0.25"), Log("b")])
+    execute(
+        database,
+        f"CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN {body} END'",
+        "CREATE TRIGGER meddle BEFORE INSERT OR UPDATE ON agent_performance_metrics "
+        "FOR EACH ROW EXECUTE FUNCTION meddle()",
+    )
+    with pytest.raises(PermanentError, match=f"2025-03-04: agent_performance_metrics does not store .*{said}"):
+        aggregate(database)
+    assert query(database, "SELECT 1 FROM agent_performance_metrics UNION ALL SELECT 1 FROM metric_day_ledger") == []
+    execute(database, "DROP TRIGGER meddle ON agent_performance_metrics")
+    aggregate(database)
+    assert_exact(database)
