@@ -1,16 +1,53 @@
 """Dagster's storage in the embedded PostgreSQL, for `metrics-pipeline dev` and all that share its instance."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from dagster import StringSource
 from dagster_postgres import DagsterPostgresStorage
-from sqlalchemy import create_engine
+from psycopg2 import ProgrammingError
+from psycopg2.extensions import parse_dsn
+from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy.dialects import plugins
+from sqlalchemy.engine import CreateEnginePlugin
 
-from metrics_pipeline.embedded import acquire, ensure_database
+from metrics_pipeline.embedded import acquire, before_connecting, ensure_database
 from metrics_pipeline.orchestration.dagster_internals import StorageConfiguration, use_engine
 
 _DATABASE = "dagster"
+_PLUGIN = "metrics_pipeline_embedded_server"
+_HOME = "metrics_pipeline_home"
+
+
+class _EmbeddedServerPlugin(CreateEnginePlugin):
+    """What each engine on the storage's URL does, whoever creates it: the webserver makes engines of its own.
+
+    A connection starts a server that was killed, and libpq's environment does not matter to it.
+    """
+
+    def __init__(self, url: URL, kwargs: dict[str, Any]) -> None:
+        self._home = Path(os.fsdecode(bytes.fromhex(str(url.query[_HOME]))))
+        # A kept connection is probed before use, because the server may have been restarted.
+        kwargs["pool_pre_ping"] = True
+
+    def update_url(self, url: URL) -> URL:
+        return url.difference_update_query([_HOME])
+
+    def engine_created(self, engine: Engine) -> None:
+        event.listen(engine, "do_connect", before_connecting(self._home, is_known=_is_known_to_psycopg2))
+
+
+plugins.register(_PLUGIN, __name__, _EmbeddedServerPlugin.__name__)
+
+
+def _is_known_to_psycopg2(option: str) -> bool:
+    # Its libpq is older than psycopg's.
+    try:
+        parse_dsn(f"{option}=''")
+    except ProgrammingError:
+        return False
+    return True
 
 
 class EmbeddedPostgresStorage(DagsterPostgresStorage):
@@ -24,11 +61,7 @@ class EmbeddedPostgresStorage(DagsterPostgresStorage):
         super().__init__(postgres_url, inst_data=inst_data)
         # Dagster connects again for each statement, five times for the event of a day: a backfill of 10,000 logs a day
         # took a quarter longer. Two connections stay open, because Dagster takes a second one within a transaction.
-        # Each is probed before use, because the server may have been restarted.
-        engine = create_engine(
-            postgres_url, isolation_level="AUTOCOMMIT", pool_size=2, max_overflow=-1, pool_pre_ping=True
-        )
-        use_engine(self, engine)
+        use_engine(self, create_engine(postgres_url, isolation_level="AUTOCOMMIT", pool_size=2, max_overflow=-1))
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
@@ -40,6 +73,9 @@ class EmbeddedPostgresStorage(DagsterPostgresStorage):
         cls, inst_data: StorageConfiguration | None, config_value: dict[str, Any]
     ) -> "EmbeddedPostgresStorage":
         """Starts the server if it is not running, and creates the database if it does not exist."""
-        uri = ensure_database(acquire(Path(config_value["home"])), _DATABASE)
+        home = config_value["home"]
+        uri = ensure_database(acquire(Path(home)), _DATABASE)
         # SQLAlchemy 2.1 reads a bare postgresql:// as psycopg 3, with which dagster-postgres fails at its first NOTIFY.
-        return cls(postgres_url=uri.replace("postgresql://", "postgresql+psycopg2://", 1), inst_data=inst_data)
+        url = uri.replace("postgresql://", "postgresql+psycopg2://", 1)
+        # In hexadecimal, because a path may hold any byte.
+        return cls(postgres_url=f"{url}&plugin={_PLUGIN}&{_HOME}={os.fsencode(home).hex()}", inst_data=inst_data)

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-from metrics_pipeline.embedded import acquire
+from metrics_pipeline.embedded import acquire, before_connecting
 from metrics_pipeline.logs.contract import UpstreamContract, check_contract
 from metrics_pipeline.logs.postgres_logs import PostgresLogs
 from metrics_pipeline.logs.source import LogSource
@@ -23,7 +23,8 @@ def open_database(settings: Settings) -> Database:
     if settings.database_url is not None:
         return Database(DatabaseUrl.parse(settings.database_url))
     url = DatabaseUrl.parse(acquire(settings.home), source="The embedded server's URI")
-    database = Database(replace(url, description=f"the embedded database in {settings.home}"), is_embedded=True)
+    url = replace(url, description=f"the embedded database in {settings.home}")
+    database = Database(url, before_connecting=before_connecting(settings.home))
     create_upstream_tables(database)
     upgrade(database)
     return database

@@ -1,6 +1,6 @@
 """A PostgreSQL database: its connections, how their sessions are set up, and its name in messages."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from typing import Any
@@ -40,10 +40,12 @@ class Database:
         is_embedded: whether it is our own server, whose tables we may create without being asked.
     """
 
-    def __init__(self, url: DatabaseUrl, *, is_embedded: bool = False) -> None:
+    def __init__(self, url: DatabaseUrl, *, before_connecting: Callable[..., None] | None = None) -> None:
+        """`before_connecting`, of the embedded server only, is a listener of SQLAlchemy's event `do_connect`."""
         self.description = url.description
-        self.is_embedded = is_embedded
+        self.is_embedded = before_connecting is not None
         self._url = url
+        self._before_connecting = before_connecting
         # No pool: a run makes a handful of transactions, and a local connection costs 3 ms. A connection that is not
         # kept is never found dead after a restart of the server, is never shared with a fork, and never delays the
         # shutdown of the embedded server.
@@ -113,6 +115,8 @@ class Database:
             **pool,
         )
         event.listen(engine, "connect", _set_up_session)
+        if self._before_connecting is not None:
+            event.listen(engine, "do_connect", self._before_connecting)
         return engine
 
     def __repr__(self) -> str:
