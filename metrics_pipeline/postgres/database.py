@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from typing import Any
 
 import psycopg
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 
-from metrics_pipeline.postgres.faults import database_faults
+from metrics_pipeline.postgres.faults import Login, database_faults
 from metrics_pipeline.postgres.urls import DatabaseUrl
 
 #: Settings that our statements and their results need, whatever the role, the database or the environment sets.
@@ -24,8 +25,26 @@ _SESSION = {
     # Table names come back as text and go into statements.
     "quote_all_identifiers": "off",
     "transform_null_equals": "off",
+    # NULL in the text of an array is a value that is missing, not a word.
+    "array_nulls": "on",
+    "backslash_quote": "safe_encoding",
+    # A role may default to read-only transactions. Ours say themselves which they are.
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    "default_transaction_isolation": "read committed",
+    # The server ends the session of a client that vanished, and with it its locks: after 60 + 6 × 10 s where the
+    # network says nothing, and after half an hour where a pooler or a stopped process keeps the connection. No
+    # transaction of ours pauses that long: the longest pause is for the last slice of a large day.
+    "tcp_keepalives_idle": "60",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "6",
+    "tcp_user_timeout": "120s",
+    "idle_in_transaction_session_timeout": "30min",
 }
-_SET_UP = "SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SESSION.items())
+# In one statement, which also reads what only the role, the database or the server may set.
+_SET_UP = "SELECT quote_ident(current_user), current_setting('statement_timeout'), " + ", ".join(
+    f"set_config('{name}', '{value}', false)" for name, value in _SESSION.items()
+)
 
 
 class Database:
@@ -38,6 +57,7 @@ class Database:
         engine: SQLAlchemy on psycopg 3, without a pool except for kept connections. Its exceptions are the driver's.
         description: database, host, port and user in words; never a password.
         is_embedded: whether it is our own server, whose tables we may create without being asked.
+        login: what the last session found.
     """
 
     def __init__(self, url: DatabaseUrl, *, before_connecting: Callable[..., None] | None = None) -> None:
@@ -46,21 +66,22 @@ class Database:
         self.is_embedded = before_connecting is not None
         self._url = url
         self._before_connecting = before_connecting
+        self.login = Login()
         # No pool: a run makes a handful of transactions, and a local connection costs 3 ms. A connection that is not
         # kept is never found dead after a restart of the server, is never shared with a fork, and never delays the
         # shutdown of the embedded server.
-        self.engine: Engine = self._engine(poolclass=NullPool)
+        self.engine: Engine = self._engine(self.login, poolclass=NullPool)
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
         """A connection whose transaction is rolled back at the end of the block."""
-        with database_faults(self.description), self.engine.connect() as connection:
+        with database_faults(self.description, self.login), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
         """A connection whose transaction is committed at the end of the block, or rolled back by an exception."""
-        with database_faults(self.description), self.engine.begin() as connection:
+        with database_faults(self.description, self.login), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
@@ -76,7 +97,8 @@ class Database:
         Otherwise a backfill would wait twice per day for a new server process to read the catalog. A connection that
         was lost while idle is replaced.
         """
-        kept = self._on(self._engine(pool_size=2, max_overflow=-1, pool_pre_ping=True))
+        kept = copy(self)
+        kept.engine = self._engine(self.login, pool_size=2, max_overflow=-1, pool_pre_ping=True)
         try:
             yield kept
         finally:
@@ -88,7 +110,7 @@ class Database:
         Its transactions are read-only, and no statement in them takes longer than the timeout. A caller that finds no
         connection free within 5 seconds gets sqlalchemy.exc.TimeoutError. The caller disposes of the engine.
         """
-        engine = self._engine(pool_size=connections, max_overflow=0, pool_timeout=5, pool_pre_ping=True)
+        engine = self._engine(Login(), pool_size=connections, max_overflow=0, pool_timeout=5, pool_pre_ping=True)
         engine = engine.execution_options(postgresql_readonly=True)
 
         # Per transaction, not per session: PgBouncer would pass a session's settings on to sessions of the pipeline.
@@ -96,14 +118,12 @@ class Database:
         def limit(connection: Connection) -> None:
             connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{statement_timeout_seconds}s'")
 
-        return self._on(engine)
+        reading = copy(self)
+        # Not what its sessions find, because the timeout is ours.
+        reading.engine, reading.login = engine, Login()
+        return reading
 
-    def _on(self, engine: Engine) -> "Database":
-        database = copy(self)
-        database.engine = engine
-        return database
-
-    def _engine(self, **pool: Any) -> Engine:
+    def _engine(self, login: Login, **pool: Any) -> Engine:
         engine = create_engine(
             "postgresql+psycopg://",
             # The URL has no parameters, so no message or repr of SQLAlchemy can show a secret.
@@ -114,7 +134,8 @@ class Database:
             hide_parameters=True,
             **pool,
         )
-        event.listen(engine, "connect", _set_up_session)
+        # Before SQLAlchemy's own first questions to the server.
+        event.listen(engine, "connect", partial(_set_up_session, login), insert=True)
         if self._before_connecting is not None:
             event.listen(engine, "do_connect", self._before_connecting)
         return engine
@@ -123,9 +144,10 @@ class Database:
         return f"Database({self.description!r})"
 
 
-def _set_up_session(connection: psycopg.Connection[Any], _record: object) -> None:
+def _set_up_session(login: Login, connection: psycopg.Connection[Any], _record: object) -> None:
     # A statement, because PgBouncer refuses the start-up parameter `options`; in autocommit, because a rollback would
     # undo the settings.
     connection.autocommit = True
-    connection.execute(_SET_UP)
+    for row in connection.execute(_SET_UP):
+        login.role, login.statement_timeout = row[:2]
     connection.autocommit = False

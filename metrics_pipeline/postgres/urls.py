@@ -16,6 +16,12 @@ _REMEDY = (
     "server can know, a port that is a number, and only libpq's parameters after the question mark."
 )
 
+# Parameters that other clients put into their URLs. Any other unknown name may be a piece of a password.
+_OF_OTHER_CLIENTS = (
+    "schema", "currentSchema", "pgbouncer", "ssl", "sslaccept", "connection_limit", "pool_timeout", "socket_timeout",
+    "statement_cache_size", "prepareThreshold",
+)  # fmt: skip
+
 _DEFAULTS = {
     # Used only if neither the URL nor PGAPPNAME names the application.
     "fallback_application_name": "metrics_pipeline",
@@ -46,7 +52,9 @@ class DatabaseUrl:
         """
         given = _given(url)
         if given is None:
-            raise SettingsError(f"{source} is not a PostgreSQL URL that libpq can use. {_REMEDY}")
+            foreign = [name for name in _OF_OTHER_CLIENTS if re.search(rf"[?&]{name}=", url)]
+            what = f" {' and '.join(foreign)} belongs to another client: leave it out." if foreign else ""
+            raise SettingsError(f"{source} is not a PostgreSQL URL that libpq can use.{what} {_REMEDY}")
         # Not the client's default encoding: only UTF-8 can carry every text of a database.
         return cls(_DEFAULTS | given | {"client_encoding": "UTF8"}, _describe(given))
 
@@ -81,6 +89,10 @@ def _describe(given: dict[str, str]) -> str:
     defaults = {
         option.keyword.decode(): option.val.decode() for option in pq.Conninfo.get_defaults() if option.val is not None
     }
+    if "service" in given:
+        # Its file says where the database is, and libpq reads that only when it connects.
+        named = f"database {given['dbname']}" if "dbname" in given else "the database"
+        return f"{named} of service {given['service']}"
     effective = defaults | given
     user = effective.get("user", "")
     database = effective.get("dbname") or user

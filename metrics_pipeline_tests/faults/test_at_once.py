@@ -12,7 +12,7 @@ from .judge import assert_nothing_half_published, assert_operator_is_told
 from .proxy import Proxy
 from .stage import Play, Stage
 
-_BUSY = ("Trying again may help", "was published by another run")
+_BUSY = ("Trying again may help", "SET statement_timeout = 0", "was published by another run")
 
 
 @pytest.mark.smoke

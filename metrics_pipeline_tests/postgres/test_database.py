@@ -33,8 +33,15 @@ HOSTILE = {
     "extra_float_digits": "-15",
     "quote_all_identifiers": "on",
     "transform_null_equals": "on",
+    "array_nulls": "off",
+    "backslash_quote": "on",
+    "default_transaction_read_only": "on",
+    "default_transaction_deferrable": "on",
+    "default_transaction_isolation": "serializable",
+    "idle_in_transaction_session_timeout": "1ms",
 }
-PINNED = ("UTC", "ISO, YMD", "postgres", "on", "hex", "1", "off", "off")
+PINNED = ("UTC", "ISO, YMD", "postgres", "on", "hex", "1", "off", "off", "on", "safe_encoding", "off", "off")
+PINNED += ("read committed", "30min")
 
 
 def session(database: Database) -> tuple[str, ...]:
@@ -56,13 +63,21 @@ def test_every_session_runs_in_utc_and_utf8_whatever_the_database_and_the_client
     assert session(database) == ("UTC", "metrics_pipeline", "UTF8")
 
 
-def test_every_setting_that_results_depend_on_is_the_session_s_own_whatever_the_database_sets(
-    database: Database,
+@pytest.mark.parametrize("of", ["the database", "the role", "the URL", "the environment"])
+def test_every_setting_that_results_depend_on_is_the_session_s_own_whoever_sets_another(
+    of: str, database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with database.engine.begin() as connection:
-        name = connection.scalar(text("SELECT current_database()"))
-        for setting, value in HOSTILE.items():
-            connection.execute(text(f"ALTER DATABASE {name} SET {setting} = '{value}'"))
+    options = " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in HOSTILE.items())
+    whose = {"the database": "DATABASE {}", "the role": "ROLE CURRENT_USER IN DATABASE {}"}
+    if of == "the URL":
+        database = Database(DatabaseUrl.parse(f"{database_url}&options={quote(options)}"))
+    elif of == "the environment":
+        monkeypatch.setenv("PGOPTIONS", options)
+    else:
+        with database.engine.begin() as connection:
+            target = whose[of].format(connection.scalar(text("SELECT current_database()")))
+            for setting, value in HOSTILE.items():
+                connection.execute(text(f"ALTER {target} SET {setting} = '{value}'"))
     with database.engine.connect() as connection:
         connection.rollback()
         assert tuple(connection.scalar(text(f"SHOW {setting}")) for setting in HOSTILE) == PINNED

@@ -3,6 +3,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import psycopg
@@ -14,6 +15,7 @@ from metrics_pipeline.errors import ContractError, PermanentError, PipelineError
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.faults import database_faults
 from metrics_pipeline.postgres.urls import DatabaseUrl
+from metrics_pipeline_tests.days import execute
 
 SECRET = "s3cret-Pa55"
 
@@ -29,7 +31,7 @@ def by_sqlalchemy(database: Database, *statements: str) -> None:
 def by_cursor(database: Database, *statements: str) -> None:
     """As the logs are read: past SQLAlchemy."""
     with (
-        database_faults(database.description),
+        database_faults(database.description, database.login),
         database.engine.connect() as connection,
         connection.connection.cursor(binary=True) as cursor,
     ):
@@ -197,11 +199,27 @@ def test_a_statement_that_never_can_work_is_permanent(run: Run, statement, kind,
     assert words in str(error)
 
 
-@both_ways
-def test_a_missing_privilege_is_permanent_and_its_remedy_is_a_grant(run: Run, database: Database) -> None:
-    error = fault(run, database, "SET ROLE pg_monitor", "SELECT name FROM agent_registry")
+@pytest.mark.parametrize(
+    ("statement", "remedy"),
+    [
+        ("SELECT name FROM agent_registry", "GRANT SELECT ON TABLE agent_registry TO postgres."),
+        ("DELETE FROM agent_registry", "GRANT SELECT, DELETE ON TABLE agent_registry TO postgres."),
+        (
+            "INSERT INTO agent_registry SELECT * FROM agent_registry ON CONFLICT (id) DO UPDATE SET name = ''",
+            "GRANT SELECT, INSERT, UPDATE ON TABLE agent_registry TO postgres.",
+        ),
+        ("CREATE TABLE public.x (y int)", "GRANT CREATE ON SCHEMA public TO postgres."),
+        ("SELECT * FROM hidden.x", "GRANT USAGE ON SCHEMA hidden TO postgres."),
+        ("DROP TABLE agent_registry", "Run the command as the owner"),
+    ],
+)
+def test_a_missing_privilege_is_permanent_and_its_remedy_is_the_grant(
+    statement: str, remedy: str, database: Database
+) -> None:
+    execute(database, "CREATE SCHEMA hidden", "CREATE TABLE hidden.x ()")
+    error = fault(by_sqlalchemy, database, "SET ROLE pg_monitor", statement)
     assert isinstance(error, PermanentError)
-    assert "permission denied for table agent_registry (SQLSTATE 42501). Have it granted" in str(error)
+    assert remedy in str(error)
 
 
 @both_ways
@@ -209,6 +227,37 @@ def test_a_time_limit_of_the_server_is_transient(run: Run, database: Database) -
     error = fault(run, database, "SET statement_timeout = 200", "SELECT count(*) AS n, pg_sleep(60)")
     assert isinstance(error, TransientError)
     assert "canceling statement due to statement timeout" in str(error)
+
+
+@both_ways
+def test_a_time_limit_of_the_role_is_permanent_and_named_with_its_value(run: Run, database_url: str) -> None:
+    limited = Database(DatabaseUrl.parse(f"{database_url}&options=-cstatement_timeout%3D50ms"))
+    error = fault(run, limited, "SELECT pg_sleep(60)")
+    assert isinstance(error, PermanentError)
+    assert "Role postgres has a statement_timeout of 50ms" in str(error)
+    assert "ALTER ROLE postgres SET statement_timeout = 0" in str(error)
+    cancelled = fault(
+        run, limited, "SELECT pg_cancel_backend(pg_backend_pid()), count(*) FROM generate_series(1, 10000)"
+    )
+    assert isinstance(cancelled, TransientError)
+
+
+def test_a_time_limit_of_our_own_is_transient_whatever_the_role_has(database_url: str) -> None:
+    limited = Database(DatabaseUrl.parse(f"{database_url}&options=-cstatement_timeout%3D50ms"))
+    reading = limited.for_reading(connections=1, statement_timeout_seconds=1)
+    assert isinstance(fault(by_sqlalchemy, reading, "SELECT pg_sleep(60)"), TransientError)
+    reading.engine.dispose()
+
+
+def test_a_transaction_that_writes_on_a_standby_may_be_tried_again_and_the_primary_is_the_remedy() -> None:
+    class Refused(psycopg.errors.FeatureNotSupported):
+        diag = SimpleNamespace(
+            message_primary="cannot set transaction read-write mode during recovery",
+            source_function="check_transaction_read_only",
+        )
+
+    with pytest.raises(TransientError, match="point METRICS_DATABASE_URL at the primary"), database_faults("x"):
+        raise Refused
 
 
 @both_ways
@@ -236,6 +285,7 @@ def raised(run: Run, database: Database, sqlstate: str) -> PipelineError:
     "sqlstate",
     [
         "08006",
+        "25006",
         "25P03",
         "40001",
         "40P01",
@@ -255,7 +305,9 @@ def test_these_states_are_worth_another_try(sqlstate: str, database: Database) -
     assert isinstance(raised(by_cursor, database, sqlstate), TransientError)
 
 
-@pytest.mark.parametrize("sqlstate", ["28P01", "28000", "3D000", "25006", "42501", "42P01", "23505", "22003", "XX000"])
+@pytest.mark.parametrize(
+    "sqlstate", ["28P01", "28000", "3D000", "25P04", "3F000", "42501", "42P01", "23505", "22003", "XX000"]
+)
 def test_these_states_stay_until_somebody_acts(sqlstate: str, database: Database) -> None:
     assert isinstance(raised(by_sqlalchemy, database, sqlstate), PermanentError)
     assert isinstance(raised(by_cursor, database, sqlstate), PermanentError)
@@ -277,6 +329,8 @@ def test_these_states_stay_until_somebody_acts(sqlstate: str, database: Database
         ("FATAL:  sorry, too many clients already", TransientError),
         ('FATAL:  remaining connection slots are reserved for roles with privileges of the "x" role', TransientError),
         ("FATAL:  query_wait_timeout", TransientError),
+        ('FATAL:  database "m" is not currently accepting connections', TransientError),
+        ("FATAL:  unsupported startup parameter: options", PermanentError),
         ("SSL connection has been closed unexpectedly", TransientError),
     ],
 )  # fmt: skip
@@ -286,6 +340,24 @@ def test_a_login_refused_in_any_language_is_told_from_one_to_be_tried_again(word
         raise psycopg.OperationalError(f"connection failed: {at}")
     assert words.split(":  ")[-1] in str(caught.value)
     assert "connection to server" not in str(caught.value)
+
+
+def test_what_a_pooler_never_lets_through_is_permanent_and_says_how_to_do_without() -> None:
+    class Refused(psycopg.errors.ProtocolViolation):
+        diag = SimpleNamespace(message_primary="transaction blocks not allowed in statement pooling mode")
+
+    with pytest.raises(PermanentError, match="Set PgBouncer's pool_mode to session or transac"), database_faults("x"):
+        raise Refused
+    with pytest.raises(PermanentError, match="ALTER ROLE … SET search_path"), database_faults("x"):
+        raise psycopg.OperationalError("connection failed: x failed: FATAL:  unsupported startup parameter: options")
+
+
+def test_a_service_that_is_not_defined_is_permanent(monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Database(DatabaseUrl.parse("postgresql:///?service=nowhere"))
+    error = fault(by_sqlalchemy, database, "SELECT 1")
+    assert isinstance(error, PermanentError)
+    assert 'definition of service "nowhere" not found' in str(error)
+    assert "the database of service nowhere" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,8 @@ def test_any_user_password_and_database_survive_percent_encoding(user: str, pass
         ("postgresql://alice@/m?host=/tmp&port=7", "database m on /tmp:7 (user alice)"),
         ("postgresql://alice@/m", "database m on the local socket:5432 (user alice)"),
         ("postgresql://alice@/m?hostaddr=10.0.0.1", "database m on 10.0.0.1:5432 (user alice)"),
+        ("postgresql:///?service=metrics", "the database of service metrics"),
+        ("postgresql:///m?service=metrics", "database m of service metrics"),
     ],
 )
 def test_the_description_names_database_host_port_and_user(url: str, description: str) -> None:
@@ -124,6 +126,12 @@ def test_an_unusable_url_is_refused_without_repeating_any_of_it(url: str, remedy
     assert str(caught.value).startswith("METRICS_DATABASE_URL ")
     assert remedy in str(caught.value)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("name", ["schema", "pgbouncer", "ssl"])
+def test_a_parameter_of_another_client_is_named(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"can use. {name} belongs to another client: leave it out. Write it as"):
+        DatabaseUrl.parse(f"postgresql://alice:hunter2@h/m?sslmode=require&{name}=x")
 
 
 @pytest.mark.parametrize("host", ["db..example", "a" * 64, "db.example,b..c", "é" * 64])
