@@ -22,6 +22,10 @@ class SettingsError(PermanentError):
     """An environment variable holds a value that cannot be used."""
 
 
+class DagsterStorageError(PipelineError):
+    """Dagster's own database, which keeps runs and events, cannot be used; the metrics are elsewhere."""
+
+
 class ContractError(PermanentError):
     """The database lacks a table or column that we read, or holds it with a type that we cannot read."""
 

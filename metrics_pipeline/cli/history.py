@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from metrics_pipeline.cli.tables import print_table
+from metrics_pipeline.errors import DagsterStorageError
 from metrics_pipeline.logs.contract import SOURCE_TABLES
 from metrics_pipeline.metrics.reconciliation import DayVerdict, LedgerRow
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.orchestration.reconciling import judge
 from metrics_pipeline.pipeline.opening import open_database, open_logs, require_ready
-from metrics_pipeline.pipeline.reconciling import findings, lookback
+from metrics_pipeline.pipeline.reconciling import findings, judge_days, lookback
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.ledger import ledger_rows
 from metrics_pipeline.store.reads import Restatement
@@ -56,8 +57,16 @@ def status(
     settings = Settings.from_environment()
     database = open_database(settings)
     window = lookback(settings, datetime.now(UTC), days)
-    with open_instance(settings) as instance:
-        verdicts = judge(instance, database, open_logs(database, SOURCE_TABLES), settings.time_zone, window)
+    logs = open_logs(database, SOURCE_TABLES)
+    unknown = ""
+    try:
+        with open_instance(settings) as instance:
+            verdicts = judge(instance, database, logs, settings.time_zone, window)
+    except DagsterStorageError as error:
+        # On such a night the state of the metrics is what an operator needs.
+        unknown = f"Which days a run is writing is not known. {error}"
+        with database.snapshot() as snapshot:
+            verdicts = judge_days(snapshot, logs, window, settings.time_zone)
     with database.connect() as connection:
         ledger = ledger_rows(connection, window[0], window[-1]) if window else {}
     print_table(
@@ -67,6 +76,8 @@ def status(
         left=("day", "state", "why", "when (UTC)", "run"),
     )
     print(findings(verdicts))
+    if unknown:
+        typer.echo(unknown, err=True)
 
 
 def restatements(

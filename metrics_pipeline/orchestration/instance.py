@@ -3,17 +3,22 @@
 Commands use the instance of DAGSTER_HOME, else one under METRICS_PIPELINE_HOME with its runs on the embedded server.
 """
 
+import logging
 import math
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
 import dagster as dg
 import yaml
+from dagster_postgres.utils import DagsterPostgresException
+from sqlalchemy.exc import SQLAlchemyError
 
-from metrics_pipeline.errors import PermanentError, SettingsError
+from metrics_pipeline.errors import DagsterStorageError, PermanentError, SettingsError
 from metrics_pipeline.names import LOCATION, LOCATION_MODULE
 from metrics_pipeline.settings import Settings
 
@@ -32,9 +37,45 @@ _SOCKET_PATH_BYTES = 103
 _WORKSPACE = {"load_from": [{"python_module": {"module_name": LOCATION_MODULE, "location_name": LOCATION}}]}
 
 
-def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """The instance as a context manager."""
-    return dg.DagsterInstance.from_config(str(instance_folder(settings)))
+@contextmanager
+def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """The instance, for a block that turns the faults of its database into DagsterStorageError.
+
+    Also raises what instance_folder raises.
+    """
+    folder = instance_folder(settings)
+    try:
+        with _calm_retries(), dg.DagsterInstance.from_config(str(folder)) as instance:
+            yield instance
+    # The faults of the metrics' database are errors of our own when they arrive here.
+    except (SQLAlchemyError, DagsterPostgresException, dg.DagsterInvalidConfigError) as error:
+        raise DagsterStorageError(
+            f"Dagster's own database cannot be used: {_reason(error)}. Check that its server runs, the storage in "
+            f"{folder / CONFIGURATION}, and the variables that it reads, such as DAGSTER_POSTGRES_URL."
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    unset = re.search(r'the environment variable "\w+" which is not set', str(error))
+    if unset:
+        return f"its configuration needs {unset[0]}"
+    # Dagster's own exception says how often it tried, SQLAlchemy's adds the statement.
+    cause = error.__cause__ or error if isinstance(error, DagsterPostgresException) else error
+    return str(getattr(cause, "orig", None) or cause).strip().partition("\n")[0].rstrip(".")
+
+
+@contextmanager
+def _calm_retries() -> Iterator[None]:
+    # Dagster logs each of its six attempts to connect, with the whole of SQLAlchemy's message.
+    def is_another(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Retrying failed database connection")
+
+    root = logging.getLogger()
+    root.addFilter(is_another)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_another)
 
 
 def instance_folder(settings: Settings) -> Path:
@@ -103,7 +144,7 @@ def write_instance(folder: Path, *, force: bool) -> None:
 
 
 def _filled(template: str, **values: str) -> str:
-    return Template((_TEMPLATES / template).read_text()).substitute(values)
+    return Template((_TEMPLATES / template).read_text(encoding="utf-8")).substitute(values)
 
 
 def _quoted(path: Path) -> str:
@@ -129,5 +170,5 @@ def _write_private(path: Path, content: str) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         written = Path(scratch, path.name)
         written.touch(mode=0o600)
-        written.write_text(content)
+        written.write_text(content, encoding="utf-8")
         written.replace(path)

@@ -115,6 +115,17 @@ def test_status_shows_each_state_of_a_day_and_what_was_stored_of_it(
     )
 
 
+def test_status_shows_the_metrics_where_dagsters_database_is_away_and_says_what_it_does_not_know(
+    states: None, command: Callable[..., tuple[Rows, str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dagster" / "dagster.yaml").write_text(
+        "storage: {postgres: {postgres_url: {env: DAGSTER_POSTGRES_URL}}}", encoding="utf-8"
+    )
+    rows, _ = command("status")
+    assert [row[:2] for row in rows[:2]] == [["2025-07-07", "aggregated"], ["2025-07-08", "aggregated"]]
+    assert rows[5][1] == "aggregated"  # a run is writing it, and only Dagster knows
+
+
 def test_status_looks_back_as_far_as_it_is_told_and_never_before_the_start_date(
     states: None, command: Callable[..., tuple[Rows, str]]
 ) -> None:

@@ -13,12 +13,13 @@ import pytest
 import yaml
 from dagster._core.instance.config import dagster_instance_config
 
-from metrics_pipeline.errors import SettingsError
+from metrics_pipeline.errors import DagsterStorageError, SettingsError
 from metrics_pipeline.orchestration.instance import (
     embedded_configuration,
     instance_folder,
     open_instance,
     workspace_file,
+    write_instance,
 )
 from metrics_pipeline.settings import Settings
 
@@ -157,3 +158,60 @@ def test_a_home_that_cannot_be_written_is_named(tmp_path: Path, write: object) -
 def test_the_workspace_says_what_the_projects_own_does(tmp_path: Path) -> None:
     ours = Path(__file__).parents[2] / "workspace.yaml"
     assert yaml.safe_load(workspace_file(Settings(home=tmp_path)).read_text()) == yaml.safe_load(ours.read_text())
+
+
+@pytest.fixture
+def production(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings with an instance whose runs are in the database that DAGSTER_POSTGRES_URL names."""
+    write_instance(tmp_path / "dagster", force=False)
+    # Dagster waits up to 14 s for a database.
+    monkeypatch.setattr("dagster_postgres.utils.time.sleep", lambda _seconds: None)
+    return Settings(home=tmp_path / "home", dagster_home=tmp_path / "dagster")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        (None, 'needs the environment variable "DAGSTER_POSTGRES_URL" which is not set'),
+        ("nonsense", "Could not parse SQLAlchemy URL"),
+        ("postgresql+psycopg2://dagster:hunter2@127.0.0.1:1/dagster", "Connection refused"),
+        ("postgresql+psycopg2://nobody:hunter2@/dagster?host={socket}", 'role "nobody" does not exist'),
+        ("postgresql+psycopg2://postgres:hunter2@/nowhere?host={socket}", 'database "nowhere" does not exist'),
+    ],
+)
+def test_a_database_of_dagsters_that_cannot_be_used_is_one_sentence_without_its_password(
+    url: str | None,
+    words: str,
+    production: Settings,
+    server_uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if url is not None:
+        socket = psycopg.conninfo.conninfo_to_dict(server_uri)["host"]
+        monkeypatch.setenv("DAGSTER_POSTGRES_URL", url.format(socket=socket))
+    with pytest.raises(DagsterStorageError) as raised, open_instance(production):
+        pass
+    said = str(raised.value)
+    assert said.startswith("Dagster's own database cannot be used: ")
+    assert words in said
+    assert f"the storage in {production.dagster_home}/dagster.yaml, and the variables that it reads, such as" in said
+    assert "\n" not in said
+    assert "hunter2" not in said + caplog.text
+    assert "Retrying" not in caplog.text
+
+
+def test_a_database_of_dagsters_that_is_lost_midway_is_the_same_sentence(
+    production: Settings, bare_database_url: str, server_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = psycopg.conninfo.conninfo_to_dict(bare_database_url)["dbname"]
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", bare_database_url.replace("postgresql://", "postgresql+psycopg2://"))
+
+    def lose() -> None:
+        with open_instance(production) as instance, psycopg.connect(server_uri, autocommit=True) as connection:
+            assert instance.get_runs_count() == 0
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+            instance.get_runs_count()
+
+    with pytest.raises(DagsterStorageError, match="not currently accepting connections"):
+        lose()
