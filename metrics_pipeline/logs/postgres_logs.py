@@ -1,9 +1,12 @@
 """The source of logs in the database that holds the metrics: agent_execution_logs and agent_registry."""
 
+import logging
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -12,6 +15,7 @@ import polars as pl
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.logs import quality
 from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.logs.days import over_days
@@ -33,7 +37,10 @@ from metrics_pipeline.metrics.reconciliation import Unreadable
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.postgres.database import Database
 
-# Each reader takes a connection and a core of the server, which other clients need at night too.
+_log = logging.getLogger(__name__)
+
+# Each reader takes a connection and a core of the server, which other clients need at night too. The snapshot's own
+# connection is one of them.
 _MAX_READERS = 4
 
 _EXPORT = text("SELECT pg_export_snapshot(), now()")
@@ -99,7 +106,7 @@ class PostgresLogs:
         partials = (
             read_partials(snapshot, self.contract, *slices[0])
             if len(slices) == 1
-            else self._read_at_once(slices, exported_id)
+            else self._read_at_once(snapshot, slices, exported_id)
         )
         return ExtractedDay(
             agents=pl.Series("agent_id", agents, dtype=pl.String),
@@ -203,23 +210,57 @@ class PostgresLogs:
         texts = pl.DataFrame([tuple(row) for row in rows], schema=EXACT_COSTS_SCHEMA.names(), orient="row")
         return texts.cast(EXACT_COSTS_SCHEMA, strict=False)
 
-    def _read_at_once(self, slices: Sequence[Slice], exported_id: str) -> pl.DataFrame:
+    def _read_at_once(self, snapshot: Connection, slices: Sequence[Slice], exported_id: str) -> pl.DataFrame:
         left = deque(slices)
-        number = min(len(slices), _MAX_READERS, os.cpu_count() or 1)
-        with ThreadPoolExecutor(number, thread_name_prefix="reader") as threads:
-            try:
-                readers = [threads.submit(self._read, left, exported_id) for _ in range(number)]
-                return pl.concat([partials for reader in as_completed(readers) for partials in reader.result()])
-            finally:
-                # After an error of one reader, or an interruption, the others stop when their slice is done.
-                left.clear()
+        helpers = [_Helper() for _ in range(min(len(slices), _MAX_READERS, os.cpu_count() or 1) - 1)]
+        for helper in helpers:
+            # Not of a pool, which would wait for its threads: a pooler may let one wait for its connection for minutes.
+            threading.Thread(target=self._help, args=(helper, left, exported_id), name="reader", daemon=True).start()
+        try:
+            snapshot.execute(_LOCK)
+            partials = self._slices(snapshot, left)
+            # One that has not begun finds nothing left.
+            for helper in helpers:
+                if helper.has_begun.is_set() or helper.result.done():
+                    partials += helper.result.result()
+            return pl.concat(partials)
+        finally:
+            # After an error of one reader, or an interruption, the others stop when their slice is done.
+            left.clear()
+            for helper in helpers:
+                if helper.has_begun.is_set():
+                    helper.result.exception()
 
-    def _read(self, left: deque[Slice], exported_id: str) -> list[pl.DataFrame]:
+    def _help(self, helper: "_Helper", left: deque[Slice], exported_id: str) -> None:
+        with ExitStack() as stack:
+            try:
+                connection = stack.enter_context(self._database.snapshot())
+            except PipelineError as error:
+                # A role or a pool may have few connections, and the snapshot's own reads everything if need be.
+                _log.warning("The day is read over fewer connections. %s", error)
+                helper.result.set_result([])
+                return
+            try:
+                if left:
+                    connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{exported_id}'")
+                    connection.execute(_LOCK)
+                helper.has_begun.set()
+                helper.result.set_result(self._slices(connection, left))
+            except BaseException as error:
+                left.clear()
+                helper.result.set_exception(error)
+
+    def _slices(self, connection: Connection, left: deque[Slice]) -> list[pl.DataFrame]:
         """Reads one slice after the other until none is left."""
-        with self._database.snapshot() as connection:
-            connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{exported_id}'")
-            connection.execute(_LOCK)
-            return [read_partials(connection, self.contract, *bounds) for bounds in _taken(left)]
+        return [read_partials(connection, self.contract, *bounds) for bounds in _taken(left)]
+
+
+class _Helper:
+    """A reader beside the snapshot's own connection, and what it has read."""
+
+    def __init__(self) -> None:
+        self.has_begun = threading.Event()
+        self.result: Future[list[pl.DataFrame]] = Future()
 
 
 def _fingerprints_statement(contract: UpstreamContract, kind: FingerprintKind) -> str:

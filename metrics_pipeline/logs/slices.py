@@ -1,6 +1,5 @@
 """Divides a large day among several readers: into slices of time, by the planner's estimates."""
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import pairwise
 
@@ -39,15 +38,6 @@ def slices_of(connection: Connection, contract: UpstreamContract, window: DayWin
             nodes += node.get("Plans", [])
         return plan["Plan Rows"], any(node["Node Type"] == "Seq Scan" for node in nodes)
 
-    # Rolled back, because EXPLAIN locks the table as a read does. An ALTER TABLE that queues behind this transaction
-    # would block the readers, and this transaction waits for the readers.
-    connection.exec_driver_sql("SAVEPOINT plan")
-    slices = _divided(estimate, window)
-    connection.exec_driver_sql("ROLLBACK TO SAVEPOINT plan; RELEASE SAVEPOINT plan")
-    return slices
-
-
-def _divided(estimate: Callable[[datetime, datetime], tuple[int, bool]], window: DayWindow) -> list[Slice]:
     logs, _ = estimate(window.start, window.end)
     if logs < _DIVIDED_FROM_LOGS:
         return [(window.start, window.end)]

@@ -1,21 +1,25 @@
 import hashlib
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import polars as pl
 import pytest
+from sqlalchemy import Connection
 
 from metrics_pipeline.errors import InvariantError, TransientError
 from metrics_pipeline.logs.log_columns import log_columns
-from metrics_pipeline.logs.slices import slices_of
+from metrics_pipeline.logs.postgres_logs import PostgresLogs
+from metrics_pipeline.logs.slices import Slice, slices_of
 from metrics_pipeline.metrics.calculator import daily_metrics, merge_partials
 from metrics_pipeline.metrics.catalog import EXACT_COSTS_SCHEMA, PARTIALS_SCHEMA
 from metrics_pipeline.metrics.validation import validate_day
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.pipeline.opening import open_logs, require_ready
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline_tests.days import (
     DAY,
     WINDOW,
@@ -279,10 +283,6 @@ def test_a_large_day_is_read_in_slices_and_every_log_once(a_log_each_minute: Dat
     logs = open_logs(a_log_each_minute)
     with a_log_each_minute.snapshot() as snapshot:
         partials = logs.read_day(snapshot, WINDOW, include_inactive_agents=False).partials
-        # A transaction that holds no lock cannot block an ALTER TABLE behind which our reader would then wait.
-        own = snapshot.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
-        locks = "SELECT mode FROM pg_locks WHERE relation = 'agent_execution_logs'::regclass"
-        assert query(a_log_each_minute, f"{locks} AND pid = {own}") == []
     first = 3 * 1440
     assert sorted(partials["latencies_ms"].explode()) == list(range(first, first + 1440))
     assert partials["total_executions"].to_list() == [180] * 8
@@ -319,6 +319,62 @@ def test_a_large_day_without_an_index_is_read_in_few_passes(
     partials = read(a_log_each_minute).partials
     assert partials["total_executions"].sum() == 1440
     assert scans(a_log_each_minute, slices) == (slices, 0)
+
+
+@pytest.mark.usefixtures("large_from_1000_logs")
+def test_a_role_with_one_connection_reads_a_large_day_over_that_one(
+    a_log_each_minute: Database, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    execute(
+        a_log_each_minute,
+        "CREATE ROLE few LOGIN CONNECTION LIMIT 1",
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO few",
+    )
+    try:
+        few = Database(DatabaseUrl.parse(database_url.replace("postgres@", "few@")))
+        logs = PostgresLogs(few, require_ready(a_log_each_minute))
+        with few.snapshot() as snapshot:
+            partials = logs.read_day(snapshot, WINDOW, include_inactive_agents=False).partials
+        assert partials["total_executions"].sum() == 1440
+    finally:
+        execute(a_log_each_minute, "DROP OWNED BY few", "DROP ROLE few")
+    assert 'too many connections for role "few"' in caplog.text
+
+
+@pytest.mark.usefixtures("large_from_1000_logs")
+def test_a_large_day_does_not_wait_for_a_reader_that_gets_no_connection(a_log_each_minute: Database) -> None:
+    ends = threading.Event()
+
+    class OnePooledConnection:
+        def snapshot(self) -> None:
+            ends.wait()
+            raise TransientError("query_wait_timeout")
+
+    logs = PostgresLogs(OnePooledConnection(), require_ready(a_log_each_minute))
+    with a_log_each_minute.snapshot() as snapshot:
+        partials = logs.read_day(snapshot, WINDOW, include_inactive_agents=False).partials
+    assert partials["total_executions"].sum() == 1440
+    ends.set()
+
+
+@pytest.mark.usefixtures("large_from_1000_logs")
+def test_an_alter_table_that_waits_for_the_snapshot_does_not_stop_a_large_day(
+    a_log_each_minute: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alters = threading.Thread(
+        target=execute, args=(a_log_each_minute, "ALTER TABLE agent_execution_logs ADD COLUMN more int")
+    )
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'ALTER TABLE%'"
+
+    def lock(connection: Connection, *arguments: object) -> list[Slice]:
+        slices = slices_of(connection, *arguments)
+        alters.start()
+        wait_until(lambda: query(a_log_each_minute, waiting) == [(1,)])
+        return slices
+
+    monkeypatch.setattr("metrics_pipeline.logs.postgres_logs.slices_of", lock)
+    assert read(a_log_each_minute).partials["total_executions"].sum() == 1440
+    alters.join()
 
 
 def query_drop_indexes(database: Database) -> list[str]:
