@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import platformdirs
+from dotenv import dotenv_values
 
 from metrics_pipeline.errors import PermanentError, SettingsError
 from metrics_pipeline.metrics.retention import MAX_DAYS, RetentionPolicy
@@ -22,6 +23,9 @@ _MAX_LOOKBACK_DAYS = 366
 # Dagster counts the days one by one, and at the calendar's ends a day has no neighbour.
 _FIRST_DATE = date(1900, 1, 1)
 _LAST_DATE = date(9998, 12, 31)
+
+#: The home where none is set and the user has no home directory. Nothing can be created below it.
+NO_HOME = Path(os.devnull, "home")
 
 _NO_ZONE = re.compile(r"(?:right|posix)/|(?:localtime|posixrules|Factory)$")
 
@@ -80,6 +84,22 @@ def _home(text: str) -> Path:
         return Path(text).expanduser().absolute()
     except RuntimeError as error:
         raise ValueError("and there is no such user") from error
+
+
+def _default_home() -> Path:
+    try:
+        return Path(platformdirs.user_data_dir("metrics_pipeline", appauthor=False))
+    except RuntimeError:
+        # Neither HOME nor an entry in the password database, as in many containers.
+        return NO_HOME
+
+
+def no_home(reason: str) -> str:
+    """The message where NO_HOME does not do."""
+    return (
+        f"METRICS_PIPELINE_HOME is not set, user {os.geteuid()} has no home directory, and {reason}. "
+        "Set METRICS_PIPELINE_HOME to a folder of your own, or both METRICS_DATABASE_URL and DAGSTER_HOME."
+    )
 
 
 def _time_zone(text: str) -> str:
@@ -259,16 +279,20 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
-        """Reads the variables; an empty one counts as unset.
+        """Reads the variables; an empty one counts as unset, except the URL of a database.
 
         Raises SettingsError, which names each variable that cannot be used, its value if that is not secret, and what
         would be accepted.
         """
         environment = os.environ if environment is None else environment
         given = {name: text for name, text in environment.items() if text}
-        given.setdefault("METRICS_PIPELINE_HOME", platformdirs.user_data_dir("metrics_pipeline", appauthor=False))
-        values: dict[str, Any] = {}
-        refusals = []
+        values: dict[str, Any] = {"home": _default_home()}
+        # An empty secret is a mistake of the deployment: it must not lead to a database that nobody meant.
+        refusals = [
+            f"{variable.name} is set but empty. Set {variable.accepts}, or unset it."
+            for variable in (VARIABLES["database_url"], VARIABLES["api_database_url"])
+            if environment.get(variable.name) == ""
+        ]
         for name, variable in VARIABLES.items():
             if variable.name in given:
                 try:
@@ -283,6 +307,8 @@ class Settings:
         except PermanentError as error:
             names = ", ".join(variable.name for variable in _RETENTION.values())
             raise SettingsError(f"{names} contradict each other. {error}") from error
+        if values["home"] == NO_HOME and "database_url" not in values:
+            raise SettingsError(no_home("the embedded server needs one"))
         return cls(**values, retention=policy)
 
     def child_environment(self, dagster_home: Path) -> dict[str, str]:
@@ -298,6 +324,18 @@ VARIABLES: dict[str, Variable] = {
         _RETENTION if setting.name == "retention" else {setting.name: setting.metadata["variable"]}
     ).items()
 }
+
+
+def read_env_file() -> None:
+    """Sets the variables of the file `.env` in the working directory, as `dagster dev` does: they win over others.
+
+    Raises SettingsError if the file cannot be read.
+    """
+    try:
+        os.environ.update({name: text for name, text in dotenv_values(".env").items() if text is not None})
+    except (OSError, ValueError) as error:
+        # ValueError: bytes that are not UTF-8, or characters that no variable can hold under this locale.
+        raise SettingsError(f"{Path('.env').absolute()} cannot be read: {error}. Correct or remove it.") from error
 
 
 def forget_database_url() -> bool:

@@ -4,15 +4,21 @@ import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metrics_pipeline.cli import main
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.errors import SettingsError
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
+from metrics_pipeline.orchestration.instance import instance_folder
+from metrics_pipeline.pipeline.opening import open_database
+from metrics_pipeline.postgres.upgrading import require_current
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.settings import VARIABLES, Settings
 from metrics_pipeline_tests.examples import examples
@@ -95,7 +101,103 @@ def test_the_declared_default_of_each_variable_means_the_same_as_leaving_it_unse
     }
     for name, default in defaults.items():
         assert Settings.from_environment({name: default}) == unset
-    assert Settings.from_environment(dict.fromkeys((variable.name for variable in VARIABLES.values()), "")) == unset
+    empty = {variable.name: "" for variable in VARIABLES.values() if not variable.name.endswith("DATABASE_URL")}
+    assert Settings.from_environment(empty) == unset
+
+
+@pytest.mark.parametrize("name", ["METRICS_DATABASE_URL", "METRICS_API_DATABASE_URL"])
+def test_an_empty_secret_never_leads_to_another_database(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{name} is set but empty. Set a URL such as .*, or unset it.$"):
+        Settings.from_environment({name: ""})
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without HOME and without an entry in the password database, as in many containers."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+
+
+@pytest.mark.usefixtures("nobody")
+def test_a_user_without_a_home_needs_none_where_the_databases_are_elsewhere(tmp_path: Path, database_url: str) -> None:
+    settings = Settings.from_environment({"METRICS_DATABASE_URL": database_url, "DAGSTER_HOME": str(tmp_path)})
+    assert instance_folder(settings) == tmp_path
+    with open_database(settings).connect() as connection:
+        require_current(connection)
+
+
+@pytest.mark.usefixtures("nobody")
+def test_a_user_without_a_home_is_told_so_where_one_is_needed() -> None:
+    for_runs = Settings.from_environment({"METRICS_DATABASE_URL": "postgresql://h/m"})
+    needing: list[Callable[[], object]] = [lambda: Settings.from_environment({}), lambda: instance_folder(for_runs)]
+    for call in needing:
+        with pytest.raises(
+            SettingsError, match=r"has no home directory, and .* needs? one\. Set METRICS_PIPELINE_HOME"
+        ):
+            call()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from metrics_pipeline.settings import read_env_file; read_env_file()",
+        "from dagster._core.secrets.env_file import get_env_var_dict; os.environ.update(get_env_var_dict(os.getcwd()))",
+    ],
+    ids=["our commands", "dagster dev"],
+)
+def test_a_file_env_beside_the_project_means_the_same_to_our_commands_as_to_dagster_dev(
+    code: str, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text(
+        "export METRICS_TIME_ZONE='Mars/Base' # where\nMETRICS_OWNERS=x${METRICS_TIME_ZONE}\n"
+    )
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import os; {code}; print(os.environ['METRICS_TIME_ZONE'], os.environ['METRICS_OWNERS'])",
+        ],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "METRICS_TIME_ZONE": "UTC"},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert told.stdout == "Mars/Base xMars/Base\n"
+
+
+def test_files_are_read_and_written_as_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir(mode=0o700)
+    code = (
+        "import sys; from pathlib import Path; from metrics_pipeline.orchestration.instance import write_instance; "
+        "write_instance(Path(sys.argv[1]), force=True)"
+    )
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for folder, variables in (("a", locale), ("b", {"PYTHONUTF8": "1"})):
+        subprocess.run(
+            [sys.executable, "-X", "warn_default_encoding", "-W", "error::EncodingWarning:metrics_pipeline", "-c", code,
+             str(tmp_path / folder)],
+            env={"PATH": os.environ["PATH"], **variables}, check=True,
+        )  # fmt: skip
+    written = [(tmp_path / folder / "dagster.yaml").read_bytes() for folder in ("a", "b")]
+    assert written[0].replace(b"/a/", b"/b/") == written[1]
+
+
+def test_commands_read_the_file_env(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / ".env").write_text("METRICS_DATABASE_URL=\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METRICS_DATABASE_URL", "postgresql://h/m")
+    monkeypatch.setattr(sys, "argv", ["metrics-pipeline", "db", "check"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err.startswith("Error: METRICS_DATABASE_URL is set but empty.")
 
 
 def test_numbers_of_days_may_have_leading_zeros() -> None:

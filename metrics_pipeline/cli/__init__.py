@@ -9,7 +9,7 @@ import typer
 from metrics_pipeline.cli import api, days, db, demo, dev, history, instance, logs, retention, runs
 from metrics_pipeline.cli.tables import printable
 from metrics_pipeline.errors import PipelineError
-from metrics_pipeline.settings import VARIABLES
+from metrics_pipeline.settings import VARIABLES, read_env_file
 
 
 def _environment() -> str:
@@ -62,6 +62,7 @@ def main() -> None:
     # leaves: under umask 0 every user of the machine could make a code server run any code.
     previous = os.umask(0o077)
     try:
+        read_env_file()
         app()
     except PipelineError as error:
         print("\n".join(map(printable, f"Error: {error}".split("\n"))), file=sys.stderr)

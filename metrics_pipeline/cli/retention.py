@@ -50,7 +50,7 @@ def retention(
     policy = replace(settings.retention, **_given(RetentionPolicy, limits))
     pace = Pace(**_given(Pace, limits))
     # While a step runs Dagster redirects stdout and stderr into the run's compute log; this is for the terminal.
-    with os.fdopen(os.dup(sys.stderr.fileno()), "w") as terminal:
+    with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as terminal:
         console = Console(file=terminal, markup=False)
         with console.status("Starting") if console.is_terminal else nullcontext() as status:
 

@@ -113,7 +113,7 @@ def run_with_progress(
     Raises PermanentError for a run that failed, and typer.Exit for one that a signal ended.
     """
     # While a step runs Dagster redirects stdout and stderr into the run's compute log; the bar is for the terminal.
-    with os.fdopen(os.dup(sys.stderr.fileno()), "w") as terminal:
+    with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as terminal:
         console = Console(file=terminal)
         progress = Progress(
             TextColumn("{task.description}"),

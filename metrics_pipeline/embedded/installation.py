@@ -52,7 +52,8 @@ def _create_system_user() -> pwd.struct_passwd:
         result = subprocess.run(
             ["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/bin/false", _SYSTEM_USER],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
         )
         # Looked up whatever useradd said: another process may have been faster.

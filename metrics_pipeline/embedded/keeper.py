@@ -96,7 +96,7 @@ def socket_folder(folder: Path) -> Path:
 def recorded(folder: Path) -> Postmaster | None:
     """Reads postmaster.pid, which a killed server leaves behind."""
     try:
-        lines = (data_folder(folder) / "postmaster.pid").read_text(errors="surrogateescape").splitlines()
+        lines = (data_folder(folder) / "postmaster.pid").read_text("utf-8", errors="surrogateescape").splitlines()
     except FileNotFoundError:
         return None
     # The eighth line is missing early in start-up.

@@ -169,7 +169,7 @@ def _start_keeper(folder: Path, lock: int, deadline: float, *, is_running: bool)
 
 def _check_version(data: Path) -> None:
     try:
-        version = (data / "PG_VERSION").read_text().strip()
+        version = (data / "PG_VERSION").read_text("utf-8").strip()
     except FileNotFoundError:
         return
     if version != str(MAJOR_VERSION):

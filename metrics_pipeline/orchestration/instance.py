@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from metrics_pipeline.errors import DagsterStorageError, PermanentError, SettingsError
 from metrics_pipeline.names import LOCATION, LOCATION_MODULE
-from metrics_pipeline.settings import Settings
+from metrics_pipeline.settings import NO_HOME, Settings, no_home
 
 _TEMPLATES = files(__package__) / "instance_template"
 
@@ -152,6 +152,8 @@ def _quoted(path: Path) -> str:
 
 
 def _write_at_home(settings: Settings, path: Path, content: str) -> None:
+    if settings.home == NO_HOME:
+        raise SettingsError(no_home("Dagster's runs need one"))
     try:
         # Separately, because mkdir applies its mode only to the last folder of a path.
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
