@@ -12,10 +12,15 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-_ORACLE = text("""
+_ORACLE = text(r"""
 WITH errors AS MATERIALIZED (
     SELECT agent_id, jsonb_object_agg(error_type, executions) AS distribution
-      FROM (SELECT agent_id::text, coalesce(error_type::text, 'unknown') AS error_type, count(*) AS executions
+      FROM (SELECT agent_id::text,
+                   CASE WHEN length(error_type::text) > 256
+                        THEN regexp_replace(error_type::text, '^(.{200}).*$', '\1')
+                             || U&'\2026' || substr(sha256(convert_to(error_type::text, 'UTF8'))::text, 3, 16)
+                        ELSE coalesce(error_type::text, 'unknown') END AS error_type,
+                   count(*) AS executions
               FROM agent_execution_logs
              WHERE status::text = 'failed' AND "timestamp" >= :start AND "timestamp" < :end
              GROUP BY 1, 2) AS counts

@@ -96,6 +96,22 @@ def test_users_with_long_ids_are_told_apart_and_no_id_is_taken_for_anothers_dige
     assert day.computed.totals.unique_users == 14
 
 
+def test_a_long_error_type_is_kept_by_its_beginning_and_its_digest(database: Database) -> None:
+    # One more byte or another end must not matter up to 256 characters, whatever their bytes, and must count above.
+    kept = ["e" * 256, "ü" * 256, "😀\n" * 128, "e" * 255 + "f"]
+    long = ["e" * 257, "e" * 256 + "f", "😀\n" * 129, "ü" * 20_000]
+    assert hashlib.sha256(b"e" * 257).hexdigest().startswith("9a9c6a76d240d404")
+    store_agents(database, {"a": "active"})
+    store_logs(database, [Log(status="failed", error_type=error) for error in [*kept, *long, *long]])
+    aggregate(database)
+    assert_exact(database)
+    assert column(database, "error_distribution") == [
+        dict.fromkeys(kept, 1)
+        | {f"{error[:200]}…{hashlib.sha256(error.encode()).hexdigest()[:16]}": 2 for error in long}
+    ]
+    assert column(database, f"error_distribution->'{'e' * 200}…9a9c6a76d240d404'") == [2]
+
+
 def test_a_reading_that_loses_logs_on_the_way_is_caught(database: Database) -> None:
     store_agents(database, {"a": "active", "b": "active"})
     store_logs(database, [Log(agent_id="ab"[number % 2], latency_ms=number) for number in range(10)])
