@@ -103,8 +103,15 @@ def _csv(rows: Iterable[str], columns: Iterable[str]) -> str:
     return text.getvalue()
 
 
+# A spreadsheet takes a text that begins like this for a formula, as an agent named =HYPERLINK("http://…"). It shows
+# what follows an apostrophe as it is. A text that begins with one gets another, so that a program can remove the first.
+_FORMULA_STARTS = tuple("=+-@\t\r\n'")
+
+
 def _field(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
+    if isinstance(value, str):
+        return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
+    if value is None:
+        return None
     # A number keeps its digits; an object stays JSON.
     return value.encoded_json if isinstance(value, RawJSON) else simplejson.dumps(value, ensure_ascii=False)

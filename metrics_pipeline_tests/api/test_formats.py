@@ -1,5 +1,7 @@
 """Which format an answer has, and that numbers have all their digits."""
 
+import csv
+import io
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -66,3 +68,12 @@ def test_csv_has_the_digits_of_the_json_and_objects_stay_json() -> None:
     )
     assert render_rows([row, row], names, Format.JSON, {}).body.decode() == f"[{row},{row}]"
     assert render_rows([row, row], names, Format.NDJSON, {}).body.decode() == f"{row}\n{row}\n"
+
+
+def test_no_text_in_csv_is_a_formula_of_a_spreadsheet_and_numbers_stay_numbers() -> None:
+    texts = ['=HYPERLINK("http://evil")', "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "'=1", "a=1", " =1", ""]
+    rows = [to_json({"text": text, "number": -1, "money": Decimal("-0.50"), "count": {"=1": 2}}) for text in texts]
+    answer = render_rows(rows, ["text", "number", "money", "count"], Format.CSV, {}).body.decode()
+    table = list(csv.reader(io.StringIO(answer, newline="")))[1:]
+    assert [row[0] for row in table] == [f"'{text}" for text in texts[:8]] + texts[8:]
+    assert {tuple(row[1:]) for row in table} == {("-1", "-0.50", '{"=1": 2}')}
