@@ -48,13 +48,19 @@ class LoadedLogs:
 
 
 def load_logs(connection: Connection, frames: Iterable[pl.DataFrame]) -> int:
-    """Stores frames of LOG_SCHEMA in the transaction of `connection`; returns how many logs are new.
+    """Stores frames of generated logs (LOG_SCHEMA) in the transaction of `connection`; returns how many are new.
 
-    Skips logs whose id is stored already. Raises LogFileError if PostgreSQL refuses a log.
+    Skips logs whose id is stored already. Where the table's id cannot hold theirs, it gives them ids of its own, and
+    logs that are stored with the same values are skipped. Columns that the table generates are left to it.
+    Raises LogFileError if PostgreSQL refuses a log.
     """
-    staging = LogStaging(connection)
+    staging = LogStaging(connection, as_declared=True)
+    columns = [name for name in staging.written if name != "id" or staging.takes_uuids]
     for frame in frames:
-        staging.copy(frame, "the given logs")
+        staging.copy(frame.select(pl.col(name) for name in frame.columns if name in columns), "the given logs")
+    if not staging.takes_uuids:
+        staging.analyze()
+        remove_known(connection, staging)
     stored = staging.insert(skip_conflicts=True)
     staging.drop()
     return stored
@@ -108,8 +114,8 @@ def load_log_files(
     staging.analyze()
     check_precision(connection, staging, files, problems)
     problems.raise_any()
-    skipped = remove_known(connection) if skip_existing else 0
-    check_unknown(connection, files, problems, known_removed=skip_existing)
+    skipped = remove_known(connection, staging) if skip_existing else 0
+    check_unknown(connection, staging, files, problems, known_removed=skip_existing)
     problems.raise_any()
     unknown = unregistered_agents(connection)
     if register_unknown:

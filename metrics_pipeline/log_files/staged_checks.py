@@ -21,15 +21,6 @@ def _is_same(name: str) -> str:
     return f'old."{name}"{cast} {equals} new."{name}"{cast}'
 
 
-_SAME_VALUES = " AND ".join(_is_same(name) for name in COLUMNS if name != "id")
-_HAS_TWIN = f"new.id IS NULL AND EXISTS (SELECT FROM agent_execution_logs old WHERE {_SAME_VALUES})"
-
-_REMOVE_KNOWN = (
-    f"""DELETE FROM log_staging new USING log_staging old
-        WHERE old.id = new.id AND (old.file, old.row) < (new.file, new.row) AND {_SAME_VALUES}""",
-    f"DELETE FROM log_staging new USING agent_execution_logs old WHERE old.id = new.id AND {_SAME_VALUES}",
-    f"DELETE FROM log_staging new WHERE {_HAS_TWIN}",
-)
 _REPEATED = """
     SELECT file, row, id AS value FROM (
         SELECT file, row, id, row_number() OVER (PARTITION BY id ORDER BY file, row) AS occurrence FROM log_staging
@@ -40,7 +31,14 @@ _STORED = """
     SELECT file, row, id AS value FROM log_staging new
     WHERE EXISTS (SELECT FROM agent_execution_logs old WHERE old.id = new.id)
 """
-_STORED_WITHOUT_ID = f"SELECT file, row, id AS value FROM log_staging new WHERE {_HAS_TWIN}"
+
+
+def _same_values(staging: LogStaging) -> str:
+    return " AND ".join(_is_same(name) for name in staging.written if name != "id")
+
+
+def _has_twin(staging: LogStaging) -> str:
+    return f"new.id IS NULL AND EXISTS (SELECT FROM agent_execution_logs old WHERE {_same_values(staging)})"
 
 
 def check_precision(connection: Connection, staging: LogStaging, files: Sequence[LogFile], problems: Problems) -> None:
@@ -55,22 +53,34 @@ def check_precision(connection: Connection, staging: LogStaging, files: Sequence
             _add_found(connection, query, files, problems, name, reason)
 
 
-def remove_known(connection: Connection) -> int:
+def remove_known(connection: Connection, staging: LogStaging) -> int:
     """Deletes staged logs that are stored with the same values or repeat an earlier one; returns how many.
 
     A log without an id counts as stored if a stored log equals it in every other column.
     """
-    return sum(connection.execute(text(statement)).rowcount for statement in _REMOVE_KNOWN)
+    same_values = _same_values(staging)
+    statements = (
+        f"""DELETE FROM log_staging new USING log_staging old
+            WHERE old.id = new.id AND (old.file, old.row) < (new.file, new.row) AND {same_values}""",
+        f"DELETE FROM log_staging new USING agent_execution_logs old WHERE old.id = new.id AND {same_values}",
+        f"DELETE FROM log_staging new WHERE {_has_twin(staging)}",
+    )
+    return sum(connection.execute(text(statement)).rowcount for statement in statements)
 
 
-def check_unknown(connection: Connection, files: Sequence[LogFile], problems: Problems, *, known_removed: bool) -> None:
+def check_unknown(
+    connection: Connection, staging: LogStaging, files: Sequence[LogFile], problems: Problems, *, known_removed: bool
+) -> None:
     """Adds a problem for each log that is stored already or repeats the id of an earlier one."""
     remedy = "; --skip-existing leaves out logs that are stored with the same values"
     but = ", with other values" if known_removed else ""
     for query, reason in (
         (_REPEATED, f"is in the files twice{but}"),
         (_STORED, f"is stored already{but or remedy}"),
-        (_STORED_WITHOUT_ID, f"has no id, and a log with the same values is stored already{remedy}"),
+        (
+            f"SELECT file, row, id AS value FROM log_staging new WHERE {_has_twin(staging)}",
+            f"has no id, and a log with the same values is stored already{remedy}",
+        ),
     ):
         _add_found(connection, query, files, problems, "id", reason)
 
