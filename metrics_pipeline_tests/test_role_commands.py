@@ -65,5 +65,5 @@ def test_a_role_that_reads_and_inserts_logs_and_agents_loads_them(
         connection.exec_driver_sql(f"GRANT SELECT, INSERT ON agent_execution_logs, agent_registry TO {name}")
     file = tmp_path / "logs.csv"
     file.write_text("agent_id,timestamp,status\nnew,2025-03-04T12:00:00Z,success\n")
-    assert "1 logs loaded" in run(loader, "logs", "load", str(file), "--register-agents")
+    assert "1 log loaded" in run(loader, "logs", "load", str(file), "--register-agents")
     assert query(database, "SELECT agent_id, status FROM agent_execution_logs") == [("new", "success")]

@@ -11,7 +11,9 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from metrics_pipeline.cli.tables import printable
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.log_files.loading import LoadedLogs, load_log_files
+from metrics_pipeline.log_files.log_file import MAX_MIB, MAX_ROWS, Reading
 from metrics_pipeline.log_files.sample_logs import store_sample
+from metrics_pipeline.log_files.schema import COLUMNS
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.database import Database
@@ -98,7 +100,7 @@ def generate(
 @app.command()
 def load(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE", help=".csv, .ndjson or .jsonl, also with .gz, and .parquet")
+        list[Path], typer.Argument(metavar="FILE", help=".csv, .tsv, .ndjson or .jsonl, also with .gz, and .parquet")
     ],
     register_agents: Annotated[
         bool,
@@ -110,18 +112,39 @@ def load(
             "--skip-existing", help="Skip logs that are stored with the same values, instead of refusing them."
         ),
     ] = False,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=NAME",
+            help="Read the files' column NAME as this column of a log. May be given several times.",
+        ),
+    ] = None,
+    skip_column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Leave the files' column NAME out. May be given several times."),
+    ] = None,
+    max_rows: Annotated[
+        int, typer.Option(min=1, help="Lines, or rows of Parquet, that the files may have together.")
+    ] = MAX_ROWS,
+    max_mib: Annotated[
+        int, typer.Option(min=1, help="MiB that the files may have together when they are decompressed.")
+    ] = MAX_MIB,
 ) -> None:
     """Loads files of logs, all of them in one transaction.
 
-    The columns are those of agent_execution_logs, in any order. Every log needs `agent_id`, `timestamp` and `status`;
-    `id`, `latency_ms`, `token_count`, `cost_usd`, `error_type` and `metadata` may be absent or empty. Every value is
-    checked; an error names the file, the line (in Parquet: the row), the column and the value.
+    The columns are those of agent_execution_logs, in any order; case, spaces and hyphens in their names do not matter.
+    Every log needs `agent_id`, `timestamp` and `status`; `id`, `latency_ms`, `token_count`, `cost_usd`, `error_type`
+    and `metadata` may be absent or empty. Every value is checked; an error names the file, the line (in Parquet: the
+    row), the column and the value.
 
-    - `timestamp` is ISO 8601; without a zone it is UTC. Digits after the microseconds are truncated.
+    - `timestamp` is ISO 8601; without a zone it is UTC. Digits after the microseconds are truncated. A number of 10,
+      13, 16 or 19 digits that begins with 1 is epoch time, in seconds to nanoseconds.
     - `latency_ms` and `token_count` are 32-bit integers.
     - `cost_usd` keeps all its digits. A binary float in Parquet is read as the shortest decimal that denotes it.
-    - `metadata` is JSON; in NDJSON it may be a string of JSON or an object.
-    - In CSV an empty field is NULL. In NDJSON a column must not be named twice.
+    - `metadata` is JSON; in NDJSON it may be a string of JSON or an object. Of a JSON string that holds an object, the
+      object is stored.
+    - In CSV an empty field is NULL, and commas, semicolons or tabs separate the fields. In NDJSON a column must not be
+      named twice.
     - A row may have up to 16 MiB.
 
     A log whose `id` is already stored is refused, so a file cannot be loaded twice. A log without an id is compared
@@ -131,7 +154,11 @@ def load(
 
     - `metrics-pipeline logs load executions.csv --register-agents`
     - `metrics-pipeline logs load export/*.ndjson.gz --skip-existing`: files that overlap the stored logs
+    - `metrics-pipeline logs load trace.csv --column agent_id=model --skip-column host`
     """
+    reading = Reading(
+        {**dict(map(_renamed, column or ())), **dict.fromkeys(skip_column or ())}, max_rows=max_rows, max_mib=max_mib
+    )
     settings = Settings.from_environment()
     database = open_database(settings)
     progress = Progress(
@@ -157,11 +184,22 @@ def load(
                 connection,
                 files,
                 time_zone=settings.time_zone,
+                reading=reading,
                 register_unknown=register_agents,
                 skip_existing=skip_existing,
                 on_bytes=advance,
             )
     _report(loaded, settings, database)
+
+
+def _renamed(option: str) -> tuple[str, str]:
+    """The name in the files and the log's column."""
+    column, _, name = option.partition("=")
+    if column not in COLUMNS or not name:
+        raise typer.BadParameter(
+            f"{option!r} is not COLUMN=NAME with one of the columns {', '.join(COLUMNS)}.", param_hint="'--column'"
+        )
+    return name, column
 
 
 def _size(path: Path) -> int:
@@ -174,7 +212,7 @@ def _size(path: Path) -> int:
 
 def _report(loaded: LoadedLogs, settings: Settings, database: Database) -> None:
     for path, logs in loaded.logs_by_file.items():
-        typer.echo(f"{printable(str(path))}: {logs:,} logs loaded into {database.description}")
+        typer.echo(f"{printable(str(path))}: {_logs(logs)} loaded into {database.description}")
     if loaded.skipped_logs:
         typer.echo(f"Left out, because they are stored with the same values: {loaded.skipped_logs:,}")
     if loaded.registered_agents:
@@ -182,6 +220,10 @@ def _report(loaded: LoadedLogs, settings: Settings, database: Database) -> None:
     if loaded.logs_by_day:
         typer.echo(f"Days in {settings.time_zone}:")
         for day, logs in loaded.logs_by_day.items():
-            typer.echo(f"  {day}  {logs:>10,} logs")
+            typer.echo(f"  {day}  {_logs(logs):>15}")
         first, last = min(loaded.logs_by_day), max(loaded.logs_by_day)
         typer.echo(f"Aggregate them with: metrics-pipeline backfill --from {first} --to {last}")
+
+
+def _logs(number: int) -> str:
+    return f"{number:,} {'log' if number == 1 else 'logs'}"

@@ -1,5 +1,6 @@
 """Loading logs into agent_execution_logs: from frames of valid logs, and from files that may hold anything."""
 
+import shlex
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,9 +13,9 @@ import polars as pl
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.errors import LogFileError
-from metrics_pipeline.log_files.log_file import LogFile
+from metrics_pipeline.log_files.log_file import LogFile, Reading
 from metrics_pipeline.log_files.parquet_file import ParquetFile
-from metrics_pipeline.log_files.problems import Problems, shown
+from metrics_pipeline.log_files.problems import shown
 from metrics_pipeline.log_files.staged_checks import (
     check_precision,
     check_unknown,
@@ -29,6 +30,8 @@ from metrics_pipeline.log_files.validation import check_batch
 _FORMATS: Mapping[str, type[LogFile]] = {
     ".csv": CsvFile,
     ".csv.gz": CsvFile,
+    ".tsv": CsvFile,
+    ".tsv.gz": CsvFile,
     ".ndjson": NdjsonFile,
     ".ndjson.gz": NdjsonFile,
     ".jsonl": NdjsonFile,
@@ -85,6 +88,7 @@ def load_log_files(
     paths: Sequence[Path],
     *,
     time_zone: str,
+    reading: Reading | None = None,
     register_unknown: bool = False,
     skip_existing: bool = False,
     on_bytes: Callable[[int], None] = lambda _: None,
@@ -94,12 +98,13 @@ def load_log_files(
     Checks every value and refuses logs that are stored already; `skip_existing` leaves them out instead if their values
     are the same. Refuses agents that are not in agent_registry; `register_unknown` registers them instead as active,
     with their id as name. `time_zone` is the zone of the result's days. Calls `on_bytes` with the number of bytes read
-    since the last call.
+    since the last call. `reading` has the names of columns and the limits.
 
     Raises LogFileError, which names file, row, column and value of the first problems. The caller must then roll back.
     """
-    problems = Problems()
-    files = [_open(path, problems) for path in paths]
+    reading = reading or Reading()
+    problems = reading.problems
+    files = [_open(path, reading) for path in paths]
     if len({path.resolve() for path in paths}) < len(paths):
         raise LogFileError("A file is named twice. Name each file once.")
     staging = LogStaging(connection)
@@ -135,10 +140,14 @@ def load_log_files(
     )
 
 
-def _open(path: Path, problems: Problems) -> LogFile:
+def _open(path: Path, reading: Reading) -> LogFile:
     endings = [ending for ending in _FORMATS if path.name.lower().endswith(ending)]
     if not endings:
-        raise LogFileError(f"{shown(path)} has no ending of a known format. Known are {', '.join(_FORMATS)}.")
+        written = shlex.quote(shown(path))
+        remedy = (
+            f" Write a log a line: jq -c 'arrays[], objects' {written} > logs.ndjson" if path.suffix == ".json" else ""
+        )
+        raise LogFileError(f"{shown(path)} has no ending of a known format. Known are {', '.join(_FORMATS)}.{remedy}")
     try:
         # Opening a FIFO would wait for a writer, and a device may never end.
         if not (path.is_dir() or stat.S_ISREG(path.stat().st_mode)):
@@ -146,7 +155,7 @@ def _open(path: Path, problems: Problems) -> LogFile:
         path.open("rb").close()
     except OSError as error:
         raise LogFileError(f"{shown(path)} cannot be opened: {error.strerror}.") from error
-    return _FORMATS[endings[0]](path, problems)
+    return _FORMATS[endings[0]](path, reading)
 
 
 def _counts(connection: Connection, time_zone: str) -> tuple[Counter[int], Counter[date]]:

@@ -1,8 +1,6 @@
 """Reading Parquet by row groups. Arrow casts every column to text, so that one set of rules checks all formats."""
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import compress, pairwise
-from typing import cast
+from collections.abc import Callable, Iterator, Mapping
 
 import polars as pl
 import pyarrow as pa
@@ -31,7 +29,7 @@ def _is_number(kind: pa.DataType) -> bool:
 #: gaps as floats. A float cost is read as the shortest decimal that denotes it, which is what its writer saw printed.
 _ARROW_TYPES: dict[Kind, Callable[[pa.DataType], bool]] = {
     Kind.ID: types.is_integer,
-    Kind.INSTANT: types.is_timestamp,
+    Kind.INSTANT: lambda kind: types.is_timestamp(kind) or types.is_integer(kind),
     Kind.INTEGER: _is_number,
     Kind.DECIMAL: _is_number,
 }
@@ -45,57 +43,58 @@ class ParquetFile(LogFile):
     def _batches(self, on_bytes: Callable[[int], None]) -> Iterator[pl.DataFrame]:
         with pq.ParquetFile(self.path) as file:
             schema = file.schema_arrow
-        if not (self.has_usable_columns(schema.names) and self._has_usable_types(schema)):
+        columns = self.log_columns(tuple(schema.names))
+        if columns is None:
             return
-        texts = [field.name for field in schema if _is_text(field.type) and not types.is_null(field.type)]
+        read = {field.name: column for field, column in zip(schema, columns, strict=True) if column is not None}
+        if not self._has_usable_types(schema, read):
+            return
+        texts = [name for name in read if _is_text(kind := schema.field(name).type) and not types.is_null(kind)]
         # As dictionaries: a file of a few kilobytes may repeat one long text in millions of rows.
         with pq.ParquetFile(self.path, read_dictionary=texts, page_checksum_verification=True) as file:
             bytes_per_row = self.path.stat().st_size / max(file.metadata.num_rows, 1)
             first = 1
-            for batch in file.iter_batches(BATCH_ROWS):
-                yield from self._frames(batch, range(first, first + batch.num_rows))
+            for batch in file.iter_batches(BATCH_ROWS, columns=list(read)):
+                named = batch.rename_columns([read[name] for name in batch.schema.names])
+                yield from self._frames(named, first)
                 on_bytes(int(bytes_per_row * batch.num_rows))
                 first += batch.num_rows
 
-    def _has_usable_types(self, schema: pa.Schema) -> bool:
+    def _has_usable_types(self, schema: pa.Schema, read: Mapping[str, str]) -> bool:
         wrong = [
             field
-            for field in schema
-            if not _is_text(field.type) and not _ARROW_TYPES.get(COLUMNS[field.name], types.is_null)(field.type)
+            for field in map(schema.field, read)
+            if not _is_text(field.type) and not _ARROW_TYPES.get(COLUMNS[read[field.name]], types.is_null)(field.type)
         ]
         for field in wrong:
             self.problems.add(shown(self.path), f"has type {field.type}; write it as text", column=field.name)
         return not wrong
 
-    def _frames(self, batch: pa.RecordBatch, rows: Sequence[int]) -> Iterator[pl.DataFrame]:
-        """The batch in frames whose texts have at most BATCH_BYTES, without the rows that are too long."""
+    def _frames(self, batch: pa.RecordBatch, first: int) -> Iterator[pl.DataFrame]:
+        """The batch, which begins with row `first`, without rows that are too long, in frames of about BATCH_BYTES."""
         sizes = _row_bytes(batch)
-        for row, size in zip(rows, sizes, strict=True):
-            if size > ROW_BYTES:
-                self.problem(row, f"is longer than {ROW_BYTES // MIB} MiB")
-        fits = [size <= ROW_BYTES for size in sizes]
-        batch, rows = batch.filter(pa.array(fits, pa.bool_())), list(compress(rows, fits))
-        starts = [0]
-        held = 0
-        for index, size in enumerate(compress(sizes, fits)):
-            if held + size > BATCH_BYTES:
-                starts.append(index)
-                held = 0
-            held += size
-        for start, end in pairwise([*starts, len(rows)]):
-            piece = batch.slice(start, end - start)
+        self.reading.count(batch.num_rows, int(sizes.sum()))
+        fits = sizes <= ROW_BYTES
+        for index in (~fits).arg_true():
+            self.problem(first + index, f"is longer than {ROW_BYTES // MIB} MiB")
+        rows = (pl.int_range(len(fits), eager=True) + first).filter(fits).to_list()
+        batch = batch.filter(fits.to_arrow())
+        start = 0
+        for length in (sizes.filter(fits).cum_sum() // BATCH_BYTES).rle().struct.field("len"):
+            piece = batch.slice(start, length)
             columns = {name: _texts(name, piece.column(name)) for name in piece.schema.names}
-            yield self.text_frame(rows[start:end], columns)
+            yield self.text_frame(rows[start : start + length], columns)
+            start += length
 
 
-def _row_bytes(batch: pa.RecordBatch) -> list[int]:
+def _row_bytes(batch: pa.RecordBatch) -> pl.Series:
     """The size of each row's texts in bytes."""
     total = pa.repeat(pa.scalar(0, pa.int64()), batch.num_rows)
     for column in batch.columns:
         if types.is_dictionary(column.type) and _is_text(column.type):
             lengths = pc.binary_length(column.dictionary.cast(pa.large_string())).take(column.indices)
             total = pc.add(total, pc.fill_null(lengths, 0))
-    return cast("list[int]", total.to_pylist())
+    return pl.Series(total.to_pylist(), dtype=pl.Int64)
 
 
 def _texts(name: str, column: pa.Array) -> list[str | None]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from metrics_pipeline.errors import LogFileError
+from metrics_pipeline.log_files.schema import COLUMNS
 
 _SHOWN = 20
 _VALUE_CHARACTERS = 80
@@ -14,13 +15,21 @@ class Problems:
     def __init__(self) -> None:
         self.total = 0
         self._shown: list[str] = []
+        self._remedies: dict[str, None] = {}
 
-    def add(self, place: str, reason: str, *, column: str | None = None, value: object = None) -> None:
-        """Adds a problem at `place`, such as "logs.csv, line 7". A long `value` is cut."""
+    def add(
+        self, place: str, reason: str, *, column: str | None = None, value: object = None, remedy: str | None = None
+    ) -> None:
+        """Adds a problem at `place`, such as "logs.csv, line 7". A long `value` is cut.
+
+        `remedy` is the option that settles a column, such as "--skip-column colour".
+        """
         self.total += 1
         if len(self._shown) < _SHOWN:
             where = place if column is None else f"{place}, {column}"
             self._shown.append(f"{where}: {reason}" if value is None else f"{where}: {quoted(value)} {reason}")
+            if remedy is not None and remedy.isprintable() and len(remedy) <= _VALUE_CHARACTERS:
+                self._remedies[remedy] = None
 
     def count(self, more: int) -> None:
         """Counts `more` problems without showing them."""
@@ -36,9 +45,15 @@ class Problems:
         if self.total:
             first = f", of which these are the first {_SHOWN}" if self.total > _SHOWN else ""
             plural = "" if self.total == 1 else "s"
-            raise LogFileError(
-                "\n  ".join([f"Nothing was loaded: {self.total:,} problem{plural} in the files{first}:", *self._shown])
+            said = "\n  ".join(
+                [f"Nothing was loaded: {self.total:,} problem{plural} in the files{first}:", *self._shown]
             )
+            if self._remedies:
+                said += (
+                    f"\nThe columns of a log are {', '.join(COLUMNS)}. Say which columns of the files hold them, and "
+                    f"which to leave out: {' '.join(self._remedies)}"
+                )
+            raise LogFileError(said)
 
 
 def shown(path: Path) -> str:

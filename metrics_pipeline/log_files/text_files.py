@@ -1,4 +1,4 @@
-"""Reading CSV and NDJSON, plain or gzipped, line by line. No value passes through a float, and each row has its line.
+"""Reading CSV, NDJSON, plain or gzipped, line by line. No value passes through a float, and each row has its line.
 
 The readers of Polars, Arrow and DuckDB do not keep these promises: they lose the digits of JSON numbers or cannot name
 the line of a row.
@@ -10,6 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from typing import Any
 
 import polars as pl
@@ -17,7 +18,6 @@ import simplejson
 from simplejson import RawJSON
 
 from metrics_pipeline.log_files.log_file import BATCH_BYTES, BATCH_ROWS, MIB, ROW_BYTES, LogFile
-from metrics_pipeline.log_files.problems import quoted
 from metrics_pipeline.log_files.schema import COLUMNS
 from metrics_pipeline.metrics.upstream import Kind
 
@@ -29,7 +29,8 @@ class TextFile(LogFile, ABC):
     """A file of lines. A row is known by its first line."""
 
     row_unit = "line"
-    _columns: Sequence[str]
+    #: Columns of the name None are left out.
+    _columns: Sequence[str | None]
     _bytes_read = 0
     _bytes_before_row = 0
 
@@ -53,7 +54,8 @@ class TextFile(LogFile, ABC):
             yield self._frame(numbers, rows)
 
     def _frame(self, numbers: list[int], rows: list[Sequence[str | None]]) -> pl.DataFrame:
-        return self.text_frame(numbers, dict(zip(self._columns, zip(*rows, strict=True), strict=True)))
+        columns = zip(self._columns, zip(*rows, strict=True), strict=True)
+        return self.text_frame(numbers, {name: values for name, values in columns if name is not None})
 
     def _lines(self, on_bytes: Callable[[int], None]) -> Iterator[str]:
         with ExitStack() as stack:
@@ -67,33 +69,39 @@ class TextFile(LogFile, ABC):
                 if len(line) == ROW_BYTES and not line.endswith(b"\n"):
                     self.problem(number, f"is longer than {ROW_BYTES // MIB} MiB")
                     return
+                self.reading.count(1, len(line))
                 self._bytes_read += len(line)
                 if self._bytes_read - self._bytes_before_row > _LINES_BYTES:
                     self.problem(number, f"belongs to a row of more than {_LINES_BYTES // MIB} MiB")
                     return
-                if raw.tell() - reported >= MIB:
-                    on_bytes(raw.tell() - reported)
-                    reported = raw.tell()
+                if (position := raw.tell()) - reported >= MIB:
+                    on_bytes(position - reported)
+                    reported = position
                 # The first line may begin with a byte order mark.
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape")
             on_bytes(raw.tell() - reported)
 
 
 class CsvFile(TextFile):
-    """Comma-separated values with a header and doubled quotes (RFC 4180). An empty field is NULL."""
+    """Values with a header and doubled quotes (RFC 4180). An empty field is NULL.
+
+    The separator is a comma, a semicolon or a tab, whichever the header's line has most.
+    """
 
     def _rows(self, lines: Iterator[str]) -> Iterator[tuple[int, Sequence[str | None] | None]]:
         # The default limit of 128 KiB is less than the metadata of a long conversation.
         csv.field_size_limit(ROW_BYTES)
-        reader = csv.reader(lines, strict=True)
+        first = next(lines, None)
+        if first is None:
+            self.problem(1, "is missing: the file is empty, without a header")
+            return
+        reader = csv.reader(chain([first], lines), delimiter=max(",;\t", key=first.count), strict=True)
         try:
-            header = next(reader, None)
-            if header is None:
-                self.problem(1, "is missing: the file is empty, without a header")
+            header = next(reader)
+            columns = self.log_columns(tuple(header))
+            if columns is None:
                 return
-            if not self.has_usable_columns(header):
-                return
-            self._columns = header
+            self._columns = columns
             line = reader.line_num + 1
             for row in reader:
                 if row and len(row) != len(header):
@@ -124,6 +132,7 @@ _ENCODER = simplejson.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 #: What a JSON value may be beside null and a string. A string of a JSON column holds JSON text.
 _JSON_TYPES: dict[Kind, tuple[type, ...]] = {
     Kind.ID: (int,),
+    Kind.INSTANT: (int, RawJSON),
     Kind.INTEGER: (int, RawJSON),
     Kind.DECIMAL: (int, RawJSON),
     Kind.JSON: (dict, _RepeatingObject, list, bool, int, RawJSON),
@@ -140,24 +149,21 @@ class NdjsonFile(TextFile):
             record = None if line.isspace() else self._record(number, line)
             yield number, None if record is None else self._texts(number, record)
 
-    def _record(self, number: int, line: str) -> dict[str, Any] | None:
+    def _record(self, number: int, line: str) -> dict[str | None, Any] | None:
+        """The line's values by the log's columns, or None after adding a problem."""
         try:
             record = _decoded(line)
         except (ValueError, RecursionError) as error:
             self.problem(number, f"is no JSON: {error}")
             return None
-        if not isinstance(record, dict):
-            self.problem(number, "is JSON, but no object")
+        if type(record) is not dict:
+            is_object = isinstance(record, _RepeatingObject)
+            self.problem(number, "names a column twice" if is_object else "is JSON, but no object")
             return None
-        if isinstance(record, _RepeatingObject):
-            self.problem(number, "names a column twice")
-            return None
-        unknown = sorted(record.keys() - COLUMNS.keys())
-        for name in unknown:
-            self.problem(number, f"has the unknown column {quoted(name)}; the columns are {', '.join(COLUMNS)}")
-        return None if unknown else record
+        columns = self.log_columns(tuple(record), f", line {number}")
+        return None if columns is None else dict(zip(columns, record.values(), strict=True))
 
-    def _texts(self, number: int, record: dict[str, Any]) -> list[str | None] | None:
+    def _texts(self, number: int, record: dict[str | None, Any]) -> list[str | None] | None:
         texts: list[str | None] = []
         is_usable = True
         for name, kind in COLUMNS.items():
@@ -165,7 +171,11 @@ class NdjsonFile(TextFile):
             if not (value is None or isinstance(value, str)):
                 try:
                     text = _as_text(value)
-                    reason = None if type(value) in _JSON_TYPES.get(kind, ()) else "is of the wrong JSON type"
+                    reason = (
+                        None
+                        if type(value) in _JSON_TYPES.get(kind, ())
+                        else "is of the wrong JSON type; write it as text"
+                    )
                 except RecursionError:
                     text, reason = None, "is nested too deeply"
                 if reason is not None:

@@ -11,6 +11,9 @@ from metrics_pipeline.log_files.log_file import LogFile
 from metrics_pipeline.log_files.schema import COLUMNS, LOG_SCHEMA, REQUIRED_COLUMNS
 from metrics_pipeline.metrics.upstream import Kind
 
+#: Epoch time from 2001 to 2033 in seconds, milliseconds, microseconds or nanoseconds, which the number of digits tells
+#: apart. 2025071119 is more probably an hour in 2025 than a second in 2034.
+_EPOCH = r"^(1[0-9]{9}(?:[0-9]{3}){0,3}(?:\.[0-9]*)?)$"
 #: The forms that psql, Python, JavaScript and Go write. Digits beyond microseconds are cut: rounding could move a log
 #: into the next day.
 _TIMESTAMP = (
@@ -63,8 +66,9 @@ def check_batch(batch: pl.DataFrame, file: LogFile, column_types: Mapping[str, s
     )
     for name in given:
         if COLUMNS[name] is Kind.JSON:
-            faults = [None if text is None else _json_fault(text) for text in batch[name]]
-            reasons = reasons.with_columns(pl.Series(name, faults, dtype=pl.String))
+            checked = [(None, None) if text is None else _checked_json(text) for text in batch[name]]
+            reasons = reasons.with_columns(pl.Series(name, [fault for _, fault in checked], dtype=pl.String))
+            batch = batch.with_columns(pl.Series(name, [text for text, _ in checked], dtype=pl.String))
     _report(batch, reasons, file)
     return batch.select(
         "row",
@@ -98,7 +102,8 @@ def _rule(name: str, kind: Kind, column_type: str) -> _Rule:
         return _Rule(
             typed,
             typed.dt.year().is_between(1970, 9998),
-            "is no ISO 8601 timestamp from 1970 on, such as 2025-07-11T19:11:52.380072Z",
+            "is no ISO 8601 timestamp from 1970 on, such as 2025-07-11T19:11:52.380072Z, and no epoch time from 2001 "
+            "on, such as 1752261112",
         )
     if kind is Kind.DECIMAL:
         is_decimal = text.str.contains(_DECIMAL) & (text.str.len_bytes() <= _DECIMAL_CHARACTERS)
@@ -146,7 +151,8 @@ def _timestamp(text: pl.Expr) -> pl.Expr:
         microseconds=parts.field("fraction").str.slice(0, 6).str.pad_end(6, "0").cast(pl.Int64).fill_null(0),
     )
     offset = pl.duration(hours=east_of_utc * number("zone_hour"), minutes=east_of_utc * number("zone_minute"))
-    return (local - offset).dt.replace_time_zone("UTC")
+    epoch = text.str.extract(_EPOCH).str.replace(".", "", literal=True).str.slice(0, 16).str.pad_end(16, "0")
+    return pl.coalesce(local - offset, epoch.cast(pl.Int64).cast(pl.Datetime("us"))).dt.replace_time_zone("UTC")
 
 
 def _not_json(constant: str) -> None:
@@ -159,8 +165,20 @@ _DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_not_
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
+def _checked_json(text: str) -> tuple[str, str | None]:
+    """The JSON text to store, and the reason why PostgreSQL's jsonb cannot hold it, or None.
+
+    Of a JSON string that holds the text of an object, the object is stored: a string has no keys to read.
+    """
+    fault = _json_fault(text)
+    if fault is None and text.lstrip().startswith('"'):
+        inner = json.loads(text)
+        if inner.lstrip().startswith("{") and _json_fault(inner) is None:
+            return inner, None
+    return text, fault
+
+
 def _json_fault(text: str) -> str | None:
-    """The reason why PostgreSQL's jsonb cannot hold the text, or None."""
     try:
         value = _DECODER.decode(text)
         if "\\u" in text:

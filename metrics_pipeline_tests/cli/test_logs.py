@@ -92,7 +92,7 @@ def test_load_says_what_it_stored(logs, database, tmp_path):
     assert result.exit_code == 0
     assert f"{path}: 2 logs loaded into database test_" in result.stdout
     assert "Agents registered: a, b" in result.stdout
-    assert re.search(r"Days in UTC:\n  2025-01-01 +1 logs\n  2025-01-02 +1 logs\n", result.stdout)
+    assert re.search(r"Days in UTC:\n  2025-01-01 +1 log\n  2025-01-02 +1 log\n", result.stdout)
     assert "metrics-pipeline backfill --from 2025-01-01 --to 2025-01-02" in result.stdout
     assert days_and_agents(database) == ({"2025-01-01": 1, "2025-01-02": 1}, 2)
 
@@ -106,7 +106,21 @@ def test_load_counts_days_in_the_configured_zone(logs, tmp_path, monkeypatch):
     monkeypatch.setenv("METRICS_TIME_ZONE", "Asia/Tokyo")
     path = tmp_path / "logs.csv"
     path.write_text("agent_id,timestamp,status\na,2025-01-01T23:30:00Z,success\n")
-    assert re.search(r"Days in Asia/Tokyo:\n  2025-01-02 +1 logs", logs("load", path, "--register-agents").stdout)
+    assert re.search(r"Days in Asia/Tokyo:\n  2025-01-02 +1 log\n", logs("load", path, "--register-agents").stdout)
+
+
+def test_load_renames_and_leaves_out_columns_and_keeps_its_limits(logs, database, tmp_path):
+    path = tmp_path / "logs.csv"
+    path.write_text("model,when,status,host\na,2025-01-01T23:30:00Z,success,h\n")
+    columns = ("--column", "agent_id=model", "--column", "timestamp=when", "--skip-column", "host", "--register-agents")
+    with pytest.raises(LogFileError, match="more than 1 lines or rows"):
+        logs("load", path, *columns, "--max-rows", 1)
+    assert logs("load", path, *columns).exit_code == 0
+    assert days_and_agents(database) == ({"2025-01-01": 1}, 1)
+    for wrong in ("agent_id", "agent=model", "agent_id="):
+        refused = logs("load", path, "--column", wrong)
+        assert refused.exit_code == 2
+        assert f"'{wrong}' is not COLUMN=NAME" in refused.stderr
 
 
 def test_load_refuses_a_bad_file_and_an_unknown_agent(logs, database, tmp_path):
@@ -140,7 +154,7 @@ def test_a_name_of_a_file_and_of_an_agent_stay_on_their_line_and_command_nothing
     path = tmp_path / HOSTILE_FILE
     path.write_text('agent_id,timestamp,status\n"\x1b[2Ja\nb\u202e",2025-01-01T23:30:00Z,success\n')
     said = logs("load", path, "--register-agents").stdout
-    assert f"{tmp_path}/caf\\udce9\\n\\x1b[31m.csv: 1 logs loaded into database test_" in said
+    assert f"{tmp_path}/caf\\udce9\\n\\x1b[31m.csv: 1 log loaded into database test_" in said
     assert "Agents registered: \\x1b[2Ja\\nb\\u202e\n" in said
 
 
@@ -160,7 +174,7 @@ def test_what_a_terminal_cannot_show_costs_no_traceback(database_url, tmp_path, 
     assert ended.returncode == (0 if is_good else 1)
     assert "Traceback" not in said
     assert "\x1b" not in said
-    reported = ": 1 logs loaded" if is_good else "', line 2, timestamp"
+    reported = ": 1 log loaded" if is_good else "', line 2, timestamp"
     assert f"caf\\udce9\\n\\x1b[31m.csv{reported}" in said
 
 

@@ -4,6 +4,7 @@ import gzip
 import json
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_pipeline.errors import LogFileError
+from metrics_pipeline.log_files.log_file import Reading
 from metrics_pipeline.log_files.parquet_file import ParquetFile
-from metrics_pipeline.log_files.problems import Problems
 
 ID = "00000000-0000-0000-0000-00000000000"
 FIRST = datetime(2025, 1, 2, 3, 4, 5, 600000, tzinfo=UTC)
@@ -77,6 +78,78 @@ def test_parquet_takes_text_naive_times_and_float_costs_at_their_shortest_decima
         )
     )
     assert loader.stored() == [("a", FIRST, "success", 12, None, "0.00000011", None, None)]
+
+
+@pytest.mark.parametrize(("separator", "name"), [(";", "logs.csv"), ("\t", "logs.tsv")])
+def test_semicolons_and_tabs_separate_fields_as_commas_do(loader, separator, name):
+    header, log = "agent_id,timestamp,status,error_type", "a,2025-01-03T00:00:00Z,success,"
+    loader.load(loader.csv(header.replace(",", separator), log.replace(",", separator) + '"x, y"', name=name))
+    assert loader.stored() == [(*EXPECTED[1][:6], "x, y", None)]
+
+
+def test_names_of_columns_are_matched_renamed_or_left_out_in_every_format(loader):
+    log = {
+        " Agent-ID": "a",
+        "When": "2025-01-03T00:00:00Z",
+        "STATUS": "success",
+        "Latency ms": 5,
+        "id": "x",
+        "a b": [1],
+    }
+    reading = Reading({"When": "timestamp", "id": None, "a b": None})
+    csv = {name: f'"{value}"' for name, value in log.items()}
+    paths = [
+        loader.csv(",".join(csv), ",".join(csv.values())),
+        loader.ndjson(log),
+        loader.parquet({name: [value] for name, value in log.items()}),
+    ]
+    loader.load(*paths, reading=reading)
+    assert loader.stored() == [("a", SECOND, "success", 5, None, None, None, None)] * 3
+
+
+def test_each_missing_and_unknown_column_is_named_once_a_file_with_its_option_and_missing_ones_first(loader):
+    trace = {"hash ids": [1, 2], "timestamp": 0, "it's": 3}
+    paths = [
+        loader.ndjson(*[trace] * 50, {"agent_id": "a", "status": "x", "timestamp": "2025-01-03T00:00Z", "colour": 1}),
+        loader.csv("timestamp,hash ids,status,STATUS", *["0,1,2,3"] * 50),
+        loader.parquet({name: [value] for name, value in trace.items()}),
+    ]
+    *problems, remedy = loader.refused(*paths).splitlines()
+    assert problems == [
+        "Nothing was loaded: 12 problems in the files:",
+        "  logs.ndjson, line 1: lacks the column 'agent_id'",
+        "  logs.ndjson, line 1: lacks the column 'status'",
+        "  logs.ndjson, line 1: has the unknown column 'hash ids'",
+        '  logs.ndjson, line 1: has the unknown column "it\'s"',
+        "  logs.ndjson, line 51: has the unknown column 'colour'",
+        "  logs.csv: lacks the column 'agent_id'",
+        "  logs.csv: has the column 'status' twice",
+        "  logs.csv: has the unknown column 'hash ids'",
+        "  logs.parquet: lacks the column 'agent_id'",
+        "  logs.parquet: lacks the column 'status'",
+        "  logs.parquet: has the unknown column 'hash ids'",
+        '  logs.parquet: has the unknown column "it\'s"',
+    ]
+    assert remedy == (
+        "The columns of a log are id, agent_id, timestamp, status, latency_ms, token_count, cost_usd, error_type, "
+        "metadata. Say which columns of the files hold them, and which to leave out: --column agent_id=NAME "
+        """--column status=NAME --skip-column 'hash ids' --skip-column 'it'"'"'s' --skip-column colour"""
+    )
+
+
+def test_epoch_times_are_understood_as_numbers_of_json_and_parquet(loader):
+    loader.load(
+        loader.ndjson('{"agent_id":"a","timestamp":1735873200.0,"status":"success"}'),
+        loader.parquet({"agent_id": ["a"], "timestamp": pa.array([1735873200000], pa.int64()), "status": ["success"]}),
+    )
+    assert [row[1] for row in loader.stored()] == [datetime(2025, 1, 3, 3, tzinfo=UTC)] * 2
+
+
+def test_an_object_inside_a_json_string_is_stored_as_the_object_and_other_strings_as_they_are(loader):
+    texts = {'{"user_id": "u"}': '{"user_id": "u"}', "{user_id}": '"{user_id}"', "[1]": '"[1]"', '{"x": NaN}': None}
+    log = {"agent_id": "a", "timestamp": "2025-01-03T00:00:00Z", "status": "success"}
+    loader.load(loader.ndjson(*[log | {"metadata": json.dumps(text)} for text in texts]))
+    assert [row[7] for row in loader.stored()] == [stored or json.dumps(text) for text, stored in texts.items()]
 
 
 @pytest.mark.parametrize("name", ["logs.csv.gz", "LOGS.CSV"])
@@ -263,10 +336,10 @@ def test_one_long_text_that_a_small_file_repeats_is_read_in_pieces_and_one_too_l
     columns = {"agent_id": ["a"] * count, "timestamp": ["2025-01-01T00:00Z"] * count, "status": ["s"] * count}
     path = loader.parquet(columns | {"error_type": long})
     assert path.stat().st_size < 50_000
-    frames = list(ParquetFile(path, Problems()).batches(lambda _: None))
-    assert [frame["row"].to_list() for frame in frames] == [
-        list(range(first, min(first + 670, count + 1))) for first in range(1, count + 1, 670)
-    ]
+    frames = list(ParquetFile(path, Reading()).batches(lambda _: None))
+    # A row has 100,019 bytes of text, so 64 MiB end in row 671, 128 MiB in row 1342, and so on.
+    starts = [1, 671, 1342, 2013, 2684, 3001]
+    assert [frame["row"].to_list() for frame in frames] == [list(range(*pair)) for pair in pairwise(starts)]
     assert {text for frame in frames for text in frame["error_type"]} == {"x" * 100_000}
 
     texts = ["short", "x" * (17 * 2**20), "short", None, "x" * (17 * 2**20)]

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from metrics_pipeline.log_files import text_files
+from metrics_pipeline.log_files.log_file import Reading
 
 from .test_values import GOOD, HEADER, LOG
 
@@ -42,6 +43,26 @@ def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(loader, nam
     path = loader.folder / name
     path.write_bytes(gzip.compress(b"[" * (16 * 2**20 + 1)))
     assert f"{name}, line 1: is longer than 16 MiB" in loader.refused(path)
+
+
+def test_more_rows_or_decompressed_bytes_than_allowed_are_refused_while_they_are_read(loader):
+    blank = loader.folder / "blank.ndjson.gz"
+    blank.write_bytes(gzip.compress(b"\n" * 50_000_000))
+    assert loader.refused(blank, reading=Reading(max_rows=10_000)) == (
+        "Nothing was loaded: the files have more than 10,000 lines or rows, or more than 2,048 MiB when decompressed. "
+        "Load fewer at once, or raise --max-rows or --max-mib."
+    )
+    line = loader.csv(HEADER, GOOD + "," * 2_000_000, name="long.csv.gz")
+    assert "more than 1 MiB when decompressed" in loader.refused(line, reading=Reading(max_mib=1))
+    good = loader.csv(HEADER, *[GOOD] * 9)
+    log = {name: [value] * 20 for name, value in LOG.items()}
+    long = loader.parquet(log | {"error_type": ["x" * 100_000] * 20})
+    assert long.stat().st_size < 20_000
+    limits = {good: ({"max_rows": 9}, {"max_rows": 10}), long: ({"max_mib": 1}, {"max_mib": 2})}
+    for path, (too_few, enough) in limits.items():
+        assert "Load fewer at once" in loader.refused(path, reading=Reading(**too_few))
+        assert loader.load(path, reading=Reading(**enough)).logs_by_file[path] in (9, 20)
+    assert "more than 29 lines or rows" in loader.refused(good, long, reading=Reading(max_rows=29))
 
 
 def test_a_row_that_never_ends_is_refused_before_it_fills_the_memory(loader, monkeypatch):
