@@ -94,7 +94,7 @@ def generate(
         f"Generated {generated:,} logs of {agents:,} agents from {first} to {last} in {database.description}: "
         f"{stored:,} are new, {generated - stored:,} were stored already."
     )
-    typer.echo(f"Aggregate them with: metrics-pipeline backfill --from {first} --to {last}")
+    _advise(first, last, settings)
 
 
 @app.command()
@@ -221,9 +221,20 @@ def _report(loaded: LoadedLogs, settings: Settings, database: Database) -> None:
         typer.echo(f"Days in {settings.time_zone}:")
         for day, logs in loaded.logs_by_day.items():
             typer.echo(f"  {day}  {_logs(logs):>15}")
-        first, last = min(loaded.logs_by_day), max(loaded.logs_by_day)
-        typer.echo(f"Aggregate them with: metrics-pipeline backfill --from {first} --to {last}")
+        _advise(min(loaded.logs_by_day), max(loaded.logs_by_day), settings)
 
 
 def _logs(number: int) -> str:
     return f"{number:,} {'log' if number == 1 else 'logs'}"
+
+
+def _advise(first: date, last: date, settings: Settings) -> None:
+    """Prints the command that aggregates the days from `first` to `last` that have ended."""
+    ended = last_complete_day(datetime.now(UTC), settings.time_zone)
+    if first <= ended:
+        start = f"METRICS_START_DATE={first} " if first < settings.start_date else ""
+        typer.echo(f"Aggregate them with: {start}metrics-pipeline backfill --from {first} --to {min(last, ended)}")
+    if last > ended:
+        typer.echo(
+            f"Days after {ended} have not ended in {settings.time_zone}; the schedule aggregates them when they have."
+        )

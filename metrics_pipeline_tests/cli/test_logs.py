@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
 
+from metrics_pipeline.cli import app as metrics_pipeline
 from metrics_pipeline.cli.logs import app
 from metrics_pipeline.errors import LogFileError, PermanentError, SettingsError
 from metrics_pipeline_tests.processes import CLI
@@ -100,6 +101,29 @@ def test_load_says_what_it_stored(logs, database, tmp_path):
     assert f"{path}: 0 logs loaded" in again
     assert "Left out, because they are stored with the same values: 2" in again
     assert "backfill" not in again
+
+
+def test_load_advises_a_command_that_is_accepted_as_it_is_printed(logs, tmp_path, monkeypatch):
+    path = tmp_path / "logs.csv"
+
+    def load(*days):
+        path.write_text("agent_id,timestamp,status\n" + "".join(f"a,{day}T12:00Z,success\n" for day in days))
+        return logs("load", path, "--register-agents").stdout
+
+    # METRICS_START_DATE is 2025-01-01 by default.
+    command = "metrics-pipeline backfill --from 2024-12-31 --to 2025-01-02"
+    assert f"Aggregate them with: METRICS_START_DATE=2024-12-31 {command}\n" in load("2024-12-31", "2025-01-02")
+    arguments = [*command.split()[1:], "--preview"]
+    assert isinstance(CliRunner().invoke(metrics_pipeline, arguments).exception, PermanentError)
+    monkeypatch.setenv("METRICS_START_DATE", "2024-12-31")
+    assert CliRunner().invoke(metrics_pipeline, arguments, catch_exceptions=False).exit_code == 0
+
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    said = load("2025-01-03", "2200-01-01")
+    assert f"metrics-pipeline backfill --from 2025-01-03 --to {yesterday}\n" in said
+    said = load("2200-01-02")
+    assert "backfill" not in said
+    assert f"Days after {yesterday} have not ended in UTC" in said
 
 
 def test_load_counts_days_in_the_configured_zone(logs, tmp_path, monkeypatch):
