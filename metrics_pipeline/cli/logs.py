@@ -100,7 +100,8 @@ def generate(
 @app.command()
 def load(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE", help=".csv, .tsv, .ndjson or .jsonl, also with .gz, and .parquet")
+        list[Path],
+        typer.Argument(metavar="FILE", help=".csv, .tsv, .ndjson or .jsonl, also with .gz; .json and .parquet"),
     ],
     register_agents: Annotated[
         bool,
@@ -145,7 +146,7 @@ def load(
       object is stored.
     - In CSV an empty field is NULL, and commas, semicolons or tabs separate the fields. In NDJSON a column must not be
       named twice.
-    - A row may have up to 16 MiB.
+    - A row may have up to 16 MiB, and so may an array of JSON.
 
     A log whose `id` is already stored is refused, so a file cannot be loaded twice. A log without an id is compared
     by all its other values.

@@ -1,6 +1,5 @@
 """Loading logs into agent_execution_logs: from frames of valid logs, and from files that may hold anything."""
 
-import shlex
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +23,7 @@ from metrics_pipeline.log_files.staged_checks import (
     unregistered_agents,
 )
 from metrics_pipeline.log_files.staging import LogStaging, refusals_named
-from metrics_pipeline.log_files.text_files import CsvFile, NdjsonFile
+from metrics_pipeline.log_files.text_files import CsvFile, JsonFile, NdjsonFile
 from metrics_pipeline.log_files.validation import check_batch
 
 _FORMATS: Mapping[str, type[LogFile]] = {
@@ -36,6 +35,7 @@ _FORMATS: Mapping[str, type[LogFile]] = {
     ".ndjson.gz": NdjsonFile,
     ".jsonl": NdjsonFile,
     ".jsonl.gz": NdjsonFile,
+    ".json": JsonFile,
     ".parquet": ParquetFile,
 }
 
@@ -93,7 +93,7 @@ def load_log_files(
     skip_existing: bool = False,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> LoadedLogs:
-    """Stores the logs of CSV, NDJSON and Parquet files in the transaction of `connection`: all of them, or none.
+    """Stores the logs of CSV, NDJSON, JSON and Parquet files in the transaction of `connection`: all of them, or none.
 
     Checks every value and refuses logs that are stored already; `skip_existing` leaves them out instead if their values
     are the same. Refuses agents that are not in agent_registry; `register_unknown` registers them instead as active,
@@ -143,11 +143,7 @@ def load_log_files(
 def _open(path: Path, reading: Reading) -> LogFile:
     endings = [ending for ending in _FORMATS if path.name.lower().endswith(ending)]
     if not endings:
-        written = shlex.quote(shown(path))
-        remedy = (
-            f" Write a log a line: jq -c 'arrays[], objects' {written} > logs.ndjson" if path.suffix == ".json" else ""
-        )
-        raise LogFileError(f"{shown(path)} has no ending of a known format. Known are {', '.join(_FORMATS)}.{remedy}")
+        raise LogFileError(f"{shown(path)} has no ending of a known format. Known are {', '.join(_FORMATS)}.")
     try:
         # Opening a FIFO would wait for a writer, and a device may never end.
         if not (path.is_dir() or stat.S_ISREG(path.stat().st_mode)):

@@ -7,6 +7,7 @@ the line of a row.
 import csv
 import gzip
 import json
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ import simplejson
 from simplejson import RawJSON
 
 from metrics_pipeline.log_files.log_file import BATCH_BYTES, BATCH_ROWS, MIB, ROW_BYTES, LogFile
+from metrics_pipeline.log_files.problems import shown
 from metrics_pipeline.log_files.schema import COLUMNS
 from metrics_pipeline.metrics.upstream import Kind
 
@@ -146,21 +148,21 @@ class NdjsonFile(TextFile):
 
     def _rows(self, lines: Iterator[str]) -> Iterator[tuple[int, Sequence[str | None] | None]]:
         for number, line in enumerate(lines, start=1):
-            record = None if line.isspace() else self._record(number, line)
+            record = None
+            if not line.isspace():
+                try:
+                    record = self._record(number, _decoded(line))
+                except (ValueError, RecursionError) as error:
+                    self.problem(number, f"is no JSON: {error}")
             yield number, None if record is None else self._texts(number, record)
 
-    def _record(self, number: int, line: str) -> dict[str | None, Any] | None:
-        """The line's values by the log's columns, or None after adding a problem."""
-        try:
-            record = _decoded(line)
-        except (ValueError, RecursionError) as error:
-            self.problem(number, f"is no JSON: {error}")
-            return None
+    def _record(self, number: int, record: Any) -> dict[str | None, Any] | None:
+        """The values of a JSON object by the log's columns, or None after adding a problem."""
         if type(record) is not dict:
             is_object = isinstance(record, _RepeatingObject)
             self.problem(number, "names a column twice" if is_object else "is JSON, but no object")
             return None
-        columns = self.log_columns(tuple(record), f", line {number}")
+        columns = self.log_columns(tuple(record), f", {self.row_unit} {number}")
         return None if columns is None else dict(zip(columns, record.values(), strict=True))
 
     def _texts(self, number: int, record: dict[str | None, Any]) -> list[str | None] | None:
@@ -183,6 +185,29 @@ class NdjsonFile(TextFile):
                     is_usable = False
             texts.append(text)
         return texts if is_usable else None
+
+
+class JsonFile(NdjsonFile):
+    """An array of JSON objects (.json). It is decoded at once, so it has the limits of one row."""
+
+    row_unit = "log"
+
+    def _rows(self, lines: Iterator[str]) -> Iterator[tuple[int, Sequence[str | None] | None]]:
+        problems = self.problems.total
+        text = "".join(lines)
+        if self.problems.total > problems or len(text) > ROW_BYTES:
+            # jq before 1.7 reads numbers as binary floats, which changes integers above 2^53.
+            command = f"jq -c '.[]' {shlex.quote(shown(self.path))} > logs.ndjson"
+            self.problems.add(shown(self.path), f"is too long; write a log a line, with jq 1.7 or newer: {command}")
+            return
+        try:
+            logs = _decoded(text)
+        except (ValueError, RecursionError) as error:
+            self.problems.add(shown(self.path), f"is no JSON: {error}; name a file that has a log a line .ndjson")
+            return
+        for number, log in enumerate(logs if isinstance(logs, list) else [logs], start=1):
+            record = self._record(number, log)
+            yield number, None if record is None else self._texts(number, record)
 
 
 def _as_text(value: Any) -> str:

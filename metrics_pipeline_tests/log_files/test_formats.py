@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_pipeline.errors import LogFileError
-from metrics_pipeline.log_files.log_file import Reading
+from metrics_pipeline.log_files.log_file import ROW_BYTES, Reading
 from metrics_pipeline.log_files.parquet_file import ParquetFile
 
 ID = "00000000-0000-0000-0000-00000000000"
@@ -161,6 +161,31 @@ def test_the_ending_decides_the_format_whatever_its_case(loader, name):
     assert loader.stored() == [EXPECTED[1]]
 
 
+def test_an_array_of_json_is_read_with_every_digit_and_its_faults_are_named_by_their_log(loader):
+    path = loader.folder / "my logs.json"
+    log = (
+        '{"agent_id":"a","timestamp":"2025-01-03T00:00:00Z","status":"success","metadata":{"user_id":9007199254740993}}'
+    )
+    path.write_text(f"[\n  {log},\n\n{log} ]\n")
+    assert loader.load(path).logs_by_file == {path: 2}
+    assert {row[7] for row in loader.stored()} == {'{"user_id": 9007199254740993}'}
+
+    path.write_text(f'[{log}, null, {{"agent_id": "a", "colour": 1}}, {log.replace("2025", "x")}]')
+    *named, bad_timestamp, _ = loader.refused(path).splitlines()[1:]
+    assert [line.strip() for line in named] == [
+        "my logs.json, log 2: is JSON, but no object",
+        "my logs.json, log 3: lacks the column 'timestamp'",
+        "my logs.json, log 3: lacks the column 'status'",
+        "my logs.json, log 3: has the unknown column 'colour'",
+    ]
+    assert "my logs.json, log 4, timestamp: 'x-01-03T00:00:00Z' is no ISO 8601" in bad_timestamp
+    path.write_text(f"{log}\n{log}\n")
+    assert "name a file that has a log a line .ndjson" in loader.refused(path)
+    for blank in (" " * 1024, " " * 1023 + "\n"):
+        path.write_text(f"[{log}{blank * (ROW_BYTES // 1024)}]")
+        assert loader.refused(path).endswith("with jq 1.7 or newer: jq -c '.[]' 'my logs.json' > logs.ndjson")
+
+
 def test_gzipped_ndjson_is_read(loader):
     path = loader.folder / "logs.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"agent_id":"a","timestamp":"2025-01-03T00:00:00Z","status":"success"}'))
@@ -262,7 +287,7 @@ def test_any_cost_text_and_metadata_are_stored_exactly_and_alike_from_every_form
     assert json.loads(rows[0][7], parse_float=Decimal) == json.loads(written, parse_float=Decimal)
 
 
-@given(st.binary(max_size=200), st.sampled_from(["csv", "csv.gz", "ndjson", "jsonl.gz", "parquet"]))
+@given(st.binary(max_size=200), st.sampled_from(["csv", "csv.gz", "ndjson", "jsonl.gz", "json", "parquet"]))
 def test_any_bytes_are_loaded_or_refused_with_a_sentence(loader, content, ending):
     path = loader.folder / f"noise.{ending}"
     path.write_bytes(content)

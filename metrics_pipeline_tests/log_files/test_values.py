@@ -336,16 +336,10 @@ def test_a_gzip_that_was_cut_off_is_refused(loader):
     assert "logs.csv.gz: cannot be read: " in loader.refused(path)
 
 
-def test_a_file_of_json_is_answered_with_the_command_that_turns_it_into_lines(loader):
-    path = loader.folder / "my logs.json"
-    path.write_text(json.dumps([LOG]))
-    assert loader.refused(path).endswith(" Write a log a line: jq -c 'arrays[], objects' 'my logs.json' > logs.ndjson")
-
-
 def test_a_file_that_is_missing_or_of_an_unknown_format_is_refused(loader):
     assert loader.refused(loader.folder / "none.csv") == "none.csv cannot be opened: No such file or directory."
     assert loader.refused(loader.folder).endswith(
-        "Known are .csv, .csv.gz, .tsv, .tsv.gz, .ndjson, .ndjson.gz, .jsonl, .jsonl.gz, .parquet."
+        "Known are .csv, .csv.gz, .tsv, .tsv.gz, .ndjson, .ndjson.gz, .jsonl, .jsonl.gz, .json, .parquet."
     )
     folder = loader.folder / "folder.csv"
     folder.mkdir()
