@@ -227,14 +227,17 @@ def reconcile(days: Mapping[date, DayEvidence], time_zone: str) -> list[DayVerdi
 
 def _state(evidence: DayEvidence, time_zone: str) -> tuple[DayState, str]:
     stored, present = evidence.stored, evidence.present
+    # What adds up depends on the definition.
+    is_current = stored is not None and stored.definition_version == DEFINITION_VERSION
+    damage = "; ".join(evidence.damage) if is_current else ""
     if evidence.is_running:
         return DayState.RUNNING, "a run is writing it"
     if stored is not None and stored.metrics_expired_at is not None:
         return DayState.EXPIRED, f"metrics of {stored.agents} agents deleted {stored.metrics_expired_at:%Y-%m-%d}"
     closed = why_closed(stored, time_zone) if stored is not None else None
     if closed is not None and stored is not None:
-        if evidence.damage:
-            return DayState.DAMAGED, "; ".join(evidence.damage)
+        if damage:
+            return DayState.DAMAGED, damage
         if stored.raw_pruned_at is None:
             return closed.state, f"stored as a day of {stored.time_zone}"
         late = isinstance(present, SourceFingerprint) and present.logs
@@ -244,11 +247,11 @@ def _state(evidence: DayEvidence, time_zone: str) -> tuple[DayState, str]:
         return DayState.UNREADABLE, present.reason
     gone = what_is_gone(stored, present, evidence.executions, evidence.present_logs)
     if gone:
-        return DayState.SHRUNK, "; ".join([gone, *evidence.damage])
+        return DayState.SHRUNK, "; ".join(filter(None, [gone, damage]))
     if stored is None:
         return DayState.MISSING, f"never aggregated, {present.logs} logs"
-    if evidence.damage:
-        return DayState.DAMAGED, "; ".join(evidence.damage)
+    if damage:
+        return DayState.DAMAGED, damage
     if stored.source_fingerprint.kind != present.kind:
         engine, version = stored.source_fingerprint.kind
         return DayState.AGGREGATED, f"not compared: its fingerprint is version {version} of {engine}"

@@ -7,7 +7,6 @@ from datetime import date, datetime, timedelta
 from sqlalchemy import Connection
 
 from metrics_pipeline.logs.source import LogSource
-from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
 from metrics_pipeline.metrics.conservation import contradictions
 from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
 from metrics_pipeline.metrics.reconciliation import (
@@ -62,10 +61,7 @@ def judge_days(
                 present[day],
                 executions.get(day, {}),
                 {each.agent_id: each.logs for each in counted if each.metric_date == day and each.agent_id is not None},
-                # What adds up is a matter of the definition.
-                contradictions(totals[day], None)
-                if day in totals and stored[day].definition_version == DEFINITION_VERSION
-                else (),
+                contradictions(totals[day], None) if day in totals else (),
                 day in running,
             )
             for day in days
