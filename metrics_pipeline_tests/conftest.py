@@ -20,7 +20,7 @@ from metrics_pipeline.postgres.tables import upstream_metadata
 from metrics_pipeline.postgres.upgrading import upgrade
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline_tests.databases import scratch_database
-from metrics_pipeline_tests.examples import examples
+from metrics_pipeline_tests.examples import IS_CI, examples
 from metrics_pipeline_tests.homes import HOME_VARIABLE, copy_cluster, scratch_home
 from metrics_pipeline_tests.processes import CLI, Start, bare_environment
 
@@ -60,7 +60,13 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Puts the long tests first in the shares that --dist=worksteal hands out, so that none of them begins last."""
+    """Leaves the tests for CI to CI, and puts long ones first in the shares that --dist=worksteal hands out.
+
+    So none of the long ones begins last.
+    """
+    for_ci = [item for item in items if item.get_closest_marker("ci") and not IS_CI]
+    config.hook.pytest_deselected(items=for_ci)
+    items[:] = [item for item in items if item not in for_ci]
     workers = getattr(config, "workerinput", {"workercount": 1})["workercount"]
     long = [item for item in items if item.get_closest_marker("long")]
     others = [item for item in items if not item.get_closest_marker("long")]

@@ -1,10 +1,13 @@
-"""How many examples Hypothesis draws for a test: all in CI, and a third elsewhere, where a person waits."""
+"""What a run of the tests leaves out where a person waits, and not in CI."""
 
 import os
 
 from hypothesis import settings
 
+#: Whether everything is tried.
+IS_CI = os.environ.get("CI") == "true"
+
 
 def examples(number: int) -> settings:
-    """Settings with `number` of examples if the environment says CI=true, and with a third otherwise."""
-    return settings(max_examples=number if os.environ.get("CI") == "true" else -(-number // 3))
+    """Settings with `number` of examples in CI, and with a third otherwise."""
+    return settings(max_examples=number if IS_CI else -(-number // 3))

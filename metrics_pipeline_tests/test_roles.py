@@ -97,7 +97,9 @@ PARTITIONED = (
 )
 
 
-@pytest.mark.parametrize("layout", [(), PARTITIONED], ids=["plain", "partitioned"])
+@pytest.mark.parametrize(
+    "layout", [pytest.param((), id="plain"), pytest.param(PARTITIONED, id="partitioned", marks=pytest.mark.ci)]
+)
 def test_retentions_role_prunes_logs_then_metrics_and_alerts(
     layout: tuple[str, ...], database: Database, database_url: str, roles: dict[str, Role], tmp_path: Path
 ) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, execute, query, store_agents, store_logs
@@ -38,6 +40,7 @@ def writer(database: Database, *moments: datetime) -> Iterator[list[int]]:
         thread.join()
 
 
+@pytest.mark.ci
 def test_a_run_that_is_killed_while_others_write_is_continued_and_nothing_is_lost(
     start: Start, database: Database, database_url: str
 ) -> None:

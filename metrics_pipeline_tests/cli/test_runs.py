@@ -117,7 +117,7 @@ def stopped_at_saturday(
     return stop
 
 
-@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signal_", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.ci)])
 def test_a_backfill_that_is_interrupted_keeps_its_days_and_goes_on_when_run_again(
     signal_: signal.Signals,
     stopped_at_saturday: Callable[[signal.Signals], tuple[int, str, str]],
@@ -143,11 +143,17 @@ def test_a_backfill_that_is_interrupted_keeps_its_days_and_goes_on_when_run_agai
     ("correction", "option", "days"),
     [
         (None, (), ["2025-07-12", "2025-07-13"]),
-        ("UPDATE agent_execution_logs SET cost_usd = 1", (), ["2025-07-11", "2025-07-12", "2025-07-13"]),
-        (
+        pytest.param(
+            "UPDATE agent_execution_logs SET cost_usd = 1",
+            (),
+            ["2025-07-11", "2025-07-12", "2025-07-13"],
+            marks=pytest.mark.ci,
+        ),
+        pytest.param(
             None,
             ("--include-inactive-agents",),
             ["2025-07-11", "2025-07-12", "2025-07-13"],
+            marks=pytest.mark.ci,
         ),
     ],
     ids=["as it was", "logs corrected since", "other agents"],

@@ -174,6 +174,7 @@ def test_a_day_materialises_on_the_embedded_server_with_no_environment_set(comma
     assert list(ledger(open_database(Settings(home=home)))) == [date(2025, 7, 11)]
 
 
+@pytest.mark.ci
 def test_days_materialise_in_the_database_that_the_environment_names(
     command: Command, home: Path, logs: None, database: Database, database_url: str
 ) -> None:
