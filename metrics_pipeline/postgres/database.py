@@ -1,16 +1,22 @@
 """A PostgreSQL database: its connections, how their sessions are set up, and its name in messages."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import psycopg
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+from psycopg.pq import TransactionStatus
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
 
 from metrics_pipeline.postgres.faults import Login, database_faults
 from metrics_pipeline.postgres.urls import DatabaseUrl
+
+#: A server that does not answer must not hold up a run that is told to end.
+_CANCEL_SECONDS = 5
 
 #: Settings that our statements and their results need, whatever the role, the database or the environment sets.
 _SESSION = {
@@ -46,6 +52,13 @@ _SET_UP = "SELECT quote_ident(current_user), current_setting('statement_timeout'
     f"set_config('{name}', '{value}', false)" for name, value in _SESSION.items()
 )
 
+_EXCLUSIVE_LOCKS = text("""
+SELECT pid, usename, state, relation::regclass::text AS "table", left(query, 100) AS query
+FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE granted AND mode = 'AccessExclusiveLock' AND relation IS NOT NULL
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+ORDER BY 1, 4""")
+
 
 class Database:
     """One PostgreSQL database. The constructor opens no connection and reads no settings.
@@ -67,6 +80,8 @@ class Database:
         self._url = url
         self._before_connecting = before_connecting
         self.login = Login()
+        #: The open connections, also of the databases that are derived from this one.
+        self._connections: WeakSet[psycopg.Connection[Any]] = WeakSet()
         # No pool: a run makes a handful of transactions, and a local connection costs 3 ms. A connection that is not
         # kept is never found dead after a restart of the server, is never shared with a fork, and never delays the
         # shutdown of the embedded server.
@@ -123,6 +138,37 @@ class Database:
         reading.engine, reading.login = engine, Login()
         return reading
 
+    def within(self, seconds: float, *, lock_seconds: float) -> "Database":
+        """The same database for readers that have a deadline: from now on all statements together take `seconds`.
+
+        A statement that runs at the deadline is cancelled, and so is one that waits for a lock for `lock_seconds`: both
+        are a TransientError.
+        """
+        deadline = time.monotonic() + seconds
+        hurried = copy(self)
+        # Not what its sessions find, because the timeouts are ours.
+        hurried.login = Login()
+        hurried.engine = self._engine(hurried.login, poolclass=NullPool)
+
+        @event.listens_for(hurried.engine, "before_cursor_execute")
+        def limit(_connection: Connection, cursor: Any, *_: object) -> None:
+            left_ms = max(1, int((deadline - time.monotonic()) * 1000))
+            cursor.execute(
+                "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true)",
+                (f"{left_ms}ms", f"{int(lock_seconds * 1000)}ms"),
+            )
+
+        return hurried
+
+    def cancel_statements(self) -> None:
+        """Cancels what the server executes for this database's connections now. Any thread may call it.
+
+        A thread that waits for the server then gets a TransientError; otherwise Python cannot interrupt it.
+        """
+        for connection in list(self._connections):
+            if connection.info.transaction_status is TransactionStatus.ACTIVE:
+                connection.cancel_safe(timeout=_CANCEL_SECONDS)
+
     def _engine(self, login: Login, **pool: Any) -> Engine:
         engine = create_engine(
             "postgresql+psycopg://",
@@ -138,10 +184,19 @@ class Database:
         event.listen(engine, "connect", partial(_set_up_session, login), insert=True)
         if self._before_connecting is not None:
             event.listen(engine, "do_connect", self._before_connecting)
+        event.listen(engine, "connect", lambda connection, _record: self._connections.add(connection))
         return engine
 
     def __repr__(self) -> str:
         return f"Database({self.description!r})"
+
+
+def exclusive_locks(connection: Connection) -> list[str]:
+    """The locks of whole tables that keep readers out of this database, each with the session that holds it."""
+    return [
+        f"process {row.pid} ({row.usename}, {row.state}) holds {row.table}: {row.query}"
+        for row in connection.execute(_EXCLUSIVE_LOCKS)
+    ]
 
 
 def _set_up_session(login: Login, connection: psycopg.Connection[Any], _record: object) -> None:

@@ -1,5 +1,7 @@
 """Several days in a row: each stored in its own transaction and reported in order, the next one read meanwhile."""
 
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -14,6 +16,7 @@ from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.days import DAY, Log, assert_exact, execute, query, store_agents, store_logs
+from metrics_pipeline_tests.processes import wait_until
 
 WINDOWS = {str(day): day_window(day, "UTC") for day in (DAY + timedelta(days=number) for number in range(4))}
 KEYS = list(WINDOWS)
@@ -110,3 +113,28 @@ def test_a_caller_that_stops_early_stores_no_day_that_it_did_not_see(four_days: 
     next(days)
     days.close()
     assert stored_days(four_days) == KEYS[:1]
+
+
+def test_an_interruption_ends_the_statement_that_waits_for_somebody_elses_lock(four_days: Database) -> None:
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+    def interrupt() -> None:
+        wait_until(lambda: query(four_days, waiting))
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # Not SIGINT, which a shell may have had ignored.
+    before = signal.signal(signal.SIGUSR1, stop)
+    days = days_of(four_days)
+    with four_days.begin() as holder:
+        holder.exec_driver_sql("LOCK TABLE metric_day_ledger")
+        interrupter = threading.Thread(target=interrupt)
+        interrupter.start()
+        # The lock is still held, so the reader ends only because its statement is cancelled.
+        with pytest.raises(KeyboardInterrupt):
+            next(days)
+        interrupter.join()
+        assert query(four_days, waiting) == []
+    signal.signal(signal.SIGUSR1, before)

@@ -10,8 +10,9 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from metrics_pipeline.embedded import release
+from metrics_pipeline.errors import TransientError
 from metrics_pipeline.pipeline.opening import open_database
-from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.database import Database, exclusive_locks
 from metrics_pipeline.postgres.tables import metadata, upstream_metadata
 from metrics_pipeline.postgres.upgrading import head_revision, require_current
 from metrics_pipeline.postgres.urls import DatabaseUrl
@@ -169,6 +170,24 @@ def test_a_database_for_reading_writes_nothing_and_stops_what_takes_too_long(dat
     assert connection.driver_connection.execute("SHOW transaction_read_only").fetchone() == ("off",)
     connection.close()
     engine.dispose()
+
+
+def test_a_database_within_a_time_stops_all_statements_at_its_end_and_names_a_lock_at_once(database: Database) -> None:
+    hurried = database.within(0.3, lock_seconds=9)
+    with hurried.snapshot() as connection:
+        connection.execute(text("SELECT pg_sleep(0.2)"))
+    with pytest.raises(TransientError, match="57014"), hurried.snapshot() as connection:
+        connection.execute(text("SELECT pg_sleep(0.2)"))
+    with database.begin() as holder:
+        holder.execute(text("LOCK TABLE metric_day_ledger"))
+        hurried = database.within(9, lock_seconds=0.1)
+        with pytest.raises(TransientError, match="55P03"), hurried.snapshot() as connection:
+            connection.execute(text("SELECT FROM metric_day_ledger"))
+        with database.connect() as connection:
+            (held,) = exclusive_locks(connection)
+        assert "(postgres, idle in transaction) holds metric_day_ledger: LOCK TABLE metric_day_ledger" in held
+    with database.connect() as connection:
+        assert exclusive_locks(connection) == []
 
 
 def test_a_database_for_reading_keeps_its_connections_and_replaces_dead_ones(database: Database) -> None:
