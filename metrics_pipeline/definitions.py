@@ -23,7 +23,7 @@ from metrics_pipeline.orchestration.schedules import (
     build_daily_metrics_schedule,
     build_data_retention_schedule,
 )
-from metrics_pipeline.orchestration.sensors import build_late_logs_sensor
+from metrics_pipeline.orchestration.sensors import build_checks_sensors, build_late_logs_sensor
 from metrics_pipeline.orchestration.upstream import upstream_assets
 from metrics_pipeline.settings import Settings
 
@@ -59,7 +59,7 @@ def build_defs(**overrides: Unpack[SettingsOverrides]) -> dg.Definitions:
         ],
         asset_checks=checks,
         jobs=[job, checks_job, retention_job],
-        sensors=[build_late_logs_sensor(job, settings)],
+        sensors=[build_late_logs_sensor(job, settings), *build_checks_sensors(checks_job)],
         schedules=[
             build_daily_metrics_schedule(job, settings),
             build_daily_checks_schedule(checks_job, settings),

@@ -23,6 +23,8 @@ DAILY_METRICS_SCHEDULE = "daily_metrics_schedule"
 DAILY_CHECKS_SCHEDULE = "daily_checks_schedule"
 DATA_RETENTION_SCHEDULE = "data_retention_schedule"
 LATE_LOGS_SENSOR = "late_logs_sensor"
+CHECKS_AFTER_FAILURE_SENSOR = "checks_after_failure_sensor"
+CHECKS_AFTER_CANCELLATION_SENSOR = "checks_after_cancellation_sensor"
 
 # The code location. Schedules and sensors keep their state under its name. The repository has the name that Dagster
 # gives to the Definitions of a module.
@@ -40,7 +42,7 @@ BACKFILL_TAG = "dagster/backfill"
 REASON_TAG = "metrics_pipeline/reason"
 #: The state of the day (DayVerdict.fingerprint) that a run was requested for.
 DAY_STATE_TAG = "metrics_pipeline/day_state"
-#: Set on a run whose day was refused or contradicts its logs: the same state of the day would fail again.
+#: Set to the run's own id on a run whose day was refused or contradicts its logs: the same state would fail again.
 FAILED_PERMANENTLY_TAG = "metrics_pipeline/failed_permanently"
 #: The instant that a retention run counts its days from, in ISO 8601, if it is not the start of the run.
 SCHEDULED_AT_TAG = "metrics_pipeline/scheduled_at"

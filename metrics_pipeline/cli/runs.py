@@ -143,6 +143,8 @@ def run_with_progress(
         typer.echo(
             f"Went on where run {outcome.continued_run_id} stopped; its days that still equal their logs were left out."
         )
+    for why in outcome.left_out.values():
+        typer.echo(f"Left out: {why}")
     if outcome.days:
         _print_summary(outcome)
     if outcome.is_interrupted:

@@ -13,10 +13,9 @@ from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.columns import metrics_column_lineage, metrics_table_schema
 from metrics_pipeline.orchestration.dagster_internals import silent_output
 from metrics_pipeline.orchestration.failures import raise_failed_days, step_outcome
-from metrics_pipeline.orchestration.partitions import window_of
 from metrics_pipeline.orchestration.processes import claim
-from metrics_pipeline.orchestration.reports import day_materialization
-from metrics_pipeline.orchestration.runs import partitions_to_do, reason_for
+from metrics_pipeline.orchestration.reports import day_materialization, stored_materialization
+from metrics_pipeline.orchestration.runs import reason_for, work_of
 from metrics_pipeline.orchestration.upstream import SOURCE_ASSETS
 from metrics_pipeline.pipeline.aggregation import AggregationOptions, aggregate_days
 from metrics_pipeline.pipeline.opening import open_logs
@@ -70,7 +69,7 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, owners: S
                 "dagster/column_lineage": metrics_column_lineage(),
             },
             code_version=DEFINITION_VERSION,
-            description=_DESCRIPTION,
+            description=_DESCRIPTION.replace("METRICS_TIME_ZONE", partitions.timezone),
             # By default Dagster marks all partitions of a run as materialised at its end, and none if one failed.
             # Instead the body reports each day when it is committed, and outputs nothing.
             dagster_type=cast("dg.DagsterType", dg.Nothing),
@@ -86,11 +85,14 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, owners: S
             logs = open_logs(database)
             for warning in logs.warnings:
                 context.log.warning(warning)
-            windows = {key: window_of(partitions, key) for key in partitions_to_do(context, database, logs, partitions)}
+            work = work_of(context, database, logs, partitions)
+            for key, (stored, why) in work.sealed.items():
+                context.log.warning(f"Left out: {why}")
+                yield stored_materialization(context.instance, METRICS_ASSET_KEY, key, stored, why, context.run.tags)
             for key, day in aggregate_days(
                 database,
                 logs,
-                windows,
+                work.to_aggregate,
                 AggregationOptions(config.include_inactive_agents, config.accept_deleted_logs),
                 run_id=context.run.run_id,
                 reason=reason_for(context.run.tags),

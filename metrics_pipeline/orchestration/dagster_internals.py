@@ -24,10 +24,14 @@ from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.events import RunFailureReason
 from dagster._core.execution.api import execute_run_iterator
 from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import ConfigurableClassData
 from dagster._utils.interrupts import capture_interrupts
 from sqlalchemy import Engine
+
+from metrics_pipeline.names import LOCATION, REPOSITORY
 
 if TYPE_CHECKING:
     from dagster_postgres import DagsterPostgresStorage
@@ -74,6 +78,19 @@ def version_tags(data_version: str, code_version: str, upstream: Sequence[dg.Ass
     }
 
 
+def unmaterialized_partitions(
+    instance: dg.DagsterInstance,
+    asset_key: dg.AssetKey,
+    partition_keys: Sequence[str],
+    partitions: dg.PartitionsDefinition[str],
+) -> list[str]:
+    """Those of `partition_keys` that Dagster shows as failed or missing. A partition in progress is not one of them."""
+    # If it changes, ticks fail. The public get_materialized_partitions does not tell which partitions failed later.
+    status = instance.get_status_by_partition(asset_key, partition_keys, partitions) or {}
+    green = (AssetPartitionStatus.MATERIALIZED, AssetPartitionStatus.IN_PROGRESS)
+    return [key for key in partition_keys if status.get(key) not in green]
+
+
 def run_in_this_process(
     instance: dg.DagsterInstance,
     module: str,
@@ -97,6 +114,10 @@ def run_in_this_process(
         root_run_id=(parent.root_run_id or parent.run_id) if parent else None,
         run_config=run_config,
         tags=tags,
+        # Without it, the pages of the job and the timeline do not show the run, and the daemon cannot repeat it.
+        remote_job_origin=RemoteJobOrigin(
+            RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION), REPOSITORY), job_name
+        ),
         job_code_origin=job.get_python_origin(),
     )
     return execute_run_iterator(job, run, instance)

@@ -35,7 +35,7 @@ def step_outcome(context: dg.AssetExecutionContext | dg.AssetCheckExecutionConte
     except PermanentError as error:
         # Not for a missing table or privilege: it is fixed without a change of the day, so the next night tries again.
         if isinstance(error, (DayRefusedError, InvariantError)):
-            context.instance.add_run_tags(context.run.run_id, {FAILED_PERMANENTLY_TAG: "true"})
+            context.instance.add_run_tags(context.run.run_id, {FAILED_PERMANENTLY_TAG: context.run.run_id})
         raise dg.Failure(description=str(error)) from error
 
 
@@ -44,10 +44,12 @@ def raise_failed_days(failures: Mapping[str, PermanentError]) -> None:
 
     A single failure keeps its type.
     """
+    # The message of a database fault does not name the day.
+    reasons = [str(error) if key in str(error) else f"{key}: {error}" for key, error in failures.items()]
     if len(failures) == 1:
-        ((partition_key, error),) = failures.items()
-        # The message of a database fault does not name the day.
-        raise type(error)(str(error) if partition_key in str(error) else f"{partition_key}: {error}") from error
+        (error,) = failures.values()
+        raise type(error)(*reasons) from error
     if failures:
-        reasons = "\n".join(f"{partition_key}: {error}" for partition_key, error in failures.items())
-        raise PermanentError(f"{len(failures)} days failed and stay as they were; the others are stored.\n{reasons}")
+        raise PermanentError(
+            "\n".join([f"{len(failures)} days failed and stay as they were; the others are stored.", *reasons])
+        )

@@ -15,12 +15,14 @@ from metrics_pipeline.names import (
     LOCATION_MODULE,
     PARTITION_RANGE_END_TAG,
     PARTITION_RANGE_START_TAG,
+    PARTITION_TAG,
     PROCESS_TAG,
     REASON_TAG,
 )
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTION_ASSET_KEY
 from metrics_pipeline.orchestration.dagster_internals import is_interrupted, run_in_this_process, signals_held_back
 from metrics_pipeline.orchestration.processes import end_if_orphaned, own_process
+from metrics_pipeline.orchestration.reports import LEFT_OUT
 from metrics_pipeline.pipeline.aggregation import AggregationOptions
 from metrics_pipeline.store.publishing import Reason
 
@@ -41,10 +43,14 @@ class RunOutcome:
 
 @dataclass
 class DaysOutcome(RunOutcome):
-    """The days that a run stored, and the unfinished run over the same days that it continued, if there was one."""
+    """The days that a run stored, and the unfinished run over the same days that it continued, if there was one.
+
+    left_out: the sealed days, each with a sentence that says why.
+    """
 
     continued_run_id: str | None = None
     days: dict[date, Report] = field(default_factory=dict)
+    left_out: dict[date, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -65,23 +71,29 @@ def run_days(
     reason: Reason,
     on_day: Callable[[date, Report], None],
 ) -> DaysOutcome:
-    """Runs daily_metrics_job over the days from `first` to `last` and calls `on_day` as each is stored.
+    """Runs daily_metrics_job over the days from `first` to `last` and calls `on_day` as each is stored or left out.
 
     The run belongs to `instance`, with its events and lineage, as if the UI had started it. SIGINT and SIGTERM end it
     as failed; the days stored before stay stored.
     """
-    tags = {
-        PARTITION_RANGE_START_TAG: first.isoformat(),
-        PARTITION_RANGE_END_TAG: last.isoformat(),
-        REASON_TAG: reason.value,
-    }
+    # As the UI tags a run: its list of runs shows the partition of a single day only with this tag.
+    span = (
+        {PARTITION_TAG: first.isoformat()}
+        if first == last
+        else {PARTITION_RANGE_START_TAG: first.isoformat(), PARTITION_RANGE_END_TAG: last.isoformat()}
+    )
+    tags = {**span, REASON_TAG: reason.value}
     unfinished = _unfinished_run(instance, tags)
     outcome = DaysOutcome(str(uuid4()), continued_run_id=unfinished.run_id if unfinished else None)
     for event in _execute(instance, outcome, DAILY_METRICS_JOB, METRICS_ASSET_KEY, asdict(options), tags, unfinished):
         if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION and event.partition is not None:
             day = date.fromisoformat(event.partition)
-            outcome.days[day] = _plain_metadata(event)
-            on_day(day, outcome.days[day])
+            report = _plain_metadata(event)
+            if LEFT_OUT in report:
+                outcome.left_out[day] = report[LEFT_OUT]
+            else:
+                outcome.days[day] = report
+            on_day(day, report)
     return outcome
 
 

@@ -1,6 +1,8 @@
-"""Tables for the UI: bounded, and escaped, because a platform may give its agents any name."""
+"""Texts for the UI: descriptions with the values of settings, and tables, bounded and escaped against hostile names."""
 
 from collections.abc import Iterable, Sequence
+
+from metrics_pipeline.settings import Settings
 
 _MAX_CELL_CHARACTERS = 200
 _HARMLESS = " .,-…"
@@ -27,3 +29,14 @@ def markdown_text(value: object) -> str:
     return "".join(
         character if character.isalnum() or character in _HARMLESS else f"&#{ord(character)};" for character in text
     )
+
+
+def count_of_days(count: int) -> str:
+    """The number with its noun."""
+    return "1 day" if count == 1 else f"{count:,} days"
+
+
+def with_values(description: str, settings: Settings) -> str:
+    """The description with the values of the settings that it names."""
+    days = count_of_days(settings.lookback_days)
+    return description.replace("METRICS_LOOKBACK_DAYS", days).replace("METRICS_TIME_ZONE", settings.time_zone)

@@ -1,11 +1,15 @@
-"""The state of days including what Dagster knows: the runs that are about to write them, and those that failed."""
+"""The state of days including what Dagster knows: the runs that write them, those that ended, and the partitions."""
 
-from datetime import date
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
+import psycopg
 
+from metrics_pipeline.errors import TransientError
 from metrics_pipeline.logs.source import LogSource
-from metrics_pipeline.metrics.reconciliation import DayVerdict
+from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict
 from metrics_pipeline.metrics.windows import days_between
 from metrics_pipeline.names import (
     DAY_STATE_TAG,
@@ -16,12 +20,27 @@ from metrics_pipeline.names import (
     REASON_TAG,
 )
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
+from metrics_pipeline.orchestration.dagster_internals import unmaterialized_partitions
 from metrics_pipeline.orchestration.processes import end_if_orphaned
+from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.pipeline.reconciling import judge_days
-from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.database import Database, exclusive_locks
+from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import Reason
 
-_ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+_ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+#: How often the sensor asks for one state of a day: the first repetition comes at once, as most causes have passed by
+#: then, and the waits before the others double. The last comes 3.5 hours after the first. The schedule goes on asking.
+_MAX_ATTEMPTS = 5
+_FIRST_WAIT = timedelta(minutes=30)
+
+#: Below Dagster's limit of 60 seconds for a tick, with time to connect and to ask for runs.
+_TICK_SECONDS = 45
+_LOCK_SECONDS = 5
+
+#: States in which the stored metrics are right, so that Dagster should show the partition as materialised.
+_STORED = (DayState.AGGREGATED, DayState.NO_ACTIVITY, DayState.SEALED)
+
 _UNFINISHED = [status for status in dg.DagsterRunStatus if status not in _ENDED]
 
 
@@ -45,6 +64,24 @@ def judge(
         return judge_days(snapshot, logs, days, time_zone, running=running)
 
 
+def judge_in_time(
+    instance: dg.DagsterInstance, database: Database, settings: Settings, days: list[date]
+) -> list[DayVerdict]:
+    """As judge, for a tick, which Dagster ends after 60 seconds.
+
+    Raises TransientError, which names the lock if one is the cause, and PermanentError.
+    """
+    hurried = database.within(_TICK_SECONDS, lock_seconds=_LOCK_SECONDS)
+    try:
+        return judge(instance, hurried, open_logs(hurried), settings.time_zone, days)
+    except TransientError as error:
+        if not isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
+            raise
+        with database.connect() as connection:
+            held = "; ".join(exclusive_locks(connection))
+        raise TransientError(f"{error} Held now: {held or 'no such lock any more'}.") from error
+
+
 def running_days(instance: dg.DagsterInstance, *, apart_from: str | None = None) -> set[date]:
     """The days of all unfinished runs of our asset, including queued ones, without those of the run `apart_from`.
 
@@ -52,10 +89,30 @@ def running_days(instance: dg.DagsterInstance, *, apart_from: str | None = None)
     """
     days: set[date] = set()
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
-        is_ours = run.asset_selection is None or METRICS_ASSET_KEY in run.asset_selection
-        if is_ours and run.run_id != apart_from and not end_if_orphaned(instance, run):
+        if may_write_metrics(run) and run.run_id != apart_from and not end_if_orphaned(instance, run):
             days.update(_days_of(run))
     return days
+
+
+def may_write_metrics(run: dg.DagsterRun) -> bool:
+    """Whether the run's selection contains our asset; without a selection a run executes its whole job."""
+    return run.asset_selection is None or METRICS_ASSET_KEY in run.asset_selection
+
+
+def days_to_report_again(
+    instance: dg.DagsterInstance, partitions: dg.TimeWindowPartitionsDefinition, verdicts: Iterable[DayVerdict]
+) -> set[date]:
+    """The days whose stored metrics are right, and whose partition Dagster shows as failed or missing.
+
+    A run of such a day changes no value, and turns the partition green. It would change the values of an outdated day,
+    so such a day is left out.
+    """
+    stored = {
+        verdict.metric_date.isoformat(): verdict.metric_date
+        for verdict in verdicts
+        if verdict.state in _STORED and not verdict.is_outdated
+    }
+    return {stored[key] for key in unmaterialized_partitions(instance, METRICS_ASSET_KEY, list(stored), partitions)}
 
 
 def request_for(verdict: DayVerdict, run_key: str) -> dg.RunRequest:
@@ -67,14 +124,65 @@ def request_for(verdict: DayVerdict, run_key: str) -> dg.RunRequest:
     )
 
 
-def has_failed_permanently(instance: dg.DagsterInstance, verdict: DayVerdict) -> bool:
-    """Whether a run that was requested for exactly this state of the day failed permanently."""
-    tags = {
-        PARTITION_TAG: verdict.metric_date.isoformat(),
-        DAY_STATE_TAG: verdict.fingerprint,
-        FAILED_PERMANENTLY_TAG: "true",
-    }
-    return instance.get_runs_count(dg.RunsFilter(tags=tags)) > 0
+@dataclass(frozen=True)
+class Attempts:
+    """The runs that were requested for exactly this state of a day and have ended, newest first.
+
+    None of them has changed the state: each failed, was cancelled or killed, or what it stored was lost.
+    """
+
+    day: date
+    runs: Sequence[dg.RunRecord]
+
+    @property
+    def refused_by(self) -> str | None:
+        """The id of a run that refused the day; nothing about the day has changed since."""
+        # A repeated run inherits the tags of its parent, so the tag of a run that refused the day has that run's id.
+        return next(
+            (run.run_id for run in (record.dagster_run for record in self.runs) if _has_refused(run)),
+            None,
+        )
+
+    def why_refused(self, webserver_url: str) -> str | None:
+        """Why no schedule or sensor asks for the day, and what to do; None if they ask for it."""
+        if self.refused_by is None:
+            return None
+        return (
+            f"{self.day} is not asked for: {_run_in_words(self.refused_by, webserver_url)} refused it, and nothing "
+            "about it has changed since. Read that run's error, mend the cause, and materialise the day by hand. If "
+            f"its logs were deleted: `metrics-pipeline seal --date {self.day}` keeps the stored metrics (the "
+            f"executions did happen), `metrics-pipeline clear --date {self.day}` removes them (they never happened)"
+        )
+
+    def why_not_now(self, now: datetime, webserver_url: str) -> str | None:
+        """Why the sensor does not ask for the day at the instant `now`, and what to do; None if it asks for it."""
+        number = len(self.runs)
+        if self.refused_by is not None or number < 2:
+            return self.why_refused(webserver_url)
+        last = self.runs[0]
+        said = (
+            f"{self.day} is not asked for {{}}: {number} runs have ended and left it as it was, the last of them "
+            f"{_run_in_words(last.dagster_run.run_id, webserver_url)}"
+        )
+        if number >= _MAX_ATTEMPTS:
+            return said.format("before the next night") + ". Read its error"
+        ended = datetime.fromtimestamp(last.end_time or last.update_timestamp.timestamp(), UTC)
+        again = ended + _FIRST_WAIT * 2 ** (number - 2)
+        return said.format(f"before {again:%H:%M} UTC") if now < again else None
+
+
+def attempts(instance: dg.DagsterInstance, verdict: DayVerdict) -> Attempts:
+    """The ended runs that were requested for this state of the day."""
+    tags = {PARTITION_TAG: verdict.metric_date.isoformat(), DAY_STATE_TAG: verdict.fingerprint}
+    return Attempts(verdict.metric_date, instance.get_run_records(dg.RunsFilter(tags=tags, statuses=_ENDED)))
+
+
+def _has_refused(run: dg.DagsterRun) -> bool:
+    return run.status is dg.DagsterRunStatus.FAILURE and run.tags.get(FAILED_PERMANENTLY_TAG) == run.run_id
+
+
+def _run_in_words(run_id: str, webserver_url: str) -> str:
+    return f"run {run_id} ({webserver_url}/runs/{run_id})"
 
 
 def _days_of(run: dg.DagsterRun) -> list[date]:

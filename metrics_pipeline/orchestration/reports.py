@@ -3,16 +3,22 @@
 import hashlib
 from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
 from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
+from metrics_pipeline.metrics.fingerprint import SourceFingerprint
+from metrics_pipeline.metrics.reconciliation import LedgerRow
 from metrics_pipeline.names import BACKFILL_TAG
 from metrics_pipeline.orchestration.dagster_internals import version_tags
 from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.orchestration.upstream import SOURCE_ASSETS
 from metrics_pipeline.pipeline.aggregation import AggregatedDay
+
+#: The key of the metadata that says why a run left out a stored day.
+LEFT_OUT = "left_out"
 
 _TOP_AGENTS = 10
 _TOP_ERRORS = 50
@@ -35,11 +41,57 @@ def day_materialization(
 
     The fingerprint of the logs is the data version: the same logs give the same version.
     """
-    fingerprint = hashlib.sha256(day.computed.metrics.fingerprint.to_text().encode()).hexdigest()
-    tags = version_tags(fingerprint, DEFINITION_VERSION, [spec.key for spec in SOURCE_ASSETS])
+    return _materialization(
+        asset_key, partition_key, day_metadata(day), day.computed.metrics.fingerprint, DEFINITION_VERSION, run_tags
+    )
+
+
+def stored_materialization(
+    instance: dg.DagsterInstance,
+    asset_key: dg.AssetKey,
+    partition_key: str,
+    stored: LedgerRow,
+    why: str,
+    run_tags: Mapping[str, str],
+) -> dg.AssetMaterialization:
+    """The event for a day that a run left out because it is stored for good: its partition stays, or becomes, green.
+
+    It repeats the metadata of the day's last materialisation, if Dagster knows one, so that plots keep their numbers.
+    """
+    known = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=asset_key, asset_partitions=[partition_key]), limit=1
+    ).records
+    last = known[0].asset_materialization if known else None
+    metadata: dict[str, Any] = {
+        **(last.metadata if last is not None else {}),
+        "logs_read": dg.MetadataValue.int(stored.source_logs),
+        "logs_aggregated": dg.MetadataValue.int(stored.aggregated_logs),
+        "logs_skipped": dg.MetadataValue.int(stored.skipped_logs),
+        "agents": dg.MetadataValue.int(stored.agents),
+    }
+    return _materialization(
+        asset_key,
+        partition_key,
+        metadata | {LEFT_OUT: dg.MetadataValue.text(why)},
+        stored.source_fingerprint,
+        stored.definition_version,
+        run_tags,
+    )
+
+
+def _materialization(
+    asset_key: dg.AssetKey,
+    partition_key: str,
+    metadata: Mapping[str, Any],
+    fingerprint: SourceFingerprint,
+    definition_version: str,
+    run_tags: Mapping[str, str],
+) -> dg.AssetMaterialization:
+    data_version = hashlib.sha256(fingerprint.to_text().encode()).hexdigest()
+    tags = version_tags(data_version, definition_version, [spec.key for spec in SOURCE_ASSETS])
     if BACKFILL_TAG in run_tags:
         tags[BACKFILL_TAG] = run_tags[BACKFILL_TAG]
-    return dg.AssetMaterialization(asset_key, partition=partition_key, metadata=day_metadata(day), tags=tags)
+    return dg.AssetMaterialization(asset_key, partition=partition_key, metadata=metadata, tags=tags)
 
 
 def day_metadata(day: AggregatedDay) -> Mapping[str, dg.MetadataValue]:

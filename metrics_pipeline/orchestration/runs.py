@@ -1,18 +1,28 @@
 """What a run has to do: which of its days are still open, and why it was started."""
 
 from collections.abc import Mapping
-from datetime import date
+from dataclasses import dataclass
 
 import dagster as dg
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.source import LogSource
+from metrics_pipeline.metrics.reconciliation import DayState, LedgerRow, why_closed
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.names import BACKFILL_TAG, REASON_TAG
 from metrics_pipeline.orchestration.partitions import window_of
 from metrics_pipeline.pipeline.reconciling import finished_days
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.ledger import ledger_rows
 from metrics_pipeline.store.publishing import Reason
+
+
+@dataclass(frozen=True)
+class Work:
+    """The partitions of a run that are not done, by key: the open ones, and the sealed ones with their reasons."""
+
+    to_aggregate: Mapping[str, DayWindow]
+    sealed: Mapping[str, tuple[LedgerRow, str]]
 
 
 def reason_for(run_tags: Mapping[str, str]) -> Reason:
@@ -31,28 +41,32 @@ def reason_for(run_tags: Mapping[str, str]) -> Reason:
     return Reason.BACKFILL if BACKFILL_TAG in run_tags else Reason.MANUAL
 
 
-def partitions_to_do(
+def work_of(
     context: dg.AssetExecutionContext,
     database: Database,
     logs: LogSource,
     partitions: dg.TimeWindowPartitionsDefinition,
-) -> list[str]:
-    """The run's partitions that are not done.
+) -> Work:
+    """What the run has to do.
 
     A partition is done if this run, or an unsuccessful one that it repeats, materialised it, and it is sealed or still
     equals its logs. So a retried step and a run that is repeated after a crash continue where they stopped.
     """
-    materialised = _materialised(context.instance, context.run) & set(context.partition_keys)
     windows = {key: window_of(partitions, key) for key in context.partition_keys}
-    done = _finished(database, logs, [windows[key] for key in sorted(materialised)])
-    return [key for key, window in windows.items() if window.metric_date not in done]
-
-
-def _finished(database: Database, logs: LogSource, windows: list[DayWindow]) -> set[date]:
-    if not windows:
-        return set()
+    days = sorted(window.metric_date for window in windows.values())
+    materialised = _materialised(context.instance, context.run) & set(windows)
     with database.snapshot() as snapshot:
-        return finished_days(snapshot, logs, windows)
+        done = finished_days(snapshot, logs, [windows[key] for key in sorted(materialised)])
+        stored = ledger_rows(snapshot, days[0], days[-1])
+    to_aggregate = {key: window for key, window in windows.items() if window.metric_date not in done}
+    sealed = {}
+    for key, window in list(to_aggregate.items()):
+        row = stored.get(window.metric_date)
+        closed = why_closed(row, window.time_zone) if row is not None else None
+        if row is not None and closed is not None and closed.state is DayState.SEALED:
+            sealed[key] = row, closed.reason
+            del to_aggregate[key]
+    return Work(to_aggregate, sealed)
 
 
 def _materialised(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[str]:

@@ -3,7 +3,6 @@
 import dagster as dg
 
 from metrics_pipeline.errors import TransientError
-from metrics_pipeline.metrics.reconciliation import DayVerdict
 from metrics_pipeline.metrics.windows import DUE_HOUR
 from metrics_pipeline.names import (
     DAILY_CHECKS_SCHEDULE,
@@ -13,22 +12,20 @@ from metrics_pipeline.names import (
     SCHEDULED_AT_TAG,
 )
 from metrics_pipeline.orchestration.dagster_internals import AssetJob
-from metrics_pipeline.orchestration.reconciling import (
-    has_failed_permanently,
-    judge,
-    request_for,
-)
-from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.orchestration.markdown import with_values
+from metrics_pipeline.orchestration.partitions import build_daily_partitions
+from metrics_pipeline.orchestration.reconciling import attempts, days_to_report_again, judge_in_time, request_for
 from metrics_pipeline.pipeline.reconciling import findings, lookback
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import Reason
 
 _DAILY_METRICS = """
-Every night at 02:00, two hours after the end of yesterday so that late logs are in, asks for yesterday and for every
-day of the last METRICS_LOOKBACK_DAYS that is missing or whose logs have changed since. One tick thus heals a week of
-downtime. It leaves out days that a run will write, and days that a run refused, as long as nothing about them changes:
-mend the cause, then materialise those by hand. The tick's log says what was found.
+Every night at 02:00 in METRICS_TIME_ZONE, two hours after the end of yesterday so that late logs are in, asks for
+yesterday and for every day of the last METRICS_LOOKBACK_DAYS that is missing or whose logs have changed since, and for
+stored days whose partition is not green. One tick thus heals a week of downtime. It leaves out days that a run will
+write, and days that a run refused, as long as nothing about them changes: mend the cause, then materialise those by
+hand. The tick's log, or its skip reason, says what was found.
 """
 
 _DATA_RETENTION = """
@@ -57,6 +54,7 @@ def build_daily_checks_schedule(job: AssetJob, settings: Settings) -> dg.Schedul
 
 def build_daily_metrics_schedule(job: AssetJob, settings: Settings) -> dg.ScheduleDefinition:
     """The nightly schedule, in METRICS_TIME_ZONE and running by default."""
+    partitions = build_daily_partitions(settings)
 
     @dg.schedule(
         name=DAILY_METRICS_SCHEDULE,
@@ -64,7 +62,7 @@ def build_daily_metrics_schedule(job: AssetJob, settings: Settings) -> dg.Schedu
         cron_schedule="0 2 * * *",
         execution_timezone=settings.time_zone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=_DAILY_METRICS,
+        description=with_values(_DAILY_METRICS, settings),
     )
     def daily_metrics_schedule(
         context: dg.ScheduleEvaluationContext, database: dg.ResourceParam[Database]
@@ -73,21 +71,27 @@ def build_daily_metrics_schedule(job: AssetJob, settings: Settings) -> dg.Schedu
         if not days:
             return dg.SkipReason(f"No day has ended since METRICS_START_DATE, {settings.start_date}.")
         try:
-            verdicts = judge(context.instance, database, open_logs(database), settings.time_zone, days)
+            verdicts = judge_in_time(context.instance, database, settings, days)
         except TransientError as error:
             # A run is retried, a tick is not: without this, an outage at 02:00 would cost the night.
             context.log.warning(f"Only yesterday is asked for, because the other days cannot be looked at. {error}")
             yesterday = days[-1].isoformat()
             tags = {REASON_TAG: Reason.LATE_LOGS.value}
             return [dg.RunRequest(run_key=yesterday, partition_key=yesterday, tags=tags)]
-        context.log.info(findings(verdicts))
-        requests = [
-            # The key contains the tick's date, so a day that is still unfinished tomorrow is requested again.
-            request_for(verdict, f"{verdict.metric_date}@{context.scheduled_execution_time:%Y-%m-%d}")
-            for verdict in verdicts
-            if verdict.needs_run and not _is_hopeless(context, verdict)
-        ]
-        return requests or dg.SkipReason(findings(verdicts))
+        again = days_to_report_again(context.instance, partitions, verdicts)
+        requests, found = [], [findings(verdicts)]
+        for verdict in verdicts:
+            if not (verdict.needs_run or verdict.metric_date in again):
+                continue
+            refused = attempts(context.instance, verdict).why_refused(settings.dagster_webserver_url)
+            if refused is not None:
+                found.append(f"{refused}.")
+            else:
+                # The key contains the tick's date, so a day that is still unfinished tomorrow is requested again.
+                key = f"{verdict.metric_date}@{context.scheduled_execution_time:%Y-%m-%d}"
+                requests.append(request_for(verdict, key))
+        context.log.info(" ".join(found))
+        return requests or dg.SkipReason(" ".join(found))
 
     return daily_metrics_schedule
 
@@ -109,13 +113,3 @@ def build_data_retention_schedule(job: AssetJob, settings: Settings) -> dg.Sched
         return dg.RunRequest(run_key=f"{scheduled_at:%Y-%m-%d}", tags={SCHEDULED_AT_TAG: scheduled_at.isoformat()})
 
     return data_retention_schedule
-
-
-def _is_hopeless(context: dg.ScheduleEvaluationContext, verdict: DayVerdict) -> bool:
-    hopeless = has_failed_permanently(context.instance, verdict)
-    if hopeless:
-        context.log.warning(
-            f"{verdict.metric_date} is not asked for: its run failed for good and nothing has changed since. "
-            "Read that run's error, mend the cause, and materialise the day by hand."
-        )
-    return hopeless

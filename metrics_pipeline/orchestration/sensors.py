@@ -1,4 +1,4 @@
-"""The late-logs sensor."""
+"""The sensors: for late logs, and for runs that ended without a verdict of the checks."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -6,10 +6,24 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from metrics_pipeline.metrics.reconciliation import DayState
-from metrics_pipeline.names import LATE_LOGS_SENSOR
+from metrics_pipeline.metrics.windows import last_due_day
+from metrics_pipeline.names import (
+    CHECKS_AFTER_CANCELLATION_SENSOR,
+    CHECKS_AFTER_FAILURE_SENSOR,
+    DAILY_CHECKS_JOB,
+    DATA_RETENTION_JOB,
+    LATE_LOGS_SENSOR,
+)
 from metrics_pipeline.orchestration.dagster_internals import AssetJob
-from metrics_pipeline.orchestration.reconciling import judge, request_for
-from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.orchestration.markdown import with_values
+from metrics_pipeline.orchestration.partitions import build_daily_partitions
+from metrics_pipeline.orchestration.reconciling import (
+    attempts,
+    days_to_report_again,
+    judge_in_time,
+    may_write_metrics,
+    request_for,
+)
 from metrics_pipeline.pipeline.reconciling import findings, lookback
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
@@ -18,8 +32,12 @@ _INTERVAL_SECONDS = 15 * 60
 
 _DESCRIPTION = """
 Every 15 minutes compares the logs of the last METRICS_LOOKBACK_DAYS with what was aggregated of them, and asks for the
-days that differ: a log arrived late, was corrected or was deleted. Each state of a day is asked for once. A day that a
-run is about to write is left alone. The tick's log, or its skip reason, says what was found.
+days that differ: a log arrived late, was corrected or was deleted. It also asks for the newest day that is due (03:00
+in METRICS_TIME_ZONE) if that is missing, and for stored days whose partition is not green. A day that a run is about to
+write is left alone.
+
+If a run ends and leaves its day as it was, the day is asked for again, at most five times and with growing waits; not
+if the run refused the day. The skip reason, and the cursor of a tick that asks for something, say what was found.
 """
 
 
@@ -29,29 +47,78 @@ def build_late_logs_sensor(
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> dg.SensorDefinition:
     """The sensor for late and corrected logs, running by default. Its ticks carry no time, hence `now`."""
+    partitions = build_daily_partitions(settings)
 
     @dg.sensor(
         name=LATE_LOGS_SENSOR,
         job=job,
         minimum_interval_seconds=_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=_DESCRIPTION,
+        description=with_values(_DESCRIPTION, settings),
     )
     def late_logs_sensor(
         context: dg.SensorEvaluationContext, database: dg.ResourceParam[Database]
     ) -> list[dg.RunRequest] | dg.SkipReason:
-        days = lookback(settings, now())
+        at = now()
+        days = lookback(settings, at)
         if not days:
             return dg.SkipReason(f"No day has ended since METRICS_START_DATE, {settings.start_date}.")
-        verdicts = judge(context.instance, database, open_logs(database), settings.time_zone, days)
-        found = findings(verdicts)
-        context.log.info(found)
-        # Dagster starts one run per run key, so a repeated or interrupted evaluation requests nothing twice.
-        requests = [
-            request_for(verdict, f"{verdict.metric_date}@{verdict.fingerprint}")
-            for verdict in verdicts
-            if verdict.state is DayState.DIRTY
-        ]
-        return requests or dg.SkipReason(found)
+        verdicts = judge_in_time(context.instance, database, settings, days)
+        again = days_to_report_again(context.instance, partitions, verdicts)
+        due = last_due_day(at, settings.time_zone)
+        requests, found = [], [findings(verdicts)]
+        for verdict in verdicts:
+            day, state = verdict.metric_date, verdict.state
+            is_lost = state is DayState.MISSING and day == due
+            if not (state is DayState.DIRTY or is_lost or day in again):
+                continue
+            ended = attempts(context.instance, verdict)
+            reason = ended.why_not_now(at, settings.dagster_webserver_url)
+            if reason is not None:
+                found.append(f"{reason}.")
+            else:
+                # Dagster starts one run per run key, so a repeated or interrupted evaluation requests nothing twice.
+                key = f"{day}@{verdict.fingerprint}"
+                requests.append(request_for(verdict, f"{key}#{len(ended.runs)}" if ended.runs else key))
+        message = " ".join(found)
+        context.log.info(message)
+        # The UI shows the cursor of a sensor, and no message of a tick that asks for something.
+        context.update_cursor(message)
+        return requests or dg.SkipReason(message)
 
     return late_logs_sensor
+
+
+_CHECKS = """
+Evaluates all checks after a run of `agent_performance_metrics` has {ended}. Such a run ends before its checks are
+evaluated, and Dagster then shows them without a verdict.
+"""
+
+
+def build_checks_sensors(job: AssetJob) -> list[dg.SensorDefinition]:
+    """One sensor for each way in which a run ends without success, running by default. `job` evaluates all checks."""
+
+    def build(name: str, status: dg.DagsterRunStatus, ended: str) -> dg.SensorDefinition:
+        @dg.run_status_sensor(
+            run_status=status,
+            name=name,
+            request_job=job,
+            default_status=dg.DefaultSensorStatus.RUNNING,
+            description=_CHECKS.format(ended=ended),
+        )
+        def checks_sensor(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
+            run = context.dagster_run
+            # Not after the checks themselves: a check that cannot be evaluated would be evaluated forever.
+            if run.job_name in (DAILY_CHECKS_JOB, DATA_RETENTION_JOB) or not may_write_metrics(run):
+                return dg.SkipReason(f"Run {run.run_id} of {run.job_name} evaluates no check of the metrics.")
+            waiting = dg.RunsFilter(job_name=DAILY_CHECKS_JOB, statuses=[dg.DagsterRunStatus.QUEUED])
+            if context.instance.get_runs_count(waiting):
+                return dg.SkipReason("A run that evaluates the checks is waiting already.")
+            return dg.RunRequest(run_key=run.run_id)
+
+        return checks_sensor
+
+    return [
+        build(CHECKS_AFTER_FAILURE_SENSOR, dg.DagsterRunStatus.FAILURE, "failed"),
+        build(CHECKS_AFTER_CANCELLATION_SENSOR, dg.DagsterRunStatus.CANCELED, "been cancelled"),
+    ]

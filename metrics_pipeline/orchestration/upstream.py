@@ -5,6 +5,7 @@ import dagster as dg
 from metrics_pipeline.metrics.retention import RetentionPolicy
 from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE, REGISTRY_TABLE
 from metrics_pipeline.orchestration.columns import upstream_table_schema
+from metrics_pipeline.orchestration.markdown import count_of_days
 
 _LOGS = """
 One row per execution of an agent, written by the platform and read here. Raw logs are kept for {days}.
@@ -42,11 +43,7 @@ SOURCE_ASSETS = (agent_execution_logs, agent_registry)
 def upstream_assets(retention: RetentionPolicy) -> tuple[dg.AssetSpec, ...]:
     """The assets as the UI shows them: their descriptions say for how many days `retention` keeps the rows."""
     return (
-        agent_execution_logs.replace_attributes(description=_LOGS.format(days=_days(retention.raw_log_days))),
+        agent_execution_logs.replace_attributes(description=_LOGS.format(days=count_of_days(retention.raw_log_days))),
         agent_registry.replace_attributes(description=_REGISTRY),
-        alert_history.replace_attributes(description=_ALERTS.format(days=_days(retention.alert_days))),
+        alert_history.replace_attributes(description=_ALERTS.format(days=count_of_days(retention.alert_days))),
     )
-
-
-def _days(count: int) -> str:
-    return "1 day" if count == 1 else f"{count:,} days"

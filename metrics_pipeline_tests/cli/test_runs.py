@@ -22,6 +22,7 @@ from metrics_pipeline_tests.orchestration.runs import DAYS, assert_equal_to_orac
 from metrics_pipeline_tests.processes import IMPATIENT, Start, wait_until
 
 FRIDAY, SATURDAY, SUNDAY = DAYS
+THURSDAY = "2025-07-10"
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +33,10 @@ def instance(home: Path) -> Iterator[DagsterInstance]:
 
 
 def last_run(instance: DagsterInstance, day: date = FRIDAY) -> DagsterRun:
-    tags = {"dagster/asset_partition_range_start": day.isoformat()}
-    return instance.get_runs(RunsFilter(tags=tags), limit=1)[0]
+    """The newest run of the day, or of the range that begins with it."""
+    tags = ({name: day.isoformat()} for name in ("dagster/partition", "dagster/asset_partition_range_start"))
+    found = [run for each in tags for run in instance.get_run_records(RunsFilter(tags=each), limit=1)]
+    return max(found, key=lambda record: record.storage_id).dagster_run
 
 
 def waiting_for_locks(database: Database) -> int:
@@ -66,6 +69,8 @@ def test_days_are_stored_printed_and_shown_as_runs_with_their_reason(
     assert "\x1b" not in stdout
     run = last_run(instance)
     assert (run.status.value, run.job_name) == ("SUCCESS", "daily_metrics_job")
+    # The page of the job and the timeline show the runs with this tag.
+    assert run.tags[".dagster/repository"] == "__repository__@metrics_pipeline"
     assert run.run_id in stdout
     assert set(ledger(database).values()) == {run.run_id}
     assert_equal_to_oracle(database, *DAYS)
@@ -76,26 +81,29 @@ def test_days_are_stored_printed_and_shown_as_runs_with_their_reason(
     assert second.returncode == 0
     assert_equal_to_oracle(database, FRIDAY, include_inactive=True)
     assert restatement_reasons(database) == {"manual"}
+    assert last_run(instance).tags["dagster/partition"] == "2025-07-11"
 
     start("backfill", "--from", SATURDAY, "--to", SATURDAY, **environment).communicate()
     assert restatement_reasons(database) == {"manual", "backfill"}
     assert_equal_to_oracle(database, SATURDAY)
 
 
-def test_a_day_that_fails_is_one_sentence_and_the_others_are_stored(
+def test_a_day_that_fails_is_one_sentence_a_sealed_one_is_left_out_and_the_others_are_stored(
     start: Start, logs: None, database: Database, database_url: str
 ) -> None:
-    execute(
-        database,
-        "INSERT INTO metric_day_ledger "
-        "SELECT :day, 'UTC', now(), now(), 7, 7, 0, 1, '{}', '1', now(), now(), 'r', now(), 7",
-        day=SATURDAY,
-    )
-    process = start("backfill", "--from", FRIDAY, "--to", SUNDAY, METRICS_DATABASE_URL=database_url)
+    for day, zone, pruned_at in ((SATURDAY, "Asia/Tokyo", "NULL"), (THURSDAY, "UTC", "now()")):
+        execute(
+            database,
+            f"""INSERT INTO metric_day_ledger
+                SELECT :day, '{zone}', now(), now(), 7, 7, 0, 1, '{{}}', '1', now(), now(), 'r', {pruned_at}, 7""",
+            day=day,
+        )
+    process = start("backfill", "--from", THURSDAY, "--to", SUNDAY, METRICS_DATABASE_URL=database_url)
     stdout, stderr = process.communicate()
     assert process.returncode == 1
     assert list(table(stdout)) == ["2025-07-11", "2025-07-13"]
-    assert re.fullmatch(r"Error: Run \S+ failed. 2025-07-12 is sealed: 7 of its raw logs were pruned .*\n", stderr)
+    assert "Left out: 2025-07-10 is sealed: 7 of its raw logs were pruned" in stdout
+    assert re.fullmatch(r"Error: Run \S+ failed. 2025-07-12 is stored as a day of Asia/Tokyo, .*\n", stderr)
     assert_equal_to_oracle(database, FRIDAY, SUNDAY)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from metrics_pipeline.definitions import build_defs
+from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.sensors import build_late_logs_sensor
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
+from metrics_pipeline_tests.days import aggregate
 
 JOB = "daily_metrics_job"
 
@@ -53,6 +56,14 @@ class Nights:
             self.instance, resources={"database": self.database}, repository_def=defs.get_repository_def()
         ) as context:
             return sensor.evaluate_tick(context)
+
+    def store(self, *days: date) -> None:
+        """Aggregates the days and has Dagster show their partitions as materialised, as a run does."""
+        for day in days:
+            aggregate(self.database, day_window(day, "UTC"), run_id="nightly")
+            self.instance.report_runless_asset_event(
+                dg.AssetMaterialization(METRICS_ASSET_KEY, partition=day.isoformat())
+            )
 
     def launch(self, *requests: dg.RunRequest) -> list[dg.ExecuteInProcessResult]:
         """Runs what a tick asked for, one after the other, as the daemon would."""

@@ -5,14 +5,17 @@ from datetime import timedelta
 import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import CODE_VERSION_TAG, DATA_VERSION_TAG
+from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
 from metrics_pipeline.postgres.database import Database
 
+from .nights import waiting_run
 from .runs import DAYS, KEY, Run, assert_equal_to_oracle, execute, ledger, partitions, restatement_reasons
 
 FRIDAY, SATURDAY, SUNDAY = DAYS
 KEYS = [day.isoformat() for day in DAYS]
+MOVE = "UPDATE metric_day_ledger SET time_zone = 'Asia/Tokyo', window_start = window_start - interval '9 h' WHERE metric_date = :day"
 SEAL = "UPDATE metric_day_ledger SET raw_pruned_at = now(), raw_pruned_logs = 7 WHERE metric_date = :day"
 
 
@@ -107,16 +110,45 @@ def test_the_instance_knows_the_data_version_of_each_day(run: Run, logs: None, i
         assert event.asset_materialization.tags[DATA_VERSION_TAG] == materialization.tags[DATA_VERSION_TAG]
 
 
+def test_a_sealed_day_of_a_range_is_left_out_named_and_green(
+    run: Run, logs: None, database: Database, instance: dg.DagsterInstance
+) -> None:
+    (stored,) = run(SATURDAY).materializations
+    execute(database, SEAL, day=SATURDAY)
+    execute(database, "UPDATE agent_execution_logs SET latency_ms = latency_ms + 1")
+    instance.report_run_failed(
+        waiting_run(instance, dg.DagsterRunStatus.STARTED, {PARTITION_NAME_TAG: SATURDAY.isoformat()})
+    )
+    assert partitions(instance) == ({KEYS[1]}, {KEYS[1]})
+    ended = run(FRIDAY, SUNDAY)
+    assert ended.succeeded
+    assert set(ended.days) == set(KEYS)
+    assert partitions(instance) == (set(KEYS), set())
+    assert_equal_to_oracle(database, FRIDAY, SUNDAY)
+    (left_out,) = [each for each in ended.materializations if "left_out" in each.metadata]
+    assert left_out.partition == KEYS[1]
+    assert left_out.metadata["left_out"].value.startswith("2025-07-12 is sealed: 7 of its raw logs were pruned")
+    assert {**left_out.metadata, "left_out": None} == {**stored.metadata, "left_out": None}
+    assert left_out.tags == stored.tags
+    assert any(
+        entry.user_message.startswith("Left out: 2025-07-12 is sealed") for entry in instance.all_logs(ended.run.run_id)
+    )
+
+    alone = run(SATURDAY)
+    assert alone.succeeded
+    assert alone.days == [KEYS[1]]
+
+
 def test_a_day_that_fails_for_good_is_named_and_stops_no_other(
     run: Run, logs: None, database: Database, instance: dg.DagsterInstance
 ) -> None:
     run(SATURDAY)
-    execute(database, SEAL, day=SATURDAY)
+    execute(database, MOVE, day=SATURDAY)
     execute(database, "UPDATE agent_execution_logs SET latency_ms = latency_ms + 1")
     ended = run(FRIDAY, SUNDAY)
     assert not ended.succeeded
     assert ended.days == [KEYS[0], KEYS[2]]
-    assert "2025-07-12 is sealed: 7 of its raw logs were pruned" in ended.failure
+    assert "2025-07-12 is stored as a day of Asia/Tokyo" in ended.failure
     assert partitions(instance) == (set(KEYS), {KEYS[1]})  # stored earlier, and failed since
     assert_equal_to_oracle(database, FRIDAY, SUNDAY)
 
@@ -124,11 +156,11 @@ def test_a_day_that_fails_for_good_is_named_and_stops_no_other(
 def test_several_days_that_fail_for_good_are_all_named(run: Run, logs: None, database: Database) -> None:
     run(FRIDAY, SATURDAY)
     for day in (FRIDAY, SATURDAY):
-        execute(database, SEAL, day=day)
+        execute(database, MOVE, day=day)
     ended = run(FRIDAY, SUNDAY)
     assert ended.days == [KEYS[2]]
-    assert ended.failure.startswith("2 days failed and stay as they were; the others are stored.\n2025-07-11: ")
-    assert "\n2025-07-12: 2025-07-12 is sealed" in ended.failure
+    assert ended.failure.startswith("2 days failed and stay as they were; the others are stored.\n2025-07-11 is ")
+    assert "\n2025-07-12 is stored as a day of Asia/Tokyo" in ended.failure
 
 
 def test_a_database_without_our_tables_fails_before_any_day_and_names_the_remedy(

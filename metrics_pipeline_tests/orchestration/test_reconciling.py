@@ -1,8 +1,9 @@
 """From runs and settings to what reconciliation needs, and from its verdicts to words and requests."""
 
+import itertools
 import subprocess
 import sys
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -18,12 +19,7 @@ from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict
 from metrics_pipeline.names import DAY_STATE_TAG, FAILED_PERMANENTLY_TAG, PROCESS_TAG, REASON_TAG
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.processes import own_process
-from metrics_pipeline.orchestration.reconciling import (
-    has_failed_permanently,
-    judge,
-    request_for,
-    running_days,
-)
+from metrics_pipeline.orchestration.reconciling import attempts, judge, request_for, running_days
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.pipeline.reconciling import findings, lookback
 from metrics_pipeline.postgres.database import Database
@@ -100,18 +96,49 @@ def test_a_run_whose_process_was_killed_is_ended_and_its_day_not_running(instanc
     assert instance.get_run_by_id(alive.run_id).status is STARTED
 
 
-def test_only_a_run_that_failed_for_good_over_this_state_of_this_day_makes_it_hopeless(
-    instance: dg.DagsterInstance,
-) -> None:
+def test_only_a_run_that_itself_refused_this_state_of_this_day_makes_it_hopeless(instance: dg.DagsterInstance) -> None:
     request = request_for(verdict(), "key")
     assert request.tags == {DAY_STATE_TAG: "f" * 16, REASON_TAG: "late logs"}
     tags = {PARTITION_NAME_TAG: "2025-07-12", **request.tags}
-    waiting_run(instance, dg.DagsterRunStatus.FAILURE, tags)
-    assert not has_failed_permanently(instance, verdict())
-    waiting_run(instance, dg.DagsterRunStatus.FAILURE, {**tags, FAILED_PERMANENTLY_TAG: "true"})
-    assert has_failed_permanently(instance, verdict())
-    assert not has_failed_permanently(instance, verdict(fingerprint="e" * 16))
-    assert not has_failed_permanently(instance, verdict(day=date(2025, 7, 13)))
+    refused = waiting_run(instance, dg.DagsterRunStatus.STARTED, tags)
+    # A run that repeats it inherits its tags, and is cancelled or fails for another reason.
+    inherited = tags | {FAILED_PERMANENTLY_TAG: refused.run_id}
+    for status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED):
+        waiting_run(instance, status, inherited, refused)
+    instance.add_run_tags(refused.run_id, inherited)
+    assert attempts(instance, verdict()).refused_by is None
+    instance.report_run_failed(refused)
+    assert attempts(instance, verdict()).refused_by == refused.run_id
+    assert attempts(instance, verdict(fingerprint="e" * 16)).runs == []
+    assert attempts(instance, verdict(day=date(2025, 7, 13))).runs == []
+
+
+def test_a_state_that_runs_leave_as_it_was_is_asked_for_five_times_with_growing_waits(
+    instance: dg.DagsterInstance,
+) -> None:
+    tags = {PARTITION_NAME_TAG: "2025-07-12", **request_for(verdict(), "key").tags}
+    ended = itertools.cycle(
+        [dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS]  # its publish was lost
+    )
+    waits = []
+    for _ in range(4):
+        last = waiting_run(instance, next(ended), tags)
+        now = datetime.now(UTC)
+        found = attempts(instance, verdict())
+        times = (0, 29, 31, 59, 61, 119, 121, 100_000)
+        waits.append([each for each in times if found.why_not_now(now + timedelta(minutes=each), "http://ui") is None])
+        assert found.why_refused("http://ui") is None
+    assert waits == [
+        [0, 29, 31, 59, 61, 119, 121, 100_000],
+        [31, 59, 61, 119, 121, 100_000],
+        [61, 119, 121, 100_000],
+        [121, 100_000],
+    ]
+    last = waiting_run(instance, next(ended), tags)
+    assert attempts(instance, verdict()).why_not_now(now + timedelta(days=9), "http://ui") == (
+        "2025-07-12 is not asked for before the next night: 5 runs have ended and left it as it was, the last of them "
+        f"run {last.run_id} (http://ui/runs/{last.run_id}). Read its error"
+    )
 
 
 def test_findings_count_every_state_and_explain_the_days_that_need_a_person_or_a_run() -> None:

@@ -7,20 +7,26 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+)
 
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.errors import TransientError
 from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.orchestration import reconciling
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
-from metrics_pipeline_tests.days import Log, aggregate, execute, query, store_agents, store_logs
+from metrics_pipeline_tests.days import Log, execute, query, store_agents, store_logs, written_rows
 
 from .nights import Nights, asked, waiting_run
-from .runs import assert_equal_to_oracle
+from .runs import assert_equal_to_oracle, partitions
 
 SATURDAY, SUNDAY = DAYS = [date(2025, 7, 12), date(2025, 7, 13)]
 NOON = "2025-07-14T12:00:00+00:00"
+SEAL = "UPDATE metric_day_ledger SET raw_pruned_at = now(), raw_pruned_logs = 3 WHERE metric_date = '2025-07-12'"
 
 
 def log_of(day: date, agent: str, status: str, cost: str) -> Log:
@@ -34,9 +40,10 @@ def nights(database: Database, tmp_path: Path) -> Iterator[Nights]:
     for day in DAYS:
         store_logs(database, [log_of(day, "a", "success", "1"), log_of(day, "a", "running", "NaN")])
         store_logs(database, [log_of(day, "b", "failed", "0.5")])
-        aggregate(database, day_window(day, "UTC"), run_id="nightly")
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
-        yield Nights(database, instance, {"start_date": SATURDAY})
+        nights = Nights(database, instance, {"start_date": SATURDAY})
+        nights.store(*DAYS)
+        yield nights
 
 
 def correct(nights: Nights, cost: str, day: date = SATURDAY) -> None:
@@ -154,16 +161,45 @@ def test_a_day_that_is_being_written_is_left_alone_until_its_run_has_ended(night
     assert asked(nights.sensor(NOON)) == ["2025-07-12", "2025-07-13"]
 
 
-def test_missing_and_sealed_days_are_told_but_not_asked_for(nights: Nights) -> None:
-    correct(nights, "3")
-    execute(
-        nights.database,
-        "UPDATE metric_day_ledger SET raw_pruned_at = now(), raw_pruned_logs = 3 WHERE metric_date = '2025-07-12'",
-        "DELETE FROM metric_day_ledger WHERE metric_date = '2025-07-13'",
-    )
+def test_a_missing_day_is_asked_for_once_it_is_due(nights: Nights) -> None:
+    execute(nights.database, "DELETE FROM metric_day_ledger WHERE metric_date = '2025-07-13'")
+    early, late = (nights.sensor(f"2025-07-14T{time}:00+00:00") for time in ("02:59", "03:00"))
+    found = "2 days: 1 aggregated, 1 missing; 2025-07-13 is missing (never aggregated, 3 logs)."
+    assert (asked(early), early.skip_message) == ([], found)
+    assert (asked(late), late.cursor) == (["2025-07-13"], found)
+    assert nights.launch(*late.run_requests)[0].success
+    assert_equal_to_oracle(nights.database, SUNDAY)
+
+
+def test_a_day_whose_run_was_cancelled_is_asked_for_again_and_one_that_a_run_refused_is_not(nights: Nights) -> None:
+    correct(nights, "1e11")
+    (first,) = nights.sensor(NOON).run_requests
+    waiting_run(nights.instance, dg.DagsterRunStatus.CANCELED, first.tags)
+    (second,) = nights.sensor(NOON).run_requests
+    assert (first.run_key, second.run_key) == (second.run_key.removesuffix("#1"), f"{first.run_key}#1")
+
+    # The cost is more than the column holds.
+    (refused,) = nights.launch(second)
+    assert not refused.success
     tick = nights.sensor(NOON)
-    assert tick.run_requests == []
-    assert tick.skip_message == ("2 days: 1 missing, 1 sealed; 2025-07-13 is missing (never aggregated, 3 logs).")
+    assert asked(tick) == []
+    assert f"2025-07-12 is not asked for: run {refused.run_id} (http" in tick.skip_message
+    assert "`metrics-pipeline seal --date 2025-07-12`" in tick.skip_message
+
+
+def test_a_partition_that_is_not_green_although_its_day_is_stored_is_reported_again(nights: Nights) -> None:
+    correct(nights, "3")
+    execute(nights.database, SEAL)
+    for day in DAYS:
+        failed = waiting_run(nights.instance, dg.DagsterRunStatus.STARTED, {PARTITION_NAME_TAG: day.isoformat()})
+        nights.instance.report_run_failed(failed)
+    before = written_rows(nights.database, "agent_performance_metrics")
+    for tick in (nights.schedule(NOON), nights.sensor(NOON)):
+        assert asked(tick) == ["2025-07-12", "2025-07-13"]
+    assert all(result.success for result in nights.launch(*tick.run_requests))
+    assert partitions(nights.instance) == ({"2025-07-12", "2025-07-13"}, set())
+    assert written_rows(nights.database, "agent_performance_metrics") == before
+    assert nights.sensor(NOON).skip_message == "2 days: 1 aggregated, 1 sealed."
 
 
 def test_days_beyond_the_look_back_window_are_not_looked_at(nights: Nights) -> None:
@@ -183,3 +219,17 @@ def test_when_the_database_is_away_the_tick_fails_with_our_sentence(nights: Nigh
     with pytest.raises(TransientError, match=r"to database d on .* failed: .* Check that the server runs") as caught:
         away.sensor(NOON)
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_lock_on_our_tables_ends_the_tick_in_time_and_is_named(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reconciling, "_LOCK_SECONDS", 0.1)
+    with nights.database.begin() as holder:
+        holder.exec_driver_sql("LOCK TABLE metric_day_ledger")
+        with pytest.raises(
+            TransientError, match=r"Held now: process \d+ \(postgres, .*\) holds metric_day_ledger: LOCK"
+        ):
+            nights.sensor(NOON)
+        assert asked(nights.schedule(NOON)) == ["2025-07-13"]
+        assert "holds metric_day_ledger" in capsys.readouterr().err

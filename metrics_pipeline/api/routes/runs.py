@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Collection
 from datetime import date
 from http import HTTPStatus
 from typing import Annotated
@@ -65,7 +66,7 @@ async def trigger(context: ApiContext, parameters: Annotated[TriggerParameters, 
     pruned, or that is stored under another time zone, is refused with 409.
     """
     day, dagster = parameters.target_date or context.yesterday(), context.dagster
-    await run_in_threadpool(_require_open, context, day, day, ("target_date", "target_date"))
+    await run_in_threadpool(_require_open, context, day, day, ("target_date", "target_date"), _CLOSED)
     async with context.starting_runs():
         under_way = [work for work in await dagster.work_under_way() if day in work.days]
         running = next((work.id for work in under_way if not work.is_backfill), None)
@@ -105,11 +106,11 @@ async def trigger(context: ApiContext, parameters: Annotated[TriggerParameters, 
 async def backfill(context: ApiContext, parameters: Annotated[BackfillParameters, Query()]) -> Response:
     """Starts a Dagster backfill that aggregates every day of the range again.
 
-    Refused with 409 when one of the days is sealed, stored under another time zone, or about to be written by a run or
-    a backfill that is under way.
+    Sealed days keep their metrics: the backfill leaves them out. Refused with 409 when one of the days is stored under
+    another time zone, or about to be written by a run or a backfill that is under way.
     """
     first, last = day_range(parameters.start_date, parameters.end_date, default_end=context.yesterday(), default_days=1)
-    await run_in_threadpool(_require_open, context, first, last, ("start_date", "end_date"))
+    await run_in_threadpool(_require_open, context, first, last, ("start_date", "end_date"), [DayState.OTHER_ZONE])
     async with context.starting_runs():
         wanted = set(days_between(first, last))
         for work in await context.dagster.work_under_way():
@@ -168,14 +169,16 @@ async def backfill_state(
     return found
 
 
-def _require_open(context: Context, first: date, last: date, fields: tuple[str, str]) -> None:
-    """Ends the request unless every day has ended and may be aggregated."""
+def _require_open(
+    context: Context, first: date, last: date, fields: tuple[str, str], refused: Collection[DayState]
+) -> None:
+    """Ends the request unless every day has ended, and none is in a state of `refused`."""
     require_whole_days(context, first, last, fields)
     with context.database.connect() as connection:
         stored = ledger_rows(connection, first, last)
     for row in stored.values():
         closed = why_closed(row, context.settings.time_zone)
-        if closed is not None:
+        if closed is not None and closed.state in refused:
             raise ProblemError(HTTPStatus.CONFLICT, closed.reason, kind=_CLOSED[closed.state])
 
 

@@ -9,7 +9,7 @@ from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.metrics.windows import DUE_HOUR, day_window, last_due_day
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
-from metrics_pipeline.orchestration.reconciling import judge
+from metrics_pipeline.orchestration.reconciling import attempts, judge
 from metrics_pipeline.pipeline.reconciling import lookback
 from metrics_pipeline.store.ledger import first_stored_at, newest_stored_day
 
@@ -18,8 +18,10 @@ Every day of the last METRICS_LOOKBACK_DAYS that is due is stored and still equa
 is dirty because a log arrived late, was corrected or was deleted. A day is due at {DUE_HOUR:02}:00 of the next one. A
 day that another run is writing is left to that run, and days before the first log are left out.
 
-**When it is red**, `late_logs_sensor` and `daily_metrics_schedule` ask for the named days by themselves; see that both
-are running, and read the error of the days' last runs. To repair them immediately, materialise the named days.
+**When it is red**, `late_logs_sensor` and `daily_metrics_schedule` ask for the named days by themselves, except for
+those that a run has refused: the result names that run. Read its error, mend the cause, and materialise the day. If its
+logs were deleted: `metrics-pipeline seal --date DAY` keeps the stored metrics (the executions did happen),
+`metrics-pipeline clear --date DAY` removes them (they never happened).
 """
 
 FRESHNESS = f"""
@@ -51,6 +53,8 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
     )
     counts = Counter(verdict.state for verdict in verdicts)
     broken = [verdict for verdict in verdicts if verdict.state.is_fault]
+    ended = {verdict.metric_date: attempts(situation.instance, verdict) for verdict in broken}
+    refused = [day for day, runs in ended.items() if runs.refused_by is not None]
     return dg.AssetCheckResult(
         passed=not broken,
         severity=dg.AssetCheckSeverity.ERROR,
@@ -58,6 +62,7 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
             f"{len(broken)} of {len(days)} days are not right: "
             f"{', '.join(f'{verdict.metric_date} is {verdict.state.words}' for verdict in broken[:5])}"
             f"{' …' if len(broken) > 5 else ''}."
+            + (f" A run refused {', '.join(map(str, refused))}, so nothing asks for it again." if refused else "")
             if broken
             else f"All {len(days)} days are stored and equal their logs."
         ),
@@ -69,8 +74,17 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
             "days_of_older_definition": sum(verdict.is_outdated for verdict in verdicts),
             "unfinished_days": dg.MetadataValue.md(
                 markdown_table(
-                    ("day", "state", "why"),
-                    [(verdict.metric_date, verdict.state.words, verdict.reason) for verdict in broken],
+                    ("day", "state", "why", "what happens next"),
+                    [
+                        (
+                            verdict.metric_date,
+                            verdict.state.words,
+                            verdict.reason,
+                            ended[verdict.metric_date].why_refused(settings.dagster_webserver_url)
+                            or "it is asked for by itself",
+                        )
+                        for verdict in broken
+                    ],
                     nothing="None.",
                 )
             ),

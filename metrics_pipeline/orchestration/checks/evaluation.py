@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.orchestration.failures import step_outcome
+from metrics_pipeline.orchestration.markdown import with_values
 from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
@@ -47,7 +48,7 @@ def build_check(
     A passing database fault is retried as in the daily run. After that, and for any other error, the step fails.
     """
 
-    @dg.asset_check(asset=asset, name=name, description=description, compute_kind="postgres")
+    @dg.asset_check(asset=asset, name=name, description=with_values(description, settings), compute_kind="postgres")
     def check(context: dg.AssetCheckExecutionContext, database: dg.ResourceParam[Database]) -> dg.AssetCheckResult:
         claim(context.instance, context.run)
         with step_outcome(context):

@@ -1,6 +1,8 @@
 """Checks within runs: when they are evaluated, and that neither a verdict nor an error changes the state of a day."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.orchestration import failures
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline_tests.orchestration.nights import waiting_run
 from metrics_pipeline_tests.orchestration.runs import DAYS, KEY, Ended, Run, assert_equal_to_oracle, execute, partitions
 
 FRIDAY, SATURDAY, SUNDAY = DAYS
@@ -90,11 +93,47 @@ def test_a_failed_day_stays_failed_and_gets_no_verdict(
     run: Run, logs: None, database: Database, instance: dg.DagsterInstance
 ) -> None:
     run(SATURDAY)
-    execute(database, "UPDATE metric_day_ledger SET raw_pruned_at = now(), raw_pruned_logs = 1")
+    execute(database, "UPDATE metric_day_ledger SET time_zone = 'Asia/Tokyo', window_end = window_end - interval '9 h'")
     ended = run(FRIDAY, SUNDAY)
     assert not ended.succeeded
     assert verdicts(ended) == {}
     assert partitions(instance) == (KEYS, {SATURDAY.isoformat()})
+
+
+@pytest.mark.parametrize(
+    ("name", "end"), [("checks_after_failure_sensor", "failed"), ("checks_after_cancellation_sensor", "canceled")]
+)
+def test_after_a_run_that_ended_before_its_checks_they_are_evaluated(name: str, end: str, tmp_path: Path) -> None:
+    defs = build_defs()
+    sensor = defs.resolve_sensor_def(name)
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    assert [job.name for job in sensor.jobs] == ["daily_checks_job"]
+    cursor = None
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+
+        def asked(end: str = "", **run: Any) -> bool:
+            nonlocal cursor
+            started = instance.add_run(dg.DagsterRun(**run, status=dg.DagsterRunStatus.STARTED))
+            if end:
+                getattr(instance, f"report_run_{end}")(started)
+            with dg.build_sensor_context(
+                instance, cursor=cursor, repository_def=defs.get_repository_def(), sensor_name=name
+            ) as context:
+                tick = sensor.evaluate_tick(context)
+            cursor = tick.cursor
+            return [request.run_key for request in tick.run_requests] == [started.run_id]
+
+        assert not asked(job_name="daily_metrics_job")
+        assert asked(end, job_name="daily_metrics_job")
+        assert asked(end, job_name="__ASSET_JOB", asset_selection=frozenset([KEY]))
+        assert not asked(end, job_name="__ASSET_JOB", asset_selection=frozenset([dg.AssetKey("data_retention")]))
+        assert not asked(end, job_name="daily_checks_job")
+        assert not asked(end, job_name="data_retention_job")
+        origin = waiting_run(instance, dg.DagsterRunStatus.STARTED, {}).remote_job_origin
+        instance.add_run(
+            dg.DagsterRun(job_name="daily_checks_job", status=dg.DagsterRunStatus.QUEUED, remote_job_origin=origin)
+        )
+        assert not asked(end, job_name="daily_metrics_job")
 
 
 def test_a_passing_fault_of_a_check_is_tried_again(
