@@ -15,7 +15,8 @@ from .runs import DAYS, KEY, Run, assert_equal_to_oracle, execute, ledger, parti
 
 FRIDAY, SATURDAY, SUNDAY = DAYS
 KEYS = [day.isoformat() for day in DAYS]
-MOVE = "UPDATE metric_day_ledger SET time_zone = 'Asia/Tokyo', window_start = window_start - interval '9 h' WHERE metric_date = :day"
+MOVE = """UPDATE metric_day_ledger SET time_zone = 'Asia/Tokyo', window_start = window_start - interval '9 h'
+           WHERE metric_date = :day"""
 SEAL = "UPDATE metric_day_ledger SET raw_pruned_at = now(), raw_pruned_logs = 7 WHERE metric_date = :day"
 
 
