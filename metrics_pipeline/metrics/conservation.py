@@ -100,6 +100,13 @@ def skipped_agents(logs: Sequence[AgentLogs], with_rows: Mapping[date, Collectio
     return sorted(agents, key=lambda agent: (-agent.logs, agent.agent_id is None, agent.agent_id or ""))
 
 
+def impossible_pruning(ledger: LedgerRow) -> list[str]:
+    """What the ledger says of the day's pruning that cannot be; empty for a day of which it can."""
+    if (ledger.raw_pruned_logs or 0) <= ledger.source_logs:
+        return []
+    return [f"pruned logs {ledger.raw_pruned_logs}, but source logs {ledger.source_logs}"]
+
+
 def is_cost_compared(day: StoredTotals, costs: LogCosts | None) -> bool:
     """Whether the day's stored cost can be compared: with the ledger, or with its logs if they are unchanged."""
     logs = day.ledger.source_fingerprint
@@ -131,6 +138,7 @@ def contradictions(day: StoredTotals, costs: LogCosts | None) -> list[str]:
     if not day.has_ledger_cost and costs is not None and is_cost_compared(day, costs):
         compared.append(("cost in nano-dollars", day.cost_nano_usd, "logs", costs.aggregated_cost_nano_usd))
     broken = [f"{name} {stored}, but {source} {other}" for name, stored, source, other in compared if stored != other]
+    broken += impossible_pruning(ledger)
     if ledger.skipped_logs > 0:
         # Executions that are not in the rows must be among the skipped logs.
         skipped = ledger.skipped_logs

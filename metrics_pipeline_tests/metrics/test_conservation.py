@@ -56,6 +56,10 @@ def test_days_that_add_up_have_no_contradiction() -> None:
     ("change", "expected"),
     [
         (
+            {"ledger": ledger_row(LOGS, raw_pruned_at=PRUNED_AT, raw_pruned_logs=11)},
+            ["pruned logs 11, but source logs 10"],
+        ),
+        (
             {"ledger": ledger_row(LOGS, source_logs=11)},
             ["source logs 11, but aggregated and skipped 10", "source logs 11, but fingerprint 10"],
         ),

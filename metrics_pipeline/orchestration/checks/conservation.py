@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from metrics_pipeline.metrics.conservation import contradictions, is_cost_compared, log_costs
+from metrics_pipeline.metrics.conservation import contradictions, impossible_pruning, is_cost_compared, log_costs
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
@@ -16,7 +16,8 @@ STORED_ROWS_EQUAL_LEDGER = """
 Of every stored day: the logs read are those aggregated and those skipped; the rows' executions, failures, errors,
 tokens and cost add up to what the ledger says; no row contradicts itself. The cost of a day with skipped logs, or with
 costs finer than a nano-dollar, is compared with its logs, for the days of the look-back window and as long as
-they have not changed. Days whose metrics expired are only counted.
+they have not changed. Not more logs were pruned of any day than it had. Nothing else of days whose metrics expired is
+checked.
 
 **When it is red**, somebody or something other than this pipeline wrote to `agent_performance_metrics` or
 `metric_day_ledger`. Materialise the named days again while their raw logs are there; pruned ones come from a backup.
@@ -38,7 +39,8 @@ def stored_rows_equal_ledger(situation: Situation) -> dg.AssetCheckResult:
         situation.logs.logs_by_agent(situation.connection, in_question),
         executions_by_agent(situation.connection, [window.metric_date for window in in_question]),
     )
-    broken = {day.ledger.metric_date: contradictions(day, costs.get(day.ledger.metric_date)) for day in days}
+    broken = {day.ledger.metric_date: impossible_pruning(day.ledger) for day in everything}
+    broken |= {day.ledger.metric_date: contradictions(day, costs.get(day.ledger.metric_date)) for day in days}
     broken = {day: found for day, found in broken.items() if found}
     return dg.AssetCheckResult(
         passed=not broken,

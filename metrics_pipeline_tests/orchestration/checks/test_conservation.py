@@ -143,7 +143,7 @@ def test_days_that_were_stored_before_the_ledger_are_counted_only(stored: Databa
 def test_days_whose_metrics_expired_are_counted_only_and_others_that_lost_theirs_are_broken(
     stored: Database, evaluate: Evaluate
 ) -> None:
-    execute(stored, "UPDATE metric_day_ledger SET raw_pruned_at = now(), raw_pruned_logs = 5")
+    execute(stored, "UPDATE metric_day_ledger SET raw_pruned_at = now(), raw_pruned_logs = source_logs")
     execute(
         stored,
         "DELETE FROM agent_performance_metrics WHERE metric_date = '2025-03-03'",
@@ -152,6 +152,9 @@ def test_days_whose_metrics_expired_are_counted_only_and_others_that_lost_theirs
     verdict = evaluate(NAME)
     assert verdict.passed
     assert (values(verdict)["days_expired"], values(verdict)["days_checked"]) == (1, 1)
+    # A partition that came and went while it was pruned once had more logs deleted than were aggregated.
+    execute(stored, "UPDATE metric_day_ledger SET raw_pruned_logs = source_logs + 1")
+    assert "| 2025-03-03 | pruned logs 2, but source logs 1 |" in values(evaluate(NAME))["broken_days"]
     execute(stored, "UPDATE metric_day_ledger SET metrics_expired_at = NULL")
     assert "| 2025-03-03 | executions 0, but aggregated logs 1" in values(evaluate(NAME))["broken_days"]
 
