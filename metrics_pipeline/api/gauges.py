@@ -14,7 +14,7 @@ from metrics_pipeline.metrics.retention import cutoffs
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.names import LOGS_TABLE
 from metrics_pipeline.pipeline.reconciling import lookback
-from metrics_pipeline.retention.verification import count_logs_before
+from metrics_pipeline.retention.raw_logs import count_logs_before
 from metrics_pipeline.store.ledger import ledger_rows, newest_stored_day
 
 #: As often as the sensor: judging the days reads all logs of the look-back window.

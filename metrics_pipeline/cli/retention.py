@@ -16,8 +16,8 @@ from rich.console import Console
 from metrics_pipeline.cli.runs import INTERRUPTED
 from metrics_pipeline.cli.tables import print_table
 from metrics_pipeline.errors import PermanentError
-from metrics_pipeline.logs.contract import PRUNED_TABLES
 from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
+from metrics_pipeline.names import LOGS_TABLE
 from metrics_pipeline.orchestration.in_process import Report, run_retention
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.orchestration.retention import retention_metadata
@@ -94,7 +94,7 @@ def _preview(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Call
     started = time.perf_counter()
     report = apply_retention(
         database,
-        require_ready(database, PRUNED_TABLES),
+        require_ready(database, [LOGS_TABLE]),
         cutoffs(policy, datetime.now(UTC), settings.time_zone),
         pace,
         run_id="",
@@ -107,7 +107,7 @@ def _preview(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Call
 
 def _run(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Callable[[str], None]) -> Report:
     # Checked here first: inside a run, a database that cannot be reached is tried again for minutes.
-    require_ready(open_database(settings), PRUNED_TABLES)
+    require_ready(open_database(settings), [LOGS_TABLE])
     with open_instance(settings) as instance:
         outcome = run_retention(instance, {**asdict(policy), **asdict(pace)}, on_message=show)
     if outcome.is_interrupted:
@@ -149,5 +149,7 @@ def _print_report(report: Report, *, is_dry_run: bool) -> None:
     )
     for partition in report["partitions_dropped"]:
         print(f"Partition {partition} {'would be' if is_dry_run else 'was'} dropped as a whole.")
+    if report["alert_history_held_back"]:
+        print(f"No alert was deleted: {report['alert_history_held_back']}.")
     if report["is_out_of_time"]:
         print("The time budget is used up. Run the command again to go on.")

@@ -1,11 +1,12 @@
 """What retention may delete: the cutoffs of a policy, and the verdict on each day whose raw logs are old enough."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from metrics_pipeline.errors import PermanentError
-from metrics_pipeline.metrics.fingerprint import SourceFingerprint
+from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
 from metrics_pipeline.metrics.reconciliation import LedgerRow
 
 #: A hundred years. A much larger number leads to a date before the year 1, which Python cannot represent.
@@ -64,18 +65,19 @@ def cutoffs(policy: RetentionPolicy, at: datetime, time_zone: str) -> Cutoffs:
 
 
 def reason_to_hold_back(
-    standing: SourceFingerprint,
     stored: LedgerRow | None,
     pruned: SourceFingerprint | None,
-    *,
+    stored_totals: tuple[int, int],
     time_zone: str,
     overlapping: date | None,
+    kinds: Collection[FingerprintKind],
 ) -> str | None:
-    """Why no log of the day may be deleted; None if all that are there may.
+    """Why no log of the day may be deleted, whatever the logs are; None if the logs decide.
 
-    standing: the logs of the day that are there. stored: the day's ledger row. pruned: of a sealed day that a version
-    before 0003 of the tables pruned in part, the logs that are gone. overlapping: a day of another zone, not sealed,
-    whose window shares instants with this one's.
+    stored: the day's ledger row. pruned: of a sealed day that a version before 0003 of the tables pruned in part, the
+    logs that are gone. stored_totals: the number of the day's stored metrics, and the sum of their executions.
+    overlapping: a day of another zone, not sealed, whose window shares instants with this one's. kinds: the
+    fingerprints that can be computed.
     """
     if stored is None:
         return "never aggregated: backfill the day"
@@ -85,13 +87,23 @@ def reason_to_hold_back(
         return f"stored as a day of {stored.time_zone}, not of {time_zone}"
     if overlapping is not None:
         return f"shares hours with {overlapping}, which is stored under another time zone"
-    present = standing if pruned is None else pruned + standing
-    if not stored.source_fingerprint.kind == present.kind == standing.kind:
-        engine, version = stored.source_fingerprint.kind
-        return f"its fingerprint is version {version} of {engine}, which cannot be verified here: backfill the day"
-    differences = ", ".join(stored.source_fingerprint.differences(present))
-    if differences and pruned is not None:
-        return f"half pruned by an earlier version, and the rest differs from what was aggregated ({differences})"
-    if differences:
-        return f"differs from what was aggregated ({differences}): backfill the day"
+    if stored_totals != (stored.agents, stored.aggregated_logs):
+        return (
+            f"the stored metrics of this day are damaged ({stored_totals[0]} rows of {stored.agents}, "
+            f"{stored_totals[1]} executions of {stored.aggregated_logs}): backfill the day"
+        )
+    kind = stored.source_fingerprint.kind
+    if kind not in kinds or (pruned is not None and pruned.kind != kind):
+        return f"its fingerprint is version {kind[1]} of {kind[0]}, which cannot be verified here: backfill the day"
     return None
+
+
+def reason_of_difference(stored: LedgerRow, present: SourceFingerprint) -> str | None:
+    """Why logs that differ from the aggregated ones stay; None if they are the same.
+
+    present: the logs that are there, with those that were pruned before, of the same kind as in the ledger.
+    """
+    differences = ", ".join(stored.source_fingerprint.differences(present))
+    if differences and stored.is_sealed:
+        return f"half pruned by an earlier version, and the rest differs from what was aggregated ({differences})"
+    return f"differs from what was aggregated ({differences}): backfill the day" if differences else None

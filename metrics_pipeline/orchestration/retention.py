@@ -9,9 +9,8 @@ from typing import Any
 import dagster as dg
 
 from metrics_pipeline.errors import PermanentError
-from metrics_pipeline.logs.contract import PRUNED_TABLES
 from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
-from metrics_pipeline.names import SCHEDULED_AT_TAG
+from metrics_pipeline.names import LOGS_TABLE, SCHEDULED_AT_TAG
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTION_ASSET_KEY
 from metrics_pipeline.orchestration.failures import step_outcome
 from metrics_pipeline.orchestration.processes import claim
@@ -73,7 +72,7 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
         with step_outcome(context):
             report = apply_retention(
                 database,
-                require_ready(database, PRUNED_TABLES),
+                require_ready(database, [LOGS_TABLE]),
                 cutoffs(
                     RetentionPolicy(**{limit.name: config[limit.name] for limit in fields(RetentionPolicy)}),
                     _scheduled_at(context),
@@ -110,6 +109,7 @@ def retention_metadata(report: RetentionReport, seconds: float) -> dict[str, Any
         "agent_performance_metrics_deleted": dg.MetadataValue.int(sum(report.expired_metrics.values())),
         "metric_restatements_deleted": dg.MetadataValue.int(report.expired_restatements),
         "alert_history_deleted": dg.MetadataValue.int(report.deleted_alerts),
+        "alert_history_held_back": dg.MetadataValue.text(report.alerts_held_back),
         "days_sealed": dg.MetadataValue.int(len(report.sealed_days)),
         "days_expired": dg.MetadataValue.int(len(report.expired_metrics)),
         "partitions_dropped": dg.MetadataValue.json(report.dropped_partitions),

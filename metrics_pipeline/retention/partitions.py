@@ -19,12 +19,10 @@ WITH RECURSIVE root AS (
       LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = p.partattrs[0]
      WHERE c.oid = to_regclass(:table)
 ), member AS (
-    SELECT oid, 0 AS level FROM root
+    SELECT oid FROM root
     UNION
-    SELECT i.inhrelid, level + 1 FROM member JOIN pg_inherits AS i ON i.inhparent = member.oid
+    SELECT i.inhrelid FROM member JOIN pg_inherits AS i ON i.inhparent = member.oid
      WHERE coalesce(to_jsonb(i)->>'inhdetachpending', 'false') = 'false'
-), leaf AS (
-    SELECT oid, min(level) AS level FROM member GROUP BY oid
 ), bounded AS (
     SELECT c.oid, c.relkind,
            root.is_ours AND pg_has_role(c.relowner, 'USAGE') AND c.relkind = 'r' AND NOT row_security_active(c.oid)
@@ -32,23 +30,15 @@ WITH RECURSIVE root AS (
                             WHERE t.tgrelid IN (root.oid, c.oid) AND t.tgtype & 8 <> 0 AND NOT t.tgisinternal)
            AND NOT EXISTS (SELECT FROM pg_constraint AS k
                             WHERE k.contype = 'f' AND k.confrelid IN (root.oid, c.oid)) AS may_be_dropped,
-           CASE WHEN root.is_by_time AND leaf.level = 1
+           CASE WHEN root.is_by_time AND i.inhparent IS NOT NULL
            THEN substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \\(''([^'']+)''\\)$')::timestamptz END AS upper
-      FROM root, leaf JOIN pg_class AS c USING (oid)
+      FROM root CROSS JOIN (member JOIN pg_class AS c USING (oid))
+      LEFT JOIN pg_inherits AS i ON i.inhrelid = c.oid AND i.inhparent = root.oid
 )
 SELECT oid, oid::regclass::text AS name, relkind IN ('r', 'p') AS is_table,
        coalesce(may_be_dropped AND upper <= :before, false) AS is_droppable
   FROM bounded
  ORDER BY upper NULLS LAST, name""")
-
-_IS_PART = text("""
-WITH RECURSIVE ancestor AS (
-    SELECT to_regclass(:name)::oid AS oid
-    UNION
-    SELECT i.inhparent FROM ancestor JOIN pg_inherits AS i ON i.inhrelid = ancestor.oid
-     WHERE coalesce(to_jsonb(i)->>'inhdetachpending', 'false') = 'false'
-)
-SELECT to_regclass(:name)::oid = :oid AND EXISTS (SELECT FROM ancestor WHERE oid = to_regclass(:table))""")
 
 
 @dataclass(frozen=True)
@@ -64,14 +54,10 @@ class SourceTable:
     is_table: bool
     is_droppable: bool
 
-    def sql(self, statement: str) -> TextClause:
-        """The statement with {leaf} as this table. A colon of its name is no parameter."""
-        return text(statement.replace("{leaf}", self.name.replace(":", "\\:")))
 
-    def is_still_part(self, connection: Connection, table: str) -> bool:
-        """Whether the name still denotes this table, and it still belongs to `table`."""
-        parameters = {"name": self.name, "oid": self.oid, "table": table}
-        return bool(connection.execute(_IS_PART, parameters).scalar_one())
+def on_table(statement: str, quoted_name: str) -> TextClause:
+    """The statement with {table} as that table. A colon of its name is no parameter."""
+    return text(statement.replace("{table}", quoted_name.replace(":", "\\:")))
 
 
 def tables_of(connection: Connection, table: str, time_column: str, before: datetime) -> list[SourceTable]:

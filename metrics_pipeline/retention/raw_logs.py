@@ -1,239 +1,245 @@
-"""Deleting raw logs: a day is one transaction that verifies it, seals it and deletes exactly what was verified."""
+"""Deleting raw logs: a day is one transaction that seals it and deletes exactly the logs that were aggregated."""
 
-from datetime import date
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from time import monotonic, sleep
+from typing import Any
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from metrics_pipeline.logs.contract import UpstreamContract
-from metrics_pipeline.logs.log_columns import fingerprint_columns, log_columns
+from metrics_pipeline.logs.log_columns import FINGERPRINT_KINDS, fingerprint_columns, log_columns
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
+from metrics_pipeline.metrics.reconciliation import LedgerRow
+from metrics_pipeline.metrics.retention import reason_of_difference, reason_to_hold_back
 from metrics_pipeline.metrics.windows import DayWindow, day_window
 from metrics_pipeline.names import LOGS_TABLE
-from metrics_pipeline.retention.pace import OnProgress, PacedConnection, concerns_one_statement, server_words
-from metrics_pipeline.retention.partitions import SourceTable, tables_of
+from metrics_pipeline.retention.pace import HeldBackError, OnProgress, Pace, RetentionConnection, why_not
+from metrics_pipeline.retention.partitions import SourceTable, on_table, tables_of
 from metrics_pipeline.retention.report import HeldBackDay, RetentionReport
-from metrics_pipeline.retention.verification import (
-    TABLES_ONLY,
-    ExaminedDay,
-    count_logs_of_day,
-    days_with_logs,
-    examine,
-)
+from metrics_pipeline.store.ledger import read_stored_day
 from metrics_pipeline.store.publishing import lock_day
+
+_EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
+
+_NEXT_LOG = """SELECT min("timestamp") FROM {table} WHERE "timestamp" >= :start AND "timestamp" < :end"""
+_COUNT_BEFORE = """SELECT count(*) FROM {table} WHERE "timestamp" < :before"""
+_COUNT_DAY = """SELECT count(*) FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" < :end"""
+_COUNT_FOREIGN = text(f"{_COUNT_DAY} AND tableoid = ANY(CAST(:foreign AS oid[]))")
+
+# What an earlier version deleted of a day without finishing it; an open day of another zone that shares its instants.
+_FURTHER = text("""
+SELECT (SELECT source_fingerprint::jsonb->>'pruned' FROM metric_day_ledger
+         WHERE metric_date = :metric_date AND source_fingerprint LIKE '%"pruned"%') AS pruned,
+       (SELECT min(metric_date) FROM metric_day_ledger
+         WHERE metric_date <> :metric_date AND raw_pruned_at IS NULL AND time_zone <> :time_zone
+           AND window_start < :end AND window_end > :start) AS overlapping""")
+
+_LAST_OF_SLICE = text("""
+SELECT "timestamp" FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" < :end
+ORDER BY "timestamp" OFFSET :rows - 1 LIMIT 1""")
+
+_READ = """SELECT {columns} FROM {table} WHERE "timestamp" >= :start AND "timestamp" < :end OFFSET 0"""
 
 # The returned rows are kept until they are aggregated, in memory up to work_mem: so they are few, and narrow.
 _DELETE = """
-WITH gone AS (
-    DELETE FROM agent_execution_logs
-    WHERE "timestamp" >= :start AND "timestamp" < :end AND tableoid <> CAST(:kept AS oid)
-    RETURNING {log_columns}
-)
-SELECT {fingerprint} FROM gone"""
+DELETE FROM agent_execution_logs
+WHERE "timestamp" >= :start AND "timestamp" < :end AND tableoid <> CAST(:kept AS oid)
+RETURNING {columns}"""
 
 # A day that an earlier version pruned in part ends like the others: with all of its logs counted as pruned.
 _SEAL = text("""
 UPDATE metric_day_ledger
 SET raw_pruned_at = coalesce(raw_pruned_at, now()), raw_pruned_logs = coalesce(raw_pruned_logs, 0) + :logs,
-    source_fingerprint = CASE WHEN source_fingerprint::jsonb ? 'pruned'
-                              THEN (source_fingerprint::jsonb - 'pruned')::text ELSE source_fingerprint END
+    source_fingerprint = (source_fingerprint::jsonb - 'pruned')::text
 WHERE metric_date = :metric_date""")
 
-# While a DETACH waits for its lock, writers wait behind it. So it waits briefly; what it does then takes milliseconds.
-_DETACH_LOCK_TIMEOUT_MS = 200
+
+@dataclass(frozen=True)
+class _Day:
+    """A day whose `logs` logs may go if they and those that an earlier version pruned are the aggregated ones."""
+
+    window: DayWindow
+    ledger: LedgerRow
+    pruned: SourceFingerprint
+    logs: int
 
 
-class _NotAsVerifiedError(Exception):
-    """What would be deleted is not what was verified: the transaction is rolled back. Says why."""
-
-
+@dataclass(frozen=True)
 class RawLogPruning:
     """One run's pruning of agent_execution_logs before the report's cutoff. Counts what it does in the report."""
 
-    def __init__(
-        self, paced: PacedConnection, contract: UpstreamContract, report: RetentionReport, on_progress: OnProgress
-    ) -> None:
-        self._paced = paced
-        self._contract = contract
-        self._report = report
-        self._on_progress = on_progress
-        self._seen: set[date] = set()
-        self._foreign: dict[int, str] = {}
-
-    def preview(self) -> None:
-        """Counts what `run` would delete and hold back at this moment. Writes nothing."""
-        tables = self._tables()
-        prunable: dict[int, int] = {}
-        for window in self._windows(LOGS_TABLE):
-            if self._refuses(tables, window):
-                continue
-            examined = self._paced.transaction(partial(self._examine, window), in_one_snapshot=True)
-            self._account(examined)
-            if examined.reason is None:
-                for oid, logs in examined.by_table.items():
-                    prunable[oid] = prunable.get(oid, 0) + logs.logs
-        for table in tables:
-            if table.is_droppable and self._paced.transaction(partial(_count, table)) == prunable.get(table.oid, 0):
-                self._report.dropped_partitions.append(table.name)
+    connection: RetentionConnection
+    pace: Pace
+    contract: UpstreamContract
+    report: RetentionReport
+    on_progress: OnProgress
 
     def run(self) -> None:
-        """Seals and deletes. Raises OutOfTimeError at the end of the time budget; what is done by then stays done."""
-        tables = self._tables()
-        for table in tables:
-            if table.is_droppable:
-                self._paced.check_time()
-                self._drop(table)
-        for window in self._windows(LOGS_TABLE):
-            self._paced.check_time()
-            if not self._refuses(tables, window):
-                self._prune(window)
+        """Seals and deletes until the time budget ends; what is done by then stays done. A dry run only reads."""
+        ends_at = monotonic() + self.pace.time_budget_minutes * 60
+        for unit in self._units():
+            started = monotonic()
+            if started > ends_at:
+                self.report.is_out_of_time = True
+                return
+            self._prune(unit)
+            sleep((monotonic() - started) * self.pace.pause_ms / 1000)
 
-    def _refuses(self, tables: list[SourceTable], window: DayWindow) -> bool:
-        """Holds the day back if agent_execution_logs is a view, whose rows say no table that they are in."""
-        if any(table.is_table for table in tables):
-            return False
-        self._hold_back(window.metric_date, self._count_logs(window), f"{LOGS_TABLE} is not a table: {TABLES_ONLY}")
-        return True
+    def _units(self) -> Iterator[SourceTable | DayWindow]:
+        """What one transaction prunes: each partition that may be dropped, then each day that is left."""
+        yield from (table for table in self.connection.transaction(self._tables) if table.is_droppable)
+        yield from self.connection.transaction(partial(self._windows, LOGS_TABLE))
 
-    def _prune(self, window: DayWindow) -> None:
+    def _tables(self, connection: Connection) -> list[SourceTable]:
+        cutoffs = self.report.cutoffs
+        return tables_of(connection, LOGS_TABLE, "timestamp", day_window(cutoffs.raw_logs, cutoffs.time_zone).start)
+
+    def _windows(self, table: str, connection: Connection) -> list[DayWindow]:
+        """The days before the cutoff with logs in the table, oldest first, by one look into the index for each."""
+        zone = self.report.cutoffs.time_zone
+        windows: list[DayWindow] = []
+        statement = on_table(_NEXT_LOG, table)
+        end = day_window(self.report.cutoffs.raw_logs, zone).start
+        bounds = {"start": self.contract.instant(_EARLIEST), "end": self.contract.instant(end)}
+        while (moment := connection.scalar(statement, bounds)) is not None:
+            instant = moment.replace(tzinfo=UTC) if self.contract.timestamp_is_naive else moment
+            window = day_window(instant.astimezone(ZoneInfo(zone)).date(), zone)
+            if window.end <= instant:
+                # Clocks that go back over midnight show the day before again after the new one has begun.
+                window = day_window(window.metric_date + timedelta(days=1), zone)
+            windows.append(window)
+            bounds["start"] = self.contract.instant(window.end)
+        return windows
+
+    def _prune(self, unit: SourceTable | DayWindow) -> None:
         try:
-            examined = self._paced.transaction(partial(self._take_day, window), in_one_snapshot=True)
-        except (_NotAsVerifiedError, DBAPIError) as error:
-            reason = f"could not be deleted: {_why_not(error)}"
-            self._hold_back(window.metric_date, self._count_logs(window), reason)
-        else:
-            self._account(examined)
-            if examined.reason is None:
-                self._report_later_logs(window)
-        self._paced.pause()
-
-    def _drop(self, leaf: SourceTable) -> None:
-        """Drops the partition with all days in it, or leaves its days to be deleted row by row."""
-        try:
-            windows = self._windows(leaf.name)
-            examined = self._paced.transaction(
-                partial(self._take_partition, leaf, windows),
-                in_one_snapshot=True,
-                lock_timeout_ms=_DETACH_LOCK_TIMEOUT_MS,
-            )
-        except (_NotAsVerifiedError, DBAPIError) as error:
-            self._on_progress(f"{leaf.name}: is not dropped, its logs are deleted instead: {_why_not(error)}")
+            days = self.connection.transaction(partial(self._take, unit))
+        except (HeldBackError, DBAPIError) as error:
+            reason = why_not(error)
+            if isinstance(unit, DayWindow):
+                self._hold_back(unit, reason)
+            else:
+                self.on_progress(f"{unit.name}: is not dropped, its days are pruned one by one: {reason}")
             return
-        is_dropped = all(day.reason is None for day in examined)
-        for day in examined:
-            if is_dropped or day.reason is not None:
-                self._account(day)
-        if is_dropped:
-            self._report.dropped_partitions.append(leaf.name)
-            self._on_progress(f"{leaf.name}: dropped with the logs of {len(examined)} days")
-            for day in examined:
-                self._report_later_logs(day.window)
-        self._paced.pause()
+        if isinstance(unit, SourceTable):
+            self.report.dropped_partitions.append(unit.name)
+        for day in days:
+            self.report.pruned_logs[day.window.metric_date] = day.logs
+            if not day.ledger.is_sealed:
+                self.report.sealed_days.append(day.window.metric_date)
+            if not self.report.is_dry_run:
+                self.on_progress(f"{day.window.metric_date}: {day.logs:,} verified logs deleted, the day is sealed")
+        if isinstance(unit, DayWindow) and not self.report.is_dry_run:
+            self._hold_back(unit, "arrived after the day was sealed: not in its metrics")
 
-    def _take_day(self, window: DayWindow, connection: Connection) -> ExaminedDay:
-        lock_day(connection, window)
-        examined = self._examine(window, connection)
-        if examined.reason is None and examined.standing.logs:
-            self._take(connection, examined)
-        return examined
+    def _hold_back(self, window: DayWindow, reason: str) -> None:
+        """Reports the logs that are left of the day. There are none if another run of retention was faster."""
+        if logs := self.connection.transaction(partial(count_logs_of_day, contract=self.contract, window=window)):
+            self.report.held_back.append(HeldBackDay(window.metric_date, logs, reason))
+            self.on_progress(f"{window.metric_date}: {logs:,} logs are held back: {reason}")
 
-    def _take_partition(self, leaf: SourceTable, windows: list[DayWindow], connection: Connection) -> list[ExaminedDay]:
-        """The days in the partition, which are all gone unless one of them has a reason to be held back."""
-        # Before the snapshot: then no log can come into the partition that the snapshot does not show.
-        connection.execute(leaf.sql("LOCK TABLE ONLY {leaf} IN SHARE MODE"))
-        for window in windows:
-            lock_day(connection, window)
-        if not leaf.is_still_part(connection, LOGS_TABLE):
-            raise _NotAsVerifiedError("it is not a part of agent_execution_logs any more")
-        examined = [self._examine(window, connection) for window in windows]
-        if any(day.reason is not None for day in examined):
-            return examined
-        if _count(leaf, connection) != sum(day.by_table[leaf.oid].logs for day in examined if leaf.oid in day.by_table):
-            raise _NotAsVerifiedError("it holds logs that belong to none of the verified days")
-        for day in examined:
-            self._take(connection, day, dropped_with=leaf.oid)
-        connection.execute(leaf.sql("ALTER TABLE agent_execution_logs DETACH PARTITION {leaf}"))
-        connection.execute(leaf.sql("DROP TABLE {leaf}"))
-        return examined
+    def _take(self, unit: SourceTable | DayWindow, connection: Connection) -> list[_Day]:
+        """Seals the day, or the days in the partition, and deletes their logs; the partition is dropped.
 
-    def _take(self, connection: Connection, day: ExaminedDay, dropped_with: int = 0) -> None:
-        """Seals the day and deletes its logs, except those in the table of that oid, which goes as a whole.
-
-        Raises _NotAsVerifiedError unless exactly the aggregated logs are gone.
+        A dry run only verifies. Raises HeldBackError if a day is held back, or if the partition may not be dropped.
         """
-        # First, because it fails at once where the day was published since the snapshot.
-        connection.execute(_SEAL, {"metric_date": day.window.metric_date, "logs": day.standing.logs})
-        statement = text(
-            _DELETE.replace("{log_columns}", log_columns(self._contract)).replace(
-                "{fingerprint}", fingerprint_columns(day.kind)
-            )
-        )
-        nothing = SourceFingerprint.of_no_logs(day.kind)
-        gone = (day.pruned or nothing) + day.by_table.get(dropped_with, nothing)
-        for start, end in day.slices(self._contract, self._paced.pace.batch_rows, dropped_with):
-            deleted = connection.execute(statement, {"start": start, "end": end, "kept": dropped_with}).mappings().one()
-            gone += SourceFingerprint.of(dict(deleted), day.kind)
-        aggregated = day.stored.source_fingerprint if day.stored is not None else nothing
-        if not aggregated.equals(gone):
-            raise _NotAsVerifiedError(
-                f"a trigger, a rule or a policy of the table kept logs, or its partitions were changed meanwhile "
-                f"({', '.join(aggregated.differences(gone))})"
-            )
+        is_dry_run = self.report.is_dry_run
+        leaf = unit if isinstance(unit, SourceTable) else None
+        if leaf is not None and not is_dry_run:
+            # Before the snapshot: then no log can come into the partition that the snapshot does not show.
+            connection.execute(on_table("LOCK TABLE ONLY {table} IN SHARE MODE", leaf.name))
+        windows = [unit] if isinstance(unit, DayWindow) else self._windows(unit.name, connection)
+        for window in [] if is_dry_run else windows:
+            lock_day(connection, window)
+        tables = self._tables(connection)
+        has_strays = leaf is not None and count_logs_before(connection, self.contract, _EARLIEST, leaf.name)
+        if has_strays or (leaf is not None and leaf not in tables):
+            raise HeldBackError(f"it was changed meanwhile, or holds logs of before {_EARLIEST:%Y}")
+        days = [self._judge(window, tables, connection) for window in windows]
+        for day in days:
+            reason = self._difference(connection, day) if is_dry_run else self._seal_and_delete(connection, day, leaf)
+            if reason:
+                raise HeldBackError(reason)
+        if leaf is not None and not is_dry_run:
+            connection.execute(on_table("DROP TABLE {table}", leaf.name))
+        return days
 
-    def _account(self, examined: ExaminedDay) -> None:
-        day, logs = examined.window.metric_date, examined.standing.logs
-        self._seen.add(day)
-        if examined.reason is not None:
-            self._hold_back(day, logs, examined.reason)
-        elif logs:
-            self._report.pruned_logs[day] = logs
-            if examined.stored is not None and not examined.stored.is_sealed:
-                self._report.sealed_days.append(day)
-            if not self._report.is_dry_run:
-                self._on_progress(f"{day}: {logs:,} verified logs deleted, the day is sealed")
+    def _judge(self, window: DayWindow, tables: Collection[SourceTable], connection: Connection) -> _Day:
+        """The day, if the ledger and its stored metrics allow that its logs go. Reads no log, only how many there are.
 
-    def _report_later_logs(self, window: DayWindow) -> None:
-        """Logs that the snapshot of a sealed day did not show are in no metric."""
-        later = self._paced.transaction(partial(self._examine, window), in_one_snapshot=True)
-        if later.reason is not None:
-            self._hold_back(window.metric_date, later.standing.logs, later.reason)
+        Raises HeldBackError for a day that is held back.
+        """
+        stored = read_stored_day(connection, window.metric_date)
+        pruned, overlapping = connection.execute(_FURTHER, vars(window)).one()
+        half = SourceFingerprint.from_text(pruned) if pruned else None
+        totals = len(stored.agent_ids), stored.executions
+        reason = reason_to_hold_back(stored.ledger, half, totals, window.time_zone, overlapping, FINGERPRINT_KINDS)
+        foreign = [table.oid for table in tables if not table.is_table]
+        bounds = self.contract.bounds(window) | {"foreign": foreign}
+        if len(foreign) == len(tables) or (foreign and connection.scalar(_COUNT_FOREIGN, bounds)):
+            reason = "in a view or a foreign table, wholly or in part: retention deletes from tables only"
+        if reason or stored.ledger is None:
+            raise HeldBackError(reason)
+        pruned_logs = half or SourceFingerprint.of_no_logs(stored.ledger.source_fingerprint.kind)
+        return _Day(window, stored.ledger, pruned_logs, count_logs_of_day(connection, self.contract, window))
 
-    def _hold_back(self, day: date, logs: int, reason: str) -> None:
-        self._report.held_back.append(HeldBackDay(day, logs, reason))
-        self._on_progress(f"{day}: {logs:,} logs are held back: {reason}")
+    def _seal_and_delete(self, connection: Connection, day: _Day, leaf: SourceTable | None) -> str | None:
+        """Deletes the day in slices, except its logs in the partition `leaf`, which are only read.
 
-    def _examine(self, window: DayWindow, connection: Connection) -> ExaminedDay:
-        return examine(connection, self._contract, window, self._foreign)
+        Unless all of them together are the aggregated logs, returns the reason and leaves everything as it was.
+        """
+        aggregated = day.ledger.source_fingerprint
+        if day.pruned.logs + day.logs != aggregated.logs:
+            return self._difference(connection, day)
+        bounds = self.contract.bounds(day.window)
+        gone = day.pruned if leaf is None else day.pruned + self._read(connection, day, leaf.name)
+        start: datetime | None = bounds["start"]
+        with connection.begin_nested() as savepoint:
+            # First, because it fails at once where the day was published since the snapshot.
+            connection.execute(_SEAL, {"metric_date": day.window.metric_date, "logs": day.logs})
+            while start is not None and gone.logs < aggregated.logs:
+                slice_ = bounds | {"start": start, "rows": self.pace.batch_rows}
+                last: datetime | None = connection.scalar(_LAST_OF_SLICE, slice_)
+                end = bounds["end"] if last is None else last + timedelta(microseconds=1)
+                kept = 0 if leaf is None else leaf.oid
+                gone += self._fingerprint(connection, day, _DELETE, {"start": start, "end": end, "kept": kept})
+                start = None if last is None else end
+            if aggregated.equals(gone):
+                return None
+            savepoint.rollback()
+        kept_by = "a trigger, a rule or a policy of the table kept logs"
+        differences = ", ".join(aggregated.differences(gone))
+        return self._difference(connection, day) or f"could not be deleted: {kept_by} ({differences})"
 
-    def _count_logs(self, window: DayWindow) -> int:
-        return self._paced.transaction(partial(count_logs_of_day, contract=self._contract, window=window))
+    def _difference(self, connection: Connection, day: _Day) -> str | None:
+        return reason_of_difference(day.ledger, day.pruned + self._read(connection, day, LOGS_TABLE))
 
-    def _tables(self) -> list[SourceTable]:
-        cutoffs = self._report.cutoffs
-        before = day_window(cutoffs.raw_logs, cutoffs.time_zone).start
-        tables = self._paced.transaction(partial(tables_of, table=LOGS_TABLE, time_column="timestamp", before=before))
-        self._foreign = {table.oid: table.name for table in tables if not table.is_table}
-        return tables
+    def _read(self, connection: Connection, day: _Day, table: str) -> SourceFingerprint:
+        statement = _READ.replace("{table}", table.replace(":", "\\:"))
+        return self._fingerprint(connection, day, statement, self.contract.bounds(day.window))
 
-    def _windows(self, table: str) -> list[DayWindow]:
-        """The days before the cutoff that have logs in the table and were not seen yet, oldest first."""
-        zone, before = self._report.cutoffs.time_zone, self._report.cutoffs.raw_logs
-        days = self._paced.transaction(
-            partial(days_with_logs, table=table, contract=self._contract, time_zone=zone, before=before)
-        )
-        return [day_window(day, zone) for day in days if day not in self._seen]
+    def _fingerprint(self, connection: Connection, day: _Day, rows: str, bounds: dict[str, Any]) -> SourceFingerprint:
+        """The fingerprint, of the day's kind, of the rows that the statement gives with {columns} in it."""
+        kind = day.ledger.source_fingerprint.kind
+        rows = rows.replace("{columns}", log_columns(self.contract))
+        statement = text(f"WITH log AS ({rows}) SELECT {fingerprint_columns(kind)} FROM log")
+        return SourceFingerprint.of(dict(connection.execute(statement, bounds).mappings().one()), kind)
 
 
-def _count(table: SourceTable, connection: Connection) -> int:
-    count: int = connection.execute(table.sql("SELECT count(*) FROM ONLY {leaf}")).scalar_one()
+def count_logs_of_day(connection: Connection, contract: UpstreamContract, window: DayWindow) -> int:
+    """How many logs of the day are in the table."""
+    count: int = connection.execute(text(_COUNT_DAY), contract.bounds(window)).scalar_one()
     return count
 
 
-def _why_not(error: DBAPIError | _NotAsVerifiedError) -> str:
-    """Why the transaction was rolled back. Raises the error if it concerns more than this part of the work."""
-    if isinstance(error, _NotAsVerifiedError):
-        return str(error)
-    if not concerns_one_statement(error):
-        raise error
-    return server_words(error)
+def count_logs_before(
+    connection: Connection, contract: UpstreamContract, moment: datetime, table: str = LOGS_TABLE
+) -> int:
+    """How many logs of before the instant are in the table of that quoted name."""
+    count: int = connection.execute(on_table(_COUNT_BEFORE, table), {"before": contract.instant(moment)}).scalar_one()
+    return count

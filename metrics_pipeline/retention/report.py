@@ -19,7 +19,7 @@ class HeldBackDay:
 class RetentionReport:
     """Counts of rows and lists of days. A dry run counts what would go.
 
-    pruned_logs: deleted logs of each day, with its last logs in partitions that were dropped.
+    alerts_held_back: why no alert was deleted, old ones or not; empty if there is no reason.
     is_out_of_time: the time budget ended the run before its work was done.
     logs_left: logs before the cutoff that exist after the run.
     """
@@ -33,5 +33,6 @@ class RetentionReport:
     expired_metrics: dict[date, int] = field(default_factory=dict)
     expired_restatements: int = 0
     deleted_alerts: int = 0
+    alerts_held_back: str = ""
     logs_left: int = 0
     is_out_of_time: bool = False

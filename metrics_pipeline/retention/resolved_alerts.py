@@ -1,48 +1,23 @@
 """Deleting alerts that were resolved before the cutoff. An unresolved alert stays forever."""
 
-from datetime import datetime
-
 from sqlalchemy import Connection, text
 
-from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.names import ALERTS_TABLE
-from metrics_pipeline.retention.pace import OnProgress, PacedConnection
 from metrics_pipeline.retention.partitions import tables_of
 from metrics_pipeline.retention.report import RetentionReport
 
 _COUNT = text("SELECT count(*) FROM alert_history WHERE resolved_at < CAST(:before AS timestamptz)")
-
-# By time and not by ctid, which is unique in one partition only.
-_DELETE_BATCH = text("""
-DELETE FROM alert_history
-WHERE resolved_at < CAST(:before AS timestamptz) AND resolved_at <= coalesce(
-    (SELECT resolved_at FROM alert_history WHERE resolved_at < CAST(:before AS timestamptz)
-      ORDER BY resolved_at OFFSET :rows - 1 LIMIT 1), 'infinity')""")
+_DELETE = text("DELETE FROM alert_history WHERE resolved_at < CAST(:before AS timestamptz)")
 
 
-def delete_resolved_alerts(
-    paced: PacedConnection, report: RetentionReport, before: datetime, on_progress: OnProgress
-) -> None:
-    """Deletes, or in a dry run counts, the alerts resolved before the instant.
-
-    Raises OutOfTimeError at the end of the time budget, and PermanentError for a view or a foreign table.
-    """
-    parameters = {"before": before, "rows": paced.pace.batch_rows}
-    if report.is_dry_run:
-        report.deleted_alerts = paced.transaction(lambda connection: connection.scalar(_COUNT, parameters) or 0)
-        return
-
-    def delete(connection: Connection) -> int:
-        for table in tables_of(connection, ALERTS_TABLE, "resolved_at", before):
-            if not table.is_table:
-                raise PermanentError(f"Retention deletes from tables only, and {table.name} is not one.")
-        return connection.execute(_DELETE_BATCH, parameters).rowcount
-
-    while True:
-        paced.check_time()
-        deleted = paced.transaction(delete)
-        report.deleted_alerts += deleted
-        if deleted < paced.pace.batch_rows:
-            return
-        on_progress(f"alert_history: {report.deleted_alerts:,} resolved alerts deleted")
-        paced.pause()
+def delete_resolved_alerts(connection: Connection, report: RetentionReport) -> None:
+    """Deletes, or in a dry run counts, the alerts resolved before the cutoff. Those of a view stay."""
+    before = day_window(report.cutoffs.alerts, report.cutoffs.time_zone).start
+    tables = tables_of(connection, ALERTS_TABLE, "resolved_at", before)
+    if not tables or not all(table.is_table for table in tables):
+        report.alerts_held_back = "alert_history does not exist, or is not a table: retention deletes from tables only"
+    elif report.is_dry_run:
+        report.deleted_alerts = connection.execute(_COUNT, {"before": before}).scalar_one()
+    else:
+        report.deleted_alerts = connection.execute(_DELETE, {"before": before}).rowcount

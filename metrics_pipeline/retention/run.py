@@ -1,6 +1,5 @@
 """A run of retention: alerts, then raw logs, then the metrics that are old enough and whose logs are gone."""
 
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 
@@ -12,13 +11,10 @@ from metrics_pipeline.metrics.retention import Cutoffs
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.retention.expired_metrics import expire_metrics
-from metrics_pipeline.retention.pace import OnProgress, OutOfTimeError, Pace, PacedConnection
-from metrics_pipeline.retention.raw_logs import RawLogPruning
+from metrics_pipeline.retention.pace import OnProgress, Pace, RetentionConnection
+from metrics_pipeline.retention.raw_logs import RawLogPruning, count_logs_before
 from metrics_pipeline.retention.report import RetentionReport
 from metrics_pipeline.retention.resolved_alerts import delete_resolved_alerts
-from metrics_pipeline.retention.verification import count_logs_before
-
-_NOW = text("SELECT now()")
 
 
 def apply_retention(
@@ -34,37 +30,28 @@ def apply_retention(
     """Deletes what is older than the cutoffs, or says what would go. Ended at any point, the next run goes on.
 
     A fault of one table leaves the rest of the work to be done, and is raised at the end. Raises PermanentError for a
-    `today` that the database's clock has not reached, and for a table of alerts that is not one. Database faults become
-    TransientError or PermanentError.
+    `today` that the database's clock has not reached. Database faults become TransientError or PermanentError.
     """
     report = RetentionReport(cutoffs, is_dry_run)
-    alerts_before = day_window(cutoffs.alerts, cutoffs.time_zone).start
-    raw_logs_before = day_window(cutoffs.raw_logs, cutoffs.time_zone).start
-    with database.connect() as connection:
-        paced = PacedConnection(connection, pace)
-        paced.transaction(lambda connection: _refuse_the_future(connection, cutoffs))
-        raw_logs = RawLogPruning(paced, contract, report, on_progress)
-        parts: tuple[Callable[[], None], ...] = (
-            partial(delete_resolved_alerts, paced, report, alerts_before, on_progress),
-            raw_logs.preview if is_dry_run else raw_logs.run,
-            partial(expire_metrics, paced, contract, report, run_id, on_progress),
-        )
-        for part in parts:
-            try:
-                paced.attempt(part)
-            except OutOfTimeError:
-                report.is_out_of_time = True
-                on_progress(f"The time budget of {pace.time_budget_minutes} minutes is used up; the next run goes on.")
-        if paced.faults:
-            raise paced.faults[0]
-        standing = paced.transaction(partial(count_logs_before, contract=contract, moment=raw_logs_before))
-        report.logs_left = standing - (sum(report.pruned_logs.values()) if is_dry_run else 0)
+    with database.connect() as session:
+        connection = RetentionConnection(session)
+        connection.transaction(partial(_refuse_the_future, cutoffs=cutoffs))
+        connection.attempt(partial(connection.transaction, partial(delete_resolved_alerts, report=report)))
+        connection.attempt(RawLogPruning(connection, pace, contract, report, on_progress).run)
+        connection.attempt(partial(expire_metrics, connection, contract, report, run_id))
+        if report.is_out_of_time:
+            on_progress(f"The time budget of {pace.time_budget_minutes} minutes is used up; the next run goes on.")
+        if connection.faults:
+            raise connection.faults[0]
+        raw_logs_before = day_window(cutoffs.raw_logs, cutoffs.time_zone).start
+        left = connection.transaction(partial(count_logs_before, contract=contract, moment=raw_logs_before))
+        report.logs_left = left - (sum(report.pruned_logs.values()) if is_dry_run else 0)
     return report
 
 
 def _refuse_the_future(connection: Connection, cutoffs: Cutoffs) -> None:
     # A clock that is years ahead would expire every metric there is.
-    today = connection.execute(_NOW).scalar_one().date()
+    today = connection.execute(text("SELECT now()")).scalar_one().date()
     if cutoffs.today > today + timedelta(days=1):
         raise PermanentError(
             f"This run counts from {cutoffs.today}, and by the database's clock it is {today}. Nothing was deleted. "

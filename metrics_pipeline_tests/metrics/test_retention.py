@@ -9,6 +9,7 @@ from metrics_pipeline.metrics.reconciliation import LedgerRow
 from metrics_pipeline.metrics.retention import (
     RetentionPolicy,
     cutoffs,
+    reason_of_difference,
     reason_to_hold_back,
 )
 from metrics_pipeline_tests.ledger_rows import PRUNED_AT, ledger_row
@@ -32,8 +33,14 @@ def reason(
     pruned: SourceFingerprint | None = None,
     time_zone: str = "UTC",
     overlapping: date | None = None,
+    totals: tuple[int, int] = (2, 3),
 ) -> str | None:
-    return reason_to_hold_back(standing, stored, pruned, time_zone=time_zone, overlapping=overlapping)
+    kinds = [("postgresql", 1), ("postgresql", 2)]
+    said = reason_to_hold_back(stored, pruned, totals, time_zone, overlapping, kinds)
+    if said is None:
+        assert stored is not None
+        return reason_of_difference(stored, standing if pruned is None else pruned + standing)
+    return said
 
 
 @pytest.mark.parametrize(
@@ -123,8 +130,17 @@ def test_a_half_pruned_day_stays_if_pruned_and_standing_logs_do_not_add_up() -> 
     assert reason(TWO, stored=SEALED, pruned=ONE, time_zone="Asia/Tokyo") == "stored as a day of UTC, not of Asia/Tokyo"
 
 
-def test_a_half_pruned_day_stays_if_the_rest_has_a_fingerprint_of_another_kind() -> None:
-    assert "cannot be verified here" in (reason(replace(TWO, kind=("postgresql", 2)), stored=SEALED, pruned=ONE) or "")
+def test_a_half_pruned_day_stays_if_what_was_pruned_has_a_fingerprint_of_another_kind() -> None:
+    said = reason(TWO, stored=SEALED, pruned=replace(ONE, kind=("postgresql", 2)))
+    assert "cannot be verified here" in (said or "")
+
+
+@pytest.mark.parametrize("totals", [(1, 3), (3, 3), (2, 2), (0, 0)])
+def test_a_day_whose_stored_rows_are_not_those_of_the_ledger_stays(totals: tuple[int, int]) -> None:
+    rows, executions = totals
+    assert reason(THREE, totals=totals) == (
+        f"the stored metrics of this day are damaged ({rows} rows of 2, {executions} executions of 3): backfill the day"
+    )
 
 
 def test_a_day_whose_fingerprint_cannot_be_computed_any_more_is_held_back() -> None:

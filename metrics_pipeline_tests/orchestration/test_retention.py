@@ -22,6 +22,7 @@ KEYS = {
     "agent_performance_metrics_deleted",
     "metric_restatements_deleted",
     "alert_history_deleted",
+    "alert_history_held_back",
     "days_sealed",
     "days_expired",
     "partitions_dropped",

@@ -31,6 +31,7 @@ def prune(
     time_zone: str = "UTC",
     is_dry_run: bool = False,
     batch_rows: int = 10_000,
+    pause_ms: int = 0,
     contract: UpstreamContract | None = None,
     on_progress: Callable[[str], None] = lambda _message: None,
 ) -> RetentionReport:
@@ -38,7 +39,7 @@ def prune(
         database,
         contract or require_ready(database),
         cutoffs(policy or RetentionPolicy(), datetime.fromisoformat(at), time_zone),
-        Pace(batch_rows=batch_rows, pause_ms=0),
+        Pace(batch_rows=batch_rows, pause_ms=pause_ms),
         run_id="retention",
         is_dry_run=is_dry_run,
         on_progress=on_progress,
@@ -137,8 +138,8 @@ def interfering(database: Database, when: str, action: Callable[[int], None]) ->
         event.remove(database.engine, "after_cursor_execute", listen)
 
 
-#: Statements of retention: the last one of a verification, and the deletion of a slice.
-VERIFIED = "SELECT metric_date FROM metric_day_ledger"
+#: Statements of retention: one after the snapshot of a day and before its deletion, and the deletion of a slice.
+VERIFIED = "AS overlapping"
 DELETED = "DELETE FROM agent_execution_logs"
 
 

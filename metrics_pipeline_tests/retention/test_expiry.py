@@ -3,9 +3,11 @@
 from datetime import date, timedelta
 
 import pytest
+from sqlalchemy import Connection, event
 
-from metrics_pipeline.errors import DayRefusedError, PermanentError, TransientError
+from metrics_pipeline.errors import DayRefusedError, TransientError
 from metrics_pipeline.metrics.retention import RetentionPolicy
+from metrics_pipeline.pipeline.opening import require_ready
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, Log, aggregate, assert_exact, execute, query, store_agents, store_logs
 
@@ -118,11 +120,7 @@ def test_metrics_of_a_day_that_an_earlier_version_pruned_in_part_stay_until_the_
         assert prune(database, YEAR_LATER, is_dry_run=is_dry_run).expired_metrics == {DAY: 1}
 
 
-def test_a_locked_alert_or_metric_leaves_the_rest_to_be_done(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("metrics_pipeline.retention.pace._FIRST_WAIT_SECONDS", 0.01)
-    monkeypatch.setattr("metrics_pipeline.retention.pace._LOCK_TIMEOUT_MS", 20)
+def test_a_locked_alert_or_metric_leaves_the_rest_to_be_done(database: Database) -> None:
     store_days(database, -1, 0)
     alert(database, "2024-01-01", "locked")
     with database.engine.connect() as other:
@@ -175,17 +173,8 @@ def test_alerts_go_90_days_after_they_were_resolved_and_unresolved_ones_never(
     assert prune(database, night, time_zone="Europe/Berlin").deleted_alerts == 0
 
 
-def test_alerts_go_in_batches(database: Database) -> None:
-    for n in range(7):
-        alert(database, f"2024-01-0{n + 1}", str(n))
-    messages: list[str] = []
-    assert prune(database, batch_rows=3, on_progress=messages.append).deleted_alerts == 7
-    assert messages == ["alert_history: 3 resolved alerts deleted", "alert_history: 6 resolved alerts deleted"]
-    assert query(database, "SELECT 1 FROM alert_history") == []
-
-
 @pytest.mark.parametrize("layout", ["LIST (severity)", "RANGE (resolved_at)"])
-def test_alerts_of_partitions_go_in_batches(database: Database, layout: str) -> None:
+def test_alerts_of_partitions_go(database: Database, layout: str) -> None:
     execute(
         database,
         "ALTER TABLE alert_history RENAME TO plain",
@@ -196,20 +185,57 @@ def test_alerts_of_partitions_go_in_batches(database: Database, layout: str) -> 
     for n in range(7):
         alert(database, f"2024-01-0{n + 1}", str(n))
     alert(database, None, "unresolved")
-    assert prune(database, batch_rows=3).deleted_alerts == 7
+    assert prune(database).deleted_alerts == 7
     assert query(database, "SELECT message FROM alert_history") == [("unresolved",)]
 
 
-def test_a_view_of_alerts_ends_the_run_after_the_logs_are_pruned(database: Database) -> None:
-    store_days(database, 0)
+@pytest.mark.parametrize("is_dry_run", [True, False])
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["ALTER TABLE alert_history RENAME TO elsewhere", "CREATE VIEW alert_history AS SELECT * FROM elsewhere"],
+        ["DROP TABLE alert_history"],
+    ],
+    ids=["view", "absent"],
+)
+def test_alerts_that_are_not_in_a_table_are_reported_and_logs_and_metrics_go(
+    database: Database, statements: list[str], *, is_dry_run: bool
+) -> None:
+    store_days(database, -400, 0)
+    contract = require_ready(database)
+    execute(database, *statements)
+    report = prune(database, contract=contract, is_dry_run=is_dry_run)
+    assert report.deleted_alerts == 0
+    assert report.alerts_held_back == (
+        "alert_history does not exist, or is not a table: retention deletes from tables only"
+    )
+    assert (report.pruned_logs, report.expired_metrics) == ({day(-400): 3, DAY: 3}, {day(-400): 1})
+
+
+def test_alerts_and_partitions_of_naive_times_go_by_utc_whatever_the_zone_of_the_session(database: Database) -> None:
+    """A pooler between two transactions may have lost the zone that the session was set to."""
     execute(
         database,
-        "ALTER TABLE alert_history RENAME TO elsewhere",
-        "CREATE VIEW alert_history AS SELECT * FROM elsewhere",
+        "ALTER TABLE alert_history ALTER resolved_at TYPE timestamp",
+        "DROP TABLE agent_execution_logs",
+        """CREATE TABLE agent_execution_logs (id int, agent_id text, "timestamp" timestamp, status text, latency_ms int,
+               token_count int, cost_usd numeric, error_type text, metadata jsonb) PARTITION BY RANGE ("timestamp")""",
+        "CREATE TABLE old PARTITION OF agent_execution_logs FOR VALUES FROM (MINVALUE) TO ('2025-03-05 05:00')",
+        "CREATE TABLE young PARTITION OF agent_execution_logs FOR VALUES FROM ('2025-03-05 05:00') TO (MAXVALUE)",
     )
-    with pytest.raises(PermanentError, match="deletes from tables only, and alert_history is not one"):
-        prune(database)
-    assert (logs_by_day(database), sealed(database)) == ({}, {DAY: 3})
+    store_days(database, 0, 1)
+    alert(database, "2025-01-04 05:00Z", "stays")
+    contract = require_ready(database)
+
+    def lose_the_zone(connection: Connection) -> None:
+        connection.exec_driver_sql("SET TIME ZONE 'Asia/Tokyo'")
+        connection.commit()
+
+    event.listen(database.engine, "engine_connect", lose_the_zone)
+    report = prune(database, contract=contract)
+    event.remove(database.engine, "engine_connect", lose_the_zone)
+    assert (report.deleted_alerts, report.dropped_partitions) == (0, [])
+    assert (report.pruned_logs, report.logs_left) == ({DAY: 3}, 0)
 
 
 def test_logs_and_metrics_kept_equally_long_go_in_the_same_night(database: Database) -> None:
