@@ -1,9 +1,9 @@
 """Pruning beside a writer: `python -m metrics_pipeline_tests.benchmarks.retention`, on an embedded server of its own.
 
-Makes --logs logs on 30 days, a third of which, or --prune, are old enough to go, and aggregates those days. Then a
+Makes --rows logs on 30 days, a third of which, or --prune, are old enough to go, and aggregates those days. Then a
 writer inserts one recent log after the other, first alone, then beside each contender: our retention, as a process of
-its own, and one DELETE of the same rows, on a copy of the same table. The whole size is
-`--logs 30000000 --prune 10000000`; it needs about 20 GB of disk.
+its own, with and without its pauses, and one DELETE of the same rows, each on a copy of the same table. The whole size
+is `--rows 30000000 --prune 10000000`; it needs about 20 GB of disk.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -25,6 +26,7 @@ from metrics_pipeline.metrics.windows import day_window, last_complete_day
 from metrics_pipeline.pipeline.aggregation import AggregationOptions, compute_day, store_day
 from metrics_pipeline.pipeline.opening import open_database, open_logs
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.retention.pace import Pace
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.benchmarks.server import temporary_home
@@ -71,7 +73,7 @@ report = apply_retention(
 )
 seconds = time.perf_counter() - started
 memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-print(sum(report.pruned_logs.values()), report.logs_left, memory_mb, seconds)
+print(sum(report.pruned_logs.values()), memory_mb, seconds)
 """
 
 
@@ -97,17 +99,16 @@ class Measured:
 def main() -> None:
     """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--logs", type=int, default=1_500_000, help="logs in the table (default %(default)s)")
+    parser.add_argument("--rows", type=int, default=1_500_000, help="logs in the table (default %(default)s)")
     parser.add_argument("--prune", type=int, help="logs that are old enough to go (default a third)")
     parser.add_argument("--batch-rows", type=int, default=10_000, help="rows per DELETE (default %(default)s)")
-    parser.add_argument("--pause-ms", type=int, default=1_000, help="per second of work (default %(default)s)")
     options = parser.parse_args()
-    prune = options.logs // 3 if options.prune is None else options.prune
+    prune = options.rows // 3 if options.prune is None else options.prune
     with temporary_home() as home:
-        _measure(home, options.logs, prune, options.batch_rows, options.pause_ms)
+        _measure(home, options.rows, prune, options.batch_rows)
 
 
-def _measure(home: Path, logs: int, prune: int, batch_rows: int, pause_ms: int) -> None:
+def _measure(home: Path, logs: int, prune: int, batch_rows: int) -> None:
     database = open_database(Settings(home=home))
     uri = acquire(home)
     print(f"Making {logs:,} logs, of which {prune:,} are old enough to go", flush=True)
@@ -115,17 +116,27 @@ def _measure(home: Path, logs: int, prune: int, batch_rows: int, pause_ms: int) 
     idle = Measured()
     with _watched(home, database, idle):
         time.sleep(_IDLE_SECONDS)
-    ours, delete = Measured(), Measured()
-    _on_a_copy(database, lambda: _measure_delete(home, database, delete))
-    with _watched(home, database, ours):
+    contenders = {"the writer alone": idle}
+    for name, pause_ms in (("metrics_pipeline without pauses", 0), ("metrics_pipeline", Pace().pause_ms)):
+        contenders[name] = measured = Measured()
         arguments = [uri, str(_KEEP), str(batch_rows), str(pause_ms)]
+        _on_a_copy(database, partial(_measure_ours, home, database, measured, arguments))
+    contenders["one DELETE"] = delete = Measured()
+    _on_a_copy(database, partial(_measure_delete, home, database, delete))
+    _print_table(contenders)
+    wrong = {name: each.deleted for name, each in contenders.items() if each is not idle and each.deleted != prune}
+    if wrong:
+        raise SystemExit(f"Instead of {prune:,} logs were deleted: {wrong}")
+
+
+def _measure_ours(home: Path, database: Database, measured: Measured, arguments: list[str]) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE metric_day_ledger SET raw_pruned_at = NULL, raw_pruned_logs = NULL"))
+    with _watched(home, database, measured):
         printed = subprocess.run([sys.executable, "-c", _RUN, *arguments], check=True, capture_output=True, text=True)
-    ours.deleted, left, ours.memory_mb = map(int, printed.stdout.split()[:3])
+    measured.deleted, measured.memory_mb = map(int, printed.stdout.split()[:2])
     # Without the start of Python.
-    ours.seconds = float(printed.stdout.split()[3])
-    if (ours.deleted, delete.deleted, left) != (prune, prune, 0):
-        raise SystemExit(f"Deleted were {ours.deleted:,} and {delete.deleted:,} logs instead of {prune:,}.")
-    _print_table({"the writer alone": idle, "metrics_pipeline": ours, "one DELETE": delete})
+    measured.seconds = float(printed.stdout.split()[2])
 
 
 def _load(database: Database, logs: int, prune: int) -> None:
@@ -141,15 +152,15 @@ def _load(database: Database, logs: int, prune: int) -> None:
         for window, count, days in ((old, prune, old_days), (young, logs - prune, young_days)):
             connection.execute(_LOAD, {"start": window.start, "span": timedelta(days=days), "logs": count})
     _vacuum(database)
-    logs = open_logs(database)
+    source = open_logs(database)
     for n in range(old_days):
         window = day_window(old.metric_date + timedelta(days=n), "UTC")
-        computed = compute_day(database, logs, window, AggregationOptions())
+        computed = compute_day(database, source, window, AggregationOptions())
         store_day(database, computed, run_id="benchmark", reason=Reason.MANUAL)
 
 
 def _on_a_copy(database: Database, work: Callable[[], None]) -> None:
-    """The other contender gets the same rows, in the same order, with the same indexes, and leaves nothing behind."""
+    """Each contender gets the same rows, in the same order, with the same indexes, and leaves nothing behind."""
     with database.engine.begin() as connection:
         connection.execute(text("ALTER TABLE agent_execution_logs RENAME TO original"))
         connection.execute(text("CREATE TABLE agent_execution_logs (LIKE original INCLUDING ALL)"))
