@@ -73,7 +73,7 @@ _POOLER = {
 _LASTING_FAULT_ON_OUR_SIDE = re.compile(
     r"no password supplied|SSL was required|certificate|GSSAPI|SCRAM|authentication method|channel binding"
     r"|: Permission denied|invalid (?:\w+ value|port number|integer value)"
-    r"|definition of service .* not found|service file .* not found"
+    r"|local user with ID|definition of service .* not found|service file .* not found"
 )
 
 

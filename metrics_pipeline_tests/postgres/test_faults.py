@@ -352,7 +352,12 @@ def test_what_a_pooler_never_lets_through_is_permanent_and_says_how_to_do_withou
         raise psycopg.OperationalError("connection failed: x failed: FATAL:  unsupported startup parameter: options")
 
 
-def test_a_service_that_is_not_defined_is_permanent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_whom_the_system_does_not_know_has_to_be_named_in_the_url() -> None:
+    with pytest.raises(PermanentError, match="Check METRICS_DATABASE_URL"), database_faults("x"):
+        raise psycopg.OperationalError("connection is bad: local user with ID 4711 does not exist")
+
+
+def test_a_service_that_is_not_defined_is_permanent() -> None:
     database = Database(DatabaseUrl.parse("postgresql:///?service=nowhere"))
     error = fault(by_sqlalchemy, database, "SELECT 1")
     assert isinstance(error, PermanentError)
