@@ -148,9 +148,7 @@ def why_closed(stored: LedgerRow, time_zone: str) -> Closed | None:
             f"{stored.raw_pruned_at:%Y-%m-%d %H:%M}Z, so its metrics can no longer be computed. "
             "The stored metrics stay as they are.",
         )
-    window = day_window(day, time_zone)
-    # Two names of one zone give the same window.
-    if (stored.window_start, stored.window_end) != (window.start, window.end):
+    if not is_of_zone(stored, time_zone):
         return Closed(
             DayState.OTHER_ZONE,
             f"{day} is stored as a day of {stored.time_zone}, and METRICS_TIME_ZONE is now {time_zone}. Set "
@@ -158,6 +156,12 @@ def why_closed(stored: LedgerRow, time_zone: str) -> Closed | None:
             f"metrics-pipeline clear --date {day}",
         )
     return None
+
+
+def is_of_zone(stored: LedgerRow, time_zone: str) -> bool:
+    """Whether the day was stored as one of `time_zone`. Two names of one zone give the same window."""
+    window = day_window(stored.metric_date, time_zone)
+    return (stored.window_start, stored.window_end) == (window.start, window.end)
 
 
 def is_finished(stored: LedgerRow, present: SourceFingerprint | Unreadable) -> bool:

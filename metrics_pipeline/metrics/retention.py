@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
-from metrics_pipeline.metrics.reconciliation import LedgerRow
+from metrics_pipeline.metrics.reconciliation import LedgerRow, is_of_zone
 
 #: A hundred years. A much larger number leads to a date before the year 1, which Python cannot represent.
 MAX_DAYS = 36_600
@@ -83,7 +83,7 @@ def reason_to_hold_back(
         return "never aggregated: backfill the day"
     if stored.raw_pruned_at is not None and pruned is None:
         return f"arrived after the day was sealed on {stored.raw_pruned_at:%Y-%m-%d}: not in its metrics"
-    if stored.time_zone != time_zone:
+    if not is_of_zone(stored, time_zone):
         return f"stored as a day of {stored.time_zone}, not of {time_zone}"
     if overlapping is not None:
         return f"shares hours with {overlapping}, which is stored under another time zone"

@@ -177,7 +177,7 @@ class RawLogPruning:
         stored = read_stored_day(connection, window.metric_date)
         pruned, overlapping = connection.execute(_FURTHER, vars(window)).one()
         half = SourceFingerprint.from_text(pruned) if pruned else None
-        totals = len(stored.agent_ids), stored.executions
+        totals = len(stored.executions), sum(stored.executions.values())
         reason = reason_to_hold_back(stored.ledger, half, totals, window.time_zone, overlapping, FINGERPRINT_KINDS)
         foreign = [table.oid for table in tables if not table.is_table]
         bounds = self.contract.bounds(window) | {"foreign": foreign}

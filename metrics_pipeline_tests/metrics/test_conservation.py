@@ -16,7 +16,7 @@ from metrics_pipeline.metrics.conservation import (
     skipped_agents,
 )
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
-from metrics_pipeline_tests.ledger_rows import DAY, ledger_row
+from metrics_pipeline_tests.ledger_rows import DAY, PRUNED_AT, ledger_row
 
 #: Ten logs that cost 50 nano-dollars: six successful, three failed, one running.
 LOGS = SourceFingerprint(logs=10, successful=6, failed=3, latency_ms=0, tokens=70, cost_nano_usd=50, content_hash=0)
