@@ -153,10 +153,15 @@ class Backfill(BaseModel):
     ui_url: str
 
 
+StartedStatus = Literal["started", "already_running", "not_visible_yet"]
+
+
 class Started(BaseModel):
     """A run that was started, or one that is already under way for the same day."""
 
-    status: Literal["started", "already_running"]
+    status: StartedStatus = Field(
+        description="not_visible_yet: the run has succeeded, but the API's database, a replica, does not show it yet."
+    )
     run_id: str
     status_url: str = Field(description="Where to read its state.")
     ui_url: str = Field(description="The run in the Dagster UI.")

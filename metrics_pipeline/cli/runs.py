@@ -193,3 +193,6 @@ def _print_summary(outcome: DaysOutcome) -> None:
             for day, report in outcome.days.items()
         ],
     )
+    for day, report in outcome.days.items():
+        if report["warning"] != "none":
+            print(f"{day}: {report['warning']}")

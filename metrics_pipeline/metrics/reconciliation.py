@@ -207,6 +207,16 @@ def what_is_gone(
     )
 
 
+def none_counted(logs: SourceFingerprint) -> str | None:
+    """Says so if no log of the day is a success or a failure: its platform probably spells the statuses differently."""
+    if logs.logs == 0 or logs.successful or logs.failed:
+        return None
+    return (
+        f"none of {logs.logs:,} logs has the status success or failed, so every success rate is 0 "
+        "(metrics-pipeline db check names the statuses; let a view translate them)"
+    )
+
+
 def reconcile(days: Mapping[date, DayEvidence], time_zone: str) -> list[DayVerdict]:
     """One verdict per day, in the order of `days`."""
     verdicts = []
@@ -262,4 +272,6 @@ def _state(evidence: DayEvidence, time_zone: str) -> tuple[DayState, str]:
     differences = stored.source_fingerprint.differences(present)
     if differences:
         return DayState.DIRTY, ", ".join(differences)
-    return (DayState.AGGREGATED if present.logs else DayState.NO_ACTIVITY), "equal to its logs"
+    warning = none_counted(present)
+    reason = f"equal to its logs; {warning}" if warning else "equal to its logs"
+    return (DayState.AGGREGATED if present.logs else DayState.NO_ACTIVITY), reason

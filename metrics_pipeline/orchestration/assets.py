@@ -9,6 +9,7 @@ from pydantic import Field
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
+from metrics_pipeline.metrics.reconciliation import none_counted
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.columns import metrics_column_lineage, metrics_table_schema
 from metrics_pipeline.orchestration.dagster_internals import silent_output
@@ -101,6 +102,8 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, owners: S
                     context.log.error(f"{key} failed and stays as it was: {day}")
                     failures[key] = day
                 else:
+                    if uncounted := none_counted(day.computed.metrics.fingerprint):
+                        context.log.warning(f"{key}: {uncounted}")
                     yield day_materialization(METRICS_ASSET_KEY, key, day, context.run.tags)
             raise_failed_days(failures)
         yield silent_output()  # the checks wait for it

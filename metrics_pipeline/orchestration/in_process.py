@@ -113,7 +113,7 @@ def run_retention(
 
     instance.add_event_listener(outcome.run_id, pass_on)
     for event in _execute(instance, outcome, DATA_RETENTION_JOB, RETENTION_ASSET_KEY, config, {}, None):
-        if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION:
+        if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION and event.asset_key == RETENTION_ASSET_KEY:
             outcome.report = _plain_metadata(event)
     return outcome
 

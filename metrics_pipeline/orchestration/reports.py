@@ -10,7 +10,7 @@ import polars as pl
 
 from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
-from metrics_pipeline.metrics.reconciliation import LedgerRow
+from metrics_pipeline.metrics.reconciliation import LedgerRow, none_counted
 from metrics_pipeline.names import BACKFILL_TAG
 from metrics_pipeline.orchestration.dagster_internals import version_tags
 from metrics_pipeline.orchestration.markdown import markdown_table
@@ -67,7 +67,7 @@ def stored_materialization(
         "logs_read": dg.MetadataValue.int(stored.source_logs),
         "logs_aggregated": dg.MetadataValue.int(stored.aggregated_logs),
         "logs_skipped": dg.MetadataValue.int(stored.skipped_logs),
-        "agents": dg.MetadataValue.int(stored.agents),
+        "agents": dg.MetadataValue.int(0 if stored.metrics_expired_at else stored.agents),
     }
     return _materialization(
         asset_key,
@@ -76,6 +76,21 @@ def stored_materialization(
         stored.source_fingerprint,
         stored.definition_version,
         run_tags,
+    )
+
+
+def expired_materialization(asset_key: dg.AssetKey, partition_key: str, rows: int) -> dg.AssetMaterialization:
+    """The event for a day whose metrics retention deleted: its partition does not show numbers that are gone."""
+    return dg.AssetMaterialization(
+        asset_key,
+        partition=partition_key,
+        description="Expired: its metrics were older than the retention period and were deleted.",
+        metadata={
+            "state": dg.MetadataValue.text("expired"),
+            "agents": dg.MetadataValue.int(0),
+            "dagster/partition_row_count": dg.MetadataValue.int(0),
+            "rows_deleted": dg.MetadataValue.int(rows),
+        },
     )
 
 
@@ -108,6 +123,7 @@ def day_metadata(day: AggregatedDay) -> Mapping[str, dg.MetadataValue]:
         "logs_skipped": dg.MetadataValue.int(metrics.skipped_logs),
         "logs_with_cost_not_a_number": dg.MetadataValue.int(metrics.not_finite_costs),
         "agents": dg.MetadataValue.int(frame.height),
+        "warning": dg.MetadataValue.text(none_counted(metrics.fingerprint) or "none"),
         "dagster/partition_row_count": dg.MetadataValue.int(frame.height),
         "executions": dg.MetadataValue.int(executions),
         "failed_executions": dg.MetadataValue.int(totals["failed_executions"]),

@@ -14,6 +14,7 @@ from metrics_pipeline.names import LOGS_TABLE, SCHEDULED_AT_TAG
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTION_ASSET_KEY
 from metrics_pipeline.orchestration.failures import step_outcome
 from metrics_pipeline.orchestration.processes import claim
+from metrics_pipeline.orchestration.reports import expired_materialization
 from metrics_pipeline.orchestration.upstream import agent_execution_logs, alert_history
 from metrics_pipeline.pipeline.opening import require_ready
 from metrics_pipeline.postgres.database import Database
@@ -65,7 +66,7 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
     )
     def data_retention(
         context: dg.AssetExecutionContext, database: dg.ResourceParam[Database]
-    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetObservation | dg.AssetCheckResult]:
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckResult]:
         claim(context.instance, context.run)
         started = time.perf_counter()
         config = context.op_execution_context.op_config
@@ -88,6 +89,8 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
             # An observation, because nothing was changed: the asset's last materialisation stays the last real run.
             yield dg.AssetObservation(RETENTION_ASSET_KEY, description="Dry run", metadata=metadata)
         else:
+            for day, rows in report.expired_metrics.items():
+                yield expired_materialization(METRICS_ASSET_KEY, day.isoformat(), rows)
             yield dg.MaterializeResult(asset_key=RETENTION_ASSET_KEY, metadata=metadata)
         yield dg.AssetCheckResult(
             check_name="no_logs_held_back",

@@ -218,3 +218,9 @@ def test_a_day_is_finished_when_its_present_logs_would_store_it_no_better() -> N
     assert not is_finished(replace(STORED, definition_version="0"), LOGS)
     assert is_finished(PRUNED, NO_LOGS)
     assert not is_finished(replace(PRUNED, definition_version="0"), NO_LOGS)
+
+
+def test_a_day_of_which_no_log_counts_as_a_success_or_a_failure_says_so() -> None:
+    odd = replace(LOGS, successful=0, failed=0)
+    said = "equal to its logs; none of 10 logs has the status success or failed, so every success rate is 0"
+    assert verdict(ledger_row(odd), odd).reason.startswith(said)

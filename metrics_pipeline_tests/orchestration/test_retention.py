@@ -11,7 +11,7 @@ from dagster._core.definitions.schedule_definition import ScheduleExecutionData
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.metrics.retention import RetentionPolicy
 from metrics_pipeline.names import SCHEDULED_AT_TAG
-from metrics_pipeline.orchestration.asset_keys import RETENTION_ASSET_KEY
+from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTION_ASSET_KEY
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, aggregate, query
 from metrics_pipeline_tests.retention.runs import NIGHT, contents, logs_by_day, sealed, store_days, window
@@ -262,3 +262,14 @@ def test_what_is_no_number_in_the_launchpad_starts_no_run(
     with pytest.raises(dg.DagsterInvalidConfigError, match="raw_log_days"):
         run(database_url, instance, config={"raw_log_days": value})
     assert instance.get_runs() == []
+
+
+def test_the_partition_of_an_expired_day_says_so_instead_of_its_old_numbers(
+    database: Database, database_url: str, instance: dg.DagsterInstance
+) -> None:
+    store_days(database, 0)
+    result = run(database_url, instance, {"raw_log_days": 1, "metric_days": 1})
+    day, retention = result.get_asset_materialization_events()
+    assert (day.asset_key, day.partition, retention.asset_key) == (METRICS_ASSET_KEY, "2025-03-04", RETENTION_ASSET_KEY)
+    said = day.step_materialization_data.materialization.metadata
+    assert (said["state"].value, said["agents"].value, said["rows_deleted"].value) == ("expired", 0, 1)

@@ -16,16 +16,18 @@ from starlette.responses import JSONResponse
 from metrics_pipeline.api.authentication import may_read, may_trigger
 from metrics_pipeline.api.context import ApiContext, Context
 from metrics_pipeline.api.dagster_runs import Work
-from metrics_pipeline.api.models import Backfill, Completed, Run, Started, StartedBackfill
+from metrics_pipeline.api.models import Backfill, Completed, Run, Started, StartedBackfill, StartedStatus
 from metrics_pipeline.api.parameters import IsoDate, OptionalDate, Parameters, day_range, require_whole_days
 from metrics_pipeline.api.problems import ProblemError, problems
-from metrics_pipeline.metrics.reconciliation import DayState, why_closed
+from metrics_pipeline.metrics.reconciliation import DayState, LedgerRow, why_closed
 from metrics_pipeline.metrics.windows import days_between
 from metrics_pipeline.store.ledger import ledger_rows
 
 router = APIRouter(prefix="/api/v1", tags=["runs"])
 
 _POLL_SECONDS = 0.5
+#: How long a replica may lag behind the run that was waited for.
+_REPLICA_SECONDS = 10.0
 _CLOSED = {DayState.SEALED: "day-sealed", DayState.OTHER_ZONE: "other-time-zone"}
 
 
@@ -62,7 +64,8 @@ class BackfillParameters(Parameters):
 async def trigger(context: ApiContext, parameters: Annotated[TriggerParameters, Query()]) -> Completed | Response:
     """Starts a Dagster run that aggregates the day again.
 
-    If a run for the day is under way, no second one is started: the answer names the first. A day whose raw logs were
+    With wait=true on a replica that does not show the stored day within ten seconds, the status is not_visible_yet. If
+    a run for the day is under way, no second one is started: the answer names the first. A day whose raw logs were
     pruned, or that is stored under another time zone, is refused with 409.
     """
     day, dagster = parameters.target_date or context.yesterday(), context.dagster
@@ -74,22 +77,23 @@ async def trigger(context: ApiContext, parameters: Annotated[TriggerParameters, 
             raise _already_running(under_way[0])
         run_id = running or await dagster.start_day(day)
     ui_url = dagster.run_url(run_id)
+    status: StartedStatus = "already_running" if running else "started"
     if parameters.wait and (ended := await _wait(context, run_id)):
-        agents = await run_in_threadpool(_agents_stored, context, day)
-        if ended.status == "success" and agents is not None:
+        if ended.status != "success":
+            reason = await dagster.failure(run_id) or "The Dagster UI has the log of the run."
+            raise ProblemError(
+                HTTPStatus.BAD_GATEWAY,
+                f"Run {run_id} ended as {ended.status}. {reason}",
+                kind="run-failed",
+                run_id=run_id,
+                ui_url=ui_url,
+            )
+        agents = await _agents_stored(context, day, ended)
+        if agents is not None:
             return Completed(status="completed", agents_processed=agents, run_id=run_id, ui_url=ui_url)
-        reason = await dagster.failure(run_id) or "The day is not stored; the Dagster UI has the log of the run."
-        raise ProblemError(
-            HTTPStatus.BAD_GATEWAY,
-            f"Run {run_id} ended as {ended.status}. {reason}",
-            kind="run-failed",
-            run_id=run_id,
-            ui_url=ui_url,
-        )
+        status = "not_visible_yet"
     status_url = f"/api/v1/runs/{quote(run_id, safe='')}"
-    return _accepted(
-        Started(status="already_running" if running else "started", run_id=run_id, status_url=status_url, ui_url=ui_url)
-    )
+    return _accepted(Started(status=status, run_id=run_id, status_url=status_url, ui_url=ui_url))
 
 
 @router.post(
@@ -193,10 +197,21 @@ async def _wait(context: Context, run_id: str) -> Run | None:
     return None
 
 
-def _agents_stored(context: Context, day: date) -> int | None:
-    with context.database.connect() as connection:
-        row = ledger_rows(connection, day, day).get(day)
-    return None if row is None else row.agents
+async def _agents_stored(context: Context, day: date, run: Run) -> int | None:
+    """The agents of the day as the run, or a later one, stored it; None if the database, a replica, lags too far."""
+
+    def row() -> LedgerRow | None:
+        with context.database.connect() as connection:
+            return ledger_rows(connection, day, day).get(day)
+
+    deadline = time.monotonic() + _REPLICA_SECONDS
+    while True:
+        stored = await run_in_threadpool(row)
+        if stored and (stored.run_id == run.run_id or (run.started_at and stored.aggregated_at >= run.started_at)):
+            return stored.agents
+        if time.monotonic() >= deadline:
+            return None
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 def _already_running(work: Work) -> ProblemError:
