@@ -112,7 +112,8 @@ def test_a_zone_in_the_ledger_is_quoted_in_the_refusal_and_changes_nothing(datab
     store_logs(database, [Log()])
     aggregate(database)
     for zone in INJECTIONS:
-        execute(database, "UPDATE metric_day_ledger SET time_zone = :zone", zone=zone)
+        move = "UPDATE metric_day_ledger SET time_zone = :zone, window_start = window_start - interval '1 h'"
+        execute(database, move, zone=zone)
         before = contents(database)
         with pytest.raises(DayRefusedError) as refused:
             aggregate(database)
