@@ -89,6 +89,7 @@ metric_restatements = Table(
     Column("reason", Text, nullable=False),
     Column("old_row", JSONB, nullable=False),
     Column("new_row", JSONB, nullable=False),
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
 )
 Index(
     "metric_restatements_agent_date",

@@ -7,6 +7,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import IntegrityError
 
 from metrics_pipeline.errors import ContractError, PermanentError
 from metrics_pipeline.postgres.database import Database
@@ -30,6 +31,16 @@ UPSERT = """
     VALUES ('a', '2025-06-01', 5000000000, 0, 0, 0, 0, 0, 0, 0, 0, 99999999999.123456789, 0, '{}', 0, 0)
     ON CONFLICT (agent_id, metric_date) DO UPDATE SET total_executions = EXCLUDED.total_executions
 """
+
+
+TABLE = f"CREATE TABLE agent_performance_metrics ({KEYS})"
+
+
+def trigger(body: str) -> str:
+    """A trigger on each row that is inserted or updated."""
+    return f"""
+        CREATE FUNCTION t() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; END $$;
+        CREATE TRIGGER t BEFORE INSERT OR UPDATE ON agent_performance_metrics FOR EACH ROW EXECUTE FUNCTION t()"""
 
 
 @pytest.fixture
@@ -115,9 +126,13 @@ def test_a_database_newer_than_the_package_is_neither_used_nor_upgraded(database
         upgrade(database)
 
 
-def test_a_table_of_narrower_types_is_widened_and_keeps_its_rows(empty: Database) -> None:
+def test_a_table_of_narrower_types_is_rewritten_once_and_keeps_its_rows(empty: Database) -> None:
     execute(
         empty,
+        "CREATE TABLE rewrites (of regclass)",
+        """CREATE FUNCTION count_rewrite() RETURNS event_trigger LANGUAGE plpgsql AS $$
+           BEGIN INSERT INTO rewrites VALUES (pg_event_trigger_table_rewrite_oid()); END $$""",
+        "CREATE EVENT TRIGGER count_rewrite ON table_rewrite EXECUTE FUNCTION count_rewrite()",
         """
         CREATE TABLE agent_performance_metrics (
             agent_id uuid, metric_date date, total_executions integer NOT NULL DEFAULT 0,
@@ -155,6 +170,9 @@ def test_a_table_of_narrower_types_is_widened_and_keeps_its_rows(empty: Database
             "updated_at": None,
         }
     ]
+    with empty.connect() as connection:
+        rewrites = "SELECT count(*) FROM rewrites WHERE of = 'agent_performance_metrics'::regclass"
+        assert connection.scalar(text(rewrites)) == 1
     execute(empty, UPSERT, UPSERT)
 
 
@@ -193,8 +211,8 @@ def test_a_surrogate_key_and_columns_with_defaults_stay(empty: Database) -> None
     adopted(empty)
     execute(empty, UPSERT, UPSERT)
     with empty.connect() as connection:
-        row = connection.execute(text("SELECT id, note, source FROM agent_performance_metrics")).one()
-    assert tuple(row) == (1, None, "cron")
+        row = connection.execute(text("SELECT id > 0, note, source FROM agent_performance_metrics")).one()
+    assert tuple(row) == (True, None, "cron")
     assert inspect(empty.engine).get_pk_constraint("agent_performance_metrics")["constrained_columns"] == ["id"]
     assert len(inspect(empty.engine).get_unique_constraints("agent_performance_metrics")) == 1
 
@@ -237,24 +255,17 @@ def test_a_partitioned_table_is_adopted(empty: Database) -> None:
         ),
         (
             [
-                f"CREATE TABLE agent_performance_metrics ({KEYS}, success_rate double precision)",
-                "INSERT INTO agent_performance_metrics VALUES ('a', '2025-06-01', 97.5)",
-            ],
-            "column success_rate: numeric field overflow",
-        ),
-        (
-            [
                 f"CREATE TABLE agent_performance_metrics ({KEYS})",
                 "INSERT INTO agent_performance_metrics VALUES (NULL, '2025-06-01')",
             ],
-            "column agent_id: column .agent_id.* contains null values",
+            r"agent_id is NULL in 1 of 1 rows \(for example agent , 2025-06-01: NULL\)",
         ),
         (
             [
                 f"CREATE TABLE agent_performance_metrics ({KEYS})",
                 "INSERT INTO agent_performance_metrics VALUES ('a', '2025-06-01'), ('a', '2025-06-01')",
             ],
-            r"the key \(agent_id, metric_date\): could not create unique index",
+            r"could not create unique index .* Key \(agent_id, metric_date\)=\(a, 2025-06-01\) is duplicated",
         ),
         (
             [
@@ -267,16 +278,60 @@ def test_a_partitioned_table_is_adopted(empty: Database) -> None:
             [
                 f"CREATE TABLE agent_performance_metrics ({KEYS}, unique_users int)",
                 "CREATE VIEW v AS SELECT unique_users FROM agent_performance_metrics",
+                "CREATE MATERIALIZED VIEW w AS SELECT * FROM v",
+                "CREATE VIEW unaffected AS SELECT agent_id FROM agent_performance_metrics",
             ],
-            "column unique_users: cannot alter type of a column used by a view",
+            r"views depend on columns that change \(v, w\): .*--table=v --table=w`, drop them",
         ),
+        (
+            [
+                f"CREATE TABLE agent_performance_metrics ({KEYS}, {COUNTS}, success_rate real)",
+                "INSERT INTO agent_performance_metrics VALUES ('a', '2025-06-01', 3, 5, 0)",
+            ],
+            r"success_rate is not between 0 and 1 .* \(for example agent a, 2025-06-01: 1.666667\)",
+        ),
+        (
+            [TABLE, "CREATE TABLE june () INHERITS (agent_performance_metrics)"],
+            r"tables inherit from it \(june\).*NO INHERIT",
+        ),
+        (
+            [f"CREATE TABLE parent ({KEYS})", "CREATE TABLE agent_performance_metrics () INHERITS (parent)"],
+            "it belongs to parent by inheritance",
+        ),
+        (
+            [TABLE, "CREATE RULE quiet AS ON INSERT TO agent_performance_metrics DO INSTEAD NOTHING"],
+            r"rules rewrite what is written \(quiet\)",
+        ),
+        (
+            [TABLE.replace(")", ", total_tokens int CONSTRAINT busy CHECK (total_tokens > 0))")],
+            "it refuses a row of ours: .* violates check constraint .busy.",
+        ),
+        (
+            [TABLE, trigger("RETURN NULL")],
+            r"not store a row of ours as it was written \(its triggers: t\): the row of 0 executions is missing",
+        ),
+        (
+            [
+                TABLE,
+                "INSERT INTO agent_performance_metrics VALUES ('a', '2025-06-01')",
+                trigger("NEW.total_cost_usd = round(NEW.total_cost_usd, 2); RETURN NEW"),
+            ],
+            r"\(its triggers: t\): total_cost_usd is 99999999999.120000000 instead of 99999999999.123456789",
+        ),
+        ([TABLE, trigger("RAISE 'closed'")], r"it refuses a row of ours \(its triggers: t\): closed"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_adopted_is_named_and_nothing_changes(statements, reason: str, empty: Database) -> None:
+def test_what_cannot_be_adopted_is_named_and_nothing_changes(
+    statements: list[str], reason: str, empty: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     execute(empty, *statements)
     before = inspect(empty.engine).get_columns("agent_performance_metrics")
-    with pytest.raises(ContractError, match=rf"(?s)cannot be adopted, and nothing was changed: .*{reason}.*rename it"):
+    with pytest.raises(
+        ContractError, match=rf"cannot be adopted, and nothing was changed: .*{reason}.*rename it"
+    ) as it:
         upgrade(empty)
+    assert ".." not in str(it.value)
+    assert caplog.records == []
     assert [str(column) for column in inspect(empty.engine).get_columns("agent_performance_metrics")] == [
         str(column) for column in before
     ]
@@ -289,3 +344,102 @@ def test_all_that_stands_in_the_way_is_named_at_once(empty: Database) -> None:
         upgrade(empty)
     for part in ("agent_id has type integer", "metric_date is missing", "total_tokens has type text", "column x"):
         assert part in str(caught.value)
+
+
+def test_values_that_no_reader_can_read_are_refused_with_their_number_and_an_example(empty: Database) -> None:
+    execute(
+        empty,
+        f"""
+        CREATE TABLE agent_performance_metrics ({KEYS}, total_executions float8, success_rate float8,
+            p95_latency_ms float8, total_cost_usd float8, avg_cost_per_execution numeric,
+            error_distribution json, created_at timestamp)""",
+        """
+        INSERT INTO agent_performance_metrics VALUES
+            ('a', '2025-06-01', 1, 1, 1, 1, 1, '{"timeout": 2}', '2025-06-02'),
+            ('b', '2025-06-01', -1, 97.5, 'Infinity', 'NaN', 'NaN', '[{"type": "timeout", "count": 2}]', 'infinity'),
+            ('c', 'infinity', 'NaN', 'NaN', 'NaN', '-Infinity', 1e11, '{"timeout": 2.5}', '-infinity'),
+            ('d', '2025-06-01', 1e15, -0.1, 1e19, 1e11, -1e11, '{"timeout": -2}', '20000-01-01'),
+            ('e', '2025-06-01', NULL, NULL, NULL, NULL, NULL, 'null', NULL)""",
+    )
+    with pytest.raises(ContractError) as caught:
+        upgrade(empty)
+    for part in (
+        "metric_date is NULL, infinite, or not in the years 1 to 9999 in 1 of 5 rows (for example agent c, infinity: ",
+        "total_executions is NaN, negative, or 10^15 or more in 3 of 5 rows (for example agent b, 2025-06-01: -1)",
+        "success_rate is not between 0 and 1 (divide percentages by 100) in 3 of 5 rows (for example agent b, 2025-06",
+        "p95_latency_ms is NaN, infinite, or too large for bigint in 3 of 5 rows",
+        "total_cost_usd is NaN, infinite, or 10^11 or more in 3 of 5 rows (for example agent b, 2025-06-01: NaN)",
+        "avg_cost_per_execution is NaN, infinite, or 10^11 or more in 3 of 5 rows",
+        'error_distribution is not an object of whole counts such as {"timeout": 2} in 4 of 5 rows',
+        "created_at is infinite, or not in the years 1 to 9999 in 3 of 5 rows",
+    ):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "metric_date = 'infinity'",
+        "metric_date = '10000-01-01'",
+        "total_executions = -1",
+        "successful_executions = 1000000000000000",
+        "failed_executions = -1",
+        "success_rate = 'NaN'",
+        "success_rate = 1.000001",
+        "total_cost_usd = 'NaN'",
+        "avg_cost_per_execution = 'NaN'",
+        "error_distribution = '[]'",
+        """error_distribution = '"timeout"'""",
+        """error_distribution = '{"timeout": "2"}'""",
+        """error_distribution = '{"timeout": 2, "other": 2.0}'""",
+        """error_distribution = '{"timeout": [2]}'""",
+        """error_distribution = '{"timeout": null}'""",
+        "human_interventions = -1",
+        "unique_users = -1",
+        "created_at = '-infinity'",
+        "updated_at = 'infinity'",
+    ],
+)
+def test_nobody_can_store_a_row_that_readers_cannot_read(wrong: str, database: Database) -> None:
+    right = (
+        """error_distribution = '{"a, 1": 2, "": 0, "[": 999999999999999}', total_tokens = -1, avg_latency_ms = -1"""
+    )
+    execute(database, UPSERT, f"UPDATE agent_performance_metrics SET {right}")
+    with pytest.raises(IntegrityError, match=f"agent_performance_metrics_{wrong.split()[0]}_check"):
+        execute(database, f"UPDATE agent_performance_metrics SET {wrong}")
+
+
+def test_rows_that_an_older_version_let_in_are_named_before_an_upgrade_keeps_such_rows_out(database: Database) -> None:
+    execute(
+        database,
+        "ALTER TABLE agent_performance_metrics DROP CONSTRAINT agent_performance_metrics_total_cost_usd_check",
+        UPSERT,
+        "UPDATE agent_performance_metrics SET total_cost_usd = 'NaN'",
+        f"UPDATE {VERSION_TABLE} SET version_num = '0004'",
+    )
+    with pytest.raises(
+        ContractError, match=r"total_cost_usd is NaN.* in 1 of 1 rows \(for example agent a, 2025-06-01"
+    ):
+        upgrade(database)
+
+
+def test_a_trigger_that_only_sets_updated_at_stays_and_is_named(
+    empty: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    execute(empty, f"CREATE TABLE agent_performance_metrics ({KEYS}, updated_at timestamptz)")
+    execute(empty, trigger("NEW.updated_at = now(); RETURN NEW"))
+    upgrade(empty)
+    (record,) = caplog.records
+    assert "agent_performance_metrics keeps the triggers t" in record.getMessage()
+
+
+def test_a_table_whose_agents_and_days_are_limited_is_adopted(empty: Database) -> None:
+    execute(
+        empty,
+        "CREATE TABLE agents (id text PRIMARY KEY)",
+        """CREATE TABLE agent_performance_metrics (agent_id text REFERENCES agents, metric_date date)
+           PARTITION BY RANGE (metric_date)""",
+        "CREATE TABLE y2024 PARTITION OF agent_performance_metrics FOR VALUES FROM ('2024-01-01') TO ('2025-01-01')",
+    )
+    upgrade(empty)
+    execute(empty, "INSERT INTO agents VALUES ('a')", UPSERT.replace("2025", "2024"))

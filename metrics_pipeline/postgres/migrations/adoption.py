@@ -1,17 +1,23 @@
 """Revision 0001 for an agent_performance_metrics of another program: its rows are kept, its types become ours.
 
 Extra columns stay if our inserts can omit them. Missing values of old rows become those of a day without data, and a
-warning names them.
+warning names them. Rows that no reader can read are refused, and so is a table that does not store what we write.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from string import Template
 from typing import Any
 
+import psycopg
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.exc import DBAPIError
 
 from metrics_pipeline.errors import ContractError
+from metrics_pipeline.postgres.migrations.readable import unreadable_rows
+from metrics_pipeline.postgres.migrations.trial import try_rows
 
 _logger = logging.getLogger(__name__)
 
@@ -32,7 +38,11 @@ _SOURCES = {
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of ours. `fill` is the SQL of its value in rows that have none, if the column is NOT NULL."""
+    """A column of ours.
+
+    `fill` is the SQL of its value in rows that have none, if the column is NOT NULL; a $name in it is the value of that
+    column in our type.
+    """
 
     type: str
     fill: str | None = None
@@ -40,10 +50,10 @@ class _Column:
     default: str | None = None
 
 
-_SUCCESSFUL = "coalesce(successful_executions, 0)"
-_FAILED = "coalesce(failed_executions, 0)"
-_TOTAL = f"coalesce(total_executions, {_SUCCESSFUL} + {_FAILED})"
-_COST = "coalesce(total_cost_usd, 0)"
+_SUCCESSFUL = "coalesce($successful_executions, 0)"
+_FAILED = "coalesce($failed_executions, 0)"
+_TOTAL = f"coalesce($total_executions, {_SUCCESSFUL} + {_FAILED})"
+_COST = "coalesce($total_cost_usd, 0)"
 
 _COLUMNS = {
     "agent_id": _Column("text", is_key=True),
@@ -64,19 +74,52 @@ _COLUMNS = {
     ),
     "human_interventions": _Column("bigint", "0"),
     "unique_users": _Column("bigint", "0"),
-    "created_at": _Column("timestamp with time zone", "coalesce(updated_at, now())", default="now()"),
+    "created_at": _Column("timestamp with time zone", "coalesce($updated_at, now())", default="now()"),
     "updated_at": _Column("timestamp with time zone"),
 }
 
+# A partition is a child of its table by inheritance, too.
+_STRUCTURE = text(f"""
+    SELECT c.relkind,
+           (SELECT string_agg(inhrelid::regclass::text, ', ' ORDER BY inhrelid) FROM pg_inherits
+             WHERE inhparent = c.oid AND c.relkind <> 'p') AS children,
+           (SELECT string_agg(inhparent::regclass::text, ', ' ORDER BY inhparent) FROM pg_inherits
+             WHERE inhrelid = c.oid) AS parents,
+           (SELECT string_agg(quote_ident(rulename), ', ' ORDER BY rulename) FROM pg_rewrite
+             WHERE ev_class = c.oid AND ev_type <> '1' AND ev_enabled <> 'D') AS rules,
+           -- Of tgtype, 3 is BEFORE and FOR EACH ROW, and 20 is INSERT and UPDATE.
+           (SELECT string_agg(quote_ident(tgname), ', ' ORDER BY tgname) FROM pg_trigger
+             WHERE tgrelid = c.oid AND tgtype & 3 = 3 AND tgtype & 20 <> 0 AND tgenabled IN ('O', 'A')) AS triggers
+      FROM pg_class AS c
+     WHERE c.oid = to_regclass('{_TABLE}')
+""")
+
 _EXISTING = text(f"""
-    SELECT c.relkind, a.attname AS name,
+    SELECT a.attname AS name,
            format_type(a.atttypid, a.atttypmod) AS type, format_type(a.atttypid, NULL) AS base_type,
            a.attgenerated <> '' AS is_generated,
            a.attnotnull AND NOT (a.atthasdef OR a.attidentity <> '') AS must_be_given
-      FROM pg_class AS c
-      JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-     WHERE c.oid = to_regclass('{_TABLE}')
+      FROM pg_attribute AS a
+     WHERE a.attrelid = to_regclass('{_TABLE}') AND a.attnum > 0 AND NOT a.attisdropped
      ORDER BY a.attnum
+""")
+
+# With the views on those views, because all of them have to be dropped.
+_VIEWS = text(f"""
+    WITH RECURSIVE uses AS (
+        SELECT d.refobjid AS used, d.refobjsubid AS attnum, r.ev_class AS view
+          FROM pg_depend AS d
+          JOIN pg_rewrite AS r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+         WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class
+    ), dependent AS (
+        SELECT view
+          FROM uses
+          JOIN pg_attribute AS a ON a.attrelid = used AND a.attnum = uses.attnum AND a.attname = ANY(:columns)
+         WHERE used = to_regclass('{_TABLE}')
+         UNION
+        SELECT uses.view FROM uses JOIN dependent ON uses.used = dependent.view
+    )
+    SELECT view::regclass::text FROM dependent ORDER BY 1
 """)
 
 _KEYS = text(f"""
@@ -91,9 +134,60 @@ _KEYS = text(f"""
 """)
 
 
+@dataclass(frozen=True)
+class Adoption:
+    """What adopting the table does.
+
+    problems: why it cannot be adopted. commands: the ALTER TABLE that adds columns and the one that changes columns, if
+    necessary. filled: how many rows get a value for NULL, by column. triggers: those that could change what is written.
+    """
+
+    problems: list[str]
+    commands: list[str]
+    filled: dict[str, int]
+    triggers: str | None
+
+
 def metrics_exist(connection: Connection) -> bool:
     """Whether search_path finds anything named agent_performance_metrics."""
     return connection.scalar(text("SELECT to_regclass(:table) IS NOT NULL"), {"table": _TABLE}) is True
+
+
+def plan_adoption(connection: Connection) -> Adoption:
+    """What adopt_metrics would do. Reads the whole table, and changes and locks nothing."""
+    structure = connection.execute(_STRUCTURE).one()
+    existing = {row.name: row for row in connection.execute(_EXISTING)}
+    problems = _problems(structure, existing)
+    if problems:
+        return Adoption(problems, [], {}, structure.triggers)
+    with _refusals("a value"):
+        problems += unreadable_rows(connection, existing)
+    filled = _rows_without_value(connection, existing)
+    values = {
+        name: _cast(name, column, existing[name]) if name in existing else f"NULL::{column.type}"
+        for name, column in _COLUMNS.items()
+    }
+    added = [f"ADD COLUMN {name} {column.type}" for name, column in _COLUMNS.items() if name not in existing]
+    rewritten = []
+    changed = []
+    for name, column in _COLUMNS.items():
+        if name in filled or (name in existing and existing[name].type != column.type):
+            rewritten.append(name)
+            fill = f"coalesce({values[name]}, {Template(column.fill or '').substitute(values)})"
+            changed.append(f"ALTER COLUMN {name} TYPE {column.type} USING {fill if name in filled else values[name]}")
+        if column.default:
+            changed.append(f"ALTER COLUMN {name} SET DEFAULT {column.default}")
+        if column.fill or column.is_key:
+            changed.append(f"ALTER COLUMN {name} SET NOT NULL")
+    views = connection.execute(_VIEWS, {"columns": rewritten}).scalars().all()
+    if views:
+        saved = " ".join(f"--table={view}" for view in views)
+        problems.append(
+            f"views depend on columns that change ({', '.join(views)}): save their definitions with "
+            f"`pg_dump --schema-only {saved}`, drop them, and create them again after the upgrade"
+        )
+    commands = [f"ALTER TABLE {_TABLE} {', '.join(changes)}" for changes in (added, changed) if changes]
+    return Adoption(problems, commands, filled, structure.triggers)
 
 
 def adopt_metrics(connection: Connection) -> None:
@@ -101,29 +195,54 @@ def adopt_metrics(connection: Connection) -> None:
 
     Raises ContractError, which names every obstacle. The caller must then roll its transaction back.
     """
-    existing = {row.name: row for row in connection.execute(_EXISTING)}
-    problems = _problems(existing)
-    if problems:
-        raise _not_adoptable("; ".join(problems))
-    for name, column in _COLUMNS.items():
-        if name not in existing:
-            _alter(connection, name, f"ADD COLUMN {name} {column.type}")
-        elif existing[name].type != column.type:
-            value = _cast(name, column, existing[name])
-            _alter(connection, name, f"ALTER COLUMN {name} TYPE {column.type} USING {value}")
-        if column.default:
-            _alter(connection, name, f"ALTER COLUMN {name} SET DEFAULT {column.default}")
-    _fill(connection)
-    for name, column in _COLUMNS.items():
-        if column.fill or column.is_key:
-            _alter(connection, name, f"ALTER COLUMN {name} SET NOT NULL")
+    # Before anything is read, because changing a weaker lock into this one can end in a deadlock.
+    with _refusals("its kind"):
+        connection.execute(text(f"LOCK TABLE {_TABLE} IN ACCESS EXCLUSIVE MODE"))
+    adoption = plan_adoption(connection)
+    if adoption.problems:
+        raise _not_adoptable("; ".join(adoption.problems))
+    with _refusals("a column"):
+        for command in adoption.commands:
+            connection.execute(text(command))
+    if adoption.filled:
+        # A derived success_rate can be wrong where counts contradict each other.
+        problems = unreadable_rows(connection, _COLUMNS)
+        if problems:
+            raise _not_adoptable("; ".join(problems))
     _ensure_key(connection)
+    cause = f" (its triggers: {adoption.triggers})" if adoption.triggers else ""
+    with _refusals(f"it refuses a row of ours{cause}"):
+        problems = try_rows(connection)
+    if problems:
+        raise _not_adoptable(f"it does not store a row of ours as it was written{cause}: {'; '.join(problems)}")
+    if adoption.filled:
+        filled = ", ".join(f"{name} in {rows} rows" for name, rows in adoption.filled.items())
+        _logger.warning(
+            "%s was adopted; where it held no value, that of a day without data was set: %s.", _TABLE, filled
+        )
+    if adoption.triggers:
+        _logger.warning(
+            "%s keeps the triggers %s. They stored two rows of ours as written, but can change or drop others.",
+            _TABLE,
+            adoption.triggers,
+        )
 
 
-def _problems(existing: dict[str, Row[Any]]) -> list[str]:
-    if any(row.relkind not in ("r", "p") for row in existing.values()):
+def _problems(structure: Row[Any], existing: dict[str, Row[Any]]) -> list[str]:
+    if structure.relkind not in ("r", "p"):
         return ["it is not a table"]
     problems = []
+    if structure.children:
+        problems.append(
+            f"tables inherit from it ({structure.children}), and no key covers their rows: move the rows into it, and "
+            "drop the tables or end their inheritance with ALTER TABLE … NO INHERIT"
+        )
+    if structure.parents:
+        problems.append(
+            f"it belongs to {structure.parents} by inheritance or as a partition, which decides its columns"
+        )
+    if structure.rules:
+        problems.append(f"rules rewrite what is written ({structure.rules}): drop or disable them")
     for name, column in _COLUMNS.items():
         found = existing.get(name)
         if found is None:
@@ -148,21 +267,14 @@ def _cast(name: str, column: _Column, found: Row[Any]) -> str:
     )
 
 
-def _fill(connection: Connection) -> None:
-    fills = {name: column.fill for name, column in _COLUMNS.items() if column.fill}
-    counts = ", ".join(f"count(*) FILTER (WHERE {name} IS NULL) AS {name}" for name in fills)
-    lacking = connection.execute(text(f"SELECT {counts} FROM {_TABLE}")).one()
-    incomplete = {name: rows for name, rows in lacking._asdict().items() if rows}
-    if not incomplete:
-        return
-    values = ", ".join(f"{name} = coalesce({name}, {fills[name]})" for name in incomplete)
-    holes = " OR ".join(f"{name} IS NULL" for name in incomplete)
-    _execute(connection, f"NULL in {', '.join(incomplete)}", f"UPDATE {_TABLE} SET {values} WHERE {holes}")
-    _logger.warning(
-        "%s was adopted; where it held no value, that of a day without data was set: %s.",
-        _TABLE,
-        ", ".join(f"{name} in {rows} rows" for name, rows in incomplete.items()),
+def _rows_without_value(connection: Connection, existing: dict[str, Row[Any]]) -> dict[str, int]:
+    names = [name for name, column in _COLUMNS.items() if column.fill]
+    counts = (
+        f"count(*) FILTER (WHERE {name} IS NULL) AS {name}" if name in existing else f"count(*) AS {name}"
+        for name in names
     )
+    lacking = connection.execute(text(f"SELECT {', '.join(counts)} FROM {_TABLE}")).one()
+    return {name: rows for name, rows in lacking._asdict().items() if rows}
 
 
 def _ensure_key(connection: Connection) -> None:
@@ -174,23 +286,24 @@ def _ensure_key(connection: Connection) -> None:
         raise _not_adoptable(f"its key {', '.join(deferrable)} is DEFERRABLE, which an upsert cannot use")
     if not ours:
         kind = "UNIQUE" if any(key.is_primary for key in keys) else "PRIMARY KEY"
-        change = f"ALTER TABLE {_TABLE} ADD {kind} (agent_id, metric_date)"
-        _execute(connection, "the key (agent_id, metric_date)", change)
+        with _refusals("the key (agent_id, metric_date)"):
+            connection.execute(text(f"ALTER TABLE {_TABLE} ADD {kind} (agent_id, metric_date)"))
 
 
-def _alter(connection: Connection, name: str, change: str) -> None:
-    _execute(connection, f"column {name}", f"ALTER TABLE {_TABLE} {change}")
-
-
-def _execute(connection: Connection, what: str, statement: str) -> None:
+@contextmanager
+def _refusals(what: str) -> Iterator[None]:
     try:
-        connection.execute(text(statement))
+        yield
     except DBAPIError as error:
-        # Overflows, NULLs, duplicates, views and foreign keys are faults of the table; locks and missing grants are
-        # not.
-        sqlstate = getattr(error.orig, "sqlstate", None) or ""
-        if sqlstate[:2] in ("0A", "22", "23", "2B", "42") and sqlstate != "42501":
-            raise _not_adoptable(f"{what}: {str(error.orig).strip()}") from error.orig
+        # Overflows, NULLs, duplicates, views, foreign keys and triggers are faults of the table; locks and missing
+        # grants are not.
+        if not isinstance(error.orig, psycopg.Error):
+            raise
+        sqlstate = error.orig.sqlstate or ""
+        if sqlstate[:2] in ("0A", "22", "23", "2B", "42", "P0") and sqlstate != "42501":
+            diag = error.orig.diag
+            words = " ".join(filter(None, (diag.message_primary, diag.message_detail))).rstrip(".")
+            raise _not_adoptable(f"{what}: {words}") from error.orig
         raise
 
 

@@ -69,6 +69,10 @@ def test_an_error_of_a_check_is_no_verdict_and_takes_nothing_from_the_days(
     # The check's cast to a number fails. The day is sealed, because aggregating it again would repair the row.
     execute(
         database,
+        "ALTER TABLE agent_performance_metrics DROP CONSTRAINT agent_performance_metrics_error_distribution_check",
+    )
+    execute(
+        database,
         """UPDATE agent_performance_metrics SET error_distribution = '{"timeout": "many"}' WHERE metric_date = :day""",
         day=FRIDAY,
     )
