@@ -37,7 +37,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("purpose", "command"),
     [
-        ("pipeline", "db check"),
+        ("pipeline", "db check --for pipeline"),
         ("pipeline", "db grants"),
         ("pipeline", "backfill --from 2025-03-04 --to 2025-03-04 --preview"),
         ("pipeline", "status"),

@@ -127,7 +127,6 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
     "pipeline": {
         "agent_registry": READ,
         "agent_execution_logs": READ,
-        "alert_history": READ,
         "agent_performance_metrics": STORE,
         "metric_day_ledger": STORE,
         "metric_restatements": {"SELECT", "INSERT"},

@@ -13,11 +13,12 @@ from typer.testing import CliRunner, Result
 from metrics_pipeline.cli import app
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.errors import ContractError, PermanentError
-from metrics_pipeline.logs.contract import SOURCE_TABLES
+from metrics_pipeline.logs.contract import PRUNED_TABLES
 from metrics_pipeline.names import SCHEDULED_AT_TAG
-from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.pipeline.opening import open_logs, require_ready
 from metrics_pipeline.pipeline.reconciling import finished_days
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.privileges import Purpose
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.store.ledger import ledger_rows
 from metrics_pipeline.store.reads import metrics_of_day, restatements
@@ -78,14 +79,14 @@ def test_the_readers_role_reads_metrics_ledger_restatements_and_the_state_of_day
     store_day(database)
     aggregate(database)
     reader = roles["reader"].database
-    logs = open_logs(reader, SOURCE_TABLES)
+    logs = open_logs(reader)
     with reader.engine.connect() as connection:
         assert metrics_of_day(connection, DAY)["agent_id"].to_list() == ["a", "b"]
         assert ledger_rows(connection, DAY, DAY)[DAY].source_logs == 4
         assert restatements(connection, DAY, DAY, agent_id=None, limit=1) == []
         assert finished_days(connection, logs, [WINDOW]) == {DAY}
     with pytest.raises(ContractError, match="the privilege SELECT on table alert_history is missing"):
-        open_logs(reader)
+        require_ready(reader, PRUNED_TABLES)
 
 
 PARTITIONED = (
@@ -135,22 +136,45 @@ def test_retentions_role_prunes_logs_then_metrics_and_alerts(
     assert query(database, counts) == [(1, 0, 0, 1)]
 
 
-def test_check_names_the_privileges_that_a_role_lacks_on_our_tables(database: Database, roles: dict[str, Role]) -> None:
-    def check(role: Role) -> Result:
-        return CliRunner().invoke(app, ["db", "check"], env={"METRICS_DATABASE_URL": role.url})
+def test_check_names_the_privileges_that_a_role_lacks_for_each_purpose(
+    database: Database, roles: dict[str, Role]
+) -> None:
+    def check(role: Role, *purposes: Purpose) -> Result:
+        options = [f"--for={purpose}" for purpose in purposes]
+        return CliRunner().invoke(app, ["db", "check", *options], env={"METRICS_DATABASE_URL": role.url})
 
     pipeline, reader = roles["pipeline"], roles["reader"]
-    assert check(pipeline).exit_code == 0
-    execute(database, f"GRANT SELECT ON alert_history TO {identifier(reader.name)}")
-    lacking = check(reader)
+    for purpose in Purpose:
+        assert check(roles[purpose], purpose).exit_code == 0
+    nightly = check(pipeline)
+    assert "Ready for pipeline" in nightly.output
+    assert "Not ready for retention: The database does not hold what" in str(nightly.exception)
+    assert "the privilege SELECT on table alert_history is missing" in str(nightly.exception)
+    execute(database, f"GRANT SELECT ON alert_history TO {identifier(pipeline.name)}")
+    assert "lacks what the retention needs: DELETE on agent_execution_logs, DELETE on alert_history" in str(
+        check(pipeline).exception
+    )
+    lacking = check(reader, Purpose.PIPELINE)
     assert isinstance(lacking.exception, PermanentError)
     message = str(lacking.exception)
     assert message.startswith(
-        f"Role {reader.name} lacks what the pipeline needs: INSERT on agent_performance_metrics, "
-        "UPDATE on agent_performance_metrics, INSERT on metric_day_ledger, UPDATE on metric_day_ledger, "
-        "INSERT on metric_restatements. "
+        f"Not ready for pipeline: Role {reader.name} lacks what the pipeline needs: INSERT on "
+        "agent_performance_metrics, UPDATE on agent_performance_metrics, INSERT on metric_day_ledger, "
+        "UPDATE on metric_day_ledger, INSERT on metric_restatements. "
     )
     assert message.endswith(f"metrics-pipeline db grants --pipeline {shlex.quote(reader.name)}")
+
+
+def test_check_opens_the_views_that_it_calls_readable(database: Database, roles: dict[str, Role]) -> None:
+    execute(
+        database,
+        """ALTER TABLE agent_registry RENAME TO agents;
+           CREATE VIEW agent_registry WITH (security_invoker) AS SELECT * FROM agents""",
+    )
+    execute(database, f"GRANT SELECT ON agent_registry TO {identifier(roles['pipeline'].name)}")
+    execute(database, f"REVOKE ALL ON agents FROM {identifier(roles['pipeline'].name)}")
+    result = CliRunner().invoke(app, ["db", "check"], env={"METRICS_DATABASE_URL": roles["pipeline"].url})
+    assert "These tables cannot be read: agent_registry (permission denied for table agents)" in str(result.exception)
 
 
 def test_tables_are_granted_where_search_path_finds_them_with_their_serials(

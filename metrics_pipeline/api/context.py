@@ -13,7 +13,6 @@ from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy import text
 
 from metrics_pipeline.api.dagster_runs import DagsterRuns
-from metrics_pipeline.logs.contract import SOURCE_TABLES
 from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.metrics.reconciliation import DayVerdict, LedgerRow
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
@@ -51,7 +50,7 @@ class Context:
     @cached_property
     def logs(self) -> LogSource:
         """The source of logs, checked once. Raises ContractError or PermanentError where they cannot be read."""
-        return open_logs(self.database, SOURCE_TABLES)
+        return open_logs(self.database)
 
     @asynccontextmanager
     async def starting_runs(self) -> AsyncIterator[None]:

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from metrics_pipeline.errors import PermanentError
-from metrics_pipeline.logs.contract import SOURCE_TABLES
 from metrics_pipeline.metrics.reconciliation import Unreadable
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.pipeline.opening import open_database, open_logs, require_ready
@@ -25,7 +24,7 @@ def seal(day: Annotated[datetime, _DAY]) -> None:
     """
     settings = Settings.from_environment()
     database = open_database(settings)
-    logs = open_logs(database, SOURCE_TABLES)
+    logs = open_logs(database)
     window = day_window(day.date(), settings.time_zone)
     with database.snapshot() as snapshot:
         present = logs.fingerprints(snapshot, [window], logs.fingerprint_kinds[0])[window.metric_date]
@@ -50,7 +49,7 @@ def clear(
     """
     settings = Settings.from_environment()
     database = open_database(settings)
-    require_ready(database, SOURCE_TABLES)
+    require_ready(database)
     window = day_window(day.date(), settings.time_zone)
     if not yes:
         typer.confirm(f"Delete the stored metrics of {window.metric_date}?", abort=True)

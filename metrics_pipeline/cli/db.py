@@ -1,16 +1,31 @@
 """`db`: the revision of our tables, the contract with the tables of other systems, and the grants on both."""
 
+from collections import defaultdict
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from sqlalchemy import Connection, text
 
-from metrics_pipeline.logs.contract import check_contract
+from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.logs.contract import PRUNED_TABLES, SOURCE_TABLES, UpstreamContract, check_contract
+from metrics_pipeline.logs.inspection import describe_data, require_tables_to_open
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres import upgrading
 from metrics_pipeline.postgres.privileges import Purpose, grant_statements, require_privileges
 from metrics_pipeline.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Prepare the database, and check that it has what the pipeline needs.")
+
+# The tables of other systems that each purpose reads.
+_TABLES = {Purpose.PIPELINE: SOURCE_TABLES, Purpose.RETENTION: PRUNED_TABLES, Purpose.READER: SOURCE_TABLES}
+
+_SERVER = text("""
+    SELECT pg_is_in_recovery() AS is_standby,
+           quote_ident(current_user) AS role,
+           quote_ident(current_schema()) AS schema,
+           has_schema_privilege(current_schema(), 'CREATE') AS may_create
+""")
 
 _ON_PARTITIONS = """\
 -- Retention needs the same grants on partitions that are created later. It drops whole partitions, which is faster than
@@ -35,11 +50,17 @@ def upgrade() -> None:
 
 
 @app.command()
-def check() -> None:
+def check(
+    purposes: Annotated[
+        list[Purpose] | None,
+        typer.Option("--for", help="What the role is for; may be repeated.", show_default="pipeline and retention"),
+    ] = None,
+) -> None:
     """Checks the tables that we read, their types and privileges, and the revision of our own tables.
 
-    Run it as the role that the pipeline uses. It reads only the catalog. If something is missing, one error names all
-    of it and the exit code is 1.
+    Run it as the role that the pipeline uses. It also looks at the newest logs and warns of statuses and agents that
+    would not be counted. It changes nothing. If something is missing, the error names all of it, and what the role can
+    therefore not be used for; the exit code is 1.
     """
     database = open_database(Settings.from_environment())
     with database.connect() as connection:
@@ -48,12 +69,45 @@ def check() -> None:
         typer.echo(
             f"Our tables: {f'revision {revision}' if revision else 'missing'}, newest {upgrading.head_revision()}"
         )
-        contract = check_contract(connection)
-        typer.echo("Other systems' tables: all columns, types and privileges are there")
-        for warning in contract.warnings:
-            typer.echo(f"Warning: {warning}")
-        upgrading.require_current(connection)
-        require_privileges(connection, Purpose.PIPELINE)
+        server = connection.execute(_SERVER).one()
+        if revision is None and not server.may_create:
+            typer.echo(
+                f"Warning: Role {server.role} cannot create our tables. Have the owner of the schema apply: "
+                f"GRANT CREATE ON SCHEMA {server.schema} TO {server.role}"
+            )
+        contracts: dict[Purpose, UpstreamContract] = {}
+        errors = defaultdict(list)
+        for purpose in purposes or (Purpose.PIPELINE, Purpose.RETENTION):
+            try:
+                contracts[purpose] = _require_ready_for(connection, purpose, is_standby=server.is_standby)
+                typer.echo(f"Ready for {purpose}: all tables, columns, types and privileges are there")
+            except PermanentError as error:
+                errors[str(error)].append(str(purpose))
+        warnings = [warning for contract in contracts.values() for warning in contract.warnings]
+        reading = contracts.get(Purpose.PIPELINE) or contracts.get(Purpose.READER)
+        if reading:
+            found, suspicious = describe_data(connection, reading, datetime.now(UTC))
+            warnings += suspicious
+            for sentence in found:
+                typer.echo(sentence)
+    for warning in dict.fromkeys(warnings):
+        typer.echo(f"Warning: {warning}")
+    if errors:
+        raise PermanentError(
+            "\n".join(f"Not ready for {' and '.join(names)}: {message}" for message, names in errors.items())
+        )
+
+
+def _require_ready_for(connection: Connection, purpose: Purpose, *, is_standby: bool) -> UpstreamContract:
+    if is_standby and purpose is not Purpose.READER:
+        raise PermanentError(
+            "The server is a standby, which can be read but not written. Name the primary in METRICS_DATABASE_URL."
+        )
+    contract = check_contract(connection, _TABLES[purpose])
+    require_tables_to_open(connection, _TABLES[purpose])
+    upgrading.require_current(connection)
+    require_privileges(connection, purpose)
+    return contract
 
 
 @app.command()

@@ -8,7 +8,6 @@ import typer
 
 from metrics_pipeline.cli.tables import print_table
 from metrics_pipeline.errors import DagsterStorageError
-from metrics_pipeline.logs.contract import SOURCE_TABLES
 from metrics_pipeline.metrics.reconciliation import DayVerdict, LedgerRow
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.orchestration.reconciling import judge
@@ -57,7 +56,7 @@ def status(
     settings = Settings.from_environment()
     database = open_database(settings)
     window = lookback(settings, datetime.now(UTC), days)
-    logs = open_logs(database, SOURCE_TABLES)
+    logs = open_logs(database)
     unknown = ""
     try:
         with open_instance(settings) as instance:
@@ -95,7 +94,7 @@ def restatements(
     Example: `metrics-pipeline restatements --agent support-triage --from 2025-07-01 --to 2025-07-31`
     """
     database = open_database(Settings.from_environment())
-    require_ready(database, SOURCE_TABLES)
+    require_ready(database)
     with database.connect() as connection:
         found = stored_restatements(connection, first.date(), last.date(), agent_id=agent, limit=limit)
     if not found:

@@ -24,27 +24,38 @@ _SERVER = text("""
            current_user::text AS role
 """)
 
-# A domain counts as its base type. to_regclass follows search_path, as the statements that read the tables do.
+# A domain counts as its base type, which may be a domain too. to_regclass follows search_path, as the statements that
+# read the tables do.
 _COLUMNS = text("""
     SELECT name AS table_name,
            a.attname AS column_name,
-           CASE WHEN t.typtype = 'e' THEN 'enum'
-                ELSE format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL) END AS type,
+           (WITH RECURSIVE base AS (
+                SELECT oid, typtype, typbasetype FROM pg_type WHERE oid = a.atttypid
+                 UNION ALL
+                SELECT t.oid, t.typtype, t.typbasetype FROM base JOIN pg_type AS t ON t.oid = base.typbasetype
+            )
+            SELECT CASE typtype WHEN 'e' THEN 'enum' ELSE format_type(oid, NULL) END
+              FROM base WHERE typtype <> 'd') AS type,
            has_column_privilege(c.oid, a.attnum, 'SELECT') AS is_readable,
            row_security_active(c.oid) AS hides_rows
       FROM unnest(CAST(:tables AS text[])) AS name
       JOIN pg_class AS c ON c.oid = to_regclass(name)
       JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-      JOIN pg_type AS t ON t.oid = a.atttypid
      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
 """)
 
-# The table itself, or the leaves of a partitioned one. A view has no index, so it is not reported.
+# The table and those that inherit from it, as partitions or otherwise. A parent without rows of its own needs no index,
+# and a view has none.
 _WITHOUT_TIME_INDEX = text("""
-    WITH stored AS (
-        SELECT oid FROM pg_class WHERE oid = to_regclass('agent_execution_logs') AND relkind IN ('r', 'm')
-        UNION ALL
-        SELECT relid FROM pg_partition_tree(to_regclass('agent_execution_logs')) WHERE isleaf
+    WITH RECURSIVE family AS (
+        SELECT to_regclass('agent_execution_logs')::oid AS oid
+         UNION
+        SELECT inhrelid FROM family JOIN pg_inherits ON inhparent = family.oid
+    ), stored AS (
+        SELECT oid
+          FROM pg_class JOIN family USING (oid)
+         WHERE relkind = 'm' OR relkind = 'r'
+           AND (pg_relation_size(oid) > 0 OR NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = oid))
     )
     SELECT oid::regclass::text
       FROM stored
@@ -56,6 +67,15 @@ _WITHOUT_TIME_INDEX = text("""
                    ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] AND a.attname = 'timestamp'
                 WHERE i.indrelid = stored.oid AND i.indisvalid AND i.indpred IS NULL)
      ORDER BY 1
+""")
+
+
+# A schema whose USAGE is missing is left out of current_schemas, and its tables are not found.
+_SCHEMAS_WITHOUT_USAGE = text("""
+    SELECT quote_ident(nspname)
+      FROM unnest(string_to_array(current_setting('search_path'), ',')) AS name
+      JOIN pg_namespace ON nspname = replace(trim(BOTH ' "' FROM name), '$user', current_user)
+     WHERE NOT has_schema_privilege(oid, 'USAGE')
 """)
 
 
@@ -82,8 +102,10 @@ class UpstreamContract:
 
 
 def check_contract(connection: Connection, tables: Collection[str] = tuple(UPSTREAM_TABLES)) -> UpstreamContract:
-    """Checks `tables` in the catalog, as the role of `connection` sees them through its search_path. Reads no rows.
+    """Checks `tables` in the catalog, as the role of `connection` sees them through its search_path.
 
+    It reads no rows, except one of a table of SOURCE_TABLES whose row-level security is active: if none is visible, all
+    metrics would become zeros.
     A caller names only the tables that it reads, so that its role needs no privilege on the others.
     Raises one ContractError that names every missing table, column and privilege and every wrong type.
     """
@@ -98,6 +120,10 @@ def check_contract(connection: Connection, tables: Collection[str] = tuple(UPSTR
         accepted = {column.name: column.accepted for column in UPSTREAM_TABLES[table]}
         found = {column.column_name: column for column in columns if column.table_name == table}
         problems += _table_problems(table, accepted, found)
+    if any(problem.endswith("is missing") for problem in problems):
+        problems += _schemas_without_usage(connection)
+    if not problems:
+        problems += _hidden_tables(connection, columns)
     if problems:
         raise ContractError(
             f"The database does not hold what the pipeline reads (role {server.role}, search_path {server.schemas}): "
@@ -127,6 +153,20 @@ def _table_problems(table: str, accepted: dict[str, tuple[str, ...]], found: dic
     elif unreadable:
         problems.append(f"the privilege SELECT on {table} ({', '.join(unreadable)}) is missing")
     return problems
+
+
+def _schemas_without_usage(connection: Connection) -> list[str]:
+    schemas = connection.execute(_SCHEMAS_WITHOUT_USAGE).scalars()
+    return [f"the privilege USAGE on schema {schema}, where they may be, is missing" for schema in schemas]
+
+
+def _hidden_tables(connection: Connection, columns: Sequence[Row[Any]]) -> list[str]:
+    secured = {column.table_name for column in columns if column.hides_rows}
+    return [
+        f"row-level security is active for table {table}, and no row of it is visible"
+        for table in SOURCE_TABLES
+        if table in secured and not connection.scalar(text(f"SELECT EXISTS (SELECT FROM {table})"))
+    ]
 
 
 def _index_warnings(connection: Connection) -> list[str]:

@@ -4,10 +4,9 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from metrics_pipeline.embedded import acquire, before_connecting
-from metrics_pipeline.logs.contract import UpstreamContract, check_contract
+from metrics_pipeline.logs.contract import SOURCE_TABLES, UpstreamContract, check_contract
 from metrics_pipeline.logs.postgres_logs import PostgresLogs
 from metrics_pipeline.logs.source import LogSource
-from metrics_pipeline.metrics.upstream import UPSTREAM_TABLES
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.upgrading import create_upstream_tables, require_current, upgrade
 from metrics_pipeline.postgres.urls import DatabaseUrl
@@ -30,7 +29,7 @@ def open_database(settings: Settings) -> Database:
     return database
 
 
-def require_ready(database: Database, tables: Collection[str] = tuple(UPSTREAM_TABLES)) -> UpstreamContract:
+def require_ready(database: Database, tables: Collection[str] = SOURCE_TABLES) -> UpstreamContract:
     """Connects once and checks our tables' revision, and the contract of the upstream `tables` that the caller reads.
 
     Raises ContractError or PermanentError with the remedy, and TransientError for a passing database fault.
@@ -41,6 +40,6 @@ def require_ready(database: Database, tables: Collection[str] = tuple(UPSTREAM_T
     return contract
 
 
-def open_logs(database: Database, tables: Collection[str] = tuple(UPSTREAM_TABLES)) -> LogSource:
+def open_logs(database: Database) -> LogSource:
     """The source of logs, if the database is ready. Another source is chosen here."""
-    return PostgresLogs(database, require_ready(database, tables))
+    return PostgresLogs(database, require_ready(database))

@@ -3,7 +3,7 @@ from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
 from metrics_pipeline.cli.db import app
-from metrics_pipeline.errors import ContractError, PermanentError, SettingsError, TransientError
+from metrics_pipeline.errors import PermanentError, SettingsError, TransientError
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.upgrading import VERSION_TABLE, head_revision
 from metrics_pipeline.postgres.urls import DatabaseUrl
@@ -13,9 +13,10 @@ def run(command: str, url: str) -> Result:
     return CliRunner().invoke(app, [command], env={"METRICS_DATABASE_URL": url})
 
 
-def execute(url: str, statement: str) -> None:
+def execute(url: str, *statements: str) -> None:
     with Database(DatabaseUrl.parse(url)).engine.begin() as connection:
-        connection.execute(text(statement))
+        for statement in statements:
+            connection.execute(text(statement))
 
 
 def test_upgrade_says_from_what_to_what_and_where(bare_database_url: str) -> None:
@@ -31,8 +32,9 @@ def test_check_of_a_database_that_has_everything_says_so(database_url: str) -> N
     assert result.exit_code == 0
     assert f"Checking {DatabaseUrl.parse(database_url).description}" in result.output
     assert f"Our tables: revision {head_revision()}, newest {head_revision()}" in result.output
-    assert "all columns, types and privileges are there" in result.output
-    assert "Warning" not in result.output
+    for purpose in ("pipeline", "retention"):
+        assert f"Ready for {purpose}: all tables, columns, types and privileges are there" in result.output
+    assert "Warning: 0 of 1 agents" not in result.output
 
 
 def test_check_shows_warnings(database_url: str) -> None:
@@ -45,7 +47,8 @@ def test_check_shows_warnings(database_url: str) -> None:
 def test_check_fails_when_upstream_tables_are_missing_and_still_tells_our_own_revision(bare_database_url: str) -> None:
     run("upgrade", bare_database_url)
     result = run("check", bare_database_url)
-    assert isinstance(result.exception, ContractError)
+    assert "Not ready for pipeline: " in str(result.exception)
+    assert "Not ready for retention: " in str(result.exception)
     assert f"Our tables: revision {head_revision()}" in result.output
 
 
@@ -55,6 +58,62 @@ def test_check_fails_when_our_tables_are_missing(database_url: str) -> None:
     assert isinstance(result.exception, PermanentError)
     assert "metrics-pipeline db upgrade" in str(result.exception)
     assert "Our tables: missing" in result.output
+
+
+def test_check_says_what_retention_alone_lacks(database_url: str) -> None:
+    execute(database_url, "DROP TABLE alert_history")
+    result = run("check", database_url)
+    assert result.exit_code == 1
+    assert "Ready for pipeline: " in result.output
+    assert "Not ready for retention: " in str(result.exception)
+    assert "table alert_history is missing" in str(result.exception)
+
+
+def test_check_shows_statuses_and_agents_and_warns_if_none_of_them_counts(database_url: str) -> None:
+    logs = """INSERT INTO agent_execution_logs (agent_id, timestamp, status)
+              SELECT 'bot', now() - n * interval '1 minute', CASE WHEN n % 4 = 0 THEN 'ERROR' ELSE 'OK' END
+              FROM generate_series(1, 12) AS n"""
+    execute(database_url, "INSERT INTO agent_registry VALUES ('Bot', 'Bot', 'ACTIVE'), ('b', 'B', 'retired')", logs)
+    output = run("check", database_url).output
+    assert "Agents: 0 of 2 are active\n" in output
+    assert "Statuses of the newest 12 logs: OK 9, ERROR 3\n" in output
+    assert "Warning: 0 of 2 agents are active" in output
+    assert "Warning: None of the newest 12 logs has an agent that is registered" in output
+    assert "Warning: None of the 12 logs has the status 'success' or 'failed'" in output
+    execute(
+        database_url,
+        "UPDATE agent_registry SET id = 'bot', status = 'active' WHERE id = 'Bot'",
+        "UPDATE agent_execution_logs SET status = 'failed' WHERE status = 'ERROR'",
+    )
+    output = run("check", database_url).output
+    assert "Agents: 1 of 2 are active\n" in output
+    assert "Warning" not in output
+
+
+def test_check_warns_of_a_large_table_that_each_day_reads_through_a_view(database_url: str) -> None:
+    execute(
+        database_url,
+        "ALTER TABLE agent_execution_logs RENAME TO old",
+        "CREATE TABLE runs AS SELECT n AS id, 1700000000 + n AS seconds FROM generate_series(1, 100000) AS n",
+        "CREATE INDEX ON runs (id)",
+        """CREATE VIEW agent_execution_logs AS
+           SELECT runs.id, 'a' AS agent_id, to_timestamp(seconds) AS timestamp, 'success' AS status, latency_ms,
+                  token_count, cost_usd, error_type, metadata
+           FROM runs LEFT JOIN old ON old.id = gen_random_uuid()""",
+        "ANALYZE runs",
+    )
+    assert "Warning: Each day reads all 100,000 rows of runs, because no index" in run("check", database_url).output
+    execute(database_url, "CREATE INDEX ON runs (to_timestamp(seconds))")
+    assert "Each day reads" not in run("check", database_url).output
+
+
+def test_check_says_that_a_standby_cannot_be_written(database_url: str) -> None:
+    execute(
+        database_url,
+        "CREATE FUNCTION pg_is_in_recovery() RETURNS boolean RETURN true",
+        f"ALTER DATABASE {DatabaseUrl.parse(database_url).description.split()[1]} SET search_path = public, pg_catalog",
+    )
+    assert "Not ready for pipeline and retention: The server is a standby" in str(run("check", database_url).exception)
 
 
 @pytest.mark.parametrize("command", ["check", "upgrade"])

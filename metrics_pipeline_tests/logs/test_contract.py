@@ -60,7 +60,8 @@ def test_a_database_without_any_table_is_told_of_all_three(bare_database_url: st
         ("agent_execution_logs", "id", "text"),
         ("agent_execution_logs", "agent_id", "varchar(40)"),
         ("agent_execution_logs", "agent_id", "uuid"),
-        ("agent_execution_logs", "agent_id", "name_of_agent"),
+        ("agent_execution_logs", "agent_id", "short_name"),
+        ("agent_execution_logs", "status", "known_mood"),
         ("agent_execution_logs", "status", "mood"),
         ("agent_execution_logs", "latency_ms", "smallint"),
         ("agent_execution_logs", "cost_usd", "numeric(12,6)"),
@@ -73,7 +74,9 @@ def test_every_accepted_type_is_accepted(table: str, column: str, type_: str, da
     check(
         database,
         "CREATE TYPE mood AS ENUM ('active', 'success', 'failed')",
+        "CREATE DOMAIN known_mood AS mood NOT NULL",
         "CREATE DOMAIN name_of_agent AS varchar(40) CHECK (value <> '')",
+        "CREATE DOMAIN short_name AS name_of_agent CHECK (length(value) < 20)",
         f"ALTER TABLE {table} ALTER COLUMN {column} DROP DEFAULT, ALTER COLUMN {column} TYPE {type_} USING NULL",
     )
 
@@ -97,7 +100,8 @@ def test_every_accepted_type_is_accepted(table: str, column: str, type_: str, da
 def test_every_other_type_is_refused(table: str, column: str, type_: str, database: Database) -> None:
     message = problems(
         database,
-        "CREATE DOMAIN number_of_agent AS bigint",
+        "CREATE DOMAIN number AS bigint",
+        "CREATE DOMAIN number_of_agent AS number",
         f"ALTER TABLE {table} ALTER COLUMN {column} TYPE {type_} USING NULL",
     )
     assert f"column {table}.{column} has type" in message
@@ -145,6 +149,14 @@ def test_a_partitioned_table_whose_partitions_are_indexed_raises_no_warning(inde
     assert check(database, *PARTITIONED, *indexes).warnings == ()
 
 
+def test_a_parent_without_rows_needs_no_index_and_a_child_does(database: Database) -> None:
+    inherited = ["CREATE TABLE june (CHECK (timestamp > '2025-06-01')) INHERITS (agent_execution_logs)"]
+    without = ["DROP INDEX agent_execution_logs_timestamp", *inherited]
+    (warning,) = check(database, *without).warnings
+    assert warning.startswith("No index of june leads with timestamp")
+    assert check(database, *without, "CREATE INDEX ON june (timestamp)").warnings == ()
+
+
 def test_a_partition_without_an_index_is_named(database: Database) -> None:
     (warning,) = check(database, *PARTITIONED, "CREATE INDEX ON y2025 (timestamp)").warnings
     assert warning.startswith("No index of y2026 leads with timestamp")
@@ -190,14 +202,35 @@ def test_privileges_on_just_the_columns_that_we_read_suffice(database: Database)
     )
 
 
-def test_row_level_security_that_hides_logs_is_warned_of(database: Database) -> None:
-    statements = [
-        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO pg_monitor",
-        "ALTER TABLE agent_execution_logs ENABLE ROW LEVEL SECURITY",
-    ]
+SECURED = (
+    "GRANT SELECT ON ALL TABLES IN SCHEMA public TO pg_monitor",
+    "INSERT INTO agent_registry VALUES ('a', 'A', 'active'), ('b', 'B', 'active')",
+    "ALTER TABLE agent_registry ENABLE ROW LEVEL SECURITY",
+)
+
+
+def test_row_level_security_that_hides_some_agents_is_warned_of(database: Database) -> None:
+    statements = [*SECURED, "CREATE POLICY b ON agent_registry USING (id = 'b')"]
     assert check(database, *statements).warnings == ()  # a superuser sees everything
     (warning,) = check(database, *statements, "SET ROLE pg_monitor").warnings
-    assert "Row-level security hides rows of agent_execution_logs" in warning
+    assert "Row-level security hides rows of agent_registry" in warning
+
+
+def test_row_level_security_that_hides_everything_is_refused(database: Database) -> None:
+    message = problems(database, *SECURED, "SET ROLE pg_monitor")
+    assert "row-level security is active for table agent_registry, and no row of it is visible" in message
+
+
+def test_a_schema_that_the_role_may_not_use_is_named(database: Database) -> None:
+    message = problems(
+        database,
+        "CREATE SCHEMA logs",
+        "ALTER TABLE agent_execution_logs SET SCHEMA logs",
+        """SET search_path = public, "logs" """,
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public, logs TO pg_monitor",
+        "SET ROLE pg_monitor",
+    )
+    assert "table agent_execution_logs is missing; the privilege USAGE on schema logs, where they may be" in message
 
 
 def test_a_database_of_another_encoding_is_refused(server_uri: str, bare_database_url: str) -> None:

@@ -1,0 +1,130 @@
+"""What `db check` finds out about other systems' tables beyond the catalog: whether they open, and what they hold.
+
+Aggregation does not need it, and it may take some seconds.
+"""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+import psycopg
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from metrics_pipeline.errors import ContractError
+from metrics_pipeline.logs.contract import UpstreamContract
+from metrics_pipeline.metrics.catalog import FAILED_STATUS, SUCCESS_STATUS
+from metrics_pipeline.metrics.upstream import UPSTREAM_TABLES
+from metrics_pipeline.metrics.validation import nothing_counts
+from metrics_pipeline.names import LOGS_TABLE
+
+_NEWEST_LOGS = 10_000
+_TIMEOUT_SECONDS = 5
+#: Reading fewer rows than this takes less than a tenth of a second.
+_MANY_ROWS = 100_000
+
+_STATUSES = text(f"""
+SELECT coalesce(status, 'NULL') AS status, count(*) AS logs,
+       count(*) FILTER (WHERE agent_id IN (SELECT id::text FROM agent_registry)) AS registered
+FROM (SELECT status::text AS status, agent_id::text AS agent_id FROM agent_execution_logs
+      WHERE "timestamp" <= now() ORDER BY "timestamp" DESC LIMIT {_NEWEST_LOGS}) AS log
+GROUP BY status ORDER BY logs DESC, status""")
+
+_AGENTS = text("""
+SELECT count(*) AS agents, count(*) FILTER (WHERE status::text = 'active') AS active FROM agent_registry""")
+
+_IS_VIEW = text("SELECT relkind = 'v' FROM pg_class WHERE oid = to_regclass('agent_execution_logs')")
+
+_PLAN = text("""
+EXPLAIN (VERBOSE, FORMAT JSON)
+SELECT 1 FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" < :end""")
+
+_ROWS = text("""
+SELECT reltuples::bigint FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+WHERE nspname = :schema AND relname = :table""")
+
+
+def require_tables_to_open(connection: Connection, tables: Collection[str]) -> None:
+    """Raises ContractError if reading a table fails although the catalog promises its columns.
+
+    The reason is a view whose role lacks a privilege, or a foreign server that refuses the role.
+    """
+    problems = []
+    for table in tables:
+        columns = ", ".join(f'"{column.name}"' for column in UPSTREAM_TABLES[table])
+        try:
+            with _undone(connection):
+                connection.execute(text(f"SELECT {columns} FROM {table} LIMIT 0"))
+        except DBAPIError as error:
+            if error.connection_invalidated or not isinstance(error.orig, psycopg.Error):
+                raise
+            problems.append(f"{table} ({error.orig.diag.message_primary})")
+    if problems:
+        raise ContractError(f"These tables cannot be read: {'; '.join(problems)}. Have it granted by their owner.")
+
+
+def describe_data(connection: Connection, contract: UpstreamContract, now: datetime) -> tuple[list[str], list[str]]:
+    """Sentences on what the newest logs and the registry hold, and warnings of what would make metrics look wrong."""
+    try:
+        with _undone(connection):
+            logs = connection.execute(_STATUSES).all()
+            registry = connection.execute(_AGENTS).one()
+    except DBAPIError as error:
+        if not isinstance(error.orig, psycopg.errors.QueryCanceled):
+            raise
+        return [], [f"The newest logs were not looked at, because reading them took more than {_TIMEOUT_SECONDS} s."]
+    statuses = {row.status: row.logs for row in logs}
+    number = sum(statuses.values())
+    found = [f"Agents: {registry.active:,} of {registry.agents:,} are active"]
+    warnings = []
+    if registry.active == 0:
+        warnings.append(
+            f"0 of {registry.agents:,} agents are active, so no row is stored: the status of an agent that should be "
+            "counted has to be 'active'."
+        )
+    if number:
+        found.append(
+            f"Statuses of the newest {number:,} logs: {', '.join(f'{name} {n:,}' for name, n in statuses.items())}"
+        )
+        if not any(row.registered for row in logs):
+            warnings.append(
+                f"None of the newest {number:,} logs has an agent that is registered, so all are skipped: "
+                "agent_execution_logs.agent_id has to be spelled as agent_registry.id."
+            )
+    uncounted = nothing_counts(number, statuses.get(SUCCESS_STATUS, 0) + statuses.get(FAILED_STATUS, 0))
+    return found, [*warnings, *filter(None, [uncounted]), *_whole_tables(connection, contract, now)]
+
+
+def _whole_tables(connection: Connection, contract: UpstreamContract, now: datetime) -> list[str]:
+    """Warns of large tables behind a view of logs that each day reads from beginning to end."""
+    if not connection.scalar(_IS_VIEW):
+        return []
+    bounds = {"start": contract.instant(now - timedelta(days=1)), "end": contract.instant(now)}
+    with _undone(connection):
+        # The planner prefers reading a small table as a whole. With this setting it does so only without an index.
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        nodes = [connection.execute(_PLAN, bounds).scalar_one()[0]["Plan"]]
+        warnings = []
+        for node in nodes:
+            nodes += node.get("Plans", [])
+            if node["Node Type"] in ("Seq Scan", "Index Scan", "Index Only Scan") and "Index Cond" not in node:
+                name = {"schema": node["Schema"], "table": node["Relation Name"]}
+                rows = connection.scalar(_ROWS, name) or 0
+                if rows >= _MANY_ROWS:
+                    warnings.append(
+                        f"Each day reads all {rows:,} rows of {node['Relation Name']}, because no index serves the "
+                        f"condition on timestamp through the view {LOGS_TABLE}. Create an index on the expression "
+                        "that the view calls timestamp."
+                    )
+    return warnings
+
+
+@contextmanager
+def _undone(connection: Connection) -> Iterator[None]:
+    """A savepoint that is rolled back, with the time limit of a statement in it."""
+    savepoint = connection.begin_nested()
+    try:
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{_TIMEOUT_SECONDS}s'")
+        yield
+    finally:
+        savepoint.rollback()
