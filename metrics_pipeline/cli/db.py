@@ -12,6 +12,7 @@ from metrics_pipeline.logs.contract import PRUNED_TABLES, SOURCE_TABLES, Upstrea
 from metrics_pipeline.logs.inspection import describe_data, require_tables_to_open
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres import upgrading
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.privileges import Purpose, grant_statements, require_privileges
 from metrics_pipeline.settings import Settings
 
@@ -33,13 +34,22 @@ _ON_PARTITIONS = """\
 
 
 @app.command()
-def upgrade() -> None:
+def upgrade(
+    *,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print what would be done, and what stands in the way. Change nothing.")
+    ] = False,
+) -> None:
     """Creates our tables, or upgrades them to the revision of this version. A downgrade is not possible.
 
     The tables of other systems are not changed. An existing agent_performance_metrics is adopted with its rows. The
-    upgrade is one transaction, and running it again changes nothing.
+    upgrade is one transaction, and running it again changes nothing. If somebody uses a table that has to change, it
+    tries several times for 5 seconds each, and then names who does.
     """
     database = open_database(Settings.from_environment())
+    if plan:
+        _print_plan(database)
+        return
     done = upgrading.upgrade(database)
     if done.before == done.after:
         typer.echo(f"Our tables in {database.description} are at revision {done.after} already.")
@@ -47,6 +57,23 @@ def upgrade() -> None:
         typer.echo(
             f"Upgraded our tables in {database.description} from {done.before or 'none'} to revision {done.after}."
         )
+
+
+def _print_plan(database: Database) -> None:
+    plan = upgrading.plan_upgrade(database)
+    typer.echo(f"Our tables in {database.description} are at revision {plan.before or 'none'}.")
+    for revision, sentence in plan.revisions:
+        typer.echo(f"{revision}: {sentence}")
+    if plan.adoption:
+        typer.echo(f"An existing agent_performance_metrics would be adopted: about {plan.rows:,} rows, {plan.size}")
+        for command in plan.adoption.commands:
+            typer.echo(f"{command};")
+        for name, rows in plan.adoption.filled.items():
+            typer.echo(f"{name} would get a value in {rows:,} rows that have none")
+        if plan.adoption.triggers:
+            typer.echo(f"Its triggers would be tried with two rows: {plan.adoption.triggers}")
+    if plan.problems:
+        raise PermanentError(f"The upgrade would be refused: {'; '.join(plan.problems)}.")
 
 
 @app.command()

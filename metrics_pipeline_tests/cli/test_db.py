@@ -9,8 +9,8 @@ from metrics_pipeline.postgres.upgrading import VERSION_TABLE, head_revision
 from metrics_pipeline.postgres.urls import DatabaseUrl
 
 
-def run(command: str, url: str) -> Result:
-    return CliRunner().invoke(app, [command], env={"METRICS_DATABASE_URL": url})
+def run(command: str, url: str, *options: str) -> Result:
+    return CliRunner().invoke(app, [command, *options], env={"METRICS_DATABASE_URL": url})
 
 
 def execute(url: str, *statements: str) -> None:
@@ -25,6 +25,31 @@ def test_upgrade_says_from_what_to_what_and_where(bare_database_url: str) -> Non
     assert first.output == f"Upgraded our tables in {where} from none to revision {head_revision()}.\n"
     assert second.output == f"Our tables in {where} are at revision {head_revision()} already.\n"
     assert (first.exit_code, second.exit_code) == (0, 0)
+
+
+def test_a_plan_names_revisions_changes_and_obstacles_and_changes_nothing(bare_database_url: str) -> None:
+    execute(
+        bare_database_url,
+        "CREATE TABLE agent_performance_metrics (agent_id text, metric_date date, total_tokens int)",
+        "INSERT INTO agent_performance_metrics VALUES ('a', '2025-06-01'), ('b', '2025-06-01')",
+        "ANALYZE agent_performance_metrics",
+    )
+    output = run("upgrade", bare_database_url, "--plan").output
+    assert "at revision none." in output
+    assert "0001: Creates our tables, or adopts an existing agent_performance_metrics.\n0002: " in output
+    assert f"\n{head_revision()}: " in output
+    assert "An existing agent_performance_metrics would be adopted: about 2 rows, " in output
+    assert "ALTER TABLE agent_performance_metrics ADD COLUMN total_executions bigint, " in output
+    assert ", ALTER COLUMN total_tokens TYPE bigint USING coalesce(total_tokens::bigint, 0), " in output
+    assert "total_tokens would get a value in 2 rows that have none" in output
+    execute(bare_database_url, "CREATE VIEW dashboard AS SELECT total_tokens FROM agent_performance_metrics")
+    refused = run("upgrade", bare_database_url, "--plan")
+    assert "would be refused: views depend on columns that change (dashboard)" in str(refused.exception)
+    assert run("upgrade", bare_database_url, "--plan").exit_code == 1
+    execute(bare_database_url, "DROP VIEW dashboard")
+    assert "from none to revision" in run("upgrade", bare_database_url).output
+    finished = run("upgrade", bare_database_url, "--plan")
+    assert finished.output.endswith(f"are at revision {head_revision()}.\n")
 
 
 def test_check_of_a_database_that_has_everything_says_so(database_url: str) -> None:

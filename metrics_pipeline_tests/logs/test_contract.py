@@ -4,6 +4,7 @@ from sqlalchemy import text
 from metrics_pipeline.errors import ContractError
 from metrics_pipeline.logs.contract import UpstreamContract, check_contract
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.upgrading import upgrade
 from metrics_pipeline.postgres.urls import DatabaseUrl
 
 
@@ -241,5 +242,7 @@ def test_a_database_of_another_encoding_is_refused(server_uri: str, bare_databas
         try:
             latin = Database(DatabaseUrl.parse(bare_database_url.replace(database.description.split()[1], name)))
             assert "the database's encoding is LATIN1, needed is UTF8" in problems(latin)
+            with pytest.raises(ContractError, match="encoding is LATIN1, needed is UTF8"):
+                upgrade(latin)
         finally:
             connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))

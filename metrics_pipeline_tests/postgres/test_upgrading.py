@@ -1,5 +1,6 @@
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -9,7 +10,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import IntegrityError
 
-from metrics_pipeline.errors import ContractError, PermanentError
+from metrics_pipeline.errors import ContractError, PermanentError, TransientError
+from metrics_pipeline.postgres import upgrading
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.tables import agent_performance_metrics, metadata
 from metrics_pipeline.postgres.upgrading import (
@@ -431,6 +433,35 @@ def test_a_trigger_that_only_sets_updated_at_stays_and_is_named(
     upgrade(empty)
     (record,) = caplog.records
     assert "agent_performance_metrics keeps the triggers t" in record.getMessage()
+
+
+def test_who_uses_a_table_that_has_to_change_is_named(empty: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upgrading, "_LOCK_TIMEOUT_MS", 50)
+    monkeypatch.setattr(upgrading, "_PAUSES_SECONDS", (0.01,))
+    execute(empty, TABLE)
+    with empty.engine.begin() as dashboard:
+        dashboard.execute(text("SET application_name = 'dashboard'"))
+        dashboard.execute(text("SELECT FROM agent_performance_metrics"))
+        pid = dashboard.scalar(text("SELECT pg_backend_pid()"))
+        with pytest.raises(
+            TransientError,
+            match=rf"Nothing was changed. agent_performance_metrics is used by process {pid} "
+            r"\(dashboard, role postgres\) in a transaction of \d+ s",
+        ):
+            upgrade(empty)
+    upgrade(empty)
+
+
+def test_a_table_that_becomes_free_is_upgraded_by_a_later_attempt(
+    empty: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upgrading, "_LOCK_TIMEOUT_MS", 20)
+    execute(empty, TABLE)
+    with ExitStack() as stack:
+        dashboard = stack.enter_context(empty.engine.begin())
+        dashboard.execute(text("SELECT FROM agent_performance_metrics"))
+        monkeypatch.setattr(upgrading.time, "sleep", lambda seconds: stack.close())
+        assert upgrade(empty) == Upgrade(None, head_revision())
 
 
 def test_a_table_whose_agents_and_days_are_limited_is_adopted(empty: Database) -> None:

@@ -46,13 +46,17 @@ _BEFORE_ADOPTION = {
 def unreadable_rows(connection: Connection, columns: Collection[str]) -> list[str]:
     """What is wrong with the values of these columns, with the number of such rows and an example of each."""
     rules = {name: rule for name, rule in (READABLE | _BEFORE_ADOPTION).items() if name in columns}
+    wrong = {name: f"NOT ({condition.replace('VALUE', name)})" for name, (condition, _) in rules.items()}
     counts = ", ".join(
-        f"""count(*) FILTER (WHERE NOT ({condition.replace("VALUE", name)})) AS {name},
+        f"""count(*) FILTER (WHERE {is_wrong}) AS {name},
             min(concat('agent ', agent_id, ', ', metric_date, ': ', left(coalesce({name}::text, 'NULL'), 100)))
-                FILTER (WHERE NOT ({condition.replace("VALUE", name)})) AS example_of_{name}"""
-        for name, (condition, _) in rules.items()
+                FILTER (WHERE {is_wrong}) AS example_of_{name}"""
+        for name, is_wrong in wrong.items()
     )
-    statement = text(f"SELECT count(*) AS rows, {counts} FROM agent_performance_metrics")
+    # OFFSET 0: only wrong rows reach the aggregates, which evaluate each condition twice.
+    statement = text(f"""
+        SELECT (SELECT count(*) FROM agent_performance_metrics) AS rows, {counts}
+          FROM (SELECT * FROM agent_performance_metrics WHERE {" OR ".join(wrong.values())} OFFSET 0) AS wrong""")
     found = connection.execute(statement).mappings().one()
     return [
         f"{name} {words} in {found[name]} of {found['rows']} rows (for example {found[f'example_of_{name}']})"
