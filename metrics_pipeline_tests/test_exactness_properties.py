@@ -144,7 +144,7 @@ def test_any_correction_is_exact_and_leaves_one_restatement_of_each_changed_row(
     kept = data.draw(st.integers(0, len(before)))
     execute(loose_database, "DELETE FROM agent_execution_logs")
     store_logs(loose_database, [stays, *before[:kept], *after])
-    published = aggregate(loose_database, window, run_id="after").published
+    published = aggregate(loose_database, window, run_id="after", accept_deleted=True).published
     assert_exact(loose_database, window)
     new = metrics_as_json(loose_database)
     restated = query(loose_database, "SELECT agent_id, old_row, new_row FROM metric_restatements ORDER BY agent_id")

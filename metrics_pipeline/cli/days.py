@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from metrics_pipeline.cli.runs import require_complete_days
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.reconciliation import Unreadable
 from metrics_pipeline.metrics.windows import day_window
@@ -23,6 +24,7 @@ def seal(day: Annotated[datetime, _DAY]) -> None:
     Example: `metrics-pipeline seal --date 2025-07-11`
     """
     settings = Settings.from_environment()
+    require_complete_days(settings, day.date(), day.date())
     database = open_database(settings)
     logs = open_logs(database)
     window = day_window(day.date(), settings.time_zone)
@@ -48,6 +50,7 @@ def clear(
     Example: `metrics-pipeline clear --date 2025-07-11`
     """
     settings = Settings.from_environment()
+    require_complete_days(settings, day.date(), day.date())
     database = open_database(settings)
     require_ready(database)
     window = day_window(day.date(), settings.time_zone)

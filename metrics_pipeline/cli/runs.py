@@ -83,7 +83,7 @@ def backfill(
     options = AggregationOptions(include_inactive_agents, accept_deleted_logs)
     last_day = last.date() if last else _yesterday(settings)
     if preview:
-        _require_complete_days(settings, first.date(), last_day)
+        require_complete_days(settings, first.date(), last_day)
         preview_days(settings, first.date(), last_day, options)
     else:
         _run(settings, first.date(), last_day, Reason.BACKFILL, options)
@@ -94,7 +94,7 @@ def _yesterday(settings: Settings) -> date:
 
 
 def _run(settings: Settings, first: date, last: date, reason: Reason, options: AggregationOptions) -> None:
-    _require_complete_days(settings, first, last)
+    require_complete_days(settings, first, last)
     # Checked before the run: inside it, connecting to an unreachable database would be retried for minutes.
     require_ready(open_database(settings))
     with open_instance(settings) as instance:
@@ -156,7 +156,8 @@ def run_with_progress(
         typer.echo(f"Run {outcome.run_id} had nothing left to do.")
 
 
-def _require_complete_days(settings: Settings, first: date, last: date) -> None:
+def require_complete_days(settings: Settings, first: date, last: date) -> None:
+    """Raises PermanentError unless all days from `first` to `last` have ended and are not before METRICS_START_DATE."""
     if first > last:
         raise PermanentError(f"The first day, {first}, comes after the last, {last}. Swap --from and --to.")
     if first < settings.start_date:

@@ -10,12 +10,14 @@ from sqlalchemy import Connection, Row, text
 from metrics_pipeline.errors import ContractError
 from metrics_pipeline.metrics.upstream import UPSTREAM_TABLES
 from metrics_pipeline.metrics.windows import DayWindow
-from metrics_pipeline.names import LOGS_TABLE, REGISTRY_TABLE
+from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE, REGISTRY_TABLE
 
 _MINIMUM_VERSION = 13
 
 #: The tables that metrics are computed from.
 SOURCE_TABLES = (REGISTRY_TABLE, LOGS_TABLE)
+#: The tables that retention deletes from.
+PRUNED_TABLES = (LOGS_TABLE, ALERTS_TABLE)
 
 _SERVER = text("""
     SELECT current_setting('server_version_num')::int / 10000 AS version,

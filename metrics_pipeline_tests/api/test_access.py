@@ -134,16 +134,17 @@ def test_each_request_is_a_line_of_the_access_log_without_token_query_or_header(
     assert TRIGGER not in everything
 
 
-def test_a_database_that_does_not_answer_is_a_503_that_names_no_server(
+def test_a_database_that_cannot_answer_is_a_500_that_names_no_server(
     serve: Serve, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     api = serve(api_tokens=TOKENS)
     execute(database, "ALTER TABLE agent_performance_metrics RENAME TO elsewhere")
     response = api.get("/api/v1/metrics/a", headers=bearer(READ))
-    assert response.status_code == 503
-    assert response.headers["Retry-After"] == "10"
+    # Trying again does not help, so the answer does not ask for it.
+    assert response.status_code == 500
+    assert "Retry-After" not in response.headers
     problem = response.json()
-    assert problem["type"] == "urn:metrics-pipeline:problem:database-unavailable"
+    assert problem["type"] == "urn:metrics-pipeline:problem:database-refused"
     assert database.description not in response.text
     (line,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert "agent_performance_metrics" in line.getMessage()

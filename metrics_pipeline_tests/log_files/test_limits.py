@@ -29,9 +29,9 @@ def test_whole_numbers_of_more_digits_than_python_reads_are_stored_or_named(load
 
 def test_a_header_of_a_million_columns_is_refused_at_once(loader):
     names = [f"{number:x}" for number in range(1_000_000)]
-    started = time.monotonic()
+    started = time.process_time()  # another process of the machine may take turns
     message = loader.refused(loader.csv(",".join([*names, "x" * 1_000_000])))
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
     assert message.startswith("Nothing was loaded: 1,000,004 problems in the files, of which these are the first 20:\n")
     assert len(message) < 5000
     assert "(1,000,002 characters)" in loader.refused(loader.csv("x" * 1_000_000))

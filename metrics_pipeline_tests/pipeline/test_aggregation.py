@@ -139,6 +139,8 @@ def test_an_interruption_ends_the_statement_that_waits_for_somebody_elses_lock(f
         interrupter.join()
         assert query(four_days, waiting) == []
     signal.signal(signal.SIGUSR1, before)
+
+
 def test_only_retention_needs_the_table_of_alerts(four_days: Database) -> None:
     execute(four_days, "DROP TABLE alert_history")
     assert [key for key, _ in days_of(four_days)] == KEYS

@@ -20,8 +20,8 @@ day that another run is writing is left to that run, and days before the first l
 
 **When it is red**, `late_logs_sensor` and `daily_metrics_schedule` ask for the named days by themselves, except for
 those that a run has refused: the result names that run. Read its error, mend the cause, and materialise the day. If its
-logs were deleted: `metrics-pipeline seal --date DAY` keeps the stored metrics (the executions did happen),
-`metrics-pipeline clear --date DAY` removes them (they never happened).
+logs were deleted: `metrics-pipeline seal --date 2025-07-11` keeps the stored metrics (the executions did happen),
+`metrics-pipeline clear --date 2025-07-11` removes them (they never happened).
 """
 
 FRESHNESS = f"""
