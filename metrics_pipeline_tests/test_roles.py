@@ -13,8 +13,7 @@ from typer.testing import CliRunner, Result
 from metrics_pipeline.cli import app
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.errors import ContractError, PermanentError
-from metrics_pipeline.logs.contract import PRUNED_TABLES
-from metrics_pipeline.names import SCHEDULED_AT_TAG
+from metrics_pipeline.names import ALERTS_TABLE, SCHEDULED_AT_TAG
 from metrics_pipeline.pipeline.opening import open_logs, require_ready
 from metrics_pipeline.pipeline.reconciling import finished_days
 from metrics_pipeline.postgres.database import Database
@@ -86,7 +85,7 @@ def test_the_readers_role_reads_metrics_ledger_restatements_and_the_state_of_day
         assert restatements(connection, DAY, DAY, agent_id=None, limit=1) == []
         assert finished_days(connection, logs, [WINDOW]) == {DAY}
     with pytest.raises(ContractError, match="the privilege SELECT on table alert_history is missing"):
-        require_ready(reader, PRUNED_TABLES)
+        require_ready(reader, [ALERTS_TABLE])
 
 
 PARTITIONED = (

@@ -8,8 +8,9 @@ import typer
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.errors import PermanentError
-from metrics_pipeline.logs.contract import PRUNED_TABLES, SOURCE_TABLES, UpstreamContract, check_contract
+from metrics_pipeline.logs.contract import SOURCE_TABLES, UpstreamContract, check_contract
 from metrics_pipeline.logs.inspection import describe_data, require_tables_to_open
+from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres import upgrading
 from metrics_pipeline.postgres.database import Database
@@ -19,7 +20,11 @@ from metrics_pipeline.settings import Settings
 app = typer.Typer(no_args_is_help=True, help="Prepare the database, and check that it has what the pipeline needs.")
 
 # The tables of other systems that each purpose reads.
-_TABLES = {Purpose.PIPELINE: SOURCE_TABLES, Purpose.RETENTION: PRUNED_TABLES, Purpose.READER: SOURCE_TABLES}
+_TABLES = {
+    Purpose.PIPELINE: SOURCE_TABLES,
+    Purpose.RETENTION: (LOGS_TABLE, ALERTS_TABLE),
+    Purpose.READER: SOURCE_TABLES,
+}
 
 _SERVER = text("""
     SELECT pg_is_in_recovery() AS is_standby,

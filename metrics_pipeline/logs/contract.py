@@ -10,14 +10,12 @@ from sqlalchemy import Connection, Row, text
 from metrics_pipeline.errors import ContractError
 from metrics_pipeline.metrics.upstream import UPSTREAM_TABLES
 from metrics_pipeline.metrics.windows import DayWindow
-from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE, REGISTRY_TABLE
+from metrics_pipeline.names import LOGS_TABLE, REGISTRY_TABLE
 
 _MINIMUM_VERSION = 13
 
 #: The tables that metrics are computed from.
 SOURCE_TABLES = (REGISTRY_TABLE, LOGS_TABLE)
-#: The tables that retention deletes from.
-PRUNED_TABLES = (LOGS_TABLE, ALERTS_TABLE)
 
 _SERVER = text("""
     SELECT current_setting('server_version_num')::int / 10000 AS version,
@@ -47,7 +45,7 @@ _COLUMNS = text("""
 """)
 
 # The table and those that inherit from it, as partitions or otherwise. A parent without rows of its own needs no index,
-# and a view has none.
+# and a view has none. Not pg_relation_size(), which would wait for a lock of the table.
 _WITHOUT_TIME_INDEX = text("""
     WITH RECURSIVE family AS (
         SELECT to_regclass('agent_execution_logs')::oid AS oid
@@ -57,7 +55,7 @@ _WITHOUT_TIME_INDEX = text("""
         SELECT oid
           FROM pg_class JOIN family USING (oid)
          WHERE relkind = 'm' OR relkind = 'r'
-           AND (pg_relation_size(oid) > 0 OR NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = oid))
+           AND (relpages > 0 OR NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = oid))
     )
     SELECT oid::regclass::text
       FROM stored

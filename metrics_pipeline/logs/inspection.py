@@ -15,7 +15,6 @@ from metrics_pipeline.errors import ContractError
 from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.metrics.catalog import FAILED_STATUS, SUCCESS_STATUS
 from metrics_pipeline.metrics.upstream import UPSTREAM_TABLES
-from metrics_pipeline.metrics.validation import nothing_counts
 from metrics_pipeline.names import LOGS_TABLE
 
 _NEWEST_LOGS = 10_000
@@ -91,8 +90,13 @@ def describe_data(connection: Connection, contract: UpstreamContract, now: datet
                 f"None of the newest {number:,} logs has an agent that is registered, so all are skipped: "
                 "agent_execution_logs.agent_id has to be spelled as agent_registry.id."
             )
-    uncounted = nothing_counts(number, statuses.get(SUCCESS_STATUS, 0) + statuses.get(FAILED_STATUS, 0))
-    return found, [*warnings, *filter(None, [uncounted]), *_whole_tables(connection, contract, now)]
+        if not statuses.keys() & {SUCCESS_STATUS, FAILED_STATUS}:
+            warnings.append(
+                f"None of the newest {number:,} logs has the status '{SUCCESS_STATUS}' or '{FAILED_STATUS}', so every "
+                "success rate is 0 and no error is counted. Have these statuses written, or make agent_execution_logs "
+                "a view that translates the platform's own."
+            )
+    return found, [*warnings, *_whole_tables(connection, contract, now)]
 
 
 def _whole_tables(connection: Connection, contract: UpstreamContract, now: datetime) -> list[str]:

@@ -2,7 +2,7 @@
 
 from metrics_pipeline.errors import InvariantError
 from metrics_pipeline.metrics.calculator import DayMetrics
-from metrics_pipeline.metrics.catalog import FAILED_STATUS, METRICS, SUCCESS_STATUS
+from metrics_pipeline.metrics.catalog import METRICS
 from metrics_pipeline.metrics.windows import DayWindow
 
 _MAX_NAMED_AGENTS = 5
@@ -32,17 +32,3 @@ def validate_day(day: DayMetrics, window: DayWindow, logs_read: int) -> None:
             f"The metrics of {window} contradict their logs, so nothing was written: {'; '.join(broken)}. "
             "This is a defect of metrics_pipeline: report it with this message."
         )
-
-
-def nothing_counts(logs: int, counted: int) -> str | None:
-    """A sentence for logs of which none is a success or a failure, which is allowed but hardly ever meant.
-
-    `counted` is the number of successful and failed logs.
-    """
-    if logs == 0 or counted > 0:
-        return None
-    return (
-        f"None of the {logs:,} logs has the status '{SUCCESS_STATUS}' or '{FAILED_STATUS}', so every success rate is 0 "
-        "and no error is counted. Have these statuses written, or make agent_execution_logs a view that translates the "
-        "platform's own."
-    )

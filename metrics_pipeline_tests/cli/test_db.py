@@ -104,7 +104,7 @@ def test_check_shows_statuses_and_agents_and_warns_if_none_of_them_counts(databa
     assert "Statuses of the newest 12 logs: OK 9, ERROR 3\n" in output
     assert "Warning: 0 of 2 agents are active" in output
     assert "Warning: None of the newest 12 logs has an agent that is registered" in output
-    assert "Warning: None of the 12 logs has the status 'success' or 'failed'" in output
+    assert "Warning: None of the newest 12 logs has the status 'success' or 'failed'" in output
     execute(
         database_url,
         "UPDATE agent_registry SET id = 'bot', status = 'active' WHERE id = 'Bot'",

@@ -8,12 +8,11 @@ from datetime import timedelta
 
 import pytest
 
-from metrics_pipeline.errors import ContractError, PermanentError, TransientError
-from metrics_pipeline.logs.contract import PRUNED_TABLES
+from metrics_pipeline.errors import PermanentError, TransientError
 from metrics_pipeline.metrics.windows import DayWindow, day_window
 from metrics_pipeline.pipeline import aggregation
 from metrics_pipeline.pipeline.aggregation import AggregatedDay, AggregationOptions, ComputedDay, aggregate_days
-from metrics_pipeline.pipeline.opening import open_logs, require_ready
+from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.days import DAY, Log, assert_exact, execute, query, store_agents, store_logs
@@ -141,8 +140,6 @@ def test_an_interruption_ends_the_statement_that_waits_for_somebody_elses_lock(f
     signal.signal(signal.SIGUSR1, before)
 
 
-def test_only_retention_needs_the_table_of_alerts(four_days: Database) -> None:
+def test_days_are_aggregated_without_the_table_of_alerts(four_days: Database) -> None:
     execute(four_days, "DROP TABLE alert_history")
     assert [key for key, _ in days_of(four_days)] == KEYS
-    with pytest.raises(ContractError, match="table alert_history is missing"):
-        require_ready(four_days, PRUNED_TABLES)
