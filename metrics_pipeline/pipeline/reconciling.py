@@ -86,17 +86,32 @@ def findings(verdicts: Sequence[DayVerdict]) -> str:
     counts = Counter(verdict.state for verdict in verdicts)
     days = "1 day" if len(verdicts) == 1 else f"{len(verdicts)} days"
     said = [f"{days}: " + ", ".join(f"{counts[state]} {state.words}" for state in DayState if counts[state])]
-    said += [
-        f"{verdict.metric_date} is {verdict.state.words} ({verdict.reason})"
-        for verdict in verdicts
-        if verdict.state.is_fault
-    ]
+    said += [_said(days) for days in _alike([verdict for verdict in verdicts if verdict.state.is_fault])]
     outdated = [verdict.metric_date for verdict in verdicts if verdict.is_outdated]
     if outdated:
         said.append(
             f"{len(outdated)} stored under an older definition, the first {outdated[0]}: a backfill renews them"
         )
     return "; ".join(said) + "."
+
+
+def _alike(verdicts: Sequence[DayVerdict]) -> list[list[DayVerdict]]:
+    """Runs of consecutive days with the same state and reason: a year of missing days is one sentence, not 365."""
+    runs: list[list[DayVerdict]] = []
+    for verdict in verdicts:
+        last = runs[-1][-1] if runs else None
+        follows = last is not None and verdict.metric_date - last.metric_date == timedelta(days=1)
+        if last is not None and follows and (verdict.state, verdict.reason) == (last.state, last.reason):
+            runs[-1].append(verdict)
+        else:
+            runs.append([verdict])
+    return runs
+
+
+def _said(alike: Sequence[DayVerdict]) -> str:
+    first, last = alike[0], alike[-1]
+    days = f"{first.metric_date} is" if len(alike) == 1 else f"{first.metric_date} to {last.metric_date} are"
+    return f"{days} {first.state.words} ({first.reason})"
 
 
 def _present(

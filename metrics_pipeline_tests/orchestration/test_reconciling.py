@@ -150,11 +150,14 @@ def test_findings_count_every_state_and_explain_the_days_that_need_a_person_or_a
         verdict(date(2025, 7, 5), DayState.OTHER_ZONE, "stored as a day of UTC"),
         verdict(date(2025, 7, 6), DayState.NO_ACTIVITY, "equal"),
         verdict(date(2025, 7, 7), DayState.SHRUNK, "3 logs are gone", needs_run=False),
+        *(verdict(date(2025, 7, day), DayState.MISSING, "never aggregated, 0 logs") for day in (8, 9, 10, 12)),
     ]
     assert findings(verdicts) == (
-        "7 days: 1 aggregated, 1 no activity, 1 missing, 1 dirty, 1 shrunk, 1 running, 1 other zone; "
+        "11 days: 1 aggregated, 1 no activity, 5 missing, 1 dirty, 1 shrunk, 1 running, 1 other zone; "
         "2025-07-02 is missing (never aggregated, 3 logs); 2025-07-03 is dirty (logs +1); "
         "2025-07-07 is shrunk (3 logs are gone); "
+        "2025-07-08 to 2025-07-10 are missing (never aggregated, 0 logs); "
+        "2025-07-12 is missing (never aggregated, 0 logs); "
         "2 stored under an older definition, the first 2025-07-01: a backfill renews them."
     )
 
