@@ -81,6 +81,11 @@ def test_its_connections_are_kept_and_those_that_the_server_has_ended_are_replac
         assert [entry.message for entry in instance.all_logs(run.run_id)][-1] == "after the restart"
 
 
+def test_a_tick_of_a_schedule_that_fails_is_evaluated_again(server_home: Path) -> None:
+    with open_instance(Settings(home=server_home)) as instance:
+        assert instance.scheduler.max_tick_retries == 3
+
+
 def test_its_configuration_is_valid_and_private(tmp_path: Path) -> None:
     home = tmp_path / "new" / "home"
     previous = os.umask(0)
