@@ -1,5 +1,6 @@
 """A PostgreSQL database: its connections, how their sessions are set up, and its name in messages."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from metrics_pipeline.postgres.urls import DatabaseUrl
 
 #: A server that does not answer must not hold up a run that is told to end.
 _CANCEL_SECONDS = 5
+
+_log = logging.getLogger(__name__)
 
 #: Settings that our statements and their results need, whatever the role, the database or the environment sets.
 _SESSION = {
@@ -163,11 +166,15 @@ class Database:
     def cancel_statements(self) -> None:
         """Cancels what the server executes for this database's connections now. Any thread may call it.
 
-        A thread that waits for the server then gets a TransientError; otherwise Python cannot interrupt it.
+        A thread that waits for the server then gets a TransientError; otherwise Python cannot interrupt it. If the
+        server cannot be reached, the thread's connection is lost as well, and its error is the one that counts.
         """
         for connection in list(self._connections):
             if connection.info.transaction_status is TransactionStatus.ACTIVE:
-                connection.cancel_safe(timeout=_CANCEL_SECONDS)
+                try:
+                    connection.cancel_safe(timeout=_CANCEL_SECONDS)
+                except psycopg.Error as error:
+                    _log.warning("A statement in %s could not be cancelled. %s", self.description, error)
 
     def _engine(self, login: Login, **pool: Any) -> Engine:
         engine = create_engine(

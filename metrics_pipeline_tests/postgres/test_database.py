@@ -1,9 +1,11 @@
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
+import psycopg
 import pytest
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
@@ -17,7 +19,7 @@ from metrics_pipeline.postgres.tables import metadata, upstream_metadata
 from metrics_pipeline.postgres.upgrading import head_revision, require_current
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.settings import Settings
-from metrics_pipeline_tests.days import Log, assert_exact_twice, store_agents, store_logs
+from metrics_pipeline_tests.days import Log, assert_exact_twice, query, store_agents, store_logs
 from metrics_pipeline_tests.processes import wait_until
 
 SESSION = """
@@ -235,3 +237,28 @@ def test_connections_that_are_kept_serve_many_transactions_in_a_row_and_end_with
             return connection.scalar(query) == 0
 
     wait_until(is_gone)
+
+
+def test_a_cancellation_that_does_not_reach_the_server_is_no_error_of_its_own(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = threading.Event()
+
+    def unreachable(*_: object, **__: object) -> None:
+        tried.set()
+        raise psycopg.OperationalError("cancellation failed: server closed the connection unexpectedly")
+
+    def sleep() -> None:
+        with database.connect() as connection:
+            connection.exec_driver_sql("SELECT pg_sleep(60)")
+
+    monkeypatch.setattr(psycopg.Connection, "cancel_safe", unreachable)
+    sleeping = "FROM pg_stat_activity WHERE datname = current_database() AND query = 'SELECT pg_sleep(60)'"
+    with ThreadPoolExecutor(1) as threads:
+        sleeper = threads.submit(sleep)
+        wait_until(lambda: query(database, f"SELECT 1 {sleeping} AND state = 'active'"))
+        database.cancel_statements()
+        assert tried.is_set()
+        query(database, f"SELECT pg_terminate_backend(pid) {sleeping}")
+        with pytest.raises(TransientError):
+            sleeper.result()
