@@ -32,9 +32,9 @@ _INTERVAL_SECONDS = 15 * 60
 
 _DESCRIPTION = """
 Every 15 minutes compares the logs of the last METRICS_LOOKBACK_DAYS with what was aggregated of them, and asks for the
-days that differ: a log arrived late, was corrected or was deleted. It also asks for the newest day that is due (03:00
-in METRICS_TIME_ZONE) if that is missing, and for stored days whose partition is not green. A day that a run is about to
-write is left alone.
+days that differ: a log arrived late or was corrected, or another program deleted or altered the stored rows. It also
+asks for the newest day that is due (03:00 in METRICS_TIME_ZONE) if that is missing, and for stored days whose partition
+is not green. A day that a run is about to write is left alone, and so is one that has shrunk.
 
 If a run ends and leaves its day as it was, the day is asked for again, at most five times and with growing waits; not
 if the run refused the day. The skip reason, and the cursor of a tick that asks for something, say what was found.
@@ -70,7 +70,8 @@ def build_late_logs_sensor(
         for verdict in verdicts:
             day, state = verdict.metric_date, verdict.state
             is_lost = state is DayState.MISSING and day == due
-            if not (state is DayState.DIRTY or is_lost or day in again):
+            has_changed = verdict.needs_run and state in (DayState.DIRTY, DayState.DAMAGED)
+            if not (has_changed or is_lost or day in again):
                 continue
             ended = attempts(context.instance, verdict)
             reason = ended.why_not_now(at, settings.dagster_webserver_url)

@@ -111,6 +111,18 @@ def test_a_change_is_found_told_and_healed(
     assert nights.sensor(NOON).skip_message == "2 days: 2 aggregated."
 
 
+def test_a_day_whose_stored_rows_were_deleted_is_asked_for_and_healed(nights: Nights) -> None:
+    execute(
+        nights.database, "DELETE FROM agent_performance_metrics WHERE metric_date = '2025-07-12' AND agent_id = 'b'"
+    )
+    tick = nights.sensor(NOON)
+    assert asked(tick) == ["2025-07-12"]
+    (result,) = nights.launch(*tick.run_requests)
+    assert result.success
+    assert_equal_to_oracle(nights.database, *DAYS)
+    assert nights.sensor(NOON).skip_message == "2 days: 2 aggregated."
+
+
 def test_a_day_that_lost_logs_is_named_and_not_asked_for(nights: Nights) -> None:
     deleted = """DELETE FROM agent_execution_logs WHERE status = 'failed' AND "timestamp" < '2025-07-13'"""
     execute(nights.database, deleted)
