@@ -222,8 +222,8 @@ def test_two_commands_for_one_day_at_once_both_succeed_with_one_right_result(
         lock_day(connection, day_window(FRIDAY, "UTC"))
         both = [start(*arguments, program=IMPATIENT, METRICS_DATABASE_URL=database_url) for _ in range(2)]
         # Both have read the day and wait to publish it.
-        wait_until(lambda: waiting_for_locks(database) == 2)
-    rows = [table(process.communicate(timeout=60)[0])["2025-07-11"][4:7] for process in both]
+        wait_until(lambda: waiting_for_locks(database) == 2 or any(process.poll() is not None for process in both))
+    rows = [table(process.communicate(timeout=300)[0])["2025-07-11"][4:7] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sorted(rows) == [["0", "0", "8"], ["8", "0", "0"]]
     assert_equal_to_oracle(database, FRIDAY)
