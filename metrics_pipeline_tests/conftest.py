@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,8 +20,8 @@ from metrics_pipeline.postgres.upgrading import upgrade
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline_tests.databases import scratch_database
 from metrics_pipeline_tests.examples import IS_CI, examples
-from metrics_pipeline_tests.homes import HOME_VARIABLE, copy_cluster, scratch_home
-from metrics_pipeline_tests.processes import CLI, Start, bare_environment
+from metrics_pipeline_tests.homes import HOME_VARIABLE, copy_cluster, scratch_folder, scratch_home
+from metrics_pipeline_tests.processes import CLI, Start, bare_environment, wait_until
 
 #: Names the CSV file of real executions, for those who have it.
 REAL_LOGS_VARIABLE = "PIPELINE_TESTS_REAL_LOGS"
@@ -37,18 +36,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Names the home of the session's server, before workers are started that inherit the name."""
+    """Names the folder of all files and the home of the session's server, for workers to inherit the names."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        os.environ[HOME_VARIABLE] = tempfile.mkdtemp(prefix="pipeline-tests-", dir="/tmp")
+        # With it, every worker and every process that a test starts would compile the package again.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["TMPDIR"] = tempfile.tempdir = scratch_folder()
+        os.environ[HOME_VARIABLE] = tempfile.mkdtemp(prefix="pipeline-tests-")
 
 
 def pytest_unconfigure() -> None:
     """Waits for the server's end, which the last worker's lease brings about, and removes what it leaves."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         home = Path(os.environ.pop(HOME_VARIABLE))
-        deadline = time.monotonic() + 30
-        while server_pid(home) is not None and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until(lambda: server_pid(home) is None)
         shutil.rmtree(home)
 
 

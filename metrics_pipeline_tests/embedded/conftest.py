@@ -18,7 +18,7 @@ from .holder import Holder
 @pytest.fixture
 def home() -> Iterator[Path]:
     """A new home with a short path. Its server is stopped at the end of the test."""
-    base = Path(tempfile.mkdtemp(prefix="home-", dir="/tmp"))
+    base = Path(tempfile.mkdtemp(prefix="home-"))
     home = base / "h"
     yield home
     release(home)
