@@ -11,13 +11,17 @@ import pytest
 from metrics_pipeline.names import PROCESS_TAG
 from metrics_pipeline.orchestration import processes
 from metrics_pipeline.orchestration.processes import end_if_orphaned, own_process
+from metrics_pipeline_tests.processes import wait_until
 
 from .nights import waiting_run
 
 STARTED = dg.DagsterRunStatus.STARTED
 
+#: Without Dagster, which takes two seconds of a processor and is only named in annotations there.
 _WORK = """
 import sys
+from unittest.mock import MagicMock
+sys.modules["dagster"] = MagicMock()
 from metrics_pipeline.orchestration.processes import own_process
 print(own_process(sys.argv[1]), flush=True)
 sys.stdin.read()
@@ -88,8 +92,7 @@ def test_a_killed_process_that_nobody_has_waited_for_counts_as_gone(
     its = worker(run.run_id)
     run = tagged(instance, run, its.tag)
     its.process.kill()
-    while psutil.Process(its.process.pid).status() != psutil.STATUS_ZOMBIE:
-        pass
+    wait_until(lambda: psutil.Process(its.process.pid).status() == psutil.STATUS_ZOMBIE)
     assert end_if_orphaned(instance, run)
 
 
