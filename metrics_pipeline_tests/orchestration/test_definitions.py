@@ -156,15 +156,21 @@ def test_pyproject_and_workspace_name_the_same_module_and_location() -> None:
     assert named == {(MODULE, "metrics_pipeline")}
 
 
-def test_dagster_loads_the_same_by_each_of_them_and_finds_nothing_wrong(command: Command, home: Path) -> None:
-    closed_port = "postgresql://u:p@127.0.0.1:1/m"
-    for source, location in (
+@pytest.mark.parametrize(
+    ("source", "location"),
+    [
         ((), "metrics_pipeline"),
-        (("-w", "workspace.yaml"), "metrics_pipeline"),
-        (("-m", MODULE), MODULE),
-    ):
-        validated = command(*DAGSTER, "definitions", "validate", *source, METRICS_DATABASE_URL=closed_port)
-        assert f"Validation successful for code location {location}." in validated.stderr + validated.stdout
+        pytest.param(("-w", "workspace.yaml"), "metrics_pipeline", marks=pytest.mark.ci),
+        pytest.param(("-m", MODULE), MODULE, marks=pytest.mark.ci),
+    ],
+    ids=["pyproject.toml", "workspace.yaml", "the module"],
+)
+def test_dagster_loads_the_same_by_each_of_them_and_finds_nothing_wrong(
+    command: Command, home: Path, source: tuple[str, ...], location: str
+) -> None:
+    closed_port = "postgresql://u:p@127.0.0.1:1/m"
+    validated = command(*DAGSTER, "definitions", "validate", *source, METRICS_DATABASE_URL=closed_port)
+    assert f"Validation successful for code location {location}." in validated.stderr + validated.stdout
     assert not home.exists()
 
 
