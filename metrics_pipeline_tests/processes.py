@@ -12,13 +12,14 @@ import psutil
 
 #: `main` as the console script calls it.
 CLI = (sys.executable, "-c", "from metrics_pipeline.cli import main; main()")
+_PAUSING = "from metrics_pipeline.orchestration import failures; failures.FIRST_PAUSE_SECONDS = {}; " + CLI[-1]
 #: The same with a tenth of a second before a step's second attempt.
-IMPATIENT = (
-    sys.executable,
-    "-c",
-    f"from metrics_pipeline.orchestration import failures; failures.FIRST_PAUSE_SECONDS = 0.1; {CLI[-1]}",
-)
+IMPATIENT = (*CLI[:2], _PAUSING.format(0.1))
+#: The same with an hour.
+PATIENT = (*CLI[:2], _PAUSING.format(3600))
 Start = Callable[..., subprocess.Popen[str]]
+#: The limit of every wait that only keeps a test from hanging: a busy machine is ten times slower than an idle one.
+HANGING_SECONDS = 300
 
 
 def bare_environment(home: Path) -> dict[str, str]:
@@ -34,12 +35,13 @@ def processes(home: Path) -> list[psutil.Process]:
     ]
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 300) -> None:
-    """Waits for what must happen. Only a test that hangs reaches the limit: a busy machine is ten times slower."""
-    deadline = time.monotonic() + seconds
+def wait_until(condition: Callable[[], object], seconds: float = HANGING_SECONDS) -> None:
+    """Waits for what must happen. The longer it has waited, the less often it looks: looking costs processor time."""
+    start = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.002)
+        waited = time.monotonic() - start
+        assert waited < seconds, f"not within {seconds} s"
+        time.sleep(min(max(0.002, waited / 10), 0.1))
 
 
 def is_gone(pid: int) -> bool:

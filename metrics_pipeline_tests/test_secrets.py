@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -119,6 +120,7 @@ def test_a_run_leaves_no_secret_in_its_output_its_events_or_the_process_list(
         listed = set()
         while process.poll() is None:
             listed |= {" ".join(each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"])}
+            time.sleep(0.05)
         output.seek(0)
         said = output.read()
     assert (process.returncode == 0) == (fault == "none")

@@ -15,6 +15,7 @@ from metrics_pipeline.api.app import build_app
 from metrics_pipeline.api.server import server_config
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
+from metrics_pipeline_tests.processes import HANGING_SECONDS
 
 #: Yesterday is 2025-03-04, the DAY of metrics_pipeline_tests.days.
 NOW = datetime(2025, 3, 5, 9, 30, tzinfo=UTC)
@@ -41,7 +42,7 @@ def serving(database: Database) -> Iterator[Serve]:
             assert thread.is_alive()
             time.sleep(0.005)
         port = server.servers[0].sockets[0].getsockname()[1]
-        client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
+        client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=HANGING_SECONDS, trust_env=False)
         ends.extend([client.close, lambda: setattr(server, "should_exit", True), thread.join])
         return client
 

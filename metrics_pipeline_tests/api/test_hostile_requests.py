@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 from metrics_pipeline.settings import ApiToken
+from metrics_pipeline_tests.processes import HANGING_SECONDS
 
 from .serving import Serve
 
@@ -17,7 +18,7 @@ NO_DAGSTER = "http://127.0.0.1:9"
 
 
 def connect(api: httpx2.Client) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", api.base_url.port), timeout=10)
+    return socket.create_connection(("127.0.0.1", api.base_url.port), timeout=HANGING_SECONDS)
 
 
 @pytest.mark.parametrize("begin", [b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ", b"GET /"], ids=["header", "path"])

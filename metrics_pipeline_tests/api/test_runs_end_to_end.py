@@ -12,7 +12,7 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.cli.ui import free_port, running_ui
 from metrics_pipeline_tests.homes import has_ended
 from metrics_pipeline_tests.orchestration.runs import DAYS, assert_equal_to_oracle, execute, ledger
-from metrics_pipeline_tests.processes import processes, wait_until
+from metrics_pipeline_tests.processes import HANGING_SECONDS, processes, wait_until
 
 from .serving import Serve
 
@@ -23,11 +23,11 @@ NOW = datetime(2025, 7, 14, 9, tzinfo=UTC)
 
 def polled(ask: Callable[[], httpx2.Response]) -> dict[str, object]:
     """The answer as soon as it says that the run or backfill is finished."""
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + HANGING_SECONDS
     while not (answer := ask()).json().get("is_finished"):
         assert answer.status_code == 200
         assert time.monotonic() < deadline, answer.text
-        time.sleep(0.3)
+        time.sleep(0.5)
     return answer.json()
 
 

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from metrics_pipeline.cli import main
-from metrics_pipeline_tests.processes import Start, wait_until
+from metrics_pipeline_tests.processes import HANGING_SECONDS, Start, wait_until
 
 from .ui import free_port
 
@@ -38,7 +38,7 @@ def test_the_server_answers_logs_json_without_tokens_and_ends_with_ctrl_c(start:
         assert client.get(f"/api/v1/agents?token={TOKEN}").status_code == 422
         assert "Server" not in client.get("/healthz").headers
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=HANGING_SECONDS)
     assert process.returncode == 0
     assert stderr == f"API: {url}/docs (Ctrl-C stops it)\n"
     lines = [json.loads(line) for line in stdout.splitlines()]

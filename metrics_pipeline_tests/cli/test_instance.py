@@ -19,7 +19,7 @@ from metrics_pipeline.cli.instance import app
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.orchestration.instance import embedded_configuration
 from metrics_pipeline.orchestration.run_launcher import WatchingRunLauncher
-from metrics_pipeline_tests.processes import wait_until
+from metrics_pipeline_tests.processes import HANGING_SECONDS, wait_until
 
 
 @pytest.fixture
@@ -83,12 +83,12 @@ def test_the_code_server_of_the_next_steps_serves_the_workspace(
     with (tmp_path / "output").open("w") as output:
         server = subprocess.Popen([*dagster, *arguments], env=environment, cwd=tmp_path, stdout=output, stderr=output)
     try:
-        wait_until((tmp_path / "dagster" / "code.sock").exists, seconds=120)
+        wait_until((tmp_path / "dagster" / "code.sock").exists)
         command = [*dagster, "definitions", "validate", "-w", str(tmp_path / "dagster" / "workspace.yaml")]
         validated = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert "Validation successful for code location metrics_pipeline." in validated.stdout + validated.stderr
         server.terminate()
-        server.wait(timeout=60)
+        server.wait(timeout=HANGING_SECONDS)
     finally:
         server.kill()
 

@@ -8,7 +8,7 @@ from metrics_pipeline.cli import app
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, store_agents, store_logs
-from metrics_pipeline_tests.processes import Start
+from metrics_pipeline_tests.processes import HANGING_SECONDS, Start
 from metrics_pipeline_tests.retention.runs import contents, logs_by_day
 
 
@@ -22,7 +22,7 @@ def test_a_dry_run_prints_what_the_real_run_then_does(start: Start, database: Da
 
     def retention(*options: str) -> str:
         process = start("retention", *options, METRICS_DATABASE_URL=database_url)
-        stdout, stderr = process.communicate(timeout=120)
+        stdout, stderr = process.communicate(timeout=HANGING_SECONDS)
         assert (process.returncode, stderr) == (0, "")
         return stdout
 
@@ -44,12 +44,12 @@ def test_a_dry_run_prints_what_the_real_run_then_does(start: Start, database: Da
 
 def test_days_that_could_lose_a_number_are_refused(start: Start, database_url: str) -> None:
     process = start("retention", "--raw-log-days", "400", METRICS_DATABASE_URL=database_url)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=HANGING_SECONDS)
     assert process.returncode == 1
     assert stderr.startswith("Error: raw_log_days is 400, more than metric_days, 365")
     variable = {"METRICS_RETENTION_RAW_LOG_DAYS": "soon", "METRICS_DATABASE_URL": database_url}
     process = start("retention", "--dry-run", **variable)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=HANGING_SECONDS)
     assert stderr == (
         "Error: METRICS_RETENTION_RAW_LOG_DAYS is 'soon', which cannot be used. "
         "Set a whole number of days from 1 to 36,600.\n"

@@ -10,7 +10,7 @@ import pytest
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, execute, query, store_agents, store_logs
-from metrics_pipeline_tests.processes import Start, wait_until
+from metrics_pipeline_tests.processes import HANGING_SECONDS, Start, wait_until
 
 _INSERT = """INSERT INTO agent_execution_logs (agent_id, "timestamp", status, latency_ms)
              VALUES ('a', :moment, 'late', :number)"""
@@ -61,7 +61,7 @@ def test_a_run_that_is_killed_while_others_write_is_continued_and_nothing_is_los
             "SELECT FROM agent_execution_logs WHERE latency_ms = 1999 AND status <> 'late' FOR UPDATE"
         )
         killed = start("retention", "--batch-rows", "200", METRICS_DATABASE_URL=database_url)
-        wait_until(lambda: bool(query(database, WAITS)), seconds=180)
+        wait_until(lambda: bool(query(database, WAITS)))
         killed.kill()
         killed.communicate()
         other.rollback()
@@ -73,11 +73,11 @@ def test_a_run_that_is_killed_while_others_write_is_continued_and_nothing_is_los
             "SELECT FROM agent_execution_logs WHERE latency_ms = 1999 AND status <> 'late' FOR UPDATE"
         )
         go_on = start("retention", "--batch-rows", "300", "--pause-ms", "0", METRICS_DATABASE_URL=database_url)
-        wait_until(lambda: bool(query(database, WAITS)), seconds=180)
+        wait_until(lambda: bool(query(database, WAITS)))
         execute(database, _INSERT, moment=moment, number=0)
         execute(database, _INSERT, moment=moment + timedelta(hours=1), number=1)
         other.rollback()
-        stdout, stderr = go_on.communicate(timeout=120)
+        stdout, stderr = go_on.communicate(timeout=HANGING_SECONDS)
     assert (go_on.returncode, stderr) == (0, "")
     assert verified_logs() == 0
     # Every log that was written meanwhile exists, those of the sealed day among them, and the metrics are as they were.

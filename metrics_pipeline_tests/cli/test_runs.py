@@ -19,7 +19,7 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import lock_day
 from metrics_pipeline_tests.orchestration.runs import DAYS, assert_equal_to_oracle, execute, ledger, restatement_reasons
-from metrics_pipeline_tests.processes import IMPATIENT, Start, wait_until
+from metrics_pipeline_tests.processes import HANGING_SECONDS, IMPATIENT, PATIENT, Start, wait_until
 
 FRIDAY, SATURDAY, SUNDAY = DAYS
 THURSDAY = "2025-07-10"
@@ -120,7 +120,7 @@ def stopped_at_saturday(
             process = start("backfill", "--from", FRIDAY, "--to", SUNDAY, METRICS_DATABASE_URL=database_url)
             wait_until(lambda: waiting_for_locks(database) == 1)
             process.send_signal(signal_)
-            stdout, stderr = process.communicate(timeout=20)
+            stdout, stderr = process.communicate(timeout=HANGING_SECONDS)
         return process.returncode, stdout, stderr
 
     return stop
@@ -184,7 +184,7 @@ def test_a_backfill_that_is_killed_is_finished_by_the_next_which_repeats_only_wh
     if correction:
         execute(database, correction)
     again = start("backfill", "--from", FRIDAY, "--to", SUNDAY, *option, METRICS_DATABASE_URL=database_url)
-    stdout, _ = again.communicate(timeout=120)
+    stdout, _ = again.communicate(timeout=HANGING_SECONDS)
     assert again.returncode == 0
     assert list(table(stdout)) == days
     assert f"Went on where run {killed.run_id} stopped" in stdout
@@ -200,10 +200,10 @@ def test_an_interrupt_ends_the_pause_before_the_next_attempt(
     execute(database, f"ALTER DATABASE \"{name}\" SET lock_timeout = '50ms'")
     with psycopg.connect(database_url) as connection:
         connection.execute("LOCK TABLE agent_performance_metrics IN EXCLUSIVE MODE")
-        process = start("aggregate", "--date", SUNDAY, METRICS_DATABASE_URL=database_url)
-        wait_until(lambda: "Trying again in 10 s." in messages(instance, SUNDAY))
+        process = start("aggregate", "--date", SUNDAY, program=PATIENT, METRICS_DATABASE_URL=database_url)
+        wait_until(lambda: "Trying again in 3600 s." in messages(instance, SUNDAY))
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=5)
+        _, stderr = process.communicate(timeout=HANGING_SECONDS)
     assert process.returncode == 130
     assert stderr == "Interrupted. 0 days are stored; run the command again to go on.\n"
 
@@ -223,7 +223,7 @@ def test_two_commands_for_one_day_at_once_both_succeed_with_one_right_result(
         both = [start(*arguments, program=IMPATIENT, METRICS_DATABASE_URL=database_url) for _ in range(2)]
         # Both have read the day and wait to publish it.
         wait_until(lambda: waiting_for_locks(database) == 2 or any(process.poll() is not None for process in both))
-    rows = [table(process.communicate(timeout=300)[0])["2025-07-11"][4:7] for process in both]
+    rows = [table(process.communicate(timeout=HANGING_SECONDS)[0])["2025-07-11"][4:7] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sorted(rows) == [["0", "0", "8"], ["8", "0", "0"]]
     assert_equal_to_oracle(database, FRIDAY)

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from metrics_pipeline_tests.processes import is_gone, wait_until
+from metrics_pipeline_tests.processes import HANGING_SECONDS, is_gone, wait_until
 
 # Prints its id and its child's. On SIGINT it says so, and ends without ending its child.
 _COMMAND = """
@@ -78,7 +78,7 @@ def test_a_signal_ends_the_command_gently_and_its_exit_code_is_ours(
     family = Family(f"import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); {_CALLER}")
     families.append(family)
     os.killpg(family.process.pid, signal_)  # as a terminal does
-    output, errors = family.process.communicate(timeout=60)
+    output, errors = family.process.communicate(timeout=HANGING_SECONDS)
     assert (output, errors.count("Traceback"), family.process.returncode) == ("told to end\n", 1, 7)
     assert "KeyboardInterrupt" in errors  # the child's, which was told as well
     assert family.is_gone()
@@ -96,7 +96,7 @@ def test_a_command_that_is_killed_leaves_nobody_behind(families: list[Family]) -
     family = Family(_CALLER)
     families.append(family)
     psutil.Process(family.pids[0]).kill()
-    family.process.communicate(timeout=60)
+    family.process.communicate(timeout=HANGING_SECONDS)
     assert family.process.returncode == 256 - signal.SIGKILL
     assert family.is_gone()
 
@@ -106,7 +106,7 @@ def test_who_does_not_listen_is_killed(families: list[Family]) -> None:
     families.append(family)
     family.process.stdin.close()
     family.process.stdin = None
-    family.process.communicate(timeout=60)
+    family.process.communicate(timeout=HANGING_SECONDS)
     assert family.process.returncode == 7
     assert family.is_gone()
 
@@ -118,7 +118,7 @@ def test_a_guard_that_is_told_to_end_sees_the_command_through(families: list[Fam
     (guard,) = caller.children()
     guard.terminate()
     caller.terminate()
-    output, _ = family.process.communicate(timeout=60)
+    output, _ = family.process.communicate(timeout=HANGING_SECONDS)
     assert (output, family.process.returncode) == ("told to end\n", 7)
     assert family.is_gone()
 
@@ -131,11 +131,11 @@ def test_nohup_means_what_it_says(families: list[Family]) -> None:
     (ignored,) = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigIgn:"))
     assert ignored >> (signal.SIGHUP - 1) & 1
     family.process.terminate()
-    output, _ = family.process.communicate(timeout=60)
+    output, _ = family.process.communicate(timeout=HANGING_SECONDS)
     assert (output, family.process.returncode) == ("told to end\n", 7)
 
 
 def test_a_command_that_ends_by_itself_ends_us() -> None:
     command = [sys.executable, "-c", _CALLER, sys.executable, "-c", "print('done'); raise SystemExit(3)"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANGING_SECONDS)
     assert (result.stdout, result.returncode) == ("done\n", 3)

@@ -26,12 +26,10 @@ from dagster._core.scheduler.instigation import (
     ScheduleInstigatorData,
 )
 
-from metrics_pipeline_tests.processes import CLI, bare_environment
+from metrics_pipeline_tests.processes import CLI, HANGING_SECONDS, bare_environment
 
 State = TypeVar("State")
 
-#: Longer than anything takes on a loaded machine.
-PATIENCE_SECONDS = 180
 _OUTPUT_CHARACTERS = 5000
 
 REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": "metrics_pipeline"}
@@ -83,7 +81,7 @@ class Ui:
         request = urllib.request.Request(
             f"http://127.0.0.1:{self._port}/graphql", body, {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=HANGING_SECONDS) as response:
             answer = json.load(response)
         assert "errors" not in answer, answer
         return answer["data"]
@@ -92,7 +90,7 @@ class Ui:
         self,
         state: Callable[[], State],
         is_reached: Callable[[State], object] = bool,
-        seconds: float = PATIENCE_SECONDS,
+        seconds: float = HANGING_SECONDS,
     ) -> State:
         """The first state that is as expected. Fails with the last state and the output of the process."""
         deadline = time.monotonic() + seconds
@@ -100,7 +98,8 @@ class Ui:
             printed = self.output()[-_OUTPUT_CHARACTERS:]
             assert self.process.poll() is None, f"dev ended with {self.process.returncode}:\n{printed}"
             assert time.monotonic() < deadline, f"After {seconds} s still {last!r}. dev has printed:\n{printed}"
-            time.sleep(0.1)
+            # Each question to the webserver takes a tenth of a second of a processor.
+            time.sleep(0.5)
         return last
 
     def serves(self) -> bool:
@@ -112,7 +111,7 @@ class Ui:
     def kill(self) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(timeout=60)
+        self.process.wait(timeout=HANGING_SECONDS)
 
 
 @contextmanager

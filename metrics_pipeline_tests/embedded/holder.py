@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from metrics_pipeline_tests.processes import HANGING_SECONDS
+
 _HOLD = """
 import sys
 from pathlib import Path
@@ -32,8 +34,8 @@ class Holder:
         return uri
 
     def end(self) -> None:
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=HANGING_SECONDS)
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=HANGING_SECONDS)

@@ -15,7 +15,7 @@ import pytest
 from metrics_pipeline.embedded import acquire, keeper, release, server_pid
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline_tests.homes import has_ended, the_keeper
-from metrics_pipeline_tests.processes import is_gone, kill, wait_until
+from metrics_pipeline_tests.processes import HANGING_SECONDS, is_gone, kill, wait_until
 
 from .holder import Holder
 
@@ -140,7 +140,7 @@ def test_a_killed_keepers_initdb_keeps_others_from_its_folder_until_it_has_ended
     initdb.suspend()
     try:
         kill(initdb.ppid())
-        starter.process.wait(timeout=60)
+        starter.process.wait(timeout=HANGING_SECONDS)
         with (home / "embedded/keeper.lock").open("r+b") as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:

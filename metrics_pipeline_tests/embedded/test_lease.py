@@ -16,7 +16,7 @@ import sqlalchemy
 
 from metrics_pipeline.embedded import acquire, keeper, release, server_pid
 from metrics_pipeline_tests.homes import copy_cluster, has_ended, the_keeper
-from metrics_pipeline_tests.processes import is_gone, wait_until
+from metrics_pipeline_tests.processes import HANGING_SECONDS, is_gone, wait_until
 
 from .holder import Holder
 
@@ -101,7 +101,7 @@ sys.stdin.readline()
 def test_a_forked_child_keeps_the_server_after_its_parent_ended(home: Path) -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", _FORK, str(home)], **pipes) as parent:
-        assert parent.wait(timeout=60) == 0
+        assert parent.wait(timeout=HANGING_SECONDS) == 0
         server = server_pid(home)
         parent.stdin.write("\n")
         parent.stdin.flush()

@@ -9,6 +9,7 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline_tests.days import Log, aggregate, assert_exact, execute, query, store_logs
 from metrics_pipeline_tests.orchestration.nights import Nights
+from metrics_pipeline_tests.processes import HANGING_SECONDS
 
 from .judge import assert_no_unfinished_run, assert_nothing_half_published, assert_nothing_left_behind
 from .stage import Stage
@@ -46,7 +47,7 @@ def heal(stage: Stage, database: Database, url: str) -> None:
         evaluate_schedule_and_sensor(stage, database)
     else:
         again = stage.start(url, *BACKFILL)
-        stdout, stderr = again.communicate(timeout=180)
+        stdout, stderr = again.communicate(timeout=HANGING_SECONDS)
         assert (again.returncode, stderr) == (0, ""), stdout
 
 

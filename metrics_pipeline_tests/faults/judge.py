@@ -48,7 +48,7 @@ _LEFT_BEHIND = {
     "prepared transactions": "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()",
 }
 #: A server notices that a client has gone only when it reads from it or writes to it.
-_NOTICING_SECONDS = 20
+_NOTICING_SECONDS = 60
 
 #: A command whose server was away says one of these.
 SERVER_IS_AWAY = ("Check that the server runs and is reachable from here", "It may be restarting")

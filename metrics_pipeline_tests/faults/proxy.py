@@ -9,6 +9,8 @@ from urllib.parse import quote
 
 from psycopg.conninfo import conninfo_to_dict
 
+from metrics_pipeline_tests.processes import HANGING_SECONDS
+
 from .wire import MessageReader
 
 Action = Callable[[], None]
@@ -64,7 +66,7 @@ class Proxy:
         self._listener.close()
         self.cut_all()
         for thread in self._threads:
-            thread.join(timeout=60)
+            thread.join(timeout=HANGING_SECONDS)
         assert self.errors == []
 
     def _start(self, target: Callable[..., None], *arguments: object) -> None:

@@ -15,13 +15,10 @@ import dagster as dg
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline_tests.homes import HOME_VARIABLE
-from metrics_pipeline_tests.processes import IMPATIENT, Start, kill
+from metrics_pipeline_tests.processes import HANGING_SECONDS, IMPATIENT, Start, kill
 
 from .proxy import Action, Proxy
 from .wire import BULK
-
-#: Longer than the retries of a step, which IMPATIENT begins with a tenth of a second.
-_COMMAND_SECONDS = 180
 
 #: A share of the faults lies within rows on their way; the others are spread over all other messages.
 _BULK_SHARE = 0.25
@@ -119,7 +116,7 @@ class Stage:
         return ended
 
     def end(self, process: subprocess.Popen[str], proxy: Proxy) -> Ended:
-        stdout, stderr = process.communicate(timeout=_COMMAND_SECONDS)
+        stdout, stderr = process.communicate(timeout=HANGING_SECONDS)
         # Part of what pytest shows of a failing case, and the way to see where seeds lead.
         print(f"exit code {process.returncode}, faults at {proxy.struck}\n{stdout}{stderr}")
         return Ended(process.returncode, stdout, stderr, proxy.struck)

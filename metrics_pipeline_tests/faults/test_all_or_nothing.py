@@ -13,6 +13,7 @@ from sqlalchemy import text
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.upgrading import create_upstream_tables, current_revision, head_revision, require_current
 from metrics_pipeline_tests.days import execute, query
+from metrics_pipeline_tests.processes import HANGING_SECONDS
 
 from .judge import SERVER_IS_AWAY, assert_nothing_left_behind, assert_operator_is_told
 from .private_server import private_database, stopped
@@ -105,7 +106,7 @@ def _load_all_or_nothing(
     after = state_of_logs(database)
 
     again = stage.start(url, *play.command, "--skip-existing")
-    stdout, stderr = again.communicate(timeout=180)
+    stdout, stderr = again.communicate(timeout=HANGING_SECONDS)
     assert (again.returncode, stderr) == (0, ""), stdout
     # The logs have no ids, so who loads them a second time after a lost commit would double them.
     assert state_of_logs(database) == loaded()
@@ -150,7 +151,7 @@ def _upgrade_all_or_nothing(
     assert (query(database, _CATALOG) == before) is (revision is None)
 
     again = stage.start(url, *_UPGRADE.command)
-    stdout, stderr = again.communicate(timeout=180)
+    stdout, stderr = again.communicate(timeout=HANGING_SECONDS)
     assert again.returncode == 0, stdout + stderr
     with database.engine.connect() as connection:
         require_current(connection)

@@ -20,6 +20,7 @@ from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline_tests.days import aggregate, query
+from metrics_pipeline_tests.processes import HANGING_SECONDS
 
 from .days import BACKFILL, CORRECTED, DAYS, assert_healed, correct, heal
 from .judge import (
@@ -85,7 +86,7 @@ def small_disk(private_home: Path) -> Iterator[SmallDisk]:
 
 def _run(stage: Stage, url: str, *command: object) -> Ended:
     process = stage.start(url, *command)
-    stdout, stderr = process.communicate(timeout=180)
+    stdout, stderr = process.communicate(timeout=HANGING_SECONDS)
     print(f"exit code {process.returncode}\n{stdout}{stderr}")
     return Ended(process.returncode, stdout, stderr, [])
 

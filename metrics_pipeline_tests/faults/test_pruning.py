@@ -11,6 +11,7 @@ from metrics_pipeline.metrics.windows import day_window, days_between, last_comp
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline_tests.days import Log, aggregate, assert_exact, query, store_logs
+from metrics_pipeline_tests.processes import HANGING_SECONDS
 
 from .judge import (
     SERVER_IS_AWAY,
@@ -86,7 +87,7 @@ def finish(
     _arrive_late(database, _FINE, _ALSO_FINE)
     sealed = {day for (day,) in query(database, "SELECT metric_date FROM metric_day_ledger WHERE raw_pruned_logs > 0")}
     again = stage.start(url, *RETENTION)
-    stdout, stderr = again.communicate(timeout=180)
+    stdout, stderr = again.communicate(timeout=HANGING_SECONDS)
     assert (again.returncode, stderr) == (0, ""), stdout
     assert_accounted(database, metrics, logs)
     left = dict(query(database, LOGS))

@@ -11,6 +11,7 @@ import psycopg
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import assert_exact, execute, query
+from metrics_pipeline_tests.processes import HANGING_SECONDS
 
 from .judge import (
     assert_exact_or_not_done,
@@ -38,7 +39,6 @@ SELECT pid FROM pg_stat_activity
  WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'active'
    AND query LIKE '%trim_scale(cost_usd)%'
  ORDER BY pid"""
-_PATIENCE_SECONDS = 120
 
 
 def _store_large_day(database: Database) -> None:
@@ -47,12 +47,13 @@ def _store_large_day(database: Database) -> None:
 
 def _reader(url: str, random: Random, of: int) -> int:
     """The session of a reader, once there are so many."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + HANGING_SECONDS
     with psycopg.connect(url, autocommit=True) as connection:
         while time.monotonic() < deadline:
             readers = [pid for (pid,) in connection.execute(_READERS)]
             if len(readers) >= of:
                 return random.choice(readers)
+            time.sleep(0.002)
     raise AssertionError("no reader came")
 
 
@@ -70,7 +71,7 @@ def test_a_large_day_is_whole_or_not_stored_when_a_reader_is_ended_or_its_proces
     else:
         ((is_ended,),) = query(database, f"SELECT pg_terminate_backend({reader})")
         print("a reader was ended:", is_ended)
-    stdout, stderr = process.communicate(timeout=_PATIENCE_SECONDS)
+    stdout, stderr = process.communicate(timeout=HANGING_SECONDS)
     ended = Ended(process.returncode, stdout, stderr, [])
     assert_exact_or_not_done(database, [_DAY])
     assert_nothing_left_behind(database)
@@ -78,7 +79,7 @@ def test_a_large_day_is_whole_or_not_stored_when_a_reader_is_ended_or_its_proces
     if is_killed:
         assert ended.exit_code == -signal.SIGKILL
         again = stage.start(url, *_AGGREGATE)
-        stdout, stderr = again.communicate(timeout=_PATIENCE_SECONDS)
+        stdout, stderr = again.communicate(timeout=HANGING_SECONDS)
         assert (again.returncode, stderr) == (0, ""), stdout
     else:
         # The step is tried again by itself.

@@ -51,8 +51,6 @@ _FAULTS = 3
 #: Seconds between the launch of the backfill, or the previous fault, and a fault: a run takes some seconds to begin.
 _UP_TO_SECONDS = 6.0
 _UNDER_WAY = (BulkActionStatus.REQUESTED, BulkActionStatus.FAILING, BulkActionStatus.CANCELING)
-#: Three attempts of a run, each of which may wait for the end of its start.
-_PATIENCE_SECONDS = 240
 
 
 @pytest.fixture
@@ -100,7 +98,7 @@ def _ended(instance: dg.DagsterInstance, services: Services, backfill_id: str) -
         return not is_under_way and not instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
 
     try:
-        wait_until(is_over, seconds=_PATIENCE_SECONDS)
+        wait_until(is_over)
     except AssertionError:
         runs = [(run.status, dict(run.tags)) for run in instance.get_runs()]
         raise AssertionError(f"{backfill_id} or a run does not end: {runs}\n{services.output()}") from None
@@ -154,7 +152,7 @@ def test_a_backfill_in_production_survives_the_death_of_every_service(
 
         # A day whose logs were corrected after it was read is repaired when it is asked for again.
         again = launch_run(services.ui, "daily_metrics_job", **_RANGE)
-        wait_until(lambda: not instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)), seconds=_PATIENCE_SECONDS)
+        wait_until(lambda: not instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)))
         run = instance.get_run_by_id(again)
         assert run is not None
         assert run.status is dg.DagsterRunStatus.SUCCESS

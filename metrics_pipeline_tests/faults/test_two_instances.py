@@ -12,7 +12,7 @@ from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.settings import Settings
 from metrics_pipeline_tests.days import query
 from metrics_pipeline_tests.homes import scratch_home
-from metrics_pipeline_tests.processes import bare_environment
+from metrics_pipeline_tests.processes import HANGING_SECONDS, bare_environment
 
 from .days import BACKFILL, CORRECTED, DAYS, assert_healed, correct, evaluate_schedule_and_sensor, store_days
 from .judge import assert_no_unfinished_run, assert_nothing_half_published
@@ -44,7 +44,7 @@ def test_two_instances_that_run_the_same_days_at_once_end_with_the_oracles_numbe
         correct(database, stage.random.choice(DAYS), number=number)
     for process, each in zip(both, (home, other_home), strict=True):
         # No run fails because another instance's was there first.
-        assert process.wait(timeout=180) == 0, (each.parent / "night.txt").read_text()
+        assert process.wait(timeout=HANGING_SECONDS) == 0, (each.parent / "night.txt").read_text()
     assert_nothing_half_published(database)
     with open_instance(Settings(home=other_home)) as instance:
         assert_no_unfinished_run(instance, "daily_metrics_job")

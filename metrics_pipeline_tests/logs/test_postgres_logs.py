@@ -1,7 +1,6 @@
 import hashlib
 import json
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -34,7 +33,7 @@ from metrics_pipeline_tests.days import (
     store_agents,
     store_logs,
 )
-from metrics_pipeline_tests.processes import wait_until
+from metrics_pipeline_tests.processes import HANGING_SECONDS, wait_until
 
 
 def test_partial_aggregates_hold_what_the_metrics_depend_on(database: Database) -> None:
@@ -273,9 +272,7 @@ def scans(database: Database, at_least: int) -> tuple[int, int]:
     """The number of sequential scans and of index scans of the logs."""
     usage = "SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relname = 'agent_execution_logs'"
     # A session reports what it used when it ends, which it does a moment after we closed it.
-    deadline = time.monotonic() + 30
-    while sum(query(database, usage)[0]) < at_least and time.monotonic() < deadline:
-        pass
+    wait_until(lambda: sum(query(database, usage)[0]) >= at_least)
     whole, by_index = query(database, usage)[0]
     return whole, by_index
 
@@ -413,13 +410,13 @@ def test_a_reader_that_is_cut_off_in_a_large_day_ends_the_others_and_is_a_transi
     with ThreadPoolExecutor() as threads, a_log_each_minute.engine.connect() as locking:
         locking.exec_driver_sql("LOCK TABLE agent_execution_logs IN ACCESS EXCLUSIVE MODE")
         reading = threads.submit(compute, a_log_each_minute)
-        wait_until(lambda: len(query(a_log_each_minute, waiting)) == 2, seconds=30)
+        wait_until(lambda: len(query(a_log_each_minute, waiting)) == 2)
         (cut_off,), _ = query(a_log_each_minute, waiting)
         query(a_log_each_minute, f"SELECT pg_terminate_backend({cut_off})")
-        wait_until(lambda: len(query(a_log_each_minute, waiting)) == 1, seconds=30)
+        wait_until(lambda: len(query(a_log_each_minute, waiting)) == 1)
         locking.rollback()
         with pytest.raises(TransientError, match="The server ended the session"):
-            reading.result(timeout=60)
+            reading.result(timeout=HANGING_SECONDS)
 
 
 def test_a_day_of_an_agent_list_without_inactive_ones_includes_those_with_stored_rows(database: Database) -> None:

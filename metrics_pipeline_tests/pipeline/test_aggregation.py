@@ -16,7 +16,7 @@ from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.days import DAY, Log, assert_exact, execute, query, store_agents, store_logs
-from metrics_pipeline_tests.processes import wait_until
+from metrics_pipeline_tests.processes import HANGING_SECONDS, wait_until
 
 WINDOWS = {str(day): day_window(day, "UTC") for day in (DAY + timedelta(days=number) for number in range(4))}
 KEYS = list(WINDOWS)
@@ -62,7 +62,7 @@ def test_the_next_day_is_read_while_a_day_waits_to_be_stored(
         return computed
 
     def store(database: Database, computed: ComputedDay, **options: object) -> AggregatedDay:
-        assert second_is_read.wait(timeout=60)
+        assert second_is_read.wait(timeout=HANGING_SECONDS)
         return store_day(database, computed, **options)
 
     monkeypatch.setattr(aggregation, "compute_day", compute)

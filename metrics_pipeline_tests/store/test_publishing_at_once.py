@@ -24,6 +24,7 @@ from metrics_pipeline_tests.days import (
     store_logs,
     written_rows,
 )
+from metrics_pipeline_tests.processes import HANGING_SECONDS, wait_until
 
 
 def publish(database: Database, day: ComputedDay, run_id: str = "a run", reason: Reason = Reason.MANUAL) -> Published:
@@ -111,7 +112,7 @@ def test_different_days_do_not_wait_for_each_other(aggregated: Database) -> None
     tomorrow = day_window(date(2025, 3, 5), "UTC")
     with ThreadPoolExecutor(1) as threads, aggregated.engine.begin() as connection:
         lock_day(connection, WINDOW)
-        threads.submit(aggregate, aggregated, tomorrow).result(timeout=30)
+        threads.submit(aggregate, aggregated, tomorrow).result(timeout=HANGING_SECONDS)
     assert_exact(aggregated, tomorrow)
 
 
@@ -121,6 +122,7 @@ def test_a_publication_waits_for_the_one_before_it(aggregated: Database) -> None
         with aggregated.engine.begin() as connection:
             lock_day(connection, WINDOW)
             waiting = threads.submit(publish, aggregated, computed)
-            while not query(aggregated, "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"):
-                assert not waiting.done()
-        assert waiting.result(timeout=30) == Published(inserted=0, changed=0, unchanged=3)
+            is_waiting = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            wait_until(lambda: query(aggregated, is_waiting) or waiting.done())
+            assert not waiting.done()
+        assert waiting.result(timeout=HANGING_SECONDS) == Published(inserted=0, changed=0, unchanged=3)
