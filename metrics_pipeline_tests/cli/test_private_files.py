@@ -9,7 +9,8 @@ from metrics_pipeline_tests.private_files import everything_in, open_to_others
 from metrics_pipeline_tests.processes import CLI, bare_environment
 
 
-@pytest.mark.parametrize("umask", [0, pytest.param(0o022, marks=pytest.mark.ci)])
+@pytest.mark.ci
+@pytest.mark.parametrize("umask", [0, 0o022])
 def test_a_run_leaves_nothing_that_others_can_read(umask: int) -> None:
     with scratch_home(has_cluster=False) as home:
         command = [*CLI, "aggregate", "--date", "2025-01-02"]

@@ -1,10 +1,12 @@
 """`metrics-pipeline retention`, as a process."""
 
+import sys
 from datetime import UTC, datetime, timedelta
 
+import pytest
 import typer
 
-from metrics_pipeline.cli import app
+from metrics_pipeline.cli import app, main
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, store_agents, store_logs
@@ -42,15 +44,21 @@ def test_a_dry_run_prints_what_the_real_run_then_does(start: Start, database: Da
         assert total == ["agent_execution_logs", "1,234", "1,234"]
 
 
-def test_days_that_could_lose_a_number_are_refused(start: Start, database_url: str) -> None:
-    process = start("retention", "--raw-log-days", "400", METRICS_DATABASE_URL=database_url)
-    _, stderr = process.communicate(timeout=HANGING_SECONDS)
-    assert process.returncode == 1
-    assert stderr.startswith("Error: raw_log_days is 400, more than metric_days, 365")
-    variable = {"METRICS_RETENTION_RAW_LOG_DAYS": "soon", "METRICS_DATABASE_URL": database_url}
-    process = start("retention", "--dry-run", **variable)
-    _, stderr = process.communicate(timeout=HANGING_SECONDS)
-    assert stderr == (
+def test_days_that_could_lose_a_number_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], database_url: str
+) -> None:
+    monkeypatch.setenv("METRICS_DATABASE_URL", database_url)
+
+    def refused(*options: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["metrics-pipeline", "retention", *options])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1
+        return capsys.readouterr().err
+
+    assert refused("--raw-log-days", "400").startswith("Error: raw_log_days is 400, more than metric_days, 365")
+    monkeypatch.setenv("METRICS_RETENTION_RAW_LOG_DAYS", "soon")
+    assert refused("--dry-run") == (
         "Error: METRICS_RETENTION_RAW_LOG_DAYS is 'soon', which cannot be used. "
         "Set a whole number of days from 1 to 36,600.\n"
     )

@@ -2,8 +2,6 @@
 
 import signal
 
-import pytest
-
 from metrics_pipeline_tests.days import query
 
 from .days import BACKFILL, CORRECTED, DAYS, assert_healed, heal, store_days
@@ -11,7 +9,6 @@ from .judge import assert_exact_or_not_done, assert_no_run_looks_alive, assert_n
 from .stage import Play, Stage
 
 
-@pytest.mark.smoke
 def test_a_backfill_that_is_killed_anywhere_is_healed_by_what_comes_next(stage: Stage) -> None:
     play = Play(BACKFILL, store_days)
     url, database = stage.prepared(play)

@@ -4,8 +4,6 @@ import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pytest
-
 from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
 from metrics_pipeline.postgres.database import Database
@@ -52,7 +50,6 @@ def _arrive_late(database: Database, *days: object) -> None:
     store_logs(database, [Log("a", "late", timestamp=day_window(day, "UTC").start) for day in days])
 
 
-@pytest.mark.smoke
 def test_retention_that_is_killed_anywhere_deletes_no_log_that_is_not_in_the_metrics(stage: Stage) -> None:
     play = Play(RETENTION, store_old_days)
     url, database = stage.prepared(play)
