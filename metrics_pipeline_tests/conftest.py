@@ -3,15 +3,20 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 from psycopg import sql
+from sqlalchemy import Engine, create_engine
 
 from metrics_pipeline.embedded import acquire, release, server_pid
 from metrics_pipeline.postgres.database import Database
@@ -20,7 +25,14 @@ from metrics_pipeline.postgres.upgrading import upgrade
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline_tests.databases import scratch_database
 from metrics_pipeline_tests.examples import IS_CI, examples
-from metrics_pipeline_tests.homes import HOME_VARIABLE, copy_cluster, scratch_folder, scratch_home
+from metrics_pipeline_tests.homes import (
+    HOME_VARIABLE,
+    copy_cluster,
+    new_folder,
+    remove_left_folders,
+    scratch_folder,
+    scratch_home,
+)
 from metrics_pipeline_tests.processes import CLI, Start, bare_environment, wait_until
 
 #: Names the CSV file of real executions, for those who have it.
@@ -41,7 +53,8 @@ def pytest_configure() -> None:
         # With it, every worker and every process that a test starts would compile the package again.
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["TMPDIR"] = tempfile.tempdir = scratch_folder()
-        os.environ[HOME_VARIABLE] = tempfile.mkdtemp(prefix="pipeline-tests-")
+        remove_left_folders()
+        os.environ[HOME_VARIABLE] = str(new_folder())
 
 
 def pytest_unconfigure() -> None:
@@ -93,6 +106,35 @@ settings.load_profile("default")
 def _no_inherited_configuration() -> None:
     for name in [name for name in os.environ if name.startswith(("METRICS_", "DAGSTER_", "PG"))]:
         del os.environ[name]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _dagster_keeps_engines_and_migrations() -> Iterator[None]:
+    """Keeps what Dagster makes again: an engine per statement on SQLite, and its list of 60 migrations per run.
+
+    It compiled every statement and read every migration each time: half of the time of a run in this process.
+    """
+    if "dagster" not in sys.modules:
+        yield
+        return
+    import alembic.command
+    import dagster._core.storage.sql
+    from alembic.script import ScriptDirectory
+    from dagster._core.storage.event_log.sqlite import sqlite_event_log
+    from dagster._core.storage.runs.sqlite import sqlite_run_storage
+    from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
+
+    engines: dict[str, Engine] = {}
+
+    def engine(url: str, **options: Any) -> Engine:
+        return engines.get(url) or engines.setdefault(url, create_engine(url, **options))
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
+            patch.setattr(module, "create_engine", engine)
+        for module in (alembic.command, dagster._core.storage.sql):
+            patch.setattr(module, "ScriptDirectory", SimpleNamespace(from_config=cache(ScriptDirectory.from_config)))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -34,13 +34,25 @@ def scratch_folder() -> str:
     return str(memory) if has_space else "/tmp"
 
 
+def new_folder() -> Path:
+    """A folder in there that names the process it belongs to."""
+    return Path(tempfile.mkdtemp(prefix=f"pipeline-tests-{os.getpid()}-"))
+
+
+def remove_left_folders() -> None:
+    """Removes what runs of the tests that were killed have left, because it takes memory."""
+    for left in Path(tempfile.gettempdir()).glob("pipeline-tests-*-*"):
+        if not psutil.pid_exists(int(left.name.split("-")[2])):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 @contextmanager
 def scratch_home(*, has_cluster: bool = True) -> Iterator[Path]:
     """A METRICS_PIPELINE_HOME. At the end the folder is removed, and none of its processes is left.
 
     With `has_cluster` False it does not exist yet, so that the first command that needs a server runs initdb.
     """
-    base = Path(tempfile.mkdtemp(prefix="cli-"))
+    base = new_folder()
     home = base / "home"
     if has_cluster:
         copy_cluster(home)

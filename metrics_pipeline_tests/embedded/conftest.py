@@ -1,7 +1,6 @@
 """Homes of an embedded server and the processes that hold a lease on it."""
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import psutil
 import pytest
 
 from metrics_pipeline.embedded import release
-from metrics_pipeline_tests.homes import copy_cluster, has_ended
+from metrics_pipeline_tests.homes import copy_cluster, has_ended, new_folder
 from metrics_pipeline_tests.processes import wait_until
 
 from .holder import Holder
@@ -18,7 +17,7 @@ from .holder import Holder
 @pytest.fixture
 def home() -> Iterator[Path]:
     """A new home with a short path. Its server is stopped at the end of the test."""
-    base = Path(tempfile.mkdtemp(prefix="home-"))
+    base = new_folder()
     home = base / "h"
     yield home
     release(home)

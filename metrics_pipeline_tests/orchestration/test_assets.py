@@ -199,23 +199,19 @@ def test_a_run_config_that_is_no_boolean_is_refused(run: Run) -> None:
         run(FRIDAY, config={"include_inactive_agents": "perhaps"})
 
 
-@pytest.mark.parametrize(
-    ("tags", "reason"),
-    [
-        ({}, "manual"),
-        ({"dagster/backfill": "abc"}, "backfill"),
-        ({"metrics_pipeline/reason": "late logs"}, "late logs"),
-        ({"metrics_pipeline/reason": "manual", "dagster/backfill": "abc"}, "manual"),
-    ],
-)
-def test_a_restatement_says_why_its_run_was_started(
-    run: Run, logs: None, database: Database, tags: dict[str, str], reason: str
-) -> None:
+def test_a_restatement_says_why_its_run_was_started(run: Run, logs: None, database: Database) -> None:
     run(FRIDAY)
-    execute(database, "UPDATE agent_execution_logs SET cost_usd = 1")
-    ended = run(FRIDAY, tags=tags)
-    assert restatement_reasons(database) == {reason}
-    assert ended.materializations[0].tags.get("dagster/backfill") == tags.get("dagster/backfill")
+    for cost, tags, reason in (
+        (1, {}, "manual"),
+        (2, {"dagster/backfill": "abc"}, "backfill"),
+        (3, {"metrics_pipeline/reason": "late logs"}, "late logs"),
+        (4, {"metrics_pipeline/reason": "manual", "dagster/backfill": "abc"}, "manual"),
+    ):
+        execute(database, "DELETE FROM metric_restatements")
+        execute(database, "UPDATE agent_execution_logs SET cost_usd = :cost", cost=cost)
+        ended = run(FRIDAY, tags=tags)
+        assert restatement_reasons(database) == {reason}
+        assert ended.materializations[0].tags.get("dagster/backfill") == tags.get("dagster/backfill")
 
 
 def test_a_reason_that_is_none_fails_the_run_in_a_sentence_and_stores_nothing(

@@ -149,10 +149,10 @@ def test_each_state_of_a_day_is_asked_for_once(nights: Nights) -> None:
     seen = {first, second}
     for cost in ("0.5", "1", "0.5"):
         correct(nights, cost)
-        key = run_key(nights)
-        assert key not in seen
-        seen.add(key)
-        nights.launch(*nights.sensor(NOON).run_requests)
+        (request,) = nights.sensor(NOON).run_requests
+        assert request.run_key not in seen
+        seen.add(request.run_key)
+        nights.launch(request)
         assert_equal_to_oracle(nights.database, *DAYS)
 
 
