@@ -15,7 +15,7 @@ from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.logs.log_columns import FINGERPRINT_KINDS, fingerprint_columns, log_columns
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.reconciliation import LedgerRow
-from metrics_pipeline.metrics.retention import reason_of_difference, reason_to_hold_back
+from metrics_pipeline.metrics.retention import FIRST_DAY, reason_of_difference, reason_to_hold_back
 from metrics_pipeline.metrics.windows import DayWindow, day_window
 from metrics_pipeline.names import LOGS_TABLE
 from metrics_pipeline.retention.pace import HeldBackError, OnProgress, Pace, RetentionConnection, why_not
@@ -24,7 +24,7 @@ from metrics_pipeline.retention.report import HeldBackDay, RetentionReport
 from metrics_pipeline.store.ledger import read_stored_day
 from metrics_pipeline.store.publishing import lock_day
 
-_EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
+_EARLIEST = datetime(FIRST_DAY.year, 1, 1, tzinfo=UTC)
 
 _NEXT_LOG = """SELECT min("timestamp") FROM {table} WHERE "timestamp" >= :start AND "timestamp" < :end"""
 _COUNT_BEFORE = """SELECT count(*) FROM {table} WHERE "timestamp" < :before"""
@@ -132,8 +132,8 @@ class RawLogPruning:
             self.report.pruned_logs[day.window.metric_date] = day.logs
             if not day.ledger.is_sealed:
                 self.report.sealed_days.append(day.window.metric_date)
-            if not self.report.is_dry_run:
-                self.on_progress(f"{day.window.metric_date}: {day.logs:,} verified logs deleted, the day is sealed")
+            done = "would be deleted, and the day sealed" if self.report.is_dry_run else "deleted, the day is sealed"
+            self.on_progress(f"{day.window.metric_date}: {day.logs:,} verified logs {done}")
         if isinstance(unit, DayWindow) and not self.report.is_dry_run:
             self._hold_back(unit, "arrived after the day was sealed: not in its metrics")
 
