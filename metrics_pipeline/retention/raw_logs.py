@@ -21,6 +21,7 @@ from metrics_pipeline.names import LOGS_TABLE
 from metrics_pipeline.retention.pace import HeldBackError, OnProgress, Pace, RetentionConnection, why_not
 from metrics_pipeline.retention.partitions import SourceTable, on_table, tables_of
 from metrics_pipeline.retention.report import HeldBackDay, RetentionReport
+from metrics_pipeline.store.audit import stored_totals
 from metrics_pipeline.store.ledger import read_stored_day
 from metrics_pipeline.store.publishing import lock_day
 
@@ -185,6 +186,9 @@ class RawLogPruning:
             reason = "in a view or a foreign table, wholly or in part: retention deletes from tables only"
         if reason or stored.ledger is None:
             raise HeldBackError(reason)
+        [rows] = stored_totals(connection, window.metric_date, window.metric_date)
+        if rows.is_altered:
+            raise HeldBackError("the stored metrics of this day are damaged (values were altered): backfill the day")
         pruned_logs = half or SourceFingerprint.of_no_logs(stored.ledger.source_fingerprint.kind)
         return _Day(window, stored.ledger, pruned_logs, count_logs_of_day(connection, self.contract, window))
 
