@@ -17,7 +17,7 @@ import platformdirs
 from dotenv import dotenv_values
 
 from metrics_pipeline.errors import PermanentError, SettingsError
-from metrics_pipeline.metrics.retention import MAX_DAYS, RetentionPolicy
+from metrics_pipeline.metrics.retention import MAX_DAYS, NEVER, RetentionPolicy
 
 _MAX_LOOKBACK_DAYS = 366
 # Dagster counts the days one by one, and at the calendar's ends a day has no neighbour.
@@ -132,6 +132,11 @@ def _days(text: str, most: int) -> int:
     return int(text[-9:])
 
 
+def days_or_never(text: str) -> int | None:
+    """The number of days of a RetentionPolicy that a text means. Raises ValueError."""
+    return None if text == NEVER else _days(text, MAX_DAYS)
+
+
 def _number_of_days(most: int) -> str:
     return f"a whole number of days from 1 to {most:,}"
 
@@ -186,8 +191,8 @@ _RETENTION = {
     limit.name: Variable(
         retention_variable(limit.name),
         limit.metadata["description"],
-        _number_of_days(MAX_DAYS),
-        partial(_days, most=MAX_DAYS),
+        f"{_number_of_days(MAX_DAYS)}, or {NEVER}",
+        days_or_never,
         default=str(limit.default),
         is_secret=False,
     )

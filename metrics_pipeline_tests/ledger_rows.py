@@ -31,6 +31,7 @@ def ledger_row(logs: SourceFingerprint, **values: Any) -> LedgerRow:
         "raw_pruned_at": None,
         "raw_pruned_logs": None,
         "metrics_expired_at": None,
+        "rows_digest": None,
         "version": "7",
     }
     return LedgerRow(**defaults | values)

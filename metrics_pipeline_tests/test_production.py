@@ -128,7 +128,7 @@ def test_everything_that_an_operator_does_in_the_ui_works_in_production(
             ui, assetSelection=[_METRICS], partitionNames=[day.isoformat() for day in BACKFILLED]
         )
         by_hand = launch_run(ui, "daily_metrics_job", **{"dagster/partition": BY_HAND.isoformat()})
-        launch_run(ui, "data_retention_job")
+        launch_run(ui, "data_retention_job", config={"ops": {"data_retention": {"config": {"dry_run": False}}}})
         asked = [asked_by(ui, name) for name in ("daily_metrics_schedule", "late_logs_sensor")]
         assert set.union(*asked) == {LATE.isoformat(), MISSED.isoformat()}
         runs = ended_runs(ui, 3 + len(asked[0]) + len(asked[1]))

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from metrics_pipeline.cli import main
+from metrics_pipeline.cli import app, main
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, query, store_agents, store_logs
 
@@ -53,6 +54,18 @@ def test_a_command_that_only_reads_works_under_the_role_of_its_purpose(
     store_logs(database, [Log("a"), Log("a", timestamp=datetime.now(UTC))])
     aggregate(database)
     assert run(roles[purpose], *command.split())
+
+
+def test_an_operators_role_clears_a_day_and_the_pipelines_is_told_the_grant(
+    database: Database, roles: dict[str, Role], run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store_agents(database, {"a": "active"})
+    aggregate(database)
+    env = {"METRICS_DATABASE_URL": roles["pipeline"].url}
+    refused = CliRunner().invoke(app, ["clear", "--date", "2025-03-04", "--yes"], env=env)
+    assert "DELETE on agent_performance_metrics, DELETE on metric_day_ledger. " in str(refused.exception)
+    assert "metrics-pipeline db grants --operator " in str(refused.exception)
+    assert "2025-03-04 is cleared: 1 row went" in run(roles["operator"], "clear", "--date", "2025-03-04", "--yes")
 
 
 def test_a_role_that_reads_and_inserts_logs_and_agents_loads_them(

@@ -148,13 +148,21 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "metric_restatements": READ,
         "metrics_pipeline_alembic_version": READ,
     },
+    "operator": {
+        "agent_registry": READ,
+        "agent_execution_logs": READ,
+        "agent_performance_metrics": STORE | PRUNE,
+        "metric_day_ledger": STORE | PRUNE,
+        "metric_restatements": {"SELECT", "INSERT"},
+        "metrics_pipeline_alembic_version": READ,
+    },
     "stranger": {},
 }
 
 
 @pytest.fixture
 def everybody(roles: dict[str, Role], database: Database, database_url: str) -> Iterator[dict[str, Role]]:
-    """The three roles and a login without any grant, and objects of the superuser that they might try to use."""
+    """The four roles and a login without any grant, and objects of the superuser that they might try to use."""
     store_agents(database, {"a": "active"})
     aggregate(database)
     with psycopg.connect(database_url, autocommit=True, application_name="of the superuser") as connection:

@@ -59,6 +59,8 @@ def test_the_pipelines_role_heals_a_day_by_schedule_and_sensor(
     database: Database, roles: dict[str, Role], tmp_path: Path
 ) -> None:
     store_day(database)
+    # No check and no tick needs a second one either.
+    execute(database, f"ALTER ROLE {identifier(roles['pipeline'].name)} CONNECTION LIMIT 1")
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         nights = Nights(roles["pipeline"].database, instance, {"start_date": DAY, "lookback_days": 1})
         tick = nights.schedule(NIGHT)
@@ -120,7 +122,10 @@ def test_retentions_role_prunes_logs_then_metrics_and_alerts(
     def prune(at: datetime) -> None:
         tags = {SCHEDULED_AT_TAG: at.isoformat()}
         assert job.execute_in_process(
-            instance=instance, resources={"database": roles["retention"].database}, tags=tags
+            instance=instance,
+            run_config={"ops": {"data_retention": {"config": {"dry_run": False}}}},
+            resources={"database": roles["retention"].database},
+            tags=tags,
         ).success
 
     counts = (

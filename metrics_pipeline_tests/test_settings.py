@@ -60,7 +60,7 @@ def test_another_owner_is_refused_by_its_name(value: str) -> None:
         ("METRICS_START_DATE", "1899-12-31", "Set a date from 1900-01-01 to 9998-12-31, written as YYYY-MM-DD."),
         ("METRICS_START_DATE", "9999-12-31", "Set a date from 1900-01-01 to 9998-12-31, written as YYYY-MM-DD."),
         ("METRICS_LOOKBACK_DAYS", "0000000019999", "Set a whole number of days from 1 to 366."),
-        ("METRICS_RETENTION_ALERT_DAYS", "36601", "Set a whole number of days from 1 to 36,600."),
+        ("METRICS_RETENTION_ALERT_DAYS", "36601", "Set a whole number of days from 1 to 36,600, or never."),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_variable_value_and_remedy(variable: str, value: str, remedy: str) -> None:
@@ -87,7 +87,8 @@ def test_one_error_names_every_variable_that_cannot_be_used_and_shows_no_secret(
         "METRICS_API_TOKENS",
     ]
     assert said[1] == (
-        "METRICS_RETENTION_RAW_LOG_DAYS is 'many', which cannot be used. Set a whole number of days from 1 to 36,600."
+        "METRICS_RETENTION_RAW_LOG_DAYS is 'many', which cannot be used. Set a whole number of days from 1 to 36,600, "
+        "or never."
     )
     assert SECRET not in "".join(traceback.format_exception(raised.value))
 

@@ -10,6 +10,7 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.reconciliation import Unreadable
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.pipeline.opening import open_database, open_logs, require_ready
+from metrics_pipeline.postgres.privileges import Purpose, require_privileges
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.closing import clear_day, seal_day
 
@@ -33,9 +34,8 @@ def seal(day: Annotated[datetime, _DAY]) -> None:
     if isinstance(present, Unreadable):
         raise PermanentError(f"{window.metric_date} cannot be sealed, because {present.reason}. Correct or delete it.")
     gone = seal_day(database, window, present.logs)
-    print(
-        f"{window.metric_date} is sealed: its metrics are final. {gone:,} of its logs are gone, {present.logs:,} left."
-    )
+    gone_logs = f"{gone:,} of its logs {'is' if gone == 1 else 'are'} gone"
+    print(f"{window.metric_date} is sealed: its metrics are final. {gone_logs}, {present.logs:,} left.")
 
 
 def clear(
@@ -45,7 +45,7 @@ def clear(
     """Deletes the stored metrics of a day, as if it had never been aggregated; schedule and commands then may.
 
     For a day whose executions never happened, or that was stored under another METRICS_TIME_ZONE. The old values are
-    kept in metric_restatements. Needs DELETE on agent_performance_metrics and metric_day_ledger, which their owner has.
+    kept in metric_restatements. Needs the privileges of `db grants --operator`.
 
     Example: `metrics-pipeline clear --date 2025-07-11`
     """
@@ -53,7 +53,10 @@ def clear(
     require_complete_days(settings, day.date(), day.date())
     database = open_database(settings)
     require_ready(database)
+    with database.connect() as connection:
+        require_privileges(connection, Purpose.OPERATOR)
     window = day_window(day.date(), settings.time_zone)
     if not yes:
         typer.confirm(f"Delete the stored metrics of {window.metric_date}?", abort=True)
-    print(f"{window.metric_date} is cleared: {clear_day(database, window):,} rows of metrics went to the restatements.")
+    rows = clear_day(database, window)
+    print(f"{window.metric_date} is cleared: {rows:,} {'row' if rows == 1 else 'rows'} went to the restatements.")

@@ -24,6 +24,7 @@ _TABLES = {
     Purpose.PIPELINE: SOURCE_TABLES,
     Purpose.RETENTION: (LOGS_TABLE, ALERTS_TABLE),
     Purpose.READER: SOURCE_TABLES,
+    Purpose.OPERATOR: SOURCE_TABLES,
 }
 
 _SERVER = text("""
@@ -113,6 +114,8 @@ def check(
             try:
                 contracts[purpose] = _require_ready_for(connection, purpose, is_standby=server.is_standby)
                 typer.echo(f"Ready for {purpose}: all tables, columns, types and privileges are there")
+                if purpose is Purpose.RETENTION and not _has_alerts(connection):
+                    typer.echo(f"{ALERTS_TABLE} does not exist, so no alert is deleted")
             except PermanentError as error:
                 errors[str(error)].append(str(purpose))
         warnings = [warning for contract in contracts.values() for warning in contract.warnings]
@@ -135,11 +138,16 @@ def _require_ready_for(connection: Connection, purpose: Purpose, *, is_standby: 
         raise PermanentError(
             "The server is a standby, which can be read but not written. Name the primary in METRICS_DATABASE_URL."
         )
-    contract = check_contract(connection, _TABLES[purpose])
-    require_tables_to_open(connection, _TABLES[purpose])
+    tables = [table for table in _TABLES[purpose] if table != ALERTS_TABLE or _has_alerts(connection)]
+    contract = check_contract(connection, tables)
+    require_tables_to_open(connection, tables)
     upgrading.require_current(connection)
     require_privileges(connection, purpose)
     return contract
+
+
+def _has_alerts(connection: Connection) -> bool:
+    return connection.scalar(text("SELECT to_regclass(:table) IS NOT NULL"), {"table": ALERTS_TABLE}) is True
 
 
 @app.command()
@@ -149,6 +157,9 @@ def grants(
     ] = None,
     retention: Annotated[str | None, typer.Option(metavar="ROLE", help="The role that deletes old rows.")] = None,
     reader: Annotated[str | None, typer.Option(metavar="ROLE", help="The role that reads: API, dashboards.")] = None,
+    operator: Annotated[
+        str | None, typer.Option(metavar="ROLE", help="The role of a person who aggregates, seals and clears days.")
+    ] = None,
 ) -> None:
     """Prints the GRANT statements that give each role what it needs and nothing more.
 
@@ -157,9 +168,14 @@ def grants(
 
     Example: `metrics-pipeline db grants --pipeline metrics --reader dashboards | psql …`
     """
-    named = {Purpose.PIPELINE: pipeline, Purpose.RETENTION: retention, Purpose.READER: reader}
+    named = {
+        Purpose.PIPELINE: pipeline,
+        Purpose.RETENTION: retention,
+        Purpose.READER: reader,
+        Purpose.OPERATOR: operator,
+    }
     roles = {purpose: role for purpose, role in named.items() if role is not None} or {
-        purpose: f"metrics_{purpose}" for purpose in Purpose
+        purpose: f"metrics_{purpose}" for purpose in Purpose if purpose is not Purpose.OPERATOR
     }
     database = open_database(Settings.from_environment())
     with database.connect() as connection:

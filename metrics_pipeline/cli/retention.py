@@ -16,7 +16,7 @@ from rich.console import Console
 from metrics_pipeline.cli.runs import INTERRUPTED
 from metrics_pipeline.cli.tables import print_table
 from metrics_pipeline.errors import PermanentError
-from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
+from metrics_pipeline.metrics.retention import NEVER, RetentionPolicy, cutoffs
 from metrics_pipeline.names import LOGS_TABLE
 from metrics_pipeline.orchestration.in_process import Report, run_retention
 from metrics_pipeline.orchestration.instance import open_instance
@@ -32,7 +32,7 @@ def retention(
         bool,
         typer.Option("--dry-run", help="Delete nothing; print what would be deleted and what is held back."),
     ] = False,
-    **limits: int | None,
+    **limits: int | str | None,
 ) -> None:
     """Deletes raw logs, metrics and resolved alerts that are older than the policy keeps, as a Dagster run.
 
@@ -47,7 +47,8 @@ def retention(
     - `metrics-pipeline retention --raw-log-days 60`
     """
     settings = Settings.from_environment()
-    policy = replace(settings.retention, **_given(RetentionPolicy, limits))
+    days = _given(RetentionPolicy, limits)
+    policy = replace(settings.retention, **{name: None if value == NEVER else value for name, value in days.items()})
     pace = Pace(**_given(Pace, limits))
     # While a step runs Dagster redirects stdout and stderr into the run's compute log; this is for the terminal.
     with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as terminal:
@@ -62,25 +63,26 @@ def retention(
     _print_report(report, is_dry_run=dry_run)
 
 
-def _given(limited: type[RetentionPolicy | Pace], limits: Mapping[str, int | None]) -> dict[str, int]:
+def _given(limited: type[RetentionPolicy | Pace], limits: Mapping[str, Any]) -> dict[str, Any]:
     return {limit.name: value for limit in fields(limited) if (value := limits[limit.name]) is not None}
 
 
 def _options() -> Iterator[inspect.Parameter]:
     for limit in fields(RetentionPolicy):
         default = f"Default: {retention_variable(limit.name)}, else {limit.default}."
-        yield _option(limit.name, int | None, None, f"{limit.metadata['description']} {default}")
+        help_ = f"{limit.metadata['description']} `{NEVER}` keeps them for ever. {default}"
+        yield _option(limit.name, str | None, None, typer.Option(help=help_, metavar="DAYS", parser=_days_or_never))
     for limit in fields(Pace):
-        yield _option(limit.name, int, limit.default, limit.metadata["description"])
+        yield _option(limit.name, int, limit.default, typer.Option(help=limit.metadata["description"]))
 
 
-def _option(name: str, type_: Any, default: object, description: str) -> inspect.Parameter:
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[type_, typer.Option(help=description)],
-    )
+def _days_or_never(text: str) -> int | str:
+    # None would mean that the option is not given. The policy judges the number.
+    return NEVER if text == NEVER else int(text)
+
+
+def _option(name: str, type_: Any, default: object, option: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type_, option])
 
 
 # Typer makes the options of a command from its signature.
@@ -109,7 +111,8 @@ def _run(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Callable
     # Checked here first: inside a run, a database that cannot be reached is tried again for minutes.
     require_ready(open_database(settings), [LOGS_TABLE])
     with open_instance(settings) as instance:
-        outcome = run_retention(instance, {**asdict(policy), **asdict(pace)}, on_message=show)
+        config = {"dry_run": False, **asdict(policy), **asdict(pace)}
+        outcome = run_retention(instance, config, on_message=show)
     if outcome.is_interrupted:
         typer.echo("Interrupted. Nothing is half done; run the command again to go on.", err=True)
         raise typer.Exit(INTERRUPTED)
@@ -122,8 +125,8 @@ def _print_report(report: Report, *, is_dry_run: bool) -> None:
     done = "would be deleted" if is_dry_run else "deleted"
     if report["days"]:
         print_table(
-            f"Days with rows that are old enough; kept are raw logs from {report['keeps_raw_logs_from']}, "
-            f"metrics from {report['keeps_metrics_from']}",
+            f"Days with rows that are old enough; first day kept: raw logs {report['keeps_raw_logs_from']}, "
+            f"metrics {report['keeps_metrics_from']}",
             ("day", f"logs {done}", f"metrics {done}", "logs held back", "why"),
             [
                 (

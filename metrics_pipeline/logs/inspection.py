@@ -3,8 +3,7 @@
 Aggregation does not need it, and it may take some seconds.
 """
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 import psycopg
@@ -12,13 +11,12 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from metrics_pipeline.errors import ContractError
-from metrics_pipeline.logs.contract import UpstreamContract
+from metrics_pipeline.logs.contract import LOOK_SECONDS, UpstreamContract, looking
 from metrics_pipeline.metrics.catalog import FAILED_STATUS, SUCCESS_STATUS
 from metrics_pipeline.metrics.upstream import UPSTREAM_TABLES
 from metrics_pipeline.names import LOGS_TABLE
 
 _NEWEST_LOGS = 10_000
-_TIMEOUT_SECONDS = 5
 #: Reading fewer rows than this takes less than a tenth of a second.
 _MANY_ROWS = 100_000
 
@@ -52,7 +50,7 @@ def require_tables_to_open(connection: Connection, tables: Collection[str]) -> N
     for table in tables:
         columns = ", ".join(f'"{column.name}"' for column in UPSTREAM_TABLES[table])
         try:
-            with _undone(connection):
+            with looking(connection):
                 connection.execute(text(f"SELECT {columns} FROM {table} LIMIT 0"))
         except DBAPIError as error:
             if error.connection_invalidated or not isinstance(error.orig, psycopg.Error):
@@ -65,13 +63,13 @@ def require_tables_to_open(connection: Connection, tables: Collection[str]) -> N
 def describe_data(connection: Connection, contract: UpstreamContract, now: datetime) -> tuple[list[str], list[str]]:
     """Sentences on what the newest logs and the registry hold, and warnings of what would make metrics look wrong."""
     try:
-        with _undone(connection):
+        with looking(connection):
             logs = connection.execute(_STATUSES).all()
             registry = connection.execute(_AGENTS).one()
     except DBAPIError as error:
         if not isinstance(error.orig, psycopg.errors.QueryCanceled):
             raise
-        return [], [f"The newest logs were not looked at, because reading them took more than {_TIMEOUT_SECONDS} s."]
+        return [], [f"The newest logs were not looked at, because reading them took more than {LOOK_SECONDS} s."]
     statuses = {row.status: row.logs for row in logs}
     number = sum(statuses.values())
     found = [f"Agents: {registry.active:,} of {registry.agents:,} are active"]
@@ -104,7 +102,7 @@ def _whole_tables(connection: Connection, contract: UpstreamContract, now: datet
     if not connection.scalar(_IS_VIEW):
         return []
     bounds = {"start": contract.instant(now - timedelta(days=1)), "end": contract.instant(now)}
-    with _undone(connection):
+    with looking(connection):
         # The planner prefers reading a small table as a whole. With this setting it does so only without an index.
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         nodes = [connection.execute(_PLAN, bounds).scalar_one()[0]["Plan"]]
@@ -121,14 +119,3 @@ def _whole_tables(connection: Connection, contract: UpstreamContract, now: datet
                         "that the view calls timestamp."
                     )
     return warnings
-
-
-@contextmanager
-def _undone(connection: Connection) -> Iterator[None]:
-    """A savepoint that is rolled back, with the time limit of a statement in it."""
-    savepoint = connection.begin_nested()
-    try:
-        connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{_TIMEOUT_SECONDS}s'")
-        yield
-    finally:
-        savepoint.rollback()

@@ -125,10 +125,7 @@ class PostgresLogs:
         def read(some: Sequence[DayWindow]) -> None:
             found.update(self._fingerprints(snapshot, some, kind))
 
-        for window, fault in _day_by_day(snapshot, windows, read):
-            where = self._unreadable_log(snapshot, window, read)
-            found[window.metric_date] = Unreadable(f"{where}: {_server_words(fault)}")
-        return found
+        return found | self._unreadable(snapshot, windows, read)
 
     def _fingerprints(
         self, snapshot: Connection, windows: Sequence[DayWindow], kind: FingerprintKind
@@ -165,12 +162,9 @@ class PostgresLogs:
         return found
 
     def quality(
-        self, snapshot: Connection, start: datetime, end: datetime, *, future_from: datetime, examples: int
+        self, snapshot: Connection, windows: Sequence[DayWindow], *, future_from: datetime, examples: int
     ) -> LogQuality:
-        """As LogSource has it."""
-        bounds = {"start": self.contract.instant(start), "end": self.contract.instant(end)}
-        future = {"start": self.contract.instant(future_from)}
-        counts = dict(snapshot.execute(quality.COUNTS, bounds).mappings().one())
+        """See LogSource. Two passes on the server over the logs of all windows."""
 
         def suspicion(count: int, condition: str, value: str, given: dict[str, datetime]) -> Suspicion:
             statement = text(quality.EXAMPLES.format(condition=condition, value=value))
@@ -178,18 +172,49 @@ class PostgresLogs:
             return Suspicion(count, [SuspiciousLog(**row) for row in rows])
 
         within = '"timestamp" >= :start AND "timestamp" < :end'
-        found = {
-            kind: suspicion(counts[kind], f"{within} AND {condition}", value, bounds)
-            for kind, (condition, value) in quality.SUSPICIONS.items()
+        parts: dict[tuple[date, ...], tuple[int, dict[str, Suspicion]]] = {}
+
+        def read(some: Sequence[DayWindow]) -> None:
+            if not some:
+                return
+            bounds = self.contract.bounds(replace(some[0], end=some[-1].end))
+            counts = snapshot.execute(quality.COUNTS, bounds).mappings().one()
+            parts[tuple(window.metric_date for window in some)] = (
+                counts["logs"],
+                {
+                    kind: suspicion(counts[kind], f"{within} AND {condition}", value, bounds)
+                    for kind, (condition, value) in quality.SUSPICIONS.items()
+                },
+            )
+
+        unreadable = self._unreadable(snapshot, windows, read)
+        for day in unreadable:
+            # The search for its log has read parts of the day.
+            parts.pop((day,), None)
+        newest_first = [found for _, (_, found) in sorted(parts.items(), reverse=True)]
+        suspicions = {
+            kind: Suspicion(
+                sum(found[kind].logs for found in newest_first),
+                [log for found in newest_first for log in found[kind].examples][:examples],
+            )
+            for kind in quality.SUSPICIONS
         }
+        future = {"start": self.contract.instant(future_from)}
         in_the_future: int = snapshot.execute(quality.COUNT_FUTURE, future).scalar_one()
-        found["in_the_future"] = suspicion(in_the_future, '"timestamp" > :start', '"timestamp"', future)
-        return LogQuality(counts["logs"], found)
+        suspicions["in_the_future"] = suspicion(in_the_future, '"timestamp" > :start', '"timestamp"', future)
+        return LogQuality(sum(logs for logs, _ in parts.values()), suspicions, unreadable)
 
     def first_log_at(self, snapshot: Connection) -> datetime | None:
         """See LogSource."""
         first: datetime | None = snapshot.execute(_FIRST_LOG).scalar_one()
         return first and first.replace(tzinfo=first.tzinfo or UTC)
+
+    def _unreadable(self, snapshot: Connection, windows: Sequence[DayWindow], read: _Read) -> dict[date, Unreadable]:
+        """Has `read` keep what it finds in all windows, and returns those in which it fails, with the log."""
+        return {
+            window.metric_date: Unreadable(f"{self._unreadable_log(snapshot, window, read)}: {_server_words(fault)}")
+            for window, fault in _day_by_day(snapshot, windows, read)
+        }
 
     def _unreadable_log(self, snapshot: Connection, window: DayWindow, read: _Read) -> str:
         """Where `read` fails within the window, by halving it: the id of a log, or a span of time."""

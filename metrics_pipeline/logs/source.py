@@ -62,10 +62,11 @@ class Suspicion:
 
 @dataclass(frozen=True)
 class LogQuality:
-    """How many logs were examined, and the suspicious ones by kind, including kinds without any."""
+    """How many logs were examined, the suspicious ones by kind, including kinds without any, and unreadable days."""
 
     logs: int
     suspicions: dict[str, Suspicion]
+    unreadable: dict[date, Unreadable]
 
 
 class LogSource(Protocol):
@@ -98,9 +99,12 @@ class LogSource(Protocol):
         """What each agent logged on each day. Agents without logs on a day are left out, and so are unreadable days."""
 
     def quality(
-        self, snapshot: Connection, start: datetime, end: datetime, *, future_from: datetime, examples: int
+        self, snapshot: Connection, windows: Sequence[DayWindow], *, future_from: datetime, examples: int
     ) -> LogQuality:
-        """The suspicious values of the logs in [start, end), and the logs after `future_from`."""
+        """The suspicious values of the logs of consecutive days, and the logs after `future_from`.
+
+        Of the days that can be read; the others are named.
+        """
 
     def first_log_at(self, snapshot: Connection) -> datetime | None:
         """The instant of the oldest log; None without logs."""

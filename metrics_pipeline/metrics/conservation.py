@@ -13,6 +13,7 @@ class StoredTotals:
     """A day's row in the ledger, and the sums over its stored rows of metrics.
 
     contradictory_agents: agents whose row contradicts itself, such as errors that do not sum to its failed executions.
+    digest: as LedgerRow.rows_digest, of the rows as they are.
     """
 
     ledger: LedgerRow
@@ -24,6 +25,13 @@ class StoredTotals:
     tokens: int
     cost_nano_usd: int
     contradictory_agents: tuple[str, ...]
+    digest: str
+
+    @property
+    def is_altered(self) -> bool:
+        """Whether the rows are not those that were published. False if the digests are of other columns."""
+        published, present = (self.ledger.rows_digest or "").partition(":"), self.digest.partition(":")
+        return published[0] == present[0] and published != present
 
     @property
     def has_ledger_cost(self) -> bool:
@@ -152,4 +160,6 @@ def contradictions(day: StoredTotals, costs: LogCosts | None) -> list[str]:
         ]
     if day.contradictory_agents:
         broken.append(f"rows that contradict themselves: {', '.join(map(repr, day.contradictory_agents))}")
+    if day.is_altered and not broken:
+        broken.append("its rows were altered after they were stored")
     return broken

@@ -60,7 +60,9 @@ STATE_MEANINGS = {
 class LedgerRow:
     """A row of metric_day_ledger.
 
-    version: the row's xmin, which changes with every write, whatever the clocks say.
+    rows_digest: the digest of the rows of metrics as they were published; None if they were stored before revision 0009
+    of the tables, or by another program. version: the row's xmin, which changes with every write, whatever the clocks
+    say.
     """
 
     metric_date: date
@@ -79,6 +81,7 @@ class LedgerRow:
     raw_pruned_at: datetime | None
     raw_pruned_logs: int | None
     metrics_expired_at: datetime | None
+    rows_digest: str | None
     version: str
 
     @property

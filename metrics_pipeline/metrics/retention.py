@@ -11,30 +11,41 @@ from metrics_pipeline.metrics.reconciliation import LedgerRow, is_of_zone
 
 #: A hundred years. A much larger number leads to a date before the year 1, which Python cannot represent.
 MAX_DAYS = 36_600
+#: What people write in place of a number of days for rows that are kept for ever.
+NEVER = "never"
+#: The cutoff of rows that are kept for ever: no row that retention may touch is older.
+FIRST_DAY = date(1900, 1, 1)
 
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """For how many days rows are kept. Raises PermanentError for a policy that could lose a number.
+    """For how many days rows are kept, None for ever. Raises PermanentError for a policy that could lose a number.
 
     The environment variables METRICS_RETENTION_*, the options of `metrics-pipeline retention` and the fields of the
     launchpad are made from these fields.
     """
 
-    raw_log_days: int = field(default=30, metadata={"description": "Keep the raw logs of this many days before today."})
-    metric_days: int = field(default=365, metadata={"description": "Keep the metrics of this many days before today."})
-    alert_days: int = field(
+    raw_log_days: int | None = field(
+        default=30, metadata={"description": "Keep the raw logs of this many days before today."}
+    )
+    metric_days: int | None = field(
+        default=365, metadata={"description": "Keep the metrics of this many days before today."}
+    )
+    alert_days: int | None = field(
         default=90, metadata={"description": "Keep alerts that were resolved within this many days before today."}
     )
 
     def __post_init__(self) -> None:
         for limit in fields(self):
             days = getattr(self, limit.name)
+            if days is None:
+                continue
             if days < 1:
                 raise PermanentError(f"{limit.name} is {days}. Keep rows for at least 1 day.")
             if days > MAX_DAYS:
                 raise PermanentError(f"{limit.name} is {days}. Keep rows for at most {MAX_DAYS:,} days.")
-        if self.raw_log_days > self.metric_days:
+        # Metrics of a day whose logs are there never go, so logs that are kept for ever need no such limit.
+        if self.raw_log_days is not None and self.metric_days is not None and self.raw_log_days > self.metric_days:
             raise PermanentError(
                 f"raw_log_days is {self.raw_log_days}, more than metric_days, {self.metric_days}: metrics would go "
                 "before the logs that they were made of. Raise metric_days or lower raw_log_days."
@@ -43,7 +54,10 @@ class RetentionPolicy:
 
 @dataclass(frozen=True)
 class Cutoffs:
-    """The first day that is kept, per kind of row, counted back from `today`. Rows of earlier days may be deleted."""
+    """The first day that is kept, per kind of row, counted back from `today`. Rows of earlier days may be deleted.
+
+    FIRST_DAY where nothing is deleted.
+    """
 
     time_zone: str
     today: date
@@ -55,12 +69,16 @@ class Cutoffs:
 def cutoffs(policy: RetentionPolicy, at: datetime, time_zone: str) -> Cutoffs:
     """The cutoffs of a run scheduled for the instant `at`: today in `time_zone`, minus the days of the policy."""
     today = at.astimezone(ZoneInfo(time_zone)).date()
+
+    def first_kept(days: int | None) -> date:
+        return FIRST_DAY if days is None else today - timedelta(days=days)
+
     return Cutoffs(
         time_zone,
         today,
-        raw_logs=today - timedelta(days=policy.raw_log_days),
-        metrics=today - timedelta(days=policy.metric_days),
-        alerts=today - timedelta(days=policy.alert_days),
+        raw_logs=first_kept(policy.raw_log_days),
+        metrics=first_kept(policy.metric_days),
+        alerts=first_kept(policy.alert_days),
     )
 
 

@@ -20,10 +20,13 @@ def step_outcome(context: dg.AssetExecutionContext | dg.AssetCheckExecutionConte
     """Turns our errors into Dagster's.
 
     A TransientError becomes RetryRequested, a PermanentError a Failure, which is final: no asset has a RetryPolicy. Any
-    other exception passes unchanged: it is a defect, and it is not retried either.
+    other exception passes unchanged: it is a defect, and it is not retried either. A cancellation passes without the
+    exceptions that it caused or interrupted, whose tracebacks say nothing to an operator.
     """
     try:
         yield
+    except dg.DagsterExecutionInterruptedError as error:
+        raise error.with_traceback(None) from None
     except TransientError as error:
         if context.retry_number < MAX_RETRIES:
             pause_seconds = FIRST_PAUSE_SECONDS * 2**context.retry_number

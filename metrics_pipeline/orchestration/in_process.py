@@ -99,7 +99,7 @@ def run_days(
 
 @signals_held_back()
 def run_retention(
-    instance: dg.DagsterInstance, config: Mapping[str, int], *, on_message: Callable[[str], None]
+    instance: dg.DagsterInstance, config: Mapping[str, int | None], *, on_message: Callable[[str], None]
 ) -> RetentionOutcome:
     """Runs data_retention_job with the given run config, as run_days does for days.
 

@@ -50,16 +50,13 @@ def judge(
     logs: LogSource,
     time_zone: str,
     days: list[date],
-    *,
-    apart_from: str | None = None,
 ) -> list[DayVerdict]:
     """The verdict on each of `days`, which are consecutive.
 
-    `apart_from` is the id of the calling run, whose days do not count as running.
     Database faults become TransientError or PermanentError.
     """
     # Before the database is read: the days of a run that ends in between then count as running, not as missing.
-    running = running_days(instance, apart_from=apart_from)
+    running = running_days(instance)
     with database.snapshot() as snapshot:
         return judge_days(snapshot, logs, days, time_zone, running=running)
 

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from metrics_pipeline.errors import PermanentError
-from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
+from metrics_pipeline.metrics.retention import FIRST_DAY, NEVER, RetentionPolicy, cutoffs
 from metrics_pipeline.names import LOGS_TABLE, SCHEDULED_AT_TAG
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTION_ASSET_KEY
 from metrics_pipeline.orchestration.failures import step_outcome
@@ -29,9 +29,14 @@ Deletes raw logs, metrics and resolved alerts that are older than the policy kee
 Raw logs of a day are deleted only if its metrics are stored and equal exactly these logs. The day is then
 sealed: nobody aggregates it again. Every other day is held back, with the reason in the check `no_logs_held_back`.
 
-**When the check is red**, backfill the days that it names. Logs that came after their day was sealed stay until you
+A run deletes only if its config says `dry_run: false`, as that of `data_retention_schedule` does. Otherwise, also when
+you click *Materialize*, it reports what would be deleted.
+
+**When the check is yellow**, backfill the days that it names. Logs that came after their day was sealed stay until you
 delete them yourself; they are in no metric.
 """
+
+_DONE = {"deleted": "delete", "sealed": "seal", "expired": "expire", "dropped": "drop"}
 
 # Each takes a hundred bytes of the event, and the first night after years without retention has many.
 _MAX_LISTED_DAYS = 1000
@@ -39,11 +44,18 @@ _MAX_LISTED_DAYS = 1000
 
 def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
     """The asset, with the policy of the settings as the launchpad's defaults."""
-    dry_run = dg.Field(bool, default_value=False, description="Delete nothing; report what would be deleted and why.")
+    dry_run = dg.Field(bool, default_value=True, description="Delete nothing; report what would be deleted and why.")
     limits = {
-        limit.name: dg.Field(int, default_value=getattr(limited, limit.name), description=limit.metadata["description"])
-        for limited in (settings.retention, Pace())
-        for limit in fields(limited)
+        limit.name: dg.Field(
+            dg.Noneable(int),
+            default_value=getattr(settings.retention, limit.name),
+            description=f"{limit.metadata['description']} null: keep them for ever.",
+        )
+        for limit in fields(RetentionPolicy)
+    }
+    pace = {
+        limit.name: dg.Field(int, default_value=limit.default, description=limit.metadata["description"])
+        for limit in fields(Pace)
     }
 
     @dg.asset(
@@ -55,7 +67,7 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
         tags={"written_by": "metrics_pipeline"},
         description=_DESCRIPTION,
         output_required=False,
-        config_schema={"dry_run": dry_run, **limits},
+        config_schema={"dry_run": dry_run, **limits, **pace},
         check_specs=[
             dg.AssetCheckSpec(
                 "no_logs_held_back",
@@ -86,8 +98,9 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
             )
         metadata = retention_metadata(report, time.perf_counter() - started)
         if report.is_dry_run:
+            context.log.warning("Nothing was deleted: this was a dry run. To delete, launch it with dry_run: false.")
             # An observation, because nothing was changed: the asset's last materialisation stays the last real run.
-            yield dg.AssetObservation(RETENTION_ASSET_KEY, description="Dry run", metadata=metadata)
+            yield dg.AssetObservation(RETENTION_ASSET_KEY, description="Dry run", metadata=_as_dry_run(metadata))
         else:
             for day, rows in report.expired_metrics.items():
                 yield expired_materialization(METRICS_ASSET_KEY, day.isoformat(), rows)
@@ -121,13 +134,33 @@ def retention_metadata(report: RetentionReport, seconds: float) -> dict[str, Any
         "held_back": dg.MetadataValue.md(_held_back_table(report)),
         "logs_left_before_cutoff": dg.MetadataValue.int(report.logs_left),
         "is_out_of_time": dg.MetadataValue.bool(report.is_out_of_time),
-        "keeps_raw_logs_from": dg.MetadataValue.text(str(report.cutoffs.raw_logs)),
-        "keeps_metrics_from": dg.MetadataValue.text(str(report.cutoffs.metrics)),
-        "keeps_resolved_alerts_from": dg.MetadataValue.text(str(report.cutoffs.alerts)),
+        "keeps_raw_logs_from": dg.MetadataValue.text(_first_kept(report.cutoffs.raw_logs)),
+        "keeps_metrics_from": dg.MetadataValue.text(_first_kept(report.cutoffs.metrics)),
+        "keeps_resolved_alerts_from": dg.MetadataValue.text(_first_kept(report.cutoffs.alerts)),
         "days": dg.MetadataValue.json(days_of(report)[:_MAX_LISTED_DAYS]),
         "seconds": dg.MetadataValue.float(round(seconds, 3)),
         "logs_per_second": dg.MetadataValue.float(round(logs / seconds, 1)),
     }
+
+
+def _first_kept(day: date) -> str:
+    return f"{NEVER} deleted" if day == FIRST_DAY else str(day)
+
+
+def _as_dry_run(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The same under names that nobody takes for a deletion."""
+    days = [{_would(name): value for name, value in day.items()} for day in metadata["days"].value]
+    return {
+        "dry_run": dg.MetadataValue.bool(True),
+        **{_would(name): value for name, value in metadata.items()},
+        "days": dg.MetadataValue.json(days),
+    }
+
+
+def _would(name: str) -> str:
+    """`alert_history_deleted` becomes `would_delete_alert_history`, and `days_sealed` `would_seal_days`."""
+    what, _, done = name.rpartition("_")
+    return f"would_{_DONE[done]}_{what}" if done in _DONE else name
 
 
 def days_of(report: RetentionReport) -> list[dict[str, Any]]:

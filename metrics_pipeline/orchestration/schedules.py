@@ -9,6 +9,7 @@ from metrics_pipeline.names import (
     DAILY_METRICS_SCHEDULE,
     DATA_RETENTION_SCHEDULE,
     REASON_TAG,
+    RETENTION_ASSET,
     SCHEDULED_AT_TAG,
 )
 from metrics_pipeline.orchestration.dagster_internals import AssetJob
@@ -110,6 +111,10 @@ def build_data_retention_schedule(job: AssetJob, settings: Settings) -> dg.Sched
     def data_retention_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         scheduled_at = context.scheduled_execution_time
         # A run that waits, or is repeated after a crash, still counts from the night that it was scheduled for.
-        return dg.RunRequest(run_key=f"{scheduled_at:%Y-%m-%d}", tags={SCHEDULED_AT_TAG: scheduled_at.isoformat()})
+        return dg.RunRequest(
+            run_key=f"{scheduled_at:%Y-%m-%d}",
+            tags={SCHEDULED_AT_TAG: scheduled_at.isoformat()},
+            run_config={"ops": {RETENTION_ASSET: {"config": {"dry_run": False}}}},
+        )
 
     return data_retention_schedule

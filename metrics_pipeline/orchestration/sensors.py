@@ -29,6 +29,8 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 
 _INTERVAL_SECONDS = 15 * 60
+#: Until such a tick the checks of a failed run have no verdict.
+_CHECKS_INTERVAL_SECONDS = 10
 
 _DESCRIPTION = """
 Every 15 minutes compares the logs of the last METRICS_LOOKBACK_DAYS with what was aggregated of them, and asks for the
@@ -104,6 +106,7 @@ def build_checks_sensors(job: AssetJob) -> list[dg.SensorDefinition]:
             run_status=status,
             name=name,
             request_job=job,
+            minimum_interval_seconds=_CHECKS_INTERVAL_SECONDS,
             default_status=dg.DefaultSensorStatus.RUNNING,
             description=_CHECKS.format(ended=ended),
         )

@@ -8,7 +8,7 @@ from metrics_pipeline.orchestration.columns import upstream_table_schema
 from metrics_pipeline.orchestration.markdown import count_of_days
 
 _LOGS = """
-One row per execution of an agent, written by the platform and read here. Raw logs are kept for {days}.
+One row per execution of an agent, written by the platform and read here. Raw logs are {kept}.
 
 **When a check is yellow**, its description says which logs are meant and what happens to them. Correct them where they
 are written: `late_logs_sensor` finds corrected, late and deleted logs and has their days aggregated again.
@@ -19,7 +19,7 @@ The agents of the platform. Each one with status `active` gets a row of metrics 
 that is retired later keeps its rows.
 """
 
-_ALERTS = "Alerts that the platform raised. Resolved ones are kept for {days}, unresolved ones are never deleted."
+_ALERTS = "Alerts that the platform raised. Resolved ones are {kept}, unresolved ones are never deleted."
 
 
 def _upstream(table: str) -> dg.AssetSpec:
@@ -40,10 +40,14 @@ alert_history = _upstream(ALERTS_TABLE)
 SOURCE_ASSETS = (agent_execution_logs, agent_registry)
 
 
+def _kept(days: int | None) -> str:
+    return "kept for ever" if days is None else f"kept for {count_of_days(days)}"
+
+
 def upstream_assets(retention: RetentionPolicy) -> tuple[dg.AssetSpec, ...]:
     """The assets as the UI shows them: their descriptions say for how many days `retention` keeps the rows."""
     return (
-        agent_execution_logs.replace_attributes(description=_LOGS.format(days=count_of_days(retention.raw_log_days))),
+        agent_execution_logs.replace_attributes(description=_LOGS.format(kept=_kept(retention.raw_log_days))),
         agent_registry.replace_attributes(description=_REGISTRY),
-        alert_history.replace_attributes(description=_ALERTS.format(days=count_of_days(retention.alert_days))),
+        alert_history.replace_attributes(description=_ALERTS.format(kept=_kept(retention.alert_days))),
     )

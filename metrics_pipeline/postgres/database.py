@@ -51,8 +51,10 @@ _SESSION = {
     "idle_in_transaction_session_timeout": "30min",
 }
 # In one statement, which also reads what only the role, the database or the server may set.
-_SET_UP = "SELECT quote_ident(current_user), current_setting('statement_timeout'), " + ", ".join(
-    f"set_config('{name}', '{value}', false)" for name, value in _SESSION.items()
+_SET_UP = (
+    "SELECT quote_ident(current_user), current_setting('statement_timeout'), "
+    "coalesce((SELECT rolconnlimit FROM pg_catalog.pg_roles WHERE rolname = session_user), -1), "
+    + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SESSION.items())
 )
 
 _EXCLUSIVE_LOCKS = text("""
@@ -211,5 +213,5 @@ def _set_up_session(login: Login, connection: psycopg.Connection[Any], _record: 
     # undo the settings.
     connection.autocommit = True
     for row in connection.execute(_SET_UP):
-        login.role, login.statement_timeout = row[:2]
+        login.role, login.statement_timeout, login.connection_limit = row[:3]
     connection.autocommit = False

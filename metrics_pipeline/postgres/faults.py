@@ -79,10 +79,15 @@ _LASTING_FAULT_ON_OUR_SIDE = re.compile(
 
 @dataclass
 class Login:
-    """What a session found at its start: its role as an identifier, and a statement_timeout that is not ours, or 0."""
+    """What a session found at its start.
+
+    role: as an identifier. statement_timeout: one that is not ours, or 0. connection_limit: how many connections the
+    role may have, -1 for any number.
+    """
 
     role: str = "…"
     statement_timeout: str = "0"
+    connection_limit: int = -1
 
 
 @contextmanager
@@ -158,7 +163,12 @@ def _translate_words(error: BaseException, description: str) -> PipelineError:
     if _LASTING_FAULT_ON_OUR_SIDE.search(str(error)):
         remedy = "Check METRICS_DATABASE_URL and its options"
         return PermanentError(f"No connection to {description} is possible: {_words(error)}. {remedy}.")
-    remedy = "Check that the server runs and is reachable from here"
+    remedy = (
+        "Other sessions use all connections that the limit allows: let some of them end, or raise it, for a role with "
+        "ALTER ROLE … CONNECTION LIMIT"
+        if "too many connections" in str(error)
+        else "Check that the server runs and is reachable from here"
+    )
     return TransientError(f"The connection to {description} failed: {_words(error)}. {remedy}.")
 
 

@@ -9,6 +9,7 @@ from psycopg import sql
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.names import ALERTS_TABLE
 from metrics_pipeline.postgres.tables import upstream_metadata
 from metrics_pipeline.postgres.upgrading import VERSION_TABLE
 
@@ -19,18 +20,20 @@ class Purpose(StrEnum):
     PIPELINE = "pipeline"
     RETENTION = "retention"
     READER = "reader"
+    OPERATOR = "operator"
 
 
 _READ = ("SELECT",)
 _PRUNE = ("SELECT", "DELETE")
+_WRITE = ("SELECT", "INSERT", "UPDATE")
 
 #: Per purpose, the privileges on each table.
 PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
     Purpose.PIPELINE: {
         "agent_registry": _READ,
         "agent_execution_logs": _READ,
-        "agent_performance_metrics": ("SELECT", "INSERT", "UPDATE"),
-        "metric_day_ledger": ("SELECT", "INSERT", "UPDATE"),
+        "agent_performance_metrics": _WRITE,
+        "metric_day_ledger": _WRITE,
         "metric_restatements": ("SELECT", "INSERT"),
         VERSION_TABLE: _READ,
     },
@@ -39,7 +42,7 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
         "alert_history": _PRUNE,
         "agent_performance_metrics": _PRUNE,
         "metric_restatements": _PRUNE,
-        "metric_day_ledger": ("SELECT", "INSERT", "UPDATE"),
+        "metric_day_ledger": _WRITE,
         VERSION_TABLE: _READ,
     },
     Purpose.READER: {
@@ -48,6 +51,15 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
         "agent_performance_metrics": _READ,
         "metric_day_ledger": _READ,
         "metric_restatements": _READ,
+        VERSION_TABLE: _READ,
+    },
+    # `clear` deletes what the pipeline may only write.
+    Purpose.OPERATOR: {
+        "agent_registry": _READ,
+        "agent_execution_logs": _READ,
+        "agent_performance_metrics": (*_WRITE, "DELETE"),
+        "metric_day_ledger": (*_WRITE, "DELETE"),
+        "metric_restatements": ("SELECT", "INSERT"),
         VERSION_TABLE: _READ,
     },
 }
@@ -92,7 +104,8 @@ def grant_statements(connection: Connection, roles: Mapping[Purpose, str]) -> li
             raise PermanentError(f"{role!r} cannot be the name of a role: it needs 1 to {_NAME_BYTES} bytes of UTF-8.")
     tables = {table for purpose in roles for table in PRIVILEGES[purpose]}
     objects = connection.execute(_OBJECTS, {"tables": list(tables)}).all()
-    missing = sorted(tables - {found.name for found in objects})
+    # Retention does without alerts.
+    missing = sorted(tables - {found.name for found in objects} - {ALERTS_TABLE})
     if missing:
         raise PermanentError(
             f"There is nothing to grant on {', '.join(missing)}: not found along search_path. metrics-pipeline "

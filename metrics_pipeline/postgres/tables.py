@@ -77,6 +77,7 @@ metric_day_ledger = Table(
     Column("raw_pruned_at", DateTime(timezone=True)),
     Column("raw_pruned_logs", BigInteger),
     Column("metrics_expired_at", DateTime(timezone=True)),
+    Column("rows_digest", Text),
 )
 
 metric_restatements = Table(

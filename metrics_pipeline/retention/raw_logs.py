@@ -15,16 +15,17 @@ from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.logs.log_columns import FINGERPRINT_KINDS, fingerprint_columns, log_columns
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.reconciliation import LedgerRow
-from metrics_pipeline.metrics.retention import reason_of_difference, reason_to_hold_back
+from metrics_pipeline.metrics.retention import FIRST_DAY, reason_of_difference, reason_to_hold_back
 from metrics_pipeline.metrics.windows import DayWindow, day_window
 from metrics_pipeline.names import LOGS_TABLE
 from metrics_pipeline.retention.pace import HeldBackError, OnProgress, Pace, RetentionConnection, why_not
 from metrics_pipeline.retention.partitions import SourceTable, on_table, tables_of
 from metrics_pipeline.retention.report import HeldBackDay, RetentionReport
+from metrics_pipeline.store.audit import stored_totals
 from metrics_pipeline.store.ledger import read_stored_day
 from metrics_pipeline.store.publishing import lock_day
 
-_EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
+_EARLIEST = datetime(FIRST_DAY.year, 1, 1, tzinfo=UTC)
 
 _NEXT_LOG = """SELECT min("timestamp") FROM {table} WHERE "timestamp" >= :start AND "timestamp" < :end"""
 _COUNT_BEFORE = """SELECT count(*) FROM {table} WHERE "timestamp" < :before"""
@@ -132,8 +133,8 @@ class RawLogPruning:
             self.report.pruned_logs[day.window.metric_date] = day.logs
             if not day.ledger.is_sealed:
                 self.report.sealed_days.append(day.window.metric_date)
-            if not self.report.is_dry_run:
-                self.on_progress(f"{day.window.metric_date}: {day.logs:,} verified logs deleted, the day is sealed")
+            done = "would be deleted, and the day sealed" if self.report.is_dry_run else "deleted, the day is sealed"
+            self.on_progress(f"{day.window.metric_date}: {day.logs:,} verified logs {done}")
         if isinstance(unit, DayWindow) and not self.report.is_dry_run:
             self._hold_back(unit, "arrived after the day was sealed: not in its metrics")
 
@@ -185,6 +186,9 @@ class RawLogPruning:
             reason = "in a view or a foreign table, wholly or in part: retention deletes from tables only"
         if reason or stored.ledger is None:
             raise HeldBackError(reason)
+        [rows] = stored_totals(connection, window.metric_date, window.metric_date)
+        if rows.is_altered:
+            raise HeldBackError("the stored metrics of this day are damaged (values were altered): backfill the day")
         pruned_logs = half or SourceFingerprint.of_no_logs(stored.ledger.source_fingerprint.kind)
         return _Day(window, stored.ledger, pruned_logs, count_logs_of_day(connection, self.contract, window))
 

@@ -8,9 +8,10 @@ import polars as pl
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.metrics.anomalies import HISTORY_SCHEMA
-from metrics_pipeline.metrics.catalog import NANO_USD_PER_USD
+from metrics_pipeline.metrics.catalog import AGENT_DAY, NANO_USD_PER_USD
 from metrics_pipeline.metrics.conservation import StoredTotals
 from metrics_pipeline.store.ledger import LEDGER_COLUMNS, ledger_row
+from metrics_pipeline.store.publishing import rows_digest
 
 _MAX_NAMED_AGENTS = 5
 
@@ -23,18 +24,22 @@ _CONTRADICTION = """(
     OR abs(avg_cost_per_execution * total_executions - total_cost_usd) > (total_executions + 1) * 0.0000000005
     OR NOT (p50_latency_ms <= p95_latency_ms AND p95_latency_ms <= p99_latency_ms))"""
 
+_DIGEST = rows_digest(AGENT_DAY)
+
 _STORED_TOTALS = text(f"""
 SELECT {", ".join(f"ledger.{name}" for name in LEDGER_COLUMNS)}, ledger.xmin::text AS version,
        coalesce(rows, 0) AS rows, coalesce(executions, 0) AS executions, coalesce(successful, 0) AS successful,
        coalesce(failed, 0) AS failed, coalesce(counted, 0) AS errors, coalesce(tokens, 0) AS tokens,
-       coalesce(cost_nano_usd, 0) AS cost_nano_usd, coalesce(contradictory, '{{}}') AS contradictory_agents
+       coalesce(cost_nano_usd, 0) AS cost_nano_usd, coalesce(contradictory, '{{}}') AS contradictory_agents,
+       coalesce(digest, (SELECT {_DIGEST} FROM agent_performance_metrics WHERE false)) AS digest
 FROM metric_day_ledger AS ledger
 LEFT JOIN (
     SELECT metric_date, count(*) AS rows, sum(total_executions) AS executions,
            sum(successful_executions) AS successful, sum(failed_executions) AS failed, sum(errors) AS counted,
            sum(total_tokens) AS tokens, sum(total_cost_usd) * {NANO_USD_PER_USD} AS cost_nano_usd,
            (array_agg(agent_id ORDER BY agent_id) FILTER (WHERE {_CONTRADICTION}))[1:{_MAX_NAMED_AGENTS}]
-               AS contradictory
+               AS contradictory,
+           {_DIGEST} AS digest
     FROM agent_performance_metrics
     CROSS JOIN LATERAL (
         SELECT coalesce(sum(executions::numeric), 0) AS errors FROM jsonb_each_text(error_distribution)
@@ -78,10 +83,10 @@ def stored_totals(connection: Connection, first: date = date.min, last: date = d
     totals = []
     for row in connection.execute(_STORED_TOTALS, {"first": first, "last": last}).mappings():
         sums = {name: value for name, value in row.items() if name not in (*LEDGER_COLUMNS, "version")}
-        agents = tuple(sums.pop("contradictory_agents"))
+        agents, digest = tuple(sums.pop("contradictory_agents")), str(sums.pop("digest"))
         # sum() of a bigint is a numeric.
         whole = {name: int(value) for name, value in sums.items()}
-        totals.append(StoredTotals(ledger_row(row), **whole, contradictory_agents=agents))
+        totals.append(StoredTotals(ledger_row(row), **whole, contradictory_agents=agents, digest=digest))
     return totals
 
 

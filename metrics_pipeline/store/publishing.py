@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from hashlib import sha256
 
 from sqlalchemy import Connection, text
 
@@ -38,13 +39,23 @@ def _incoming(column: Column) -> str:
     )
 
 
+def rows_digest(grain: Grain) -> str:
+    """SQL of the digest of rows, in any order. It begins with a digest of their columns, which differ by version.
+
+    A sum of hashes needs no sorting: 14 days of 5,000 agents take a third of the time of one hash over their rows.
+    """
+    names = ", ".join(column.name for column in grain.columns)
+    columns = sha256(names.encode()).hexdigest()[:8]
+    row = f"left(encode(sha256(textsend(ROW({names})::text)), 'hex'), 16)"
+    return f"'{columns}:' || coalesce(sum(('x' || {row})::bit(64)::bigint), 0)"
+
+
 class _Statements:
     """The statements that publish the rows of one grain."""
 
     def __init__(self, grain: Grain) -> None:
         keys, names = ", ".join(grain.key_names), ", ".join(column.name for column in grain.columns)
-        row = f"ROW({names})::text"
-        digest = f"SELECT sha256(textsend(string_agg({row}, E'\\n' ORDER BY {row} COLLATE \"C\"))) FROM"
+        digest = f"SELECT {rows_digest(grain)} FROM"
         # A separate statement: within `publish`, FOR UPDATE silently omits the rows that it has already updated.
         self.lock_rows = text(
             f"SELECT 1 FROM {grain.table} WHERE metric_date = :metric_date ORDER BY {keys} FOR UPDATE"
@@ -153,10 +164,8 @@ def publish_day(
                 "reason": reason.value,
             },
         ).one()
-        if (
-            connection.execute(_AGENT_DAY.stored_digest, {"metric_date": window.metric_date}).scalar_one()
-            != counts.digest
-        ):
+        stored_digest = connection.execute(_AGENT_DAY.stored_digest, {"metric_date": window.metric_date}).scalar_one()
+        if stored_digest != counts.digest:
             raise PermanentError(_what_was_not_stored(connection, day, window))
         connection.execute(
             _RECORD,
@@ -173,6 +182,7 @@ def publish_day(
                 "definition_version": DEFINITION_VERSION,
                 "snapshot_at": snapshot_at,
                 "run_id": run_id,
+                "rows_digest": stored_digest,
             },
         )
     return Published(

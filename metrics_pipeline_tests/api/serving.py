@@ -46,6 +46,8 @@ def serving(database: Database) -> Iterator[Serve]:
         ends.extend([client.close, lambda: setattr(server, "should_exit", True), thread.join])
         return client
 
-    yield start
-    for end in ends:
-        end()
+    try:
+        yield start
+    finally:
+        for end in ends:
+            end()

@@ -85,13 +85,18 @@ def test_check_fails_when_our_tables_are_missing(database_url: str) -> None:
     assert "Our tables: missing" in result.output
 
 
-def test_check_says_what_retention_alone_lacks(database_url: str) -> None:
-    execute(database_url, "DROP TABLE alert_history")
+def test_check_says_what_retention_alone_lacks_and_that_it_does_without_alerts(database_url: str) -> None:
+    execute(database_url, "ALTER TABLE alert_history DROP resolved_at")
     result = run("check", database_url)
     assert result.exit_code == 1
     assert "Ready for pipeline: " in result.output
     assert "Not ready for retention: " in str(result.exception)
-    assert "table alert_history is missing" in str(result.exception)
+    assert "column alert_history.resolved_at is missing" in str(result.exception)
+    execute(database_url, "DROP TABLE alert_history")
+    output = run("check", database_url).output
+    assert "Ready for retention: " in output
+    assert "alert_history does not exist, so no alert is deleted" in output
+    assert "alert_history" not in run("grants", database_url).output
 
 
 def test_check_shows_statuses_and_agents_and_warns_if_none_of_them_counts(database_url: str) -> None:

@@ -60,7 +60,7 @@ def test_days_that_could_lose_a_number_are_refused(
     monkeypatch.setenv("METRICS_RETENTION_RAW_LOG_DAYS", "soon")
     assert refused("--dry-run") == (
         "Error: METRICS_RETENTION_RAW_LOG_DAYS is 'soon', which cannot be used. "
-        "Set a whole number of days from 1 to 36,600.\n"
+        "Set a whole number of days from 1 to 36,600, or never.\n"
     )
 
 
@@ -73,7 +73,8 @@ def test_every_limit_is_an_option_that_says_its_default() -> None:
     }  # fmt: skip
     assert options["--metric-days"].default is None
     assert options["--metric-days"].help == (
-        "Keep the metrics of this many days before today. Default: METRICS_RETENTION_METRIC_DAYS, else 365."
+        "Keep the metrics of this many days before today. `never` keeps them for ever. "
+        "Default: METRICS_RETENTION_METRIC_DAYS, else 365."
     )
     assert (options["--batch-rows"].default, options["--batch-rows"].help) == (
         10_000,

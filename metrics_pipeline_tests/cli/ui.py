@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -153,12 +153,12 @@ def launch_backfill(ui: Ui, **params: Any) -> str:
     return launched["backfillId"]
 
 
-def launch_run(ui: Ui, job: str, **tags: str) -> str:
+def launch_run(ui: Ui, job: str, *, config: Mapping[str, Any] | None = None, **tags: str) -> str:
     launched = ui.query(
         _LAUNCH_RUN,
         params={
             "selector": {**REPOSITORY, "pipelineName": job},
-            "runConfigData": {},
+            "runConfigData": config or {},
             "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
         },
     )["launchRun"]

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.scheduler.instigation import SensorInstigatorData
 
 from metrics_pipeline.orchestration.instance import CONFIGURATION, SOCKET, WORKSPACE, write_instance
 from metrics_pipeline_tests.cli.ui import Ui
@@ -134,3 +136,12 @@ def assert_no_pool_slot_is_taken(instance: dg.DagsterInstance) -> None:
         or info.assigned_step_count
     }
     assert taken == {}
+
+
+def let_the_interval_of_the_sensors_pass(instance: dg.DagsterInstance) -> None:
+    """The daemon evaluates each sensor within seconds, as if its last tick were long ago."""
+    for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
+        data = state.instigator_data
+        assert isinstance(data, SensorInstigatorData)
+        due = data._replace(last_tick_timestamp=None, last_tick_start_timestamp=None)
+        instance.update_instigator_state(state.with_data(due))

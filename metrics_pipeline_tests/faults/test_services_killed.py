@@ -1,4 +1,4 @@
-"""kill -9 of the daemon, the code server and the webserver of a production during a backfill that was started there."""
+"""kill -9 of the daemon, the code server and the webserver of a production, during a backfill and under the sensor."""
 
 import threading
 import time
@@ -9,16 +9,23 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.execution.backfill import BulkActionStatus
-from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    RUN_KEY_TAG,
+    WILL_RETRY_TAG,
+)
 from sqlalchemy import text
 
 from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
+from metrics_pipeline.names import PARTITION_TAG
+from metrics_pipeline.orchestration.processes import is_claimed
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline_tests.cli.ui import launch_backfill, launch_run
 from metrics_pipeline_tests.databases import scratch_database
-from metrics_pipeline_tests.days import aggregate, assert_exact
+from metrics_pipeline_tests.days import aggregate, assert_exact, query
 from metrics_pipeline_tests.homes import scratch_home
 from metrics_pipeline_tests.processes import processes, wait_until
 
@@ -36,6 +43,7 @@ from .services import (
     WEBSERVER,
     Services,
     assert_no_pool_slot_is_taken,
+    let_the_interval_of_the_sensors_pass,
     running_services,
     write_impatient_instance,
 )
@@ -51,6 +59,8 @@ _FAULTS = 3
 #: Seconds between the launch of the backfill, or the previous fault, and a fault: a run takes some seconds to begin.
 _UP_TO_SECONDS = 6.0
 _UNDER_WAY = (BulkActionStatus.REQUESTED, BulkActionStatus.FAILING, BulkActionStatus.CANCELING)
+#: Seconds that the code server stays away after Dagster has given the killed run up.
+_AWAY_SECONDS = 10.0
 
 
 @pytest.fixture
@@ -161,6 +171,63 @@ def test_a_backfill_in_production_survives_the_death_of_every_service(
         assert_nothing_half_published(database)
         for day in _DAYS:
             assert_exact(database, day_window(day, "UTC"))
+        assert_nothing_left_behind(database)
+        assert_no_unfinished_run(instance, "daily_metrics_job")
+        assert_no_pool_slot_is_taken(instance)
+
+
+def _make_the_newest_day_dirty(database: Database) -> None:
+    _store_days(database)
+    aggregate(database, day_window(_NEWEST, "UTC"), run_id="long ago")
+    correct(database, _NEWEST)
+
+
+@pytest.mark.ci
+@pytest.mark.half_the_seeds
+@pytest.mark.long
+def test_a_day_whose_run_died_with_its_code_server_is_asked_for_again_by_the_sensor(
+    stage: Stage, production: tuple[Path, dict[str, str]]
+) -> None:
+    """Dagster's own repetition of the run is lost, because no code server is there to start it."""
+    home, environment = production
+    url, database = stage.prepared(Play((), _make_the_newest_day_dirty))
+    environment |= {
+        "METRICS_DATABASE_URL": url,
+        "METRICS_START_DATE": str(_DAYS[0]),
+        "METRICS_LOOKBACK_DAYS": "2",
+    }
+    killed_after, away = stage.random.uniform(0, _UP_TO_SECONDS), stage.random.uniform(0, _AWAY_SECONDS)
+    print(f"killed after {killed_after} s, away for {away} s")
+    asked = dg.RunsFilter(tags={PARTITION_TAG: str(_NEWEST)})
+    with (
+        dg.DagsterInstance.from_config(environment["DAGSTER_HOME"]) as instance,
+        running_services(home, Path(environment["DAGSTER_HOME"]), environment) as services,
+    ):
+        # The run can read the day, and cannot store it.
+        with database.engine.begin() as connection:
+            connection.execute(text("LOCK TABLE agent_performance_metrics IN SHARE MODE"))
+            services.ui.wait_for(lambda: any(map(is_claimed, instance.get_runs(asked))))
+            time.sleep(killed_after)
+            services.kill(CODE_SERVER)
+        services.ui.wait_for(lambda: [run.tags.get(WILL_RETRY_TAG) for run in instance.get_runs(asked)] == ["false"])
+        time.sleep(away)
+        services.start(CODE_SERVER)
+        services.wait_for_the_webserver()
+
+        def is_healed() -> bool:
+            if not instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
+                let_the_interval_of_the_sensors_pass(instance)
+            return (_NEWEST, "long ago") not in query(database, "SELECT metric_date, run_id FROM metric_day_ledger")
+
+        services.ui.wait_for(is_healed, seconds=_PATIENCE_SECONDS)
+        services.ui.wait_for(lambda: not instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)))
+        healing, killed = instance.get_runs(asked)
+        assert (killed.status, healing.status) == (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS)
+        assert healing.tags[RUN_KEY_TAG] == f"{killed.tags[RUN_KEY_TAG]}#1"
+        services.stop()
+        wait_until(lambda: not processes(home), seconds=30)
+        assert_nothing_half_published(database)
+        assert_exact(database, day_window(_NEWEST, "UTC"))
         assert_nothing_left_behind(database)
         assert_no_unfinished_run(instance, "daily_metrics_job")
         assert_no_pool_slot_is_taken(instance)

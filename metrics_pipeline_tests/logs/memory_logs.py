@@ -69,9 +69,9 @@ class MemoryLogs:
         return found
 
     def quality(
-        self, snapshot: object, start: datetime, end: datetime, *, future_from: datetime, examples: int
+        self, snapshot: object, windows: Sequence[DayWindow], *, future_from: datetime, examples: int
     ) -> LogQuality:
-        within = self._within(start, end)
+        within = [log for window in windows for log in self._within(window.start, window.end)]
 
         def suspicion(value: str, logs: list[Log]) -> Suspicion:
             newest = sorted(logs, key=lambda log: log.timestamp, reverse=True)[:examples]
@@ -98,6 +98,7 @@ class MemoryLogs:
                 "unknown_status": suspicion("status", [log for log in within if log.status not in KNOWN_STATUSES]),
                 "in_the_future": suspicion("timestamp", [log for log in self.logs if log.timestamp > future_from]),
             },
+            unreadable={},
         )
 
     def first_log_at(self, snapshot: object) -> datetime | None:

@@ -222,6 +222,15 @@ def test_row_level_security_that_hides_everything_is_refused(database: Database)
     assert "row-level security is active for table agent_registry, and no row of it is visible" in message
 
 
+def test_row_level_security_under_which_no_row_is_found_in_time_is_refused(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metrics_pipeline.logs.contract.LOOK_SECONDS", 0.05)
+    statements = [*SECURED, "CREATE POLICY slow ON agent_registry USING (id = 'b' AND pg_sleep(10) IS NULL)"]
+    message = problems(database, *statements, "SET ROLE pg_monitor")
+    assert "active for table agent_registry, and no visible row of it was found within 0.05 s" in message
+
+
 def test_a_schema_that_the_role_may_not_use_is_named(database: Database) -> None:
     message = problems(
         database,

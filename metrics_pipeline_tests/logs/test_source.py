@@ -132,8 +132,8 @@ def test_suspicious_values_are_counted_and_the_newest_shown(database: Database, 
     later = Log("late", latency_ms=-1, cost_usd="1e11", timestamp=NOON + timedelta(minutes=1))
     source = fill(AGENTS, [*LOGS, later])
     with database.snapshot() as snapshot:
-        quality = source.quality(snapshot, WINDOW.start, WINDOW.end, future_from=NOON, examples=1)
-        nothing = source.quality(snapshot, NEXT_DAY.end, NEXT_DAY.end, future_from=NEXT_DAY.end, examples=1)
+        quality = source.quality(snapshot, [WINDOW], future_from=NOON, examples=1)
+        nothing = source.quality(snapshot, [], future_from=NEXT_DAY.end, examples=1)
     assert quality.logs == 8
     assert {kind: found.logs for kind, found in quality.suspicions.items()} == {
         "negative_latency": 2,

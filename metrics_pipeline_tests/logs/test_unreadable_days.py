@@ -13,7 +13,6 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import (
     DAY,
     NOON,
-    WINDOW,
     Log,
     aggregate,
     assert_exact,
@@ -70,7 +69,8 @@ def test_costs_that_overflow_together_make_their_day_unreadable_only(days: Datab
     logs = open_logs(days)
     with days.snapshot() as snapshot:
         verdicts = judge_days(snapshot, logs, DAYS, "UTC")
-        quality = logs.quality(snapshot, WINDOW.start, WINDOW.end + timedelta(days=2), future_from=NOON, examples=1)
+        windows = [day_window(day, "UTC") for day in DAYS]
+        quality = logs.quality(snapshot, windows, future_from=NOON, examples=1)
     assert [verdict.state for verdict in verdicts] == [DayState.AGGREGATED, DayState.UNREADABLE, DayState.MISSING]
     assert "value overflows numeric format (SQLSTATE 22003)" in verdicts[1].reason
     found = quality.suspicions["cost_of_12_digits_or_more"]

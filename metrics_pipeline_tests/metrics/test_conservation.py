@@ -30,6 +30,7 @@ ALL = StoredTotals(
     tokens=70,
     cost_nano_usd=50,
     contradictory_agents=(),
+    digest="columns:1",
 )
 #: The same day with two of the successful ones skipped, of 20 tokens and 15 nano-dollars.
 SOME = replace(
@@ -70,6 +71,9 @@ def test_days_that_add_up_have_no_contradiction() -> None:
         ({"successful": 7}, ["successful executions 7, but ledger 6"]),
         ({"tokens": 71}, ["tokens 71, but ledger 70"]),
         ({"contradictory_agents": ("a|b", "c")}, ["rows that contradict themselves: 'a|b', 'c'"]),
+        ({"ledger": ledger_row(LOGS, rows_digest="columns:2")}, ["its rows were altered after they were stored"]),
+        ({"ledger": ledger_row(LOGS, rows_digest="columns:1")}, []),
+        ({"ledger": ledger_row(LOGS, rows_digest="other columns:2")}, []),
     ],
 )
 def test_a_sum_that_differs_is_named_with_both_numbers(change: dict[str, object], expected: list[str]) -> None:

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from traceback import format_exception
 
 import dagster as dg
 import psycopg
 import pytest
 
+from metrics_pipeline.errors import TransientError
 from metrics_pipeline.orchestration import failures
 from metrics_pipeline.postgres.database import Database
 
@@ -43,6 +45,17 @@ def test_a_passing_fault_is_tried_again_without_repeating_the_days_before_it(
     assert partitions(instance) == (set(KEYS), set())
     assert set(ledger(database).values()) == {ended.run.run_id}
     assert_equal_to_oracle(database, *DAYS)
+
+
+def test_a_cancellation_is_told_without_the_error_that_it_interrupted() -> None:
+    cancelled = dg.DagsterExecutionInterruptedError()
+    cancelled.__context__ = TransientError("canceling statement due to user request")
+    with (
+        pytest.raises(dg.DagsterExecutionInterruptedError) as raised,
+        failures.step_outcome(dg.build_asset_context()),
+    ):
+        raise cancelled
+    assert "user request" not in "".join(format_exception(raised.value))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """data_retention through Dagster: the schedule's request, the run, what it reports and checks."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 import dagster as dg
@@ -13,7 +13,7 @@ from metrics_pipeline.metrics.retention import RetentionPolicy
 from metrics_pipeline.names import SCHEDULED_AT_TAG
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTION_ASSET_KEY
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline_tests.days import DAY, aggregate, query
+from metrics_pipeline_tests.days import DAY, aggregate, execute, query
 from metrics_pipeline_tests.retention.runs import NIGHT, contents, logs_by_day, sealed, store_days, window
 
 #: Every key that a run's metadata has, whatever there was to do.
@@ -37,6 +37,16 @@ KEYS = {
     "days",
     "seconds",
     "logs_per_second",
+}
+#: What a dry run calls them.
+WOULD = {
+    "agent_execution_logs_deleted": "would_delete_agent_execution_logs",
+    "agent_performance_metrics_deleted": "would_delete_agent_performance_metrics",
+    "metric_restatements_deleted": "would_delete_metric_restatements",
+    "alert_history_deleted": "would_delete_alert_history",
+    "days_sealed": "would_seal_days",
+    "days_expired": "would_expire_days",
+    "partitions_dropped": "would_drop_partitions",
 }
 
 
@@ -65,7 +75,7 @@ def run(
         .resolve_job_def("data_retention_job")
         .execute_in_process(
             instance=instance,
-            run_config={"ops": {"data_retention": {"config": dict(config or {})}}},
+            run_config={"ops": {"data_retention": {"config": {"dry_run": False} | dict(config or {})}}},
             tags={SCHEDULED_AT_TAG: NIGHT} if tags is None else tags,
             raise_on_error=False,
         )
@@ -91,6 +101,7 @@ def test_it_is_asked_for_every_night_at_half_past_three_for_that_night() -> None
     assert request.tags[SCHEDULED_AT_TAG] == "2025-04-04T03:30:00+02:00"
     # Dagster starts one run per key: a tick that is evaluated twice prunes once.
     assert request.run_key == "2025-04-04"
+    assert request.run_config == {"ops": {"data_retention": {"config": {"dry_run": False}}}}
 
 
 def test_the_night_comes_from_the_schedule_and_not_from_the_clock(
@@ -154,12 +165,23 @@ def test_a_dry_run_is_an_observation_and_changes_nothing(
 ) -> None:
     store_days(database, 0)
     before = contents(database)
-    result = run(database_url, instance, {"dry_run": True})
-    assert result.success
+    job = build_defs(database_url=database_url).resolve_job_def("data_retention_job")
+    # What a click on Materialize does.
+    result = job.execute_in_process(instance=instance, tags={SCHEDULED_AT_TAG: NIGHT})
     assert result.get_asset_materialization_events() == []
     [observation] = result.get_asset_observation_events()
     said = observation.asset_observation_data.asset_observation.metadata
-    assert said["agent_execution_logs_deleted"].value == 3
+    assert next(iter(said)) == "dry_run"
+    assert (said["dry_run"].value, said["would_delete_agent_execution_logs"].value) == (True, 3)
+    assert said["days"].value == [
+        {"day": "2025-03-04", "would_delete_logs": 3, "would_delete_metrics": 0, "logs_held_back": 0, "reason": ""}
+    ]
+    assert said.keys() == {WOULD.get(key, key) for key in KEYS} | {"dry_run"}
+    log = [entry.user_message for entry in instance.all_logs(result.run_id) if not entry.is_dagster_event]
+    assert log == [
+        "2025-03-04: 3 verified logs would be deleted, and the day sealed",
+        "Nothing was deleted: this was a dry run. To delete, launch it with dry_run: false.",
+    ]
     assert contents(database) == before
     assert not instance.get_latest_materialization_event(RETENTION_ASSET_KEY)
 
@@ -180,7 +202,7 @@ def test_the_ui_shows_the_days_of_the_settings() -> None:
     defs = build_defs(retention=RetentionPolicy(raw_log_days=1, metric_days=1400, alert_days=2000))
     launchpad = defs.resolve_assets_def(RETENTION_ASSET_KEY).op.config_schema.config_type.fields
     assert {name: field.default_value for name, field in launchpad.items()} == {
-        "dry_run": False,
+        "dry_run": True,
         "raw_log_days": 1,
         "metric_days": 1400,
         "alert_days": 2000,
@@ -188,10 +210,30 @@ def test_the_ui_shows_the_days_of_the_settings() -> None:
         "pause_ms": 1_000,
         "time_budget_minutes": 60,
     }
-    assert launchpad["metric_days"].description == "Keep the metrics of this many days before today."
+    assert launchpad["metric_days"].description == (
+        "Keep the metrics of this many days before today. null: keep them for ever."
+    )
     graph = defs.resolve_asset_graph()
     assert "Raw logs are kept for 1 day." in graph.get(dg.AssetKey("agent_execution_logs")).description
     assert "Resolved ones are kept for 2,000 days," in graph.get(dg.AssetKey("alert_history")).description
+
+
+def test_what_is_kept_for_ever_stays_and_metrics_without_logs_expire_all_the_same(
+    database: Database, database_url: str, instance: dg.DagsterInstance
+) -> None:
+    store_days(database, 0, 1)
+    # The platform prunes its logs itself.
+    execute(database, "DELETE FROM agent_execution_logs WHERE timestamp::date = '2025-03-04'")
+    never = build_defs(retention=RetentionPolicy(raw_log_days=None, alert_days=None)).resolve_asset_graph()
+    assert "Raw logs are kept for ever." in never.get(dg.AssetKey("agent_execution_logs")).description
+    result = run(database_url, instance, {"raw_log_days": None, "metric_days": 1, "alert_days": None})
+    said = {
+        key: value.value
+        for key, value in result.get_asset_materialization_events()[-1].materialization.metadata.items()
+    }
+    assert (said["keeps_raw_logs_from"], said["keeps_metrics_from"]) == ("never deleted", "2025-04-03")
+    assert (said["agent_execution_logs_deleted"], said["days_held_back"], said["days_expired"]) == (0, 0, 1)
+    assert (logs_by_day(database), sealed(database)) == ({date(2025, 3, 5): 3}, {DAY: 0})
 
 
 @pytest.mark.parametrize(

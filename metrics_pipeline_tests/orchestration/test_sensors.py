@@ -111,10 +111,16 @@ def test_a_change_is_found_told_and_healed(
     assert nights.sensor(NOON).skip_message == "2 days: 2 aggregated."
 
 
-def test_a_day_whose_stored_rows_were_deleted_is_asked_for_and_healed(nights: Nights) -> None:
-    execute(
-        nights.database, "DELETE FROM agent_performance_metrics WHERE metric_date = '2025-07-12' AND agent_id = 'b'"
-    )
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM agent_performance_metrics",
+        # No sum of the ledger shows it.
+        "UPDATE agent_performance_metrics SET avg_latency_ms = avg_latency_ms + 1, unique_users = 7",
+    ],
+)
+def test_a_day_whose_stored_rows_were_deleted_or_altered_is_asked_for_and_healed(nights: Nights, damage: str) -> None:
+    execute(nights.database, f"{damage} WHERE metric_date = '2025-07-12' AND agent_id = 'b'")
     tick = nights.sensor(NOON)
     assert asked(tick) == ["2025-07-12"]
     (result,) = nights.launch(*tick.run_requests)

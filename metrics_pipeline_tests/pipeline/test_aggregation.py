@@ -17,6 +17,8 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.days import DAY, Log, assert_exact, execute, query, store_agents, store_logs
 from metrics_pipeline_tests.processes import HANGING_SECONDS, wait_until
+from metrics_pipeline_tests.roles import Role
+from metrics_pipeline_tests.roles import roles as roles
 
 WINDOWS = {str(day): day_window(day, "UTC") for day in (DAY + timedelta(days=number) for number in range(4))}
 KEYS = list(WINDOWS)
@@ -47,6 +49,14 @@ def test_a_day_is_stored_when_it_is_reported_and_those_behind_it_are_not(four_da
         assert stored_days(four_days) == KEYS[: number + 1]
     for window in WINDOWS.values():
         assert_exact(four_days, window)
+
+
+def test_a_role_with_one_connection_stores_one_day_after_the_other(four_days: Database, roles: dict[str, Role]) -> None:
+    name = roles["pipeline"].name.replace('"', '""')
+    with four_days.engine.begin() as connection:
+        connection.exec_driver_sql(f'ALTER ROLE "{name}" CONNECTION LIMIT 1')
+    assert [day.published.inserted for _, day in days_of(roles["pipeline"].database)] == [2, 2, 2, 2]
+    assert_exact(four_days, WINDOWS[KEYS[-1]])
 
 
 def test_the_next_day_is_read_while_a_day_waits_to_be_stored(

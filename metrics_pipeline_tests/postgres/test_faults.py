@@ -121,6 +121,7 @@ def test_a_used_up_connection_limit_is_transient(run: Run, password_server: str)
     error = fault(run, login(password_server, "busy", SECRET), "SELECT 1")
     assert isinstance(error, TransientError)
     assert "too many connections" in str(error)
+    assert "raise it, for a role with ALTER ROLE … CONNECTION LIMIT." in str(error)
 
 
 @both_ways

@@ -151,6 +151,7 @@ def test_the_logs_of_a_view_are_held_back_and_metrics_expire(database: Database,
 DAMAGES = {
     "DELETE FROM agent_performance_metrics": "(0 rows of 1, 0 executions of 2)",
     "UPDATE agent_performance_metrics SET total_executions = 3": "(1 rows of 1, 3 executions of 2)",
+    "UPDATE agent_performance_metrics SET p99_latency_ms = 60000": "(values were altered)",
     """INSERT INTO agent_performance_metrics SELECT (jsonb_populate_record(stored, '{"agent_id": "b"}')).*
        FROM agent_performance_metrics AS stored""": "(2 rows of 1, 4 executions of 2)",
 }

@@ -9,8 +9,8 @@ from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.metrics.windows import DUE_HOUR, day_window, last_due_day
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
-from metrics_pipeline.orchestration.reconciling import attempts, judge
-from metrics_pipeline.pipeline.reconciling import lookback
+from metrics_pipeline.orchestration.reconciling import attempts, running_days
+from metrics_pipeline.pipeline.reconciling import judge_days, lookback
 from metrics_pipeline.store.ledger import first_stored_at, newest_stored_day
 
 NO_MISSING_OR_DIRTY_DAYS = f"""
@@ -38,19 +38,14 @@ and `daily_metrics_schedule` are running. Then materialise the day.
 def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
     """Judges the due days of the look-back window as schedule and sensor do; fails with severity ERROR."""
     settings, due = situation.settings, last_due_day(situation.now, situation.settings.time_zone)
+    # Before the database is read: the days of a run that ends in between then count as running, not as missing.
+    running = running_days(situation.instance, apart_from=situation.run_id)
     due_days = [day for day in lookback(settings, situation.now) if day <= due]
     firsts = (situation.logs.first_log_at(situation.connection), first_stored_at(situation.connection))
     start = min((first for first in firsts if first is not None), default=None)
     # Days before the first log have no logs to miss. Storing them is left to the schedule.
     days = [day for day in due_days if start is not None and start < day_window(day, settings.time_zone).end]
-    verdicts = judge(
-        situation.instance,
-        situation.database,
-        situation.logs,
-        settings.time_zone,
-        days,
-        apart_from=situation.run_id,
-    )
+    verdicts = judge_days(situation.connection, situation.logs, days, settings.time_zone, running=running)
     counts = Counter(verdict.state for verdict in verdicts)
     broken = [verdict for verdict in verdicts if verdict.state.is_fault]
     ended = {verdict.metric_date: attempts(situation.instance, verdict) for verdict in broken}

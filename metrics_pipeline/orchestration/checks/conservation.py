@@ -14,7 +14,8 @@ _MAX_NAMED_DAYS = 20
 
 STORED_ROWS_EQUAL_LEDGER = """
 Of every stored day: the logs read are those aggregated and those skipped; the rows' executions, failures, errors,
-tokens and cost add up to what the ledger says; no row contradicts itself. The cost of a day with skipped logs, or with
+tokens and cost add up to what the ledger says; no row contradicts itself; the rows are still those that were stored
+(days stored since table revision 0009). The cost of a day with skipped logs, or with
 costs finer than a nano-dollar, is compared with its logs, for the days of the look-back window and as long as
 they have not changed. Not more logs were pruned of any day than it had. Nothing else of days whose metrics expired is
 checked.

@@ -27,7 +27,6 @@ class Situation:
     """
 
     connection: Connection
-    database: Database
     logs: LogSource
     settings: Settings
     instance: dg.DagsterInstance
@@ -55,9 +54,7 @@ def build_check(
             try:
                 logs = open_logs(database)
                 with database.snapshot() as connection:
-                    return evaluate(
-                        Situation(connection, database, logs, settings, context.instance, context.run.run_id, now())
-                    )
+                    return evaluate(Situation(connection, logs, settings, context.instance, context.run.run_id, now()))
             except PermanentError as error:
                 raise PermanentError(
                     f"The check {name} could not be evaluated; what is stored stays as it is. {error}"

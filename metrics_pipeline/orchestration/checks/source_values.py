@@ -16,13 +16,14 @@ _CLOCK_SKEW = timedelta(minutes=5)
 
 NO_SUSPICIOUS_VALUES = f"""
 No log of the last METRICS_LOOKBACK_DAYS has a negative latency, cost or number of tokens, a NaN or infinite cost, or a
-status other than {", ".join(KNOWN_STATUSES)}; and no log lies more than
-{_CLOCK_SKEW // timedelta(minutes=1)} minutes in the future.
+status other than {", ".join(KNOWN_STATUSES)}; no log lies more than
+{_CLOCK_SKEW // timedelta(minutes=1)} minutes in the future; and every log can be read.
 
 Such values are aggregated as the metrics are defined: negative ones are added, NaN and infinite costs count as NULL,
 and an unknown status counts in the total only. A log in the future is aggregated with its day.
 
 **When it is yellow**, have the platform correct the named logs; the corrected days are aggregated again by themselves.
+A day with a log that cannot be read is not aggregated until then.
 """
 
 
@@ -30,28 +31,25 @@ def no_suspicious_values(situation: Situation) -> dg.AssetCheckResult:
     """Counts the suspicious logs of the look-back window by kind; fails with severity WARN."""
     settings = situation.settings
     days = lookback(settings, situation.now)
-    first, last = (days[0], days[-1]) if days else (settings.start_date, settings.start_date - timedelta(days=1))
     quality = situation.logs.quality(
         situation.connection,
-        day_window(first, settings.time_zone).start,
-        day_window(last, settings.time_zone).end,
+        [day_window(day, settings.time_zone) for day in days],
         future_from=situation.now + _CLOCK_SKEW,
         examples=_EXAMPLES,
     )
     logs, found = quality.logs, quality.suspicions
     kinds = {kind: suspicion.logs for kind, suspicion in found.items() if suspicion.logs}
+    said = [f"{day}: {unreadable.reason}." for day, unreadable in quality.unreadable.items()]
+    if kinds:
+        listed = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in kinds.items())
+        said.append(f"Logs with suspicious values: {listed}.")
     return dg.AssetCheckResult(
-        passed=not kinds,
+        passed=not said,
         severity=dg.AssetCheckSeverity.WARN,
-        description=(
-            "Logs with suspicious values: "
-            + ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in kinds.items())
-            + "."
-            if kinds
-            else f"None of {logs:,} logs holds a suspicious value."
-        ),
+        description=" ".join(said) or f"None of {logs:,} logs holds a suspicious value.",
         metadata={
-            "days": f"{first} to {last}" if days else "none",
+            "days": f"{days[0]} to {days[-1]}" if days else "none",
+            "days_unreadable": len(quality.unreadable),
             "logs": logs,
             **{f"logs_{kind}": suspicion.logs for kind, suspicion in found.items()},
             "newest_examples": dg.MetadataValue.md(

@@ -77,6 +77,8 @@ def test_days_that_are_as_they_were_stored_pass(stored: Database, evaluate: Eval
         ("UPDATE agent_performance_metrics SET total_tokens = 12", 3, "tokens 36, but ledger 13"),
         ("UPDATE agent_performance_metrics SET success_rate = 0.5 WHERE agent_id = 'idle'", 3, "&#39;idle&#39;"),
         ("UPDATE agent_performance_metrics SET p50_latency_ms = 99 WHERE agent_id = 'a'", 3, "&#39;a&#39;"),
+        ("UPDATE agent_performance_metrics SET avg_latency_ms = 99 WHERE agent_id = 'a'", 4, "its rows were altered"),
+        ("UPDATE agent_performance_metrics SET unique_users = 1 WHERE agent_id = 'idle'", 3, "its rows were altered"),
         (
             "UPDATE metric_day_ledger SET skipped_logs = skipped_logs + 1",
             3,
@@ -102,7 +104,7 @@ def test_a_cost_that_has_nothing_left_to_be_compared_with_is_counted_and_not_bla
 ) -> None:
     dearer = """UPDATE agent_performance_metrics SET total_cost_usd = 4, avg_cost_per_execution = 2
                  WHERE agent_id = 'b|c' AND metric_date = '2025-03-04'"""
-    execute(stored, dearer)
+    execute(stored, dearer, "UPDATE metric_day_ledger SET rows_digest = NULL")  # as older versions stored it
     assert not evaluate(NAME).passed
     # Beyond the look-back window, pruned, or with logs that have changed since: that day is dirty, not broken.
     assert evaluate(NAME, lookback_days=1, now=TOMORROW + timedelta(days=1)).passed

@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline_tests.days import DAY, Log, execute, query, store_logs
+from metrics_pipeline_tests.days import DAY, NOON, Log, execute, query, store_logs
 from metrics_pipeline_tests.orchestration.test_markdown import HOSTILE, HOSTILE_IN_A_CELL
 
 from .evaluations import TOMORROW, Evaluate, values
@@ -41,6 +41,7 @@ def test_usual_values_pass(database: Database, evaluate: Evaluate, naive: bool) 
     assert verdict.description == "None of 6 logs holds a suspicious value."
     assert values(verdict) == {
         "days": "2025-02-19 to 2025-03-04",
+        "days_unreadable": 0,
         "logs": 6,
         **{f"logs_{kind}": 0 for kind in KINDS},
         "newest_examples": "None.",
@@ -97,3 +98,28 @@ def test_days_beyond_the_look_back_window_are_not_looked_at(database: Database, 
     assert not evaluate(NAME, now=later, lookback_days=2).passed
     assert evaluate(NAME, now=later, lookback_days=1).passed
     assert evaluate(NAME, start_date=DAY + timedelta(days=1)).passed
+
+
+def test_a_log_that_cannot_be_read_is_named_with_its_day_and_the_other_days_are_examined(
+    database: Database, evaluate: Evaluate
+) -> None:
+    store_logs(database, [Log(latency_ms=-1, timestamp=NOON - timedelta(days=number)) for number in range(3)])
+    store_logs(database, [Log(latency_ms=-5, timestamp=NOON - timedelta(days=1, minutes=1))])
+    execute(
+        database,
+        "ALTER TABLE agent_execution_logs RENAME TO stored",
+        "ALTER TABLE stored ALTER latency_ms TYPE text",
+        """CREATE VIEW agent_execution_logs AS SELECT id, agent_id, "timestamp", status, latency_ms::int, token_count,
+           cost_usd, error_type, metadata FROM stored""",
+        "UPDATE stored SET latency_ms = 'fast' WHERE latency_ms = '-5'",
+    )
+    [(log_id,)] = query(database, "SELECT id::text FROM stored WHERE latency_ms = 'fast'")
+    verdict = evaluate(NAME)
+    assert not verdict.passed
+    assert verdict.description == (
+        f'2025-03-03: log {log_id} of 11:59:00Z cannot be read: invalid input syntax for type integer: "fast" '
+        "(SQLSTATE 22P02). Logs with suspicious values: 2 negative latency."
+    )
+    found = values(verdict)
+    assert (found["days_unreadable"], found["logs"], found["logs_negative_latency"]) == (1, 2, 2)
+    assert found["newest_examples"].index("2025-03-04 12") < found["newest_examples"].index("2025-03-02 12")
