@@ -95,7 +95,7 @@ def compute_day(database: Database, logs: LogSource, window: DayWindow, options:
         agents = pl.concat([extracted.agents, pl.Series(list(stored.executions), dtype=pl.String)]).unique()
         aggregates = merge_partials(extracted.partials)
         metrics = daily_metrics(aggregates, agents, window.metric_date, extracted.exact_costs, extracted.kind)
-        totals = day_totals(extracted.partials, agents)
+        totals = day_totals(aggregates, agents)
     with timings.step("validate"):
         if not options.accept_deleted_logs:
             refuse_if_shrunk(stored, window, metrics.fingerprint, aggregates.logs_by_agent())
