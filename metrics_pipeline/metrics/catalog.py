@@ -269,4 +269,7 @@ AGENT_DAY = Grain(
     ),
 )
 
+#: Every grain that is stored: each has its table, index and privileges.
+GRAINS = (AGENT_DAY,)
+
 METRIC_NAMES = tuple(metric.name for metric in METRICS)

@@ -9,6 +9,7 @@ from psycopg import sql
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.metrics.catalog import GRAINS
 from metrics_pipeline.postgres.tables import upstream_metadata
 from metrics_pipeline.postgres.upgrading import VERSION_TABLE
 
@@ -23,13 +24,16 @@ class Purpose(StrEnum):
 
 _READ = ("SELECT",)
 _PRUNE = ("SELECT", "DELETE")
+_METRICS = [grain.table for grain in GRAINS]
 
 #: Per purpose, the privileges on each table.
 PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
     Purpose.PIPELINE: {
         "agent_registry": _READ,
         "agent_execution_logs": _READ,
-        "agent_performance_metrics": ("SELECT", "INSERT", "UPDATE"),
+        **dict.fromkeys(_METRICS, ("SELECT", "INSERT", "UPDATE")),
+        "agent_day_distributions": ("SELECT", "INSERT", "DELETE"),
+        "metric_user_key": _READ,
         "metric_day_ledger": ("SELECT", "INSERT", "UPDATE"),
         "metric_restatements": ("SELECT", "INSERT"),
         VERSION_TABLE: _READ,
@@ -37,7 +41,8 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
     Purpose.RETENTION: {
         "agent_execution_logs": _PRUNE,
         "alert_history": _PRUNE,
-        "agent_performance_metrics": _PRUNE,
+        **dict.fromkeys(_METRICS, _PRUNE),
+        "agent_day_distributions": _PRUNE,
         "metric_restatements": _PRUNE,
         "metric_day_ledger": ("SELECT", "INSERT", "UPDATE"),
         VERSION_TABLE: _READ,
@@ -45,7 +50,9 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
     Purpose.READER: {
         "agent_registry": _READ,
         "agent_execution_logs": _READ,
-        "agent_performance_metrics": _READ,
+        **dict.fromkeys(_METRICS, _READ),
+        "agent_day_distributions": _READ,
+        "agent_latency_histogram": _READ,
         "metric_day_ledger": _READ,
         "metric_restatements": _READ,
         VERSION_TABLE: _READ,
