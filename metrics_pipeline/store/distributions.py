@@ -4,8 +4,10 @@ import hashlib
 import sys
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from itertools import pairwise
 from struct import Struct
 from typing import Any, Literal
@@ -55,8 +57,11 @@ SELECT wanted.place, latencies_ms, latency_executions, user_hashes, total_latenc
 FROM unnest(%s::text[], %s::date[]) WITH ORDINALITY AS wanted(agent_id, metric_date, place)
 JOIN agent_day_distributions USING (agent_id, metric_date)"""
 
-# About the number of latencies and users that are in memory at once: 100 MB with all copies.
-_CHUNK = 3_000_000
+_DAMAGED = text(f"""
+SELECT agent_id FROM agent_day_distributions WHERE metric_date = :metric_date AND digest <> {DIGEST}""")
+
+# How many executions are read at once. Two chunks are in memory: one is read while the other is merged.
+_CHUNK = 1_000_000
 
 # PostgreSQL's binary formats (array_send, date_send, and COPY's signature, number of fields and end).
 _INT4, _INT8 = 23, 20
@@ -196,6 +201,48 @@ def read_window(
     return window_metrics(rows, merged, keys).select(pl.exclude("window"))
 
 
+@dataclass(frozen=True)
+class DistributionAudit:
+    """The distributions of a day against its rows of metrics.
+
+    distributions: how many there are; not_exact: how many of them are rounded or estimated; without: rows with
+    executions and no distribution. contradictory_agents: sorted.
+    """
+
+    distributions: int
+    not_exact: int
+    without: int
+    contradictory_agents: tuple[str, ...]
+
+
+def audit_day(connection: Connection, metric_date: date) -> DistributionAudit:
+    """Computes from each distribution of the day what agent_performance_metrics says, and its digest."""
+    rows = _rows(connection, metric_date, metric_date, None)
+    merged = _merged(connection, rows, ["agent_id"])
+    again = window_metrics(rows, merged, ["agent_id"])
+    both = rows.filter("has_distribution").join(again, on="agent_id", suffix="_again").join(merged, on="agent_id")
+    latencies = pl.col("latency_counts").list.agg(pl.element().struct.field("executions").sum())
+    of_latencies = ("avg_latency_ms", "p50_latency_ms", "p95_latency_ms", "p99_latency_ms")
+    differs = [
+        # The mean is exact in any case. Without latencies it is 0 for a day, and null for a window.
+        (pl.col("latencies_exact") | (name == "avg_latency_ms"))
+        & (pl.col(name) != pl.col(f"{name}_again").fill_null(0))
+        for name in of_latencies
+    ]
+    differs += [
+        pl.col("users_exact") & (pl.col("unique_users") != pl.col("user_hashes").list.len()),
+        latencies > pl.col("total_executions"),
+    ]
+    contradictory = both.filter(pl.any_horizontal(differs))["agent_id"].to_list()
+    damaged = connection.execute(_DAMAGED, {"metric_date": metric_date}).scalars()
+    return DistributionAudit(
+        distributions=both.height,
+        not_exact=both.filter(~(pl.col("latencies_exact") & pl.col("users_exact"))).height,
+        without=rows.filter(~pl.col("has_distribution") & (pl.col("total_executions") > 0)).height,
+        contradictory_agents=tuple(sorted({*contradictory, *damaged})),
+    )
+
+
 def read_distributions(connection: Connection, wanted: pl.DataFrame) -> pl.DataFrame:
     """The stored distributions of the rows of `wanted` (agent_id, metric_date): its columns and DISTRIBUTION_SCHEMA."""
     # The driver's own cursor, because arrays as Python lists take 20 times as long as their bytes.
@@ -248,15 +295,20 @@ def _merged(connection: Connection, rows: pl.DataFrame, keys: Sequence[str]) -> 
     """The merged distribution of each group, read in chunks. A group that ends in a later chunk is carried over."""
     columns = list(dict.fromkeys([*keys, *AGENT_DAY.key_names]))
     wanted = rows.filter("has_distribution").sort(columns)
-    chunks = wanted.select(*columns, chunk=pl.col("total_executions").cum_sum() // _CHUNK)
+    numbered = wanted.select(*columns, chunk=pl.col("total_executions").cum_sum() // _CHUNK)
+    chunks = numbered.partition_by("chunk", maintain_order=True, include_key=False)
     carried = pl.DataFrame(schema={**{key: rows.schema[key] for key in keys}, **DISTRIBUTION_SCHEMA})
     merged = []
-    for _, chunk in chunks.group_by("chunk", maintain_order=True):
-        parts = read_distributions(connection, chunk.select(columns)).select(carried.columns)
-        so_far = merge_distributions(pl.concat([carried, parts]), keys)
-        last = chunk.tail(1)
-        merged.append(so_far.join(last, on=keys, how="anti"))
-        carried = so_far.join(last, on=keys, how="semi")
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
+        read = partial(ahead.submit, read_distributions, connection)
+        coming = read(chunks[0]) if chunks else None
+        for chunk, following in zip(chunks, [*chunks[1:], None], strict=True):
+            parts = coming.result()
+            coming = read(following) if following is not None else None
+            so_far = merge_distributions(pl.concat([carried, parts.select(carried.columns)]), keys)
+            last = chunk.tail(1)
+            merged.append(so_far.join(last, on=keys, how="anti"))
+            carried = so_far.join(last, on=keys, how="semi")
     return pl.concat([*merged, carried])
 
 
