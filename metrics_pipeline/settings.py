@@ -17,6 +17,7 @@ import platformdirs
 from dotenv import dotenv_values
 
 from metrics_pipeline.errors import PermanentError, SettingsError
+from metrics_pipeline.metrics.distributions import UserKey
 from metrics_pipeline.metrics.retention import MAX_DAYS, NEVER, RetentionPolicy
 
 _MAX_LOOKBACK_DAYS = 366
@@ -36,6 +37,9 @@ _OWNER = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}|team:.+")
 _TOKEN_ENTRY = re.compile(
     r"(?P<name>[\w.-]{1,64}):(?P<role>read|trigger):(?P<token>[A-Za-z0-9._~+/-]{32,}=*)", re.ASCII
 )
+
+
+_MIN_KEY_CHARACTERS = 32
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,12 @@ def _http_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _user_key(text: str) -> UserKey:
+    if len(text) < _MIN_KEY_CHARACTERS:
+        raise ValueError("is too short")
+    return UserKey(text.encode())
+
+
 @dataclass(frozen=True)
 class ApiToken:
     """Somebody's access to the API. Of the token itself only its SHA-256 is kept."""
@@ -243,6 +253,14 @@ class Settings:
         default=14,
     )
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
+    user_key: UserKey | None = _variable(
+        "METRICS_USER_KEY",
+        "The secret with which user ids are hashed before they are stored. Unset: one that the database was given with "
+        "its tables. Users of days before and after a change of it cannot be counted together.",
+        f"a text of at least {_MIN_KEY_CHARACTERS} characters, such as openssl rand -hex 32 prints",
+        _user_key,
+        is_secret=True,
+    )
     owners: tuple[str, ...] = _variable(
         "METRICS_OWNERS",
         "The owners that the Dagster UI shows: email addresses and team:NAME, separated by commas. Unset: none.",

@@ -30,6 +30,7 @@ NOON = datetime(2025, 3, 4, 12, tzinfo=UTC)
 #: The tables that an aggregation writes, with the keys that order their rows.
 WRITTEN = {
     "agent_performance_metrics": "metric_date, agent_id",
+    "agent_day_distributions": "metric_date, agent_id",
     "metric_day_ledger": "metric_date",
     "metric_restatements": "metric_date, agent_id, replaced_at",
 }
@@ -170,9 +171,10 @@ def assert_exact_twice(
     first = aggregate(database, window, include_inactive=include_inactive)
     assert_exact(database, window, include_inactive=include_inactive)
     assert present(database, window) == {window.metric_date: first.computed.metrics.fingerprint}
-    metrics = written_rows(database, "agent_performance_metrics", "metric_restatements")
+    tables = ("agent_performance_metrics", "agent_day_distributions", "metric_restatements")
+    metrics = written_rows(database, *tables)
     second = aggregate(database, window, include_inactive=include_inactive)
-    assert written_rows(database, "agent_performance_metrics", "metric_restatements") == metrics
+    assert written_rows(database, *tables) == metrics
     assert (second.published.inserted, second.published.changed) == (0, 0)
     assert second.computed.metrics.fingerprint == first.computed.metrics.fingerprint
     return first

@@ -4,7 +4,7 @@ The mean cost is the one exception: numeric's division rounds before it could be
 quotient is formed from whole numbers in Python.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -51,6 +51,42 @@ SELECT agent.id AS agent_id,
 
 _STORED = text("SELECT * FROM agent_performance_metrics WHERE metric_date = :metric_date")
 
+# The keys of the groups of a window, as expressions over agent_id and day.
+_GROUP_KEYS = {
+    "agent": "agent_id",
+    "day": "day AS metric_date",
+    "week": "date_trunc('week', day)::date AS week",
+    "month": "date_trunc('month', day)::date AS month",
+}
+# {keys} is a SELECT list, which may be empty.
+_LOGS_OF_WINDOW = """
+WITH logs AS (
+    SELECT {keys} log.*
+      FROM (SELECT id::text AS agent_id FROM agent_registry WHERE status::text = 'active') AS agent
+     CROSS JOIN (SELECT day::date FROM generate_series(CAST(:first AS date), :last, '1 day') AS day) AS days
+      LEFT JOIN (SELECT id AS log_id, agent_id::text AS log_agent_id, ("timestamp" AT TIME ZONE 'UTC')::date AS log_day,
+                        status, latency_ms, token_count, cost_usd, error_type, metadata
+                   FROM agent_execution_logs) AS log ON log_agent_id = agent_id AND log_day = day
+)"""
+_WINDOW = """
+SELECT {names} count(log_id) AS total_executions,
+       count(*) FILTER (WHERE status = 'success') AS successful_executions,
+       count(*) FILTER (WHERE status = 'failed') AS failed_executions,
+       round(count(*) FILTER (WHERE status = 'success')::numeric / nullif(count(log_id), 0), 6) AS success_rate,
+       avg(latency_ms)::int AS avg_latency_ms,
+       percentile_cont(0.5) WITHIN GROUP (ORDER BY latency_ms)::int AS p50_latency_ms,
+       percentile_cont(0.95) WITHIN GROUP (ORDER BY latency_ms)::int AS p95_latency_ms,
+       percentile_cont(0.99) WITHIN GROUP (ORDER BY latency_ms)::int AS p99_latency_ms,
+       coalesce(sum(token_count), 0) AS total_tokens,
+       coalesce(sum(cost_usd) FILTER (WHERE cost_usd::text NOT IN ('NaN', 'Infinity', '-Infinity')), 0)
+           AS total_cost_usd,
+       count(*) FILTER (WHERE metadata->>'human_intervention' = 'true') AS human_interventions,
+       count(DISTINCT metadata->>'user_id') AS unique_users
+  FROM logs {grouped} {ordered}"""
+_WINDOW_ERRORS = """
+SELECT {names} coalesce(error_type, 'unknown') AS error_type, count(*) AS executions
+  FROM logs WHERE status = 'failed' GROUP BY {names} coalesce(error_type, 'unknown') ORDER BY error_type"""
+
 _NANO = 10**9
 
 
@@ -85,6 +121,29 @@ def stored_metrics(connection: Connection, metric_date: date) -> dict[str, dict[
             del row[name]
         stored[row.pop("agent_id")] = row
     return stored
+
+
+def expected_windows(connection: Connection, first: date, last: date, by: Sequence[str]) -> list[dict[str, Any]]:
+    """The metrics of the window of UTC days, a row for each group, in the order of the groups. Costs have 9 places."""
+    names = [_GROUP_KEYS[each].rpartition(" ")[2] for each in by]
+    listed, plain = "".join(f"{name}, " for name in names), ", ".join(names)
+    logs = _LOGS_OF_WINDOW.format(keys="".join(f"{_GROUP_KEYS[each]}, " for each in by))
+    grouped, ordered = (f"GROUP BY {plain}", f"ORDER BY {plain}") if by else ("", "")
+    window = {"first": first, "last": last}
+    metrics = text(logs + _WINDOW.format(names=listed, grouped=grouped, ordered=ordered))
+    rows = [dict(row) for row in connection.execute(metrics, window).mappings()]
+    errors = connection.execute(text(logs + _WINDOW_ERRORS.format(names=listed)), window).mappings().all()
+    for row in rows:
+        cost, executions = Fraction(row["total_cost_usd"]), row["total_executions"]
+        unassisted = row["successful_executions"] - row["human_interventions"]
+        row["avg_cost_per_execution"] = _rounded(cost / executions) if executions else None
+        row["cost_per_unassisted_success"] = _rounded(cost / unassisted) if unassisted > 0 else None
+        row["error_distribution"] = [
+            {"error_type": error["error_type"], "executions": error["executions"]}
+            for error in errors
+            if all(error[name] == row[name] for name in names)
+        ]
+    return rows
 
 
 def _rounded(usd: Fraction) -> Decimal:

@@ -14,7 +14,13 @@ from metrics_pipeline_tests.days import aggregate, store_agents
 from .roles import Role, new_role
 from .roles import roles as roles
 
-OURS = ("agent_performance_metrics", "metric_day_ledger", "metric_restatements")
+OURS = (
+    "agent_performance_metrics",
+    "agent_day_distributions",
+    "metric_user_key",
+    "metric_day_ledger",
+    "metric_restatements",
+)
 TABLES = ("agent_registry", "agent_execution_logs", "alert_history", *OURS, "metrics_pipeline_alembic_version")
 
 #: What is tried on each table: {} is the table, and the second {} its first column.
@@ -128,6 +134,8 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "agent_registry": READ,
         "agent_execution_logs": READ,
         "agent_performance_metrics": STORE,
+        "agent_day_distributions": PRUNE | {"INSERT", "LOCK"},
+        "metric_user_key": READ,
         "metric_day_ledger": STORE,
         "metric_restatements": {"SELECT", "INSERT"},
         "metrics_pipeline_alembic_version": READ,
@@ -136,6 +144,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "agent_execution_logs": PRUNE,
         "alert_history": PRUNE,
         "agent_performance_metrics": PRUNE,
+        "agent_day_distributions": PRUNE,
         "metric_day_ledger": STORE,
         "metric_restatements": PRUNE,
         "metrics_pipeline_alembic_version": READ,
@@ -144,6 +153,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "agent_registry": READ,
         "agent_execution_logs": READ,
         "agent_performance_metrics": READ,
+        "agent_day_distributions": READ,
         "metric_day_ledger": READ,
         "metric_restatements": READ,
         "metrics_pipeline_alembic_version": READ,
@@ -269,4 +279,5 @@ def test_the_catalog_knows_of_no_other_right(everybody: dict[str, Role], databas
         for purpose, tables in ALLOWED.items():
             named = {row[0] for row in connection.execute(_NAMED_IN, {"role": everybody[purpose].name})}
             elsewhere = {"schema public", f"database {database}"} if tables else set()
-            assert named == {f"table {table}" for table in tables} | elsewhere
+            views = {"view agent_latency_histogram"} if purpose == "reader" else set()
+            assert named == {f"table {table}" for table in tables} | views | elsewhere

@@ -15,7 +15,6 @@ import polars as pl
 from metrics_pipeline.metrics.expressions import (
     LATENCY_COUNT,
     decimal,
-    percentile,
     rounded_quotient,
     weighted_percentile,
 )
@@ -37,8 +36,9 @@ ERROR_COUNT = pl.Struct({"error_type": pl.String, "executions": pl.Int64})
 #: The partial aggregates that a source of logs delivers: a row per agent and part of the day. They are merged by
 #: addition and union. The cost is NULL if costs are irregular (see EXACT_COSTS_SCHEMA). Latencies and error types are
 #: either pairs with their number of executions, or bare values in any order, which count as one execution each; the
-#: other list is NULL or empty. Error types are those of failed logs. User ids are distinct within a part; a long id may
-#: be replaced by its digest. content_hash is the sum over the logs of a hash of every value that a metric depends on.
+#: other list is NULL or empty. Error types are those of failed logs. User ids are distinct within a part; an id of 64
+#: bytes or more of UTF-8 is replaced by its SHA-256 in hexadecimal digits. content_hash is the sum over the logs of a
+#: hash of every value that a metric depends on.
 PARTIALS_SCHEMA = pl.Schema(
     {
         "agent_id": pl.String(),
@@ -160,8 +160,7 @@ def _usd(name: str, meaning: str, example: float, over_days: OverDays, regular: 
 
 
 def _quantile(q: float) -> pl.Expr:
-    bare = percentile(pl.col("latencies_ms"), q)
-    return pl.coalesce(bare, weighted_percentile(pl.col("latency_counts"), q)).fill_null(0)
+    return weighted_percentile(pl.col("latency_counts"), q).fill_null(0)
 
 
 _TOTAL, _SUCCESSFUL, _FAILED = map(pl.col, ("total_executions", "successful_executions", "failed_executions"))
@@ -269,5 +268,8 @@ AGENT_DAY = Grain(
         Column("metric_date", pl.Date(), "date", "The calendar day in the pipeline's time zone.", "2025-07-11"),
     ),
 )
+
+#: Every grain that is stored: each has its table, index and privileges.
+GRAINS = (AGENT_DAY,)
 
 METRIC_NAMES = tuple(metric.name for metric in METRICS)

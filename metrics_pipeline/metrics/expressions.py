@@ -20,26 +20,18 @@ def decimal(scaled: pl.Expr, unit: Decimal) -> pl.Expr:
     return scaled.cast(pl.Decimal(38, 0), strict=False) * pl.lit(unit)
 
 
-def percentile(latencies: pl.Expr, q: float) -> pl.Expr:
-    """PostgreSQL's percentile_cont(q)::int of each list (List(Int32), in any order), as Int64; NULL for an empty list.
-
-    The same operations in double precision: position = q * (n - 1), value = low + (position - floor(position)) *
-    (high - low), rounded half to even (src/backend/utils/adt/orderedsetaggs.c, float8_lerp). Polars selects the values
-    at floor(position) and ceil(position), which takes a third of the time of sorting them all.
-    """
-    values = pl.element()
-    position = q * (values.len().cast(pl.Int64) - 1)
-    return latencies.list.agg(_interpolated(position, values.quantile(q, "lower"), values.quantile(q, "higher")))
-
-
 def weighted_percentile(counts: pl.Expr, q: float) -> pl.Expr:
-    """The same for lists of pairs (List(LATENCY_COUNT), sorted by latency): a pair counts once per execution."""
-    latencies, executions = pl.element().struct.field("latency_ms"), pl.element().struct.field("executions")
+    """PostgreSQL's percentile_cont(q)::int of each list of pairs, as Int64; NULL for an empty list.
+
+    counts: List(LATENCY_COUNT), sorted by latency; a pair counts once per execution. The same operations in double
+    precision: position = q * (n - 1), value = low + (position - floor(position)) * (high - low), rounded half to even
+    (src/backend/utils/adt/orderedsetaggs.c, float8_lerp).
+    """
+    # The difference of two 32-bit numbers needs more bits.
+    latencies = pl.element().struct.field("latency_ms").cast(pl.Float64)
+    executions = pl.element().struct.field("executions")
     position = q * (executions.sum() - 1)
     up_to = executions.cum_sum()
     low, high = (latencies.filter(up_to > place).first() for place in (position.floor(), position.ceil()))
-    return counts.list.agg(_interpolated(position, low, high))
-
-
-def _interpolated(position: pl.Expr, low: pl.Expr, high: pl.Expr) -> pl.Expr:
-    return (low + (position - position.floor()) * (high - low)).round(0, mode="half_to_even").cast(pl.Int64)
+    value = low + (position - position.floor()) * (high - low)
+    return counts.list.agg(value.round(0, mode="half_to_even").cast(pl.Int64))

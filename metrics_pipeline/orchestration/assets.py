@@ -9,6 +9,7 @@ from pydantic import Field
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
+from metrics_pipeline.metrics.distributions import UserKey
 from metrics_pipeline.metrics.reconciliation import none_counted
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.columns import metrics_column_lineage, metrics_table_schema
@@ -50,8 +51,13 @@ class AggregationConfig(dg.Config):
     )
 
 
-def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, owners: Sequence[str]) -> dg.AssetsDefinition:
-    """The asset over the given daily partitions, with the owners that the UI names."""
+def build_metrics_asset(
+    partitions: dg.TimeWindowPartitionsDefinition, owners: Sequence[str], user_key: UserKey | None
+) -> dg.AssetsDefinition:
+    """The asset over the given daily partitions, with the owners that the UI names.
+
+    user_key: METRICS_USER_KEY; None means the database's own key.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # about backfill_policy; an operator cannot act on it
         daily_asset = dg.asset(
@@ -97,6 +103,7 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, owners: S
                 AggregationOptions(config.include_inactive_agents, config.accept_deleted_logs),
                 run_id=context.run.run_id,
                 reason=reason_for(context.run.tags),
+                configured_key=user_key,
             ):
                 if isinstance(day, PermanentError):
                     context.log.error(f"{key} failed and stays as it was: {day}")

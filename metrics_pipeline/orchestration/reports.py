@@ -112,7 +112,7 @@ def _materialization(
 def day_metadata(day: AggregatedDay) -> Mapping[str, dg.MetadataValue]:
     """The metadata of one day's materialisation."""
     metrics, window, seconds = day.computed.metrics, day.computed.window, day.computed.timings.seconds
-    frame = metrics.metrics
+    frame, distributions = metrics.metrics, day.computed.distributions
     totals = frame.select(pl.col(pl.Int64).sum(), pl.col("total_cost_usd").sum()).row(0, named=True)
     errors = _error_counts(frame)
     executions = totals["total_executions"]
@@ -137,6 +137,10 @@ def day_metadata(day: AggregatedDay) -> Mapping[str, dg.MetadataValue]:
         # A float, because Dagster does not plot decimals; the exact sum is in the table.
         "cost_usd": dg.MetadataValue.float(float(totals["total_cost_usd"] or 0)),
         "human_interventions": dg.MetadataValue.int(totals["human_interventions"]),
+        "distributions": dg.MetadataValue.int(distributions.height),
+        "distributions_not_exact": dg.MetadataValue.int(
+            distributions.filter(~(pl.col("latencies_exact") & pl.col("users_exact"))).height
+        ),
         "rows_inserted": dg.MetadataValue.int(day.published.inserted),
         "rows_changed": dg.MetadataValue.int(day.published.changed),
         "rows_unchanged": dg.MetadataValue.int(day.published.unchanged),

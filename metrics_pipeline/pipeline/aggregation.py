@@ -15,9 +15,11 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.metrics.calculator import DayMetrics, DayTotals, daily_metrics, day_totals, merge_partials
 from metrics_pipeline.metrics.comparison import DayChange, compare_days
+from metrics_pipeline.metrics.distributions import UserKey, distributions
 from metrics_pipeline.metrics.validation import validate_day
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.distributions import user_key
 from metrics_pipeline.store.ledger import (
     StoredDay,
     read_stored_day,
@@ -61,10 +63,11 @@ class StepSeconds:
 
 @dataclass(frozen=True)
 class ComputedDay:
-    """A day's metrics, validated but not yet stored, and the state of the database that they were computed from."""
+    """A day's metrics and distributions, validated but not yet stored, and the state that they were computed from."""
 
     window: DayWindow
     metrics: DayMetrics
+    distributions: pl.DataFrame
     totals: DayTotals
     read: StoredDay
     snapshot_at: datetime
@@ -79,9 +82,16 @@ class AggregatedDay:
     published: Published
 
 
-def compute_day(database: Database, logs: LogSource, window: DayWindow, options: AggregationOptions) -> ComputedDay:
+def compute_day(
+    database: Database,
+    logs: LogSource,
+    window: DayWindow,
+    options: AggregationOptions,
+    configured_key: UserKey | None = None,
+) -> ComputedDay:
     """Guard, extract, compute and validate, all from one snapshot. Writes nothing.
 
+    configured_key: METRICS_USER_KEY; None means the database's own key.
     Raises DayRefusedError, InvariantError, and the TransientError or PermanentError of a database fault.
     """
     timings = StepSeconds()
@@ -90,6 +100,7 @@ def compute_day(database: Database, logs: LogSource, window: DayWindow, options:
             stored = read_stored_day(snapshot, window.metric_date)
             refuse_unless_open(stored, window)
             refuse_if_partly_pruned(snapshot, window)
+            key = user_key(snapshot, configured_key)
         with timings.step("extract"):
             extracted = logs.read_day(snapshot, window, include_inactive_agents=options.include_inactive_agents)
     with timings.step("compute"):
@@ -97,12 +108,13 @@ def compute_day(database: Database, logs: LogSource, window: DayWindow, options:
         agents = pl.concat([extracted.agents, pl.Series(list(stored.executions), dtype=pl.String)]).unique()
         aggregates = merge_partials(extracted.partials)
         metrics = daily_metrics(aggregates, agents, window.metric_date, extracted.exact_costs, extracted.kind)
-        totals = day_totals(extracted.partials, agents)
+        totals = day_totals(aggregates, agents)
+        of_agents = distributions(aggregates, agents, key)
     with timings.step("validate"):
         if not options.accept_deleted_logs:
             refuse_if_shrunk(stored, window, metrics.fingerprint, aggregates.logs_by_agent())
         validate_day(metrics, window, extracted.logs)
-    return ComputedDay(window, metrics, totals, stored, extracted.taken_at, timings)
+    return ComputedDay(window, metrics, of_agents, totals, stored, extracted.taken_at, timings)
 
 
 def preview_day(database: Database, logs: LogSource, window: DayWindow, options: AggregationOptions) -> DayChange:
@@ -123,6 +135,7 @@ def store_day(database: Database, computed: ComputedDay, *, run_id: str, reason:
         published = publish_day(
             database,
             computed.metrics,
+            computed.distributions,
             computed.window,
             read=computed.read,
             snapshot_at=computed.snapshot_at,
@@ -158,6 +171,7 @@ def aggregate_days(
     *,
     run_id: str,
     reason: Reason,
+    configured_key: UserKey | None = None,
 ) -> Iterator[tuple[str, AggregatedDay | PermanentError]]:
     """Computes and stores days in order. Yields the key of each day with its result or its PermanentError.
 
@@ -169,7 +183,7 @@ def aggregate_days(
     with database.keeping_connections() as kept, _reading_ahead(database) as ahead:
 
         def read(window: DayWindow) -> ComputedDay:
-            return compute_day(kept, logs, window, options)
+            return compute_day(kept, logs, window, options, configured_key)
 
         def outcome(key: str, computed: Future[ComputedDay]) -> tuple[str, AggregatedDay | PermanentError]:
             try:

@@ -9,6 +9,7 @@ from psycopg import sql
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.metrics.catalog import GRAINS
 from metrics_pipeline.names import ALERTS_TABLE
 from metrics_pipeline.postgres.tables import upstream_metadata
 from metrics_pipeline.postgres.upgrading import VERSION_TABLE
@@ -26,13 +27,16 @@ class Purpose(StrEnum):
 _READ = ("SELECT",)
 _PRUNE = ("SELECT", "DELETE")
 _WRITE = ("SELECT", "INSERT", "UPDATE")
+_METRICS = [grain.table for grain in GRAINS]
 
 #: Per purpose, the privileges on each table.
 PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
     Purpose.PIPELINE: {
         "agent_registry": _READ,
         "agent_execution_logs": _READ,
-        "agent_performance_metrics": _WRITE,
+        **dict.fromkeys(_METRICS, _WRITE),
+        "agent_day_distributions": ("SELECT", "INSERT", "DELETE"),
+        "metric_user_key": _READ,
         "metric_day_ledger": _WRITE,
         "metric_restatements": ("SELECT", "INSERT"),
         VERSION_TABLE: _READ,
@@ -40,7 +44,8 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
     Purpose.RETENTION: {
         "agent_execution_logs": _PRUNE,
         "alert_history": _PRUNE,
-        "agent_performance_metrics": _PRUNE,
+        **dict.fromkeys(_METRICS, _PRUNE),
+        "agent_day_distributions": _PRUNE,
         "metric_restatements": _PRUNE,
         "metric_day_ledger": _WRITE,
         VERSION_TABLE: _READ,
@@ -48,7 +53,9 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
     Purpose.READER: {
         "agent_registry": _READ,
         "agent_execution_logs": _READ,
-        "agent_performance_metrics": _READ,
+        **dict.fromkeys(_METRICS, _READ),
+        "agent_day_distributions": _READ,
+        "agent_latency_histogram": _READ,
         "metric_day_ledger": _READ,
         "metric_restatements": _READ,
         VERSION_TABLE: _READ,
@@ -57,7 +64,9 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
     Purpose.OPERATOR: {
         "agent_registry": _READ,
         "agent_execution_logs": _READ,
-        "agent_performance_metrics": (*_WRITE, "DELETE"),
+        **dict.fromkeys(_METRICS, (*_WRITE, "DELETE")),
+        "agent_day_distributions": (*_WRITE, "DELETE"),
+        "metric_user_key": _READ,
         "metric_day_ledger": (*_WRITE, "DELETE"),
         "metric_restatements": ("SELECT", "INSERT"),
         VERSION_TABLE: _READ,

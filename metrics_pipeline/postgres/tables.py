@@ -4,6 +4,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Date,
     DateTime,
@@ -11,6 +12,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Numeric,
     Table,
@@ -19,10 +21,10 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import TypeEngine
 
-from metrics_pipeline.metrics.catalog import AGENT_DAY, METRICS, Grain
+from metrics_pipeline.metrics.catalog import AGENT_DAY, GRAINS, METRICS
 from metrics_pipeline.metrics.upstream import UPSTREAM_TABLES
 from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE
 
@@ -43,20 +45,43 @@ _TYPES: dict[str, TypeEngine[Any]] = {
 }
 
 
-def _metrics_table(grain: Grain) -> Table:
-    return Table(
-        grain.table,
+for _grain in GRAINS:
+    Table(
+        _grain.table,
         metadata,
-        *(Column(key.name, _TYPES[key.sql_type], primary_key=True) for key in grain.keys),
+        *(Column(key.name, _TYPES[key.sql_type], primary_key=True) for key in _grain.keys),
         *(Column(metric.name, _TYPES[metric.sql_type], nullable=False) for metric in METRICS),
         Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
         Column("updated_at", DateTime(timezone=True)),
+        # The primary key leads with agent_id and serves one agent's series; this index serves one day's rows.
+        Index(f"{_grain.table}_metric_date", "metric_date"),
     )
+agent_performance_metrics = metadata.tables[AGENT_DAY.table]
 
+#: The view agent_latency_histogram, which a migration creates, has a row per latency of it.
+agent_day_distributions = Table(
+    "agent_day_distributions",
+    metadata,
+    Column("agent_id", Text, primary_key=True),
+    Column("metric_date", Date, primary_key=True),
+    Column("latencies_ms", ARRAY(Integer), nullable=False),
+    Column("latency_executions", ARRAY(Integer), nullable=False),
+    Column("total_latency_ms", BigInteger, nullable=False),
+    Column("latencies_exact", Boolean, nullable=False),
+    Column("user_hashes", ARRAY(BigInteger), nullable=False),
+    Column("users_exact", Boolean, nullable=False),
+    Column("user_key_id", Text),
+    Column("digest", LargeBinary, nullable=False),
+    Index("agent_day_distributions_metric_date", "metric_date"),
+)
 
-agent_performance_metrics = _metrics_table(AGENT_DAY)
-# The primary key leads with agent_id and serves one agent's series; this index serves one day's rows.
-Index("agent_performance_metrics_metric_date", agent_performance_metrics.c.metric_date)
+metric_user_key = Table(
+    "metric_user_key",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("secret", LargeBinary, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
 
 metric_day_ledger = Table(
     "metric_day_ledger",
@@ -91,6 +116,8 @@ metric_restatements = Table(
     Column("old_row", JSONB, nullable=False),
     Column("new_row", JSONB, nullable=False),
     Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("old_distribution", Text),
+    Column("new_distribution", Text),
 )
 Index(
     "metric_restatements_agent_date",

@@ -26,6 +26,7 @@ ORDER BY 1""")
 
 _DELETE = text("""
 WITH expired AS (DELETE FROM agent_performance_metrics WHERE metric_date = :metric_date RETURNING total_executions),
+     distributions AS (DELETE FROM agent_day_distributions WHERE metric_date = :metric_date),
      restatements AS (DELETE FROM metric_restatements WHERE metric_date = :metric_date RETURNING 1)
 SELECT (SELECT count(*) FROM expired) AS metrics,
        (SELECT coalesce(sum(total_executions), 0) FROM expired) AS executions,

@@ -32,9 +32,14 @@ _CLEAR = text(f"""
 WITH cleared AS (
     DELETE FROM {AGENT_DAY.table} WHERE metric_date = :metric_date
     RETURNING agent_id, metric_date, jsonb_build_object({_ROW}) AS row
+), distributions AS (
+    DELETE FROM agent_day_distributions WHERE metric_date = :metric_date
+    RETURNING agent_id, encode(digest, 'hex') AS distribution
 ), restated AS (
-    INSERT INTO metric_restatements (agent_id, metric_date, replaced_at, run_id, reason, old_row, new_row)
-    SELECT agent_id, metric_date, now(), :run_id, 'cleared', row, 'null' FROM cleared
+    INSERT INTO metric_restatements (agent_id, metric_date, replaced_at, run_id, reason, old_row, new_row,
+        old_distribution)
+    SELECT agent_id, metric_date, now(), :run_id, 'cleared', row, 'null', distribution
+    FROM cleared LEFT JOIN distributions USING (agent_id)
 ), forgotten AS (
     DELETE FROM metric_day_ledger WHERE metric_date = :metric_date
 )

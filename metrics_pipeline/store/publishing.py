@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
 
+import polars as pl
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.errors import PermanentError, TransientError
@@ -14,6 +15,7 @@ from metrics_pipeline.metrics.comparison import compare_days
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.names import DAY_LOCK_CLASS
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.distributions import encode_day, write_day
 from metrics_pipeline.store.ledger import LEDGER_COLUMNS, StoredDay, ledger_version
 from metrics_pipeline.store.reads import metrics_of_day
 
@@ -65,19 +67,22 @@ class _Statements:
         self.publish = text(f"""
 WITH sent AS (
     SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-        AS sent({", ".join(f"{column.name} {column.sql_type}" for column in grain.columns)})
+        AS sent({", ".join(f"{column.name} {column.sql_type}" for column in grain.columns)}, distribution text)
 ), incoming AS MATERIALIZED (
-    SELECT {", ".join(map(_incoming, grain.columns))} FROM sent
+    SELECT {", ".join(map(_incoming, grain.columns))}, sent.distribution FROM sent
 ), stored AS MATERIALIZED (
-    SELECT * FROM {grain.table} WHERE metric_date = :metric_date
+    SELECT metrics.*, encode(digest, 'hex') AS distribution
+    FROM {grain.table} AS metrics LEFT JOIN agent_day_distributions USING (agent_id, metric_date)
+    WHERE metric_date = :metric_date
 ), restated AS (
-    INSERT INTO metric_restatements (agent_id, metric_date, replaced_at, run_id, reason, old_row, new_row)
+    INSERT INTO metric_restatements (agent_id, metric_date, replaced_at, run_id, reason, old_row, new_row,
+        old_distribution, new_distribution)
     SELECT incoming.agent_id, incoming.metric_date, now(), :run_id, :reason, {_json_of("stored")}, {
             _json_of("incoming")
-        }
+        }, stored.distribution, incoming.distribution
     FROM incoming JOIN stored USING ({keys})
-    WHERE {_row_of("incoming")} IS DISTINCT FROM {_row_of("stored")}
-    RETURNING 1
+    WHERE {_row_of("incoming")} IS DISTINCT FROM {_row_of("stored")} OR incoming.distribution <> stored.distribution
+    RETURNING old_row <> new_row AS has_other_metrics
 ), upserted AS (
     INSERT INTO {grain.table} AS target ({names}, created_at)
     SELECT {names}, now() FROM incoming ORDER BY {keys}
@@ -86,7 +91,7 @@ WITH sent AS (
         WHERE {_row_of("target")} IS DISTINCT FROM {_row_of("EXCLUDED")}
     RETURNING 1
 )
-SELECT (SELECT count(*) FROM upserted) AS written, (SELECT count(*) FROM restated) AS changed,
+SELECT (SELECT count(*) FROM upserted) AS written, (SELECT count(*) FROM restated WHERE has_other_metrics) AS changed,
        ({digest} incoming) AS digest""")
         # A trigger or a rule of the table can change or drop rows without an error.
         self.stored_digest = text(f"{digest} {grain.table} WHERE metric_date = :metric_date")
@@ -121,7 +126,7 @@ class StaleSnapshotError(TransientError):
 
 @dataclass(frozen=True)
 class Published:
-    """How many of the day's rows were inserted, changed (each with a restatement) and left untouched."""
+    """How many of the day's rows were inserted, changed and left untouched. The distributions are not counted."""
 
     inserted: int
     changed: int
@@ -131,6 +136,7 @@ class Published:
 def publish_day(
     database: Database,
     day: DayMetrics,
+    distributions: pl.DataFrame,
     window: DayWindow,
     *,
     read: StoredDay,
@@ -140,6 +146,8 @@ def publish_day(
 ) -> Published:
     """Stores the day in one transaction; rows whose values stay the same are not touched.
 
+    distributions: of the agents that have logs, as metrics.distributions.distributions() gives them. A row of metrics
+    that changes, or whose distribution changes, leaves a restatement; one that gets its first distribution does not.
     `read` is the day as it was stored in the snapshot that `day` was computed from.
     Raises StaleSnapshotError if the day was published in between, because this result may be older, and PermanentError
     if the rows as stored are not those of `day`.
@@ -147,6 +155,9 @@ def publish_day(
     """
     if read.ledger is not None and read.ledger.definition_version != DEFINITION_VERSION:
         reason = Reason.DEFINITION_CHANGE
+    encoded = encode_day(window.metric_date, distributions)
+    digests = {"agent_id": list(encoded.digests), "distribution": [each.hex() for each in encoded.digests.values()]}
+    named = pl.DataFrame(digests, schema={"agent_id": pl.String, "distribution": pl.String})
     with database.begin() as connection:
         lock_day(connection, window)
         if ledger_version(connection, window.metric_date) != (read.ledger and read.ledger.version):
@@ -158,7 +169,7 @@ def publish_day(
         counts = connection.execute(
             _AGENT_DAY.publish,
             {
-                "rows": day.metrics.write_json(),
+                "rows": day.metrics.join(named, on="agent_id", how="left").write_json(),
                 "metric_date": window.metric_date,
                 "run_id": run_id,
                 "reason": reason.value,
@@ -167,6 +178,7 @@ def publish_day(
         stored_digest = connection.execute(_AGENT_DAY.stored_digest, {"metric_date": window.metric_date}).scalar_one()
         if stored_digest != counts.digest:
             raise PermanentError(_what_was_not_stored(connection, day, window))
+        write_day(connection, encoded)
         connection.execute(
             _RECORD,
             {

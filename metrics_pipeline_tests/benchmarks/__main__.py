@@ -72,7 +72,9 @@ def _measure(home: Path, shape: Shape, names: list[str], timed_rounds: int, limi
                 progress.update(task, description=f"Round {number}: {name}")
                 if "over" not in verdicts[name]:
                     with database.engine.begin() as connection:
-                        connection.execute(text("TRUNCATE agent_performance_metrics, metric_day_ledger"))
+                        connection.execute(
+                            text("TRUNCATE agent_performance_metrics, agent_day_distributions, metric_day_ledger")
+                        )
                     try:
                         measured = run_contender(
                             name, url, str(DAY), home, limit_seconds=limit_seconds, watch_memory=number == 0

@@ -34,7 +34,14 @@ _HALF_PUBLISHED = {
             SELECT new_row FROM metric_restatements AS newest
              WHERE (newest.agent_id, newest.metric_date) = (stored.agent_id, stored.metric_date)
              ORDER BY replaced_at DESC LIMIT 1)""",
-    "restatements that change nothing": "SELECT * FROM metric_restatements WHERE old_row = new_row",
+    "restatements that change nothing": """
+        SELECT * FROM metric_restatements
+         WHERE old_row = new_row AND old_distribution IS NOT DISTINCT FROM new_distribution""",
+    "metrics and distributions of different logs": """
+        SELECT metric_date, agent_id FROM agent_performance_metrics
+          FULL JOIN agent_day_distributions USING (metric_date, agent_id)
+         WHERE (coalesce(total_executions, 0) > 0) <> (digest IS NOT NULL)
+            OR users_exact AND cardinality(user_hashes) <> unique_users""",
 }
 
 _LEFT_BEHIND = {

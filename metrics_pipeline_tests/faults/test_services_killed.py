@@ -219,7 +219,7 @@ def test_a_day_whose_run_died_with_its_code_server_is_asked_for_again_by_the_sen
                 let_the_interval_of_the_sensors_pass(instance)
             return (_NEWEST, "long ago") not in query(database, "SELECT metric_date, run_id FROM metric_day_ledger")
 
-        services.ui.wait_for(is_healed, seconds=_PATIENCE_SECONDS)
+        services.ui.wait_for(is_healed)
         services.ui.wait_for(lambda: not instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)))
         healing, killed = instance.get_runs(asked)
         assert (killed.status, healing.status) == (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS)

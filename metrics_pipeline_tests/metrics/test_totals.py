@@ -2,13 +2,13 @@
 
 import polars as pl
 
-from metrics_pipeline.metrics.calculator import DayTotals, day_totals
+from metrics_pipeline.metrics.calculator import DayTotals, day_totals, merge_partials
 
 from .test_calculator import logs
 
 
 def totals(partials: pl.DataFrame, *agents: str) -> DayTotals:
-    return day_totals(partials, pl.Series(agents, dtype=pl.String))
+    return day_totals(merge_partials(partials), pl.Series(agents, dtype=pl.String))
 
 
 def test_they_are_of_all_executions_and_users_in_scope_and_of_no_others() -> None:

@@ -101,7 +101,7 @@ def held_back(report: RetentionReport) -> dict[date, tuple[int, str]]:
 def contents(database: Database) -> dict[str, list[tuple[Any, ...]]]:
     """Everything that retention could touch."""
     tables = ("agent_execution_logs", "agent_performance_metrics", "metric_day_ledger", "metric_restatements",
-              "alert_history")  # fmt: skip
+              "agent_day_distributions", "alert_history")  # fmt: skip
     return {table: sorted(query(database, f"SELECT t::text FROM {table} AS t")) for table in tables}
 
 

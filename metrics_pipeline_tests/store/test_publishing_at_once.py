@@ -31,6 +31,7 @@ def publish(database: Database, day: ComputedDay, run_id: str = "a run", reason:
     return publish_day(
         database,
         day.metrics,
+        day.distributions,
         day.window,
         read=day.read,
         snapshot_at=day.snapshot_at,

@@ -1,0 +1,193 @@
+"""The distribution of an agent's day: its distinct latencies with their counts, and its users as keyed hashes.
+
+Unlike percentiles and numbers of users, distributions of any days can be merged.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from metrics_pipeline.metrics.calculator import LogAggregates
+from metrics_pipeline.metrics.expressions import LATENCY_COUNT
+
+#: An agent's day with more distinct latencies keeps them rounded to SIGNIFICANT_BITS, and one with more users keeps
+#: only the MAX_USERS smallest hashes.
+MAX_LATENCIES = 16_384
+MAX_USERS = 65_536
+SIGNIFICANT_BITS = 10
+
+#: By how much a percentile of rounded latencies can be wrong, relative to it, and the standard error of a number of
+#: users that is estimated, relative to it.
+LATENCY_ERROR = 2.0**-SIGNIFICANT_BITS
+USERS_STANDARD_ERROR = (MAX_USERS - 2) ** -0.5
+
+#: The user_key_id of merged distributions whose users were hashed with several keys, so that they cannot be counted.
+SEVERAL_KEYS = "several"
+
+#: What is known of the latencies and users of a set of logs. latency_counts: sorted by latency. total_latency_ms: the
+#: exact sum. user_hashes: distinct; if not users_exact the smallest ones only, and the largest of these is the
+#: threshold. user_key_id: the id of the key of user_hashes; NULL without users.
+DISTRIBUTION_SCHEMA = pl.Schema(
+    {
+        "latency_counts": pl.List(LATENCY_COUNT),
+        "total_latency_ms": pl.Int64(),
+        "latencies_exact": pl.Boolean(),
+        "user_hashes": pl.List(pl.Int64()),
+        "users_exact": pl.Boolean(),
+        "user_key_id": pl.String(),
+    }
+)
+
+_LONG_ID_BYTES = 64
+_HASH_BYTES = 8
+# The hash -2^63 is the smallest.
+_HASHES = 2.0**64
+_SMALLEST_HASH = -(2.0**63)
+
+
+@dataclass(frozen=True)
+class UserKey:
+    """The secret with which user ids are hashed. Who does not know it cannot find out whose hash is stored."""
+
+    secret: bytes = field(repr=False)
+
+    @property
+    def key_id(self) -> str:
+        """Sixteen hexadecimal digits that name the key and do not tell it."""
+        return hashlib.sha256(b"id of " + self.secret).hexdigest()[:16]
+
+    def hashes(self, user_ids: Iterable[str]) -> list[int]:
+        """The first 8 bytes of the SHA-256 of the secret followed by the id, each as a signed big-endian number.
+
+        An id of 64 bytes or more must be replaced as in PARTIALS_SCHEMA.
+        """
+        secret, sha256 = self.secret, hashlib.sha256
+        return [
+            int.from_bytes(sha256(secret + user_id.encode()).digest()[:_HASH_BYTES], "big", signed=True)
+            for user_id in user_ids
+        ]
+
+    def hash_of(self, user_id: str) -> int:
+        """The hash of any id, as a user's metadata has it."""
+        text = user_id.encode()
+        short = user_id if len(text) < _LONG_ID_BYTES else hashlib.sha256(text).hexdigest()
+        return self.hashes([short])[0]
+
+
+def distributions(aggregates: LogAggregates, agents: pl.Series, key: UserKey) -> pl.DataFrame:
+    """The distribution of each of `agents` (String, distinct) that has logs: agent_id and DISTRIBUTION_SCHEMA.
+
+    Sorted by agent_id; user_hashes are sorted.
+    """
+    by_agent = aggregates.by_agent.lazy().filter(pl.col("agent_id").is_in(agents.implode()))
+    users = (
+        by_agent.select("agent_id", user_id="user_ids")
+        .explode("user_id")
+        .drop_nulls("user_id")
+        .collect(engine="in-memory")
+    )
+    # A user of several agents is hashed once.
+    distinct = users["user_id"].unique()
+    hashed = pl.LazyFrame({"user_id": distinct, "user_hashes": pl.Series(key.hashes(distinct), dtype=pl.Int64)})
+    hashes = (
+        users.lazy()
+        .join(hashed, on="user_id")
+        .group_by("agent_id")
+        .agg(pl.col("user_hashes").sort().head(MAX_USERS), users_exact=pl.len() <= MAX_USERS)
+    )
+    has_users = pl.col("user_hashes").list.len() > 0
+    return (
+        by_agent.select("agent_id", "latency_counts", total_latency_ms="latency_ms")
+        .join(hashes, on="agent_id", how="left")
+        .with_columns(
+            pl.col("user_hashes").fill_null(pl.lit([], pl.List(pl.Int64))),
+            pl.col("users_exact").fill_null(True),
+            latencies_exact=pl.col("latency_counts").list.len() <= MAX_LATENCIES,
+        )
+        .with_columns(user_key_id=pl.when(has_users).then(pl.lit(key.key_id)))
+        .pipe(_round_latencies)
+        .select("agent_id", *DISTRIBUTION_SCHEMA)
+        .sort("agent_id")
+        .collect(engine="in-memory")
+    )
+
+
+def merge_distributions(parts: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """The distribution of all logs of each combination of `keys`: counts added, users united.
+
+    parts: the columns `keys` and DISTRIBUTION_SCHEMA, which the result has as well. Merging is associative and
+    commutative, except for the order of user_hashes. Exact parts give an exact result, of whatever size.
+    """
+    groups = parts.select(keys).unique().with_row_index("group")
+    of_groups = parts.lazy().join(groups.lazy(), on=list(keys), nulls_equal=True)
+    latencies = _summed(of_groups)
+    hashes = pl.col("user_hashes").explode(empty_as_null=False, keep_nulls=False)
+    if not parts["users_exact"].all():
+        threshold = pl.col("user_hashes").filter(~pl.col("users_exact")).list.max().min()
+        hashes = hashes.filter(hashes <= threshold.fill_null(2**63 - 1))
+    key_ids = pl.col("user_key_id").drop_nulls()
+    merged = of_groups.group_by("group").agg(
+        pl.col("total_latency_ms").sum(),
+        pl.col("latencies_exact").all(),
+        hashes.unique(),
+        pl.col("users_exact").all(),
+        pl.when(key_ids.n_unique() > 1).then(pl.lit(SEVERAL_KEYS)).otherwise(key_ids.first()).alias("user_key_id"),
+    )
+    return (
+        groups.lazy()
+        .join(merged, on="group")
+        .join(latencies, on="group", how="left")
+        .with_columns(pl.col("latency_counts").fill_null(pl.lit([], DISTRIBUTION_SCHEMA["latency_counts"])))
+        .select(*keys, *DISTRIBUTION_SCHEMA)
+        .collect(engine="in-memory")
+    )
+
+
+def unique_users() -> pl.Expr:
+    """The number of users of a distribution, as Int64: exact, or estimated; NULL if they have several keys."""
+    hashes = pl.col("user_hashes").list
+    # Of hashes that are spread evenly, all but the threshold are below it.
+    below = (hashes.len() - 1) / ((hashes.max() - _SMALLEST_HASH) / _HASHES)
+    number = pl.when("users_exact").then(hashes.len().cast(pl.Int64)).otherwise(below.round().cast(pl.Int64))
+    return pl.when(pl.col("user_key_id").ne_missing(SEVERAL_KEYS)).then(number)
+
+
+def _summed(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """The column group, and latency_counts sorted by latency, with the executions of equal latencies added up."""
+    # One sort of one number and running sums: a group for each latency takes 20 times as long.
+    place = pl.col("group").cast(pl.Int64) * 2**32 + (pl.col("latency_ms").cast(pl.Int64) + 2**31)
+    is_last = (pl.col("place") != pl.col("place").shift(-1)).fill_null(True)
+    return (
+        frame.select("group", "latency_counts")
+        .explode("latency_counts", empty_as_null=False, keep_nulls=False)
+        .unnest("latency_counts")
+        .select("executions", place=place)
+        .sort("place")
+        .select("place", up_to=pl.col("executions").cum_sum())
+        .filter(is_last)
+        .select(
+            group=(pl.col("place") // 2**32).cast(pl.UInt32),
+            latency_ms=(pl.col("place") % 2**32 - 2**31).cast(pl.Int32),
+            executions=pl.col("up_to") - pl.col("up_to").shift(1, fill_value=0),
+        )
+        .group_by("group", maintain_order=True)
+        .agg(latency_counts=pl.struct("latency_ms", "executions"))
+    )
+
+
+def _round_latencies(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Rounds the latencies where there are too many, half away from zero."""
+    latency = pl.element().struct.field("latency_ms").cast(pl.Int64)
+    unit = pl.lit(2, pl.Int64).pow(
+        (64 - SIGNIFICANT_BITS - latency.abs().bitwise_leading_zeros().cast(pl.Int64)).clip(0)
+    )
+    magnitude = (latency.abs() + unit // 2) // unit * unit
+    rounded = pl.when(latency < 0).then(-magnitude).otherwise(magnitude).clip(-(2**31), 2**31 - 1).cast(pl.Int32)
+    pairs = pl.struct(rounded.alias("latency_ms"), pl.element().struct.field("executions"))
+    numbered = frame.with_row_index("group")
+    too_many = numbered.filter(~pl.col("latencies_exact")).with_columns(pl.col("latency_counts").list.eval(pairs))
+    return numbered.join(_summed(too_many).rename({"latency_counts": "rounded"}), on="group", how="left").with_columns(
+        latency_counts=pl.coalesce("rounded", "latency_counts")
+    )

@@ -1,0 +1,131 @@
+"""The metrics of any set of agents' days, computed from their stored rows and distributions."""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+
+import polars as pl
+
+from metrics_pipeline.metrics.catalog import ERROR_COUNT, METRICS, OverDays
+from metrics_pipeline.metrics.distributions import (
+    DISTRIBUTION_SCHEMA,
+    LATENCY_ERROR,
+    USERS_STANDARD_ERROR,
+    unique_users,
+)
+from metrics_pipeline.metrics.expressions import decimal, rounded_quotient, weighted_percentile
+
+_SUMS = [metric.name for metric in METRICS if metric.over_days is OverDays.SUM]
+_NANO = Decimal("0.000000001")
+_RATE = Decimal("0.000001")
+
+#: What a row of window metrics holds besides its keys and the metrics of the catalog, with its type and meaning.
+FURTHER_COLUMNS: Mapping[str, tuple[pl.DataType, str]] = {
+    "cost_per_unassisted_success": (
+        pl.Decimal(38, 9),
+        "Total cost / (successful executions - human interventions) in USD; null unless that is positive.",
+    ),
+    "human_intervention_rate": (pl.Decimal(38, 6), "Human interventions / total executions."),
+    "days_stored": (pl.Int64(), "How many days of the window are stored, including those without executions."),
+    "is_exact": (
+        pl.Boolean(),
+        "Whether percentiles and unique_users are exact; false also if a missing distribution makes them null.",
+    ),
+    "latency_error": (
+        pl.Float64(),
+        "The largest relative error of the percentiles: 0, or 2^-10 if latencies are rounded.",
+    ),
+    "unique_users_error": (
+        pl.Float64(),
+        "The relative standard error of unique_users: 0, or 0.0039 if it is estimated.",
+    ),
+    "days_without_distribution": (
+        pl.List(pl.Date()),
+        "The days with executions that lack a distribution; then mean, percentiles and unique_users are null.",
+    ),
+}
+
+
+def period_of(by: str) -> pl.Expr:
+    """The key of a row in a grouping by `day`, `week` or `month`: the first day of that period, weeks from Monday."""
+    return pl.col("metric_date").dt.truncate({"day": "1d", "week": "1w", "month": "1mo"}[by])
+
+
+def window_metrics(days: pl.DataFrame, distributions: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """One row for each combination of `keys` in `days`, sorted by them: the keys, the metrics, and FURTHER_COLUMNS.
+
+    days: stored rows (schema of AGENT_DAY) with the columns `keys`, and has_distribution: whether the distribution of
+    the row is merged into `distributions`. distributions: `keys` and DISTRIBUTION_SCHEMA, one row for each combination
+    that has any.
+    A metric has the type and the rounding of a day's, and the value that it would have for a day with all the logs;
+    only total_cost_usd may have more digits. What has nothing to be computed from is null, and not 1 or 0 as for a day:
+    rates and means without executions, latencies without a latency. unique_users is also null if the users were hashed
+    with several keys.
+    """
+    lacks = ~pl.col("has_distribution") & (pl.col("total_executions") > 0)
+    sums = (
+        days.lazy()
+        .with_columns(pl.col("total_cost_usd").cast(pl.Decimal(38, 9)))
+        .group_by(keys)
+        .agg(
+            pl.col(_SUMS).sum(),
+            pl.col("metric_date").n_unique().cast(pl.Int64).alias("days_stored"),
+            pl.col("metric_date").filter(lacks).unique().sort().alias("days_without_distribution"),
+        )
+    )
+    errors = (
+        days.lazy()
+        .select(*keys, "error_distribution")
+        .explode("error_distribution", empty_as_null=False, keep_nulls=False)
+        .unnest("error_distribution")
+        .group_by(*keys, "error_type")
+        .agg(pl.col("executions").sum())
+        .sort("error_type")
+        .group_by(keys, maintain_order=True)
+        .agg(error_distribution=pl.struct("error_type", "executions"))
+    )
+    counts, is_known = pl.col("latency_counts"), pl.col("days_without_distribution").list.len() == 0
+    latencies = counts.list.agg(pl.element().struct.field("executions").sum())
+    cost = pl.col("total_cost_usd").to_physical().cast(pl.Int128)
+    executions, interventions = pl.col("total_executions"), pl.col("human_interventions")
+    unassisted = pl.col("successful_executions") - interventions
+    from_distribution = {
+        "avg_latency_ms": _quotient(pl.col("total_latency_ms"), latencies),
+        "p50_latency_ms": weighted_percentile(counts, 0.50),
+        "p95_latency_ms": weighted_percentile(counts, 0.95),
+        "p99_latency_ms": weighted_percentile(counts, 0.99),
+        "unique_users": unique_users(),
+    }
+    return (
+        sums.join(errors, on=keys, how="left", nulls_equal=True)
+        .join(distributions.lazy(), on=keys, how="left", nulls_equal=True)
+        .with_columns(
+            pl.col("error_distribution").fill_null(pl.lit([], pl.List(ERROR_COUNT))),
+            counts.fill_null(pl.lit([], DISTRIBUTION_SCHEMA["latency_counts"])),
+            pl.col("user_hashes").fill_null(pl.lit([], DISTRIBUTION_SCHEMA["user_hashes"])),
+            pl.col("latencies_exact", "users_exact").fill_null(True),
+            pl.col("total_latency_ms").fill_null(0),
+        )
+        .with_columns(
+            success_rate=decimal(_quotient(pl.col("successful_executions") * 1_000_000, executions), _RATE),
+            avg_cost_per_execution=decimal(_quotient(cost, executions), _NANO),
+            cost_per_unassisted_success=decimal(_quotient(cost, unassisted), _NANO),
+            human_intervention_rate=decimal(_quotient(interventions * 1_000_000, executions), _RATE),
+            latency_error=pl.when("latencies_exact").then(0.0).otherwise(LATENCY_ERROR),
+            unique_users_error=pl.when("users_exact").then(0.0).otherwise(USERS_STANDARD_ERROR),
+            **{name: pl.when(is_known).then(value) for name, value in from_distribution.items()},
+        )
+        .with_columns(is_exact=pl.col("unique_users").is_not_null() & pl.col("latencies_exact") & pl.col("users_exact"))
+        .select(*keys, *(pl.col(name).cast(dtype) for name, dtype in _TYPES.items()))
+        .sort(keys)
+        .collect(engine="in-memory")
+    )
+
+
+_TYPES = {
+    **{metric.name: pl.Decimal(38, 9) if metric.name == "total_cost_usd" else metric.dtype for metric in METRICS},
+    **{name: dtype for name, (dtype, _) in FURTHER_COLUMNS.items()},
+}
+
+
+def _quotient(numerator: pl.Expr, denominator: pl.Expr) -> pl.Expr:
+    return pl.when(denominator > 0).then(rounded_quotient(numerator, denominator))

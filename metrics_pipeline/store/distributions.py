@@ -1,0 +1,346 @@
+"""agent_day_distributions: writing a day's distributions, reading those of a window, and forgetting a person."""
+
+import hashlib
+import sys
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from itertools import pairwise
+from struct import Struct
+from typing import Any, Literal
+
+import polars as pl
+import psycopg
+import pyarrow as pa
+from psycopg.pq import Format
+from sqlalchemy import Connection, text
+
+from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.metrics.catalog import AGENT_DAY, ERROR_COUNT, METRIC_NAMES
+from metrics_pipeline.metrics.distributions import DISTRIBUTION_SCHEMA, UserKey, merge_distributions
+from metrics_pipeline.metrics.window_metrics import period_of, window_metrics
+
+_USER_KEY = text("SELECT secret FROM metric_user_key WHERE id = 1")
+
+_DIGESTS = text("SELECT agent_id, digest FROM agent_day_distributions WHERE metric_date = :metric_date")
+_DELETE = text("DELETE FROM agent_day_distributions WHERE metric_date = :metric_date AND agent_id = ANY(:agents)")
+_COPY = """
+COPY agent_day_distributions (agent_id, metric_date, latencies_ms, latency_executions, user_hashes, total_latency_ms,
+    latencies_exact, users_exact, user_key_id, digest) FROM STDIN (FORMAT BINARY)"""
+#: SQL for the digest of a row: what the package computes before it sends the row.
+DIGEST = """sha256(array_send(latencies_ms) || array_send(latency_executions) || array_send(user_hashes)
+    || int8send(total_latency_ms) || boolsend(latencies_exact) || boolsend(users_exact))"""
+
+#: How the rows of a window may be grouped: by agent, or by the day, week (from Monday) or month of metric_date.
+Grouping = Literal["agent", "day", "week", "month"]
+#: The columns that name the groups in the result.
+GROUP_COLUMNS: Mapping[Grouping, str] = {"agent": "agent_id", "day": "metric_date", "week": "week", "month": "month"}
+
+_OF_WINDOW = """
+metric_date BETWEEN :first AND :last AND (CAST(:agent_id AS text) IS NULL OR agent_id = :agent_id)"""
+_ROWS = text(f"""
+SELECT agent_id, metric_date, {", ".join(name for name in METRIC_NAMES if name != "error_distribution")},
+       EXISTS (SELECT FROM agent_day_distributions AS stored
+               WHERE (stored.agent_id, stored.metric_date) = (metrics.agent_id, metrics.metric_date))
+           AS has_distribution
+FROM {AGENT_DAY.table} AS metrics WHERE {_OF_WINDOW}""")
+_ERRORS = text(f"""
+SELECT agent_id, metric_date, error_type, executions::bigint
+FROM {AGENT_DAY.table} CROSS JOIN LATERAL jsonb_each_text(error_distribution) AS counts(error_type, executions)
+WHERE failed_executions > 0 AND {_OF_WINDOW}""")
+_READ = """
+SELECT wanted.place, latencies_ms, latency_executions, user_hashes, total_latency_ms, latencies_exact, users_exact,
+       user_key_id
+FROM unnest(%s::text[], %s::date[]) WITH ORDINALITY AS wanted(agent_id, metric_date, place)
+JOIN agent_day_distributions USING (agent_id, metric_date)"""
+
+_DAMAGED = text(f"""
+SELECT agent_id FROM agent_day_distributions WHERE metric_date = :metric_date AND digest <> {DIGEST}""")
+
+# How many executions are read at once. Two chunks are in memory: one is read while the other is merged.
+_CHUNK = 1_000_000
+
+# PostgreSQL's binary formats (array_send, date_send, and COPY's signature, number of fields and end).
+_INT4, _INT8 = 23, 20
+_ARRAY, _EMPTY_ARRAY, _LENGTH = Struct(">iiiii"), Struct(">iii"), Struct(">i")
+_EXACTNESS = Struct(">q??")
+_COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_COPY_FIELDS = Struct(">h").pack(10)
+_COPY_END = Struct(">h").pack(-1)
+_NULL = _LENGTH.pack(-1)
+_EPOCH = date(2000, 1, 1)
+
+
+@dataclass(frozen=True)
+class EncodedDay:
+    """The distributions of a day in the form of a binary COPY: the row and the digest of each agent."""
+
+    metric_date: date
+    rows: Mapping[str, bytes]
+    digests: Mapping[str, bytes]
+
+
+def user_key(connection: Connection, configured: UserKey | None) -> UserKey:
+    """The key with which users are hashed: METRICS_USER_KEY, or the one that the migration made."""
+    return configured or UserKey(bytes(connection.execute(_USER_KEY).scalar_one()))
+
+
+def encode_day(metric_date: date, distributions: pl.DataFrame) -> EncodedDay:
+    """Encodes the columns agent_id and DISTRIBUTION_SCHEMA. Lists become bytes as a whole, not value by value."""
+    pairs = distributions["latency_counts"].explode(empty_as_null=False, keep_nulls=False).struct
+    pair_counts = distributions["latency_counts"].list.len()
+    latencies = _int4_arrays(pairs.field("latency_ms"), pair_counts)
+    executions = _int4_arrays(pairs.field("executions").cast(pl.Int32), pair_counts)
+    users = _int8_arrays(distributions["user_hashes"])
+    day = _LENGTH.pack((metric_date - _EPOCH).days)
+    numbers = distributions.select("agent_id", "user_key_id", "total_latency_ms", "latencies_exact", "users_exact")
+    rows, digests = {}, {}
+    for (agent, key_id, *exactness), *arrays in zip(numbers.iter_rows(), latencies, executions, users, strict=True):
+        flags = _EXACTNESS.pack(*exactness)
+        digest = hashlib.sha256(b"".join([*arrays, flags])).digest()
+        fields = (agent.encode(), day, *arrays, flags[:8], flags[8:9], flags[9:])
+        named = _NULL if key_id is None else _field(key_id.encode())
+        rows[agent] = b"".join([_COPY_FIELDS, *map(_field, fields), named, _field(digest)])
+        digests[agent] = digest
+    return EncodedDay(metric_date, rows, digests)
+
+
+def write_day(connection: Connection, day: EncodedDay) -> None:
+    """Replaces the stored rows that differ, and no other. The caller holds the lock of the day.
+
+    Raises PermanentError if the table does not store what it is given.
+    """
+    stored = _stored_digests(connection, day.metric_date)
+    outdated = [agent for agent, digest in stored.items() if day.digests.get(agent) != digest]
+    if outdated:
+        connection.execute(_DELETE, {"metric_date": day.metric_date, "agents": outdated})
+    new = [row for agent, row in day.rows.items() if stored.get(agent) != day.digests[agent]]
+    if new:
+        driver: Any = connection.connection.driver_connection
+        with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
+            copy.write(_COPY_HEADER)
+            for row in new:
+                copy.write(row)
+            copy.write(_COPY_END)
+    if (outdated or new) and _stored_digests(connection, day.metric_date) != day.digests:
+        raise PermanentError(
+            f"{day.metric_date}: agent_day_distributions does not store what it is given, so nothing was written. "
+            "Find the trigger, rule or policy of the table that does this (\\d agent_day_distributions in psql) and "
+            "remove it."
+        )
+
+
+def _stored_digests(connection: Connection, metric_date: date) -> dict[str, bytes]:
+    rows = connection.execute(_DIGESTS, {"metric_date": metric_date})
+    return {row.agent_id: bytes(row.digest) for row in rows}
+
+
+def _field(value: bytes) -> bytes:
+    return _LENGTH.pack(len(value)) + value
+
+
+def _int4_arrays(values: pl.Series, lengths: pl.Series) -> Iterator[bytes]:
+    # Length and value together are one 64-bit number: the length in the upper half.
+    whole = values.cast(pl.Int64) & 0xFFFFFFFF | (4 << 32)
+    return _arrays(_big_endian("q", whole), lengths, _INT4, 8)
+
+
+def _int8_arrays(lists: pl.Series) -> Iterator[bytes]:
+    values = pl.col("value")
+    halves = (
+        lists.explode(empty_as_null=False, keep_nulls=False)
+        .to_frame("value")
+        .select(
+            pl.concat_arr(
+                pl.lit(8, pl.Int32),
+                (values // 2**32).cast(pl.Int32),
+                (values & 0xFFFFFFFF).cast(pl.UInt32).reinterpret(signed=True),
+            ).arr.explode()
+        )
+        .to_series()
+    )
+    return _arrays(_big_endian("i", halves), lists.list.len(), _INT8, 12)
+
+
+def _arrays(elements: bytes, lengths: pl.Series, oid: int, size: int) -> Iterator[bytes]:
+    ends = [0, *lengths.cum_sum().to_list()]
+    for start, end in pairwise(ends):
+        if start == end:
+            yield _EMPTY_ARRAY.pack(0, 0, oid)
+        else:
+            yield _ARRAY.pack(1, 0, oid, end - start, 1) + elements[start * size : end * size]
+
+
+def _big_endian(code: str, numbers: pl.Series) -> bytes:
+    buffer = array(code)
+    if len(numbers):
+        buffer.frombytes(numbers.rechunk().to_arrow().buffers()[1])
+    if sys.byteorder == "little":
+        buffer.byteswap()
+    return buffer.tobytes()
+
+
+def read_window(
+    connection: Connection, first: date, last: date, *, by: Sequence[Grouping] = (), agent_id: str | None = None
+) -> pl.DataFrame:
+    """The metrics of the stored days from `first` to `last`, of one agent or of all, one row for each group.
+
+    The columns are those of window_metrics(): first GROUP_COLUMNS of `by`, in this order and sorted by them. A day of
+    which no row is stored adds nothing; a window without any stored row gives no row, also without `by`. Logs are not
+    read. The connection's transaction must see one state of the database (Database.snapshot()).
+    """
+    rows = _rows(connection, first, last, agent_id)
+    keys = [GROUP_COLUMNS[each] for each in by]
+    rows = rows.with_columns(period_of(each).alias(each) for each in by if each in ("week", "month"))
+    if not keys:
+        keys, rows = ["window"], rows.with_columns(window=pl.lit(0))
+    merged = _merged(connection, rows, keys)
+    return window_metrics(rows, merged, keys).select(pl.exclude("window"))
+
+
+@dataclass(frozen=True)
+class DistributionAudit:
+    """The distributions of a day against its rows of metrics.
+
+    distributions: how many there are; not_exact: how many of them are rounded or estimated; without: rows with
+    executions and no distribution. contradictory_agents: sorted.
+    """
+
+    distributions: int
+    not_exact: int
+    without: int
+    contradictory_agents: tuple[str, ...]
+
+
+def audit_day(connection: Connection, metric_date: date) -> DistributionAudit:
+    """Computes from each distribution of the day what agent_performance_metrics says, and its digest."""
+    rows = _rows(connection, metric_date, metric_date, None)
+    merged = _merged(connection, rows, ["agent_id"])
+    again = window_metrics(rows, merged, ["agent_id"])
+    both = rows.filter("has_distribution").join(again, on="agent_id", suffix="_again").join(merged, on="agent_id")
+    latencies = pl.col("latency_counts").list.agg(pl.element().struct.field("executions").sum())
+    of_latencies = ("avg_latency_ms", "p50_latency_ms", "p95_latency_ms", "p99_latency_ms")
+    differs = [
+        # The mean is exact in any case. Without latencies it is 0 for a day, and null for a window.
+        (pl.col("latencies_exact") | (name == "avg_latency_ms"))
+        & (pl.col(name) != pl.col(f"{name}_again").fill_null(0))
+        for name in of_latencies
+    ]
+    differs += [
+        pl.col("users_exact") & (pl.col("unique_users") != pl.col("user_hashes").list.len()),
+        latencies > pl.col("total_executions"),
+    ]
+    contradictory = both.filter(pl.any_horizontal(differs))["agent_id"].to_list()
+    damaged = connection.execute(_DAMAGED, {"metric_date": metric_date}).scalars()
+    return DistributionAudit(
+        distributions=both.height,
+        not_exact=both.filter(~(pl.col("latencies_exact") & pl.col("users_exact"))).height,
+        without=rows.filter(~pl.col("has_distribution") & (pl.col("total_executions") > 0)).height,
+        contradictory_agents=tuple(sorted({*contradictory, *damaged})),
+    )
+
+
+def read_distributions(connection: Connection, wanted: pl.DataFrame) -> pl.DataFrame:
+    """The stored distributions of the rows of `wanted` (agent_id, metric_date): its columns and DISTRIBUTION_SCHEMA."""
+    # The driver's own cursor, because arrays as Python lists take 20 times as long as their bytes.
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor(binary=True) as cursor:
+        for name in ("_int4", "_int8"):
+            cursor.adapters.register_loader(psycopg.adapters.types[name.strip("_")].array_oid, _Elements)
+        cursor.execute(_READ, [wanted["agent_id"].to_list(), wanted["metric_date"].to_list()])
+        columns: list[Any] = list(zip(*cursor.fetchall(), strict=True)) or [()] * 8
+    place, latencies, executions, users, total, latencies_exact, users_exact, key_id = columns
+    lengths = pl.Series([len(each) // 8 for each in latencies], dtype=pl.Int64)
+    pairs = pl.DataFrame({"latency_ms": _int4(latencies), "executions": _int4(executions).cast(pl.Int64)})
+    found = {
+        "place": pl.Series(place, dtype=pl.Int64),
+        "latency_counts": _lists(pairs.to_struct(), lengths),
+        "total_latency_ms": total,
+        "latencies_exact": latencies_exact,
+        "user_hashes": _lists(_int8(users), pl.Series([len(each) // 12 for each in users], dtype=pl.Int64)),
+        "users_exact": users_exact,
+        "user_key_id": key_id,
+    }
+    return (
+        pl.DataFrame(found, schema_overrides=DISTRIBUTION_SCHEMA)
+        .join(wanted.with_row_index("place", offset=1).cast({"place": pl.Int64}), on="place")
+        .select(*wanted.columns, *DISTRIBUTION_SCHEMA)
+    )
+
+
+def _rows(connection: Connection, first: date, last: date, agent_id: str | None) -> pl.DataFrame:
+    """The stored rows in the schema of AGENT_DAY, and has_distribution."""
+    window = {"first": first, "last": last, "agent_id": agent_id}
+    without_errors = {name: dtype for name, dtype in AGENT_DAY.schema.items() if name != "error_distribution"}
+    rows = pl.DataFrame(
+        [tuple(row) for row in connection.execute(_ROWS, window)],
+        schema={**without_errors, "has_distribution": pl.Boolean},
+        orient="row",
+    )
+    errors = pl.DataFrame(
+        [tuple(row) for row in connection.execute(_ERRORS, window)],
+        schema={**{key.name: key.dtype for key in AGENT_DAY.keys}, **ERROR_COUNT.to_schema()},
+        orient="row",
+    )
+    distributions = errors.group_by(AGENT_DAY.key_names).agg(error_distribution=pl.struct("error_type", "executions"))
+    return rows.join(distributions, on=AGENT_DAY.key_names, how="left").with_columns(
+        pl.col("error_distribution").fill_null(pl.lit([], pl.List(ERROR_COUNT)))
+    )
+
+
+def _merged(connection: Connection, rows: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """The merged distribution of each group, read in chunks. A group that ends in a later chunk is carried over."""
+    columns = list(dict.fromkeys([*keys, *AGENT_DAY.key_names]))
+    wanted = rows.filter("has_distribution").sort(columns)
+    numbered = wanted.select(*columns, chunk=pl.col("total_executions").cum_sum() // _CHUNK)
+    chunks = numbered.partition_by("chunk", maintain_order=True, include_key=False)
+    carried = pl.DataFrame(schema={**{key: rows.schema[key] for key in keys}, **DISTRIBUTION_SCHEMA})
+    merged = []
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
+        read = partial(ahead.submit, read_distributions, connection)
+        coming = read(chunks[0]) if chunks else None
+        for chunk, following in zip(chunks, [*chunks[1:], None], strict=True):
+            parts = coming.result()
+            coming = read(following) if following is not None else None
+            so_far = merge_distributions(pl.concat([carried, parts.select(carried.columns)]), keys)
+            last = chunk.tail(1)
+            merged.append(so_far.join(last, on=keys, how="anti"))
+            carried = so_far.join(last, on=keys, how="semi")
+    return pl.concat([*merged, carried])
+
+
+class _Elements(psycopg.adapt.Loader):
+    """The elements of an array in PostgreSQL's binary form, each with its length."""
+
+    format = Format.BINARY
+
+    def load(self, data: Any) -> bytes:
+        return bytes(data[_ARRAY.size :])
+
+
+def _int4(arrays: Sequence[bytes]) -> pl.Series:
+    return (_native("q", b"".join(arrays)) & 0xFFFFFFFF).cast(pl.UInt32).reinterpret(signed=True)
+
+
+def _int8(arrays: Sequence[bytes]) -> pl.Series:
+    thirds = _native("i", b"".join(arrays))
+    high, low = thirds.gather_every(3, 1), thirds.gather_every(3, 2)
+    return high.cast(pl.Int64) * 2**32 + low.reinterpret(signed=False).cast(pl.Int64)
+
+
+def _native(code: str, elements: bytes) -> pl.Series:
+    numbers = array(code, elements)
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    dtype = pa.int64() if code == "q" else pa.int32()
+    column = pa.Array.from_buffers(dtype, len(numbers), [None, pa.py_buffer(numbers)])
+    return pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_arrays([column], ["numbers"]))).to_series()
+
+
+def _lists(values: pl.Series, lengths: pl.Series) -> pl.Series:
+    offsets = pl.concat([pl.Series([0], dtype=pl.Int64), lengths.cum_sum()]).to_arrow()
+    lists = pa.LargeListArray.from_arrays(offsets, values.to_arrow())
+    return pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_arrays([lists], ["lists"]))).to_series()

@@ -1,0 +1,242 @@
+"""Stored distributions: what a window says equals PostgreSQL's answer over the raw logs, also after these are gone."""
+
+import random
+import re
+from dataclasses import replace
+from datetime import date, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.metrics.distributions import UserKey
+from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store import distributions
+from metrics_pipeline.store.closing import clear_day, seal_day
+from metrics_pipeline.store.distributions import DIGEST, DistributionAudit, Grouping, audit_day, read_window, user_key
+from metrics_pipeline.store.forgetting import Forgotten, forget_user
+from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, query, store_agents, store_logs
+from metrics_pipeline_tests.documents.pages import DOCS
+from metrics_pipeline_tests.oracle import expected_windows
+
+LAST = DAY + timedelta(days=39)
+GROUPINGS: list[tuple[Grouping, ...]] = [
+    (),
+    ("agent",),
+    ("day",),
+    ("week",),
+    ("month",),
+    ("agent", "month"),
+    ("agent", "day"),
+]
+
+
+def stored_rows(database: Database) -> list[tuple[Any, ...]]:
+    return query(database, "SELECT xmin::text, * FROM agent_day_distributions ORDER BY agent_id, metric_date")
+
+
+def read(
+    database: Database, first: date, last: date, *by: Grouping, agent_id: str | None = None
+) -> list[dict[str, Any]]:
+    with database.snapshot() as snapshot:
+        return read_window(snapshot, first, last, by=by, agent_id=agent_id).to_dicts()
+
+
+def random_logs(seed: int) -> list[Log]:
+    draw = random.Random(seed)
+    return [
+        Log(
+            agent,
+            status=draw.choice(["success", "success", "failed", "running"]),
+            latency_ms=draw.choice([None, draw.randint(-5, 5), int(draw.lognormvariate(6, 2))]),
+            token_count=draw.choice([None, draw.randint(0, 999)]),
+            cost_usd=draw.choice([None, "NaN", f"0.{draw.randint(0, 10**9):09}"]),
+            error_type=draw.choice([None, "x", "y"]),
+            metadata=draw.choice(
+                [None, "{}", '{"human_intervention": true}', *(f'{{"user_id": "{u}"}}' for u in range(9))]
+            ),
+            timestamp=day_window(DAY + timedelta(days=number), "UTC").start,
+        )
+        for number in range(40)
+        for agent in "abcd"
+        for _ in range(draw.choice([0, 1, 3, 12]))
+    ]
+
+
+def test_every_window_equals_the_logs_before_they_were_pruned(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store_agents(database, dict.fromkeys("abcde", "active"))
+    store_logs(database, random_logs(1))
+    windows = [(DAY, LAST), (DAY + timedelta(days=5), DAY + timedelta(days=11)), (LAST, LAST)]
+    with database.engine.connect() as connection:
+        expected = {(window, by): expected_windows(connection, *window, by) for window in windows for by in GROUPINGS}
+    for number in range(40):
+        aggregate(database, day_window(DAY + timedelta(days=number), "UTC"))
+    execute(database, "DELETE FROM agent_execution_logs")
+    for chunk in (distributions._CHUNK, 7):
+        monkeypatch.setattr(distributions, "_CHUNK", chunk)
+        for ((first, last), by), rows in expected.items():
+            found = read(database, first, last, *by)
+            assert [{name: row[name] for name in rows[0]} for row in found] == rows
+            assert all(row["is_exact"] and not row["days_without_distribution"] for row in found)
+    of_b, *_ = read(database, DAY, LAST, "agent", agent_id="b")
+    assert of_b == read(database, DAY, LAST, "agent")[1]
+    assert read(database, DAY - timedelta(days=9), DAY - timedelta(days=1)) == []
+
+
+def test_a_day_is_stored_once_and_only_rows_that_change_are_written(aggregated: Database) -> None:
+    before = stored_rows(aggregated)
+    assert [row[1] for row in before] == ["a", "b", "c"]
+    assert query(aggregated, f"SELECT bool_and(digest = {DIGEST}) FROM agent_day_distributions") == [(True,)]
+    aggregate(aggregated)
+    assert stored_rows(aggregated) == before
+    store_logs(aggregated, [Log("b", latency_ms=10, metadata='{"user_id": "u"}')])
+    aggregate(aggregated)
+    assert [(row == old) for row, old in zip(stored_rows(aggregated), before, strict=True)] == [True, False, True]
+
+
+def test_a_distribution_that_changes_alone_is_restated_with_its_digest(aggregated: Database) -> None:
+    store_logs(aggregated, [Log("a", latency_ms=latency) for latency in (1, 10, 10, 10, 19)])
+    aggregate(aggregated, run_id="second")
+    execute(aggregated, "DELETE FROM metric_restatements")
+    digests = "SELECT encode(digest, 'hex') FROM agent_day_distributions WHERE agent_id = 'a'"
+    ((old,),) = query(aggregated, digests)
+    # Mean 10 and median 10 as before, p95 and p99 too: only two latencies in the middle moved.
+    execute(aggregated, "UPDATE agent_execution_logs SET latency_ms = 11 WHERE ctid = "
+            "(SELECT min(ctid) FROM agent_execution_logs WHERE agent_id = 'a' AND latency_ms = 10)")  # fmt: skip
+    execute(aggregated, "UPDATE agent_execution_logs SET latency_ms = 9 WHERE ctid = "
+            "(SELECT max(ctid) FROM agent_execution_logs WHERE agent_id = 'a' AND latency_ms = 10)")  # fmt: skip
+    published = aggregate(aggregated, run_id="third").published
+    ((new,),) = query(aggregated, digests)
+    restated = "SELECT agent_id, run_id, old_row = new_row, old_distribution, new_distribution FROM metric_restatements"
+    assert (published.changed, published.unchanged) == (0, 3)
+    assert query(aggregated, restated) == [("a", "third", True, old, new)]
+    aggregate(aggregated, run_id="fourth")
+    assert len(query(aggregated, restated)) == 1
+
+
+def test_a_day_stored_before_gets_its_distributions_without_a_restatement(aggregated: Database) -> None:
+    execute(aggregated, "DELETE FROM agent_day_distributions")
+    assert read(aggregated, DAY, DAY)[0]["days_without_distribution"] == [DAY]
+    assert aggregate(aggregated).published.unchanged == 3
+    assert len(stored_rows(aggregated)) == 3
+    assert query(aggregated, "SELECT 1 FROM metric_restatements") == []
+    assert read(aggregated, DAY, DAY)[0]["days_without_distribution"] == []
+
+
+def test_an_agent_without_logs_has_no_distribution_and_loses_the_one_it_had(aggregated: Database) -> None:
+    execute(aggregated, "DELETE FROM agent_execution_logs WHERE agent_id = 'c'")
+    aggregate(aggregated, accept_deleted=True)
+    assert [row[1] for row in stored_rows(aggregated)] == ["a", "b"]
+    (c,) = [row for row in read(aggregated, DAY, DAY, "agent") if row["agent_id"] == "c"]
+    assert (c["unique_users"], c["p95_latency_ms"], c["is_exact"]) == (0, None, True)
+
+
+def test_a_table_that_does_not_keep_a_row_fails_the_day(aggregated: Database) -> None:
+    execute(
+        aggregated,
+        "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE TRIGGER lose BEFORE INSERT ON agent_day_distributions FOR EACH ROW EXECUTE FUNCTION lose()",
+    )
+    store_logs(aggregated, [Log("b", latency_ms=77)])
+    before = stored_rows(aggregated)
+    with pytest.raises(PermanentError, match="agent_day_distributions does not store what it is given"):
+        aggregate(aggregated)
+    assert stored_rows(aggregated) == before
+
+
+def test_a_cleared_day_leaves_the_digests_and_a_sealed_one_keeps_its_distributions(aggregated: Database) -> None:
+    seal_day(aggregated, day_window(DAY, "UTC"), 0)
+    assert len(stored_rows(aggregated)) == 3
+    execute(aggregated, "UPDATE metric_day_ledger SET raw_pruned_at = NULL, raw_pruned_logs = NULL")
+    clear_day(aggregated, day_window(DAY, "UTC"))
+    assert stored_rows(aggregated) == []
+    assert query(aggregated, "SELECT count(old_distribution), count(new_distribution) FROM metric_restatements") == [
+        (3, 0)
+    ]
+
+
+def users_of(database: Database, agent: str, day: date = DAY) -> list[int]:
+    ((hashes,),) = query(
+        database,
+        f"SELECT user_hashes FROM agent_day_distributions WHERE (agent_id, metric_date) = ('{agent}', '{day}')",
+    )
+    return list(hashes)
+
+
+def test_a_forgotten_person_is_in_no_array_and_every_window_counts_as_before(database: Database) -> None:
+    tomorrow = DAY + timedelta(days=1)
+    store_agents(database, dict.fromkeys("ab", "active"))
+    store_logs(
+        database,
+        [
+            Log(agent, latency_ms=1, metadata=f'{{"user_id": "{user}"}}', timestamp=day_window(day, "UTC").start)
+            for agent, user, day in (("a", "u", DAY), ("a", "v", DAY), ("b", "u", DAY), ("a", "u", tomorrow))
+        ],
+    )
+    for day in (DAY, tomorrow):
+        aggregate(database, day_window(day, "UTC"))
+    with database.connect() as connection:
+        key = user_key(connection, None)
+    before = [read(database, DAY, tomorrow, *by) for by in GROUPINGS]
+    assert key.hash_of("u") in users_of(database, "a")
+    assert forget_user(database, "u", None) == Forgotten((DAY, tomorrow), ())
+    assert [read(database, DAY, tomorrow, *by) for by in GROUPINGS] == before
+    arrays = [users_of(database, "a"), users_of(database, "b"), users_of(database, "a", tomorrow)]
+    assert arrays[1] == arrays[2]
+    assert set(arrays[1]) < set(arrays[0]) == {*arrays[1], key.hash_of("v")}
+    assert key.hash_of("u") not in arrays[0]
+    assert arrays[0] == sorted(arrays[0])
+    assert query(database, f"SELECT bool_and(digest = {DIGEST}) FROM agent_day_distributions") == [(True,)]
+    assert forget_user(database, "u", None) == Forgotten((), ())
+    # Under another key the hashes are others, and the own key is searched all the same.
+    other = UserKey(b"another key of at least 32 characters")
+    assert forget_user(database, "v", other).days == (DAY,)
+    execute(database, "UPDATE agent_day_distributions SET user_key_id = 'lost'")
+    assert forget_user(database, "v", None) == Forgotten((), ("lost",))
+
+
+def test_the_audit_of_a_day_finds_what_contradicts_the_metrics(aggregated: Database) -> None:
+    store_logs(aggregated, [Log("a", latency_ms=20, metadata='{"user_id": "u"}')])
+    aggregate(aggregated)
+
+    def audit(*statements: str) -> DistributionAudit:
+        with aggregated.engine.connect() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
+            return audit_day(connection, DAY)
+
+    fine = DistributionAudit(distributions=3, not_exact=0, without=0, contradictory_agents=())
+    assert audit() == fine
+    change = "UPDATE agent_day_distributions SET {}, digest = digest WHERE agent_id = 'a'"
+    right_digest = f"UPDATE agent_day_distributions SET digest = {DIGEST}"
+    for wrong in (
+        "latencies_ms = '{10, 21}'",
+        "latency_executions = '{1, 2}'",
+        "user_hashes = '{}'",
+        "total_latency_ms = 31",
+    ):
+        assert audit(change.format(wrong), right_digest).contradictory_agents == ("a",), wrong
+    assert audit("UPDATE agent_day_distributions SET digest = 'x' WHERE agent_id = 'b'").contradictory_agents == ("b",)
+    assert audit("DELETE FROM agent_day_distributions WHERE agent_id = 'c'") == replace(
+        fine, distributions=2, without=1
+    )
+    inexact = (
+        "UPDATE agent_day_distributions SET latencies_exact = false, latencies_ms = '{10, 21}' WHERE agent_id = 'a'"
+    )
+    assert audit(inexact, right_digest) == replace(fine, not_exact=1)
+
+
+def test_the_documented_sql_gives_the_same_digits(database: Database) -> None:
+    store_agents(database, dict.fromkeys("abcd", "active"))
+    store_logs(database, random_logs(2))
+    for number in range(7):
+        aggregate(database, day_window(DAY + timedelta(days=number), "UTC"))
+    (window,) = read(database, DAY, DAY + timedelta(days=6))
+    page = (DOCS / "explanation" / "windows.md").read_text(encoding="utf-8")
+    p95, users = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    assert query(database, p95) == [(window["p95_latency_ms"],)]
+    assert query(database, users) == [(window["unique_users"],)]
