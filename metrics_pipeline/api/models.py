@@ -10,8 +10,8 @@ from metrics_pipeline.metrics.catalog import AGENT_DAY, METRICS, Column
 from metrics_pipeline.metrics.reconciliation import STATE_MEANINGS, DayState
 from metrics_pipeline.metrics.summary import PeriodSummary
 
-#: A JSON number with the digits of the database.
-ExactNumber = Annotated[Decimal, WithJsonSchema({"type": "number"})]
+#: A JSON number with the digits of the database; a string if the request says decimals=string.
+ExactNumber = Annotated[Decimal, WithJsonSchema({"type": "number", "format": "decimal"})]
 
 _TYPES: dict[str, Any] = {
     "text": str,
@@ -195,7 +195,7 @@ class Readiness(BaseModel):
     """Whether this server can answer questions, and how old its answers are."""
 
     status: Literal["ready", "not ready"]
-    database: Literal["ok", "unavailable"]
+    database: Literal["ok", "busy", "unavailable"]
     schema_revision: Literal["current", "not current", "unknown"]
     newest_day: date | None = Field(description="The newest aggregated day.")
     coverage_age_days: int | None = Field(description="How many whole days have ended since; 0 is up to date.")

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.conditions import EntityTags
 from metrics_pipeline.api.context import ApiContext
-from metrics_pipeline.api.formats import negotiate, render_rows, to_json
+from metrics_pipeline.api.formats import render_rows, to_json
 from metrics_pipeline.api.models import DayMetrics, Summary
 from metrics_pipeline.api.parameters import (
     AgentId,
@@ -23,6 +23,7 @@ from metrics_pipeline.api.parameters import (
     PageParameters,
     Parameters,
     day_range,
+    understood,
     unknown_agent,
 )
 from metrics_pipeline.api.problems import ProblemError
@@ -32,7 +33,7 @@ from metrics_pipeline.store.answers.metrics import COLUMNS, SORTABLE, agent_seri
 from metrics_pipeline.store.answers.totals import agent_totals
 from metrics_pipeline.store.ledger import ledger_rows
 
-router = APIRouter(prefix="/api/v1/metrics", tags=["metrics"], dependencies=[Depends(may_read)])
+router = APIRouter(prefix="/api/v1/metrics", tags=["metrics"], dependencies=[Depends(may_read), Depends(understood)])
 
 _DEFAULT_DAYS = 30
 
@@ -83,7 +84,7 @@ def agents_of_a_day(
     404 for a day that was never aggregated, and 410 for one whose metrics expired: an empty list would look like a day
     without activity.
     """
-    form = negotiate(parameters.format, request.headers.get("accept"))
+    form = parameters.form(request)
     day = parameters.date or context.yesterday()
     sort = parameters.sort.value
     tags = EntityTags(request, "day", day, sort, parameters.limit, parameters.offset, form)
@@ -111,7 +112,7 @@ def agents_of_a_day(
             f"{day} was never aggregated. GET /api/v1/coverage tells the state of every day.",
             kind="day-not-aggregated",
         )
-    if answer.rows is None:
+    if answer.rows is None or tags.holds(answer.version):
         return tags.not_modified(answer.version)
     rows, link = parameters.page(answer.rows, request.query_params)
     return render_rows(rows, COLUMNS, form, link | tags.headers(answer.version))
@@ -138,7 +139,7 @@ def agent_summary(
         totals = agent_totals(connection, agent_id, first, middle, last, held=tags.held)
     if not totals.is_known:
         raise unknown_agent(agent_id)
-    if totals.version in tags.held:
+    if tags.holds(totals.version):
         return tags.not_modified(totals.version)
     previous, current = summarise(totals.previous), summarise(totals.current)
     body = {
@@ -169,7 +170,7 @@ def agent_days(
     parameters: Annotated[SeriesParameters, Query()],
 ) -> Response:
     """Every stored day of the agent in the range. A missing day was not aggregated, or not for this agent."""
-    form = negotiate(parameters.format, request.headers.get("accept"))
+    form = parameters.form(request)
     first, last = day_range(
         parameters.start_date,
         parameters.end_date,
@@ -181,7 +182,7 @@ def agent_days(
         answer = agent_series(connection, agent_id, first, last, held=tags.held)
     if not answer.is_known:
         raise unknown_agent(agent_id)
-    if answer.rows is None:
+    if answer.rows is None or tags.holds(answer.version):
         return tags.not_modified(answer.version)
     return render_rows(answer.rows, COLUMNS, form, tags.headers(answer.version))
 

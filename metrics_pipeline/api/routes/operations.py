@@ -51,7 +51,7 @@ def readyz(request: Request, context: ApiContext) -> Response:
         coverage_age_days=None,
     )
     try:
-        with context.database.connect() as connection:
+        with context.readiness.connect() as connection:
             try:
                 require_current(connection)
             except PermanentError:
@@ -60,6 +60,8 @@ def readyz(request: Request, context: ApiContext) -> Response:
             found.schema_revision = "current"
             found.newest_day = newest_stored_day(connection)
     except (PipelineError, NoConnectionFreeError) as error:
+        if isinstance(error, NoConnectionFreeError):
+            found.database = "busy"
         # The message names servers and users, so it goes to the log only.
         _log.warning("%s", error, extra={"request_id": request.state.request_id})
         return JSONResponse(found.model_dump(mode="json"), status_code=HTTPStatus.SERVICE_UNAVAILABLE)
