@@ -13,6 +13,7 @@ from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy import text
 
 from metrics_pipeline.api.dagster_runs import DagsterRuns
+from metrics_pipeline.api.windows import Windows
 from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.metrics.reconciliation import DayVerdict, LedgerRow
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
@@ -47,6 +48,9 @@ class Context:
     _starting: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
+        self.windows = Windows(
+            self.database.for_reading(connections=2, statement_timeout_seconds=_STATEMENT_TIMEOUT_SECONDS)
+        )
         self.readiness = self.database.for_reading(connections=1, statement_timeout_seconds=_READINESS_SECONDS)
         self.database = self.database.for_reading(
             connections=_CONNECTIONS, statement_timeout_seconds=_STATEMENT_TIMEOUT_SECONDS
@@ -61,6 +65,7 @@ class Context:
     async def close(self) -> None:
         """Closes every connection."""
         await self.dagster.close()
+        self.windows.database.engine.dispose()
         self.readiness.engine.dispose()
         self.database.engine.dispose()
 

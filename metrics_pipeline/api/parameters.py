@@ -1,7 +1,7 @@
 """The parameters that endpoints share: dates, ranges, pages and agents, each with its bounds."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from http import HTTPStatus
 from typing import Annotated
@@ -9,7 +9,6 @@ from urllib.parse import unquote_to_bytes, urlencode
 
 from fastapi import Depends, Path
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
-from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from metrics_pipeline.api.context import Context
@@ -19,6 +18,8 @@ from metrics_pipeline.api.problems import ProblemError, invalid_parameter
 #: The most days in one answer: ten years.
 MAX_DAYS = 3660
 MAX_PAGE = 1000
+#: The most days of a window: a leap year.
+MAX_WINDOW_DAYS = 366
 _MAX_OFFSET = 1_000_000
 
 
@@ -81,7 +82,7 @@ class PageParameters(ListParameters):
     limit: int = Field(default=100, ge=1, le=MAX_PAGE, description="The largest number of rows.")
     offset: int = Field(default=0, ge=0, le=_MAX_OFFSET, description="The number of rows to skip.")
 
-    def page(self, found: Sequence[str], query: QueryParams) -> tuple[Sequence[str], dict[str, str]]:
+    def page(self, found: Sequence[str], query: Mapping[str, str]) -> tuple[Sequence[str], dict[str, str]]:
         """The page's rows out of `limit` + 1 that were read, and its Link header (RFC 8288).
 
         The header names the next page and the previous one, if they exist.
