@@ -1,5 +1,6 @@
 """Assembles the application: routes, middleware and documentation."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -7,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from metrics_pipeline import __version__
@@ -14,9 +16,9 @@ from metrics_pipeline.api.context import Context
 from metrics_pipeline.api.dagster_runs import DagsterRuns
 from metrics_pipeline.api.documentation import install_documentation
 from metrics_pipeline.api.gauges import Gauges
-from metrics_pipeline.api.middleware import raw_agent_ids, request_log
+from metrics_pipeline.api.middleware import head_and_options, raw_agent_ids, request_log
 from metrics_pipeline.api.problems import install_problems
-from metrics_pipeline.api.routes import coverage, metrics, operations, records, runs
+from metrics_pipeline.api.routes import activity, coverage, metrics, operations, records, runs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 
@@ -58,17 +60,25 @@ def build_app(
 ) -> FastAPI:
     """The API over a database. It does not connect before the first request needs it.
 
-    Without tokens in the settings, it answers only requests whose Host is one of LOOPBACK_HOSTS.
+    Without tokens in the settings, it answers only requests whose Host is one of LOOPBACK_HOSTS, and that no proxy
+    forwarded.
     """
     context = Context(settings, database, dagster or DagsterRuns(settings.dagster_webserver_url), now)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        watch = asyncio.create_task(context.watch_the_database())
         yield
-        await context.dagster.close()
-        context.database.engine.dispose()
+        watch.cancel()
+        await context.close()
 
-    layers = [Middleware(request_log), Middleware(raw_agent_ids)]
+    layers = [
+        Middleware(request_log),
+        Middleware(head_and_options),
+        # Level 5 takes a third of the time of level 9, and its answers are 2 % larger.
+        Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5),
+        Middleware(raw_agent_ids),
+    ]
     if not settings.api_tokens:
         # A page of another site could resolve its own name to 127.0.0.1 and read the answers.
         layers.append(Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_HOSTS, "[::1]"]))
@@ -89,7 +99,7 @@ def build_app(
     app.state.gauges = Gauges(context)
     install_problems(app)
     # The runs come before the metrics, whose paths match any agent id.
-    for family in (operations, runs, metrics, records, coverage):
+    for family in (operations, runs, metrics, activity, records, coverage):
         app.include_router(family.router)
     install_documentation(app)
     return app

@@ -18,6 +18,9 @@ _BEARER = HTTPBearer(
 )
 
 
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+
+
 async def may_read(
     request: Request,
     context: ApiContext,
@@ -25,6 +28,13 @@ async def may_read(
 ) -> ApiToken | None:
     """The token of the request; None on a server without tokens. Ends the request with 401 if we do not know it."""
     if not context.settings.api_tokens:
+        if any(name in request.headers for name in _FORWARDED):
+            # Behind a proxy on this machine every client of the network has a loopback address and host.
+            raise ProblemError(
+                HTTPStatus.FORBIDDEN,
+                "A proxy forwarded this request, and this server has no tokens: it serves its own machine only. Set "
+                "METRICS_API_TOKENS.",
+            )
         return None
     # If there are two headers, a proxy may have checked the one that is not read here.
     is_only_one = len(request.headers.getlist("authorization")) == 1

@@ -13,6 +13,7 @@ from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy import text
 
 from metrics_pipeline.api.dagster_runs import DagsterRuns
+from metrics_pipeline.api.windows import Windows
 from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.metrics.reconciliation import DayVerdict, LedgerRow
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
@@ -28,6 +29,8 @@ JudgedDay = tuple[DayVerdict, LedgerRow | None]
 
 _CONNECTIONS = 10
 _STATEMENT_TIMEOUT_SECONDS = 30
+#: Readiness answers before a load balancer gives up, and also while the other connections are all in use.
+_READINESS_SECONDS = 5
 
 _START_LOCK = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=API_RUNS_LOCK)
 
@@ -40,12 +43,31 @@ class Context:
     database: Database
     dagster: DagsterRuns
     now: Callable[[], datetime]
+    #: Whether the server was told to stop. Whoever serves the application sets it.
+    is_stopping: Callable[[], bool] = field(init=False, default=lambda: False)
     _starting: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
+        self.windows = Windows(
+            self.database.for_reading(connections=2, statement_timeout_seconds=_STATEMENT_TIMEOUT_SECONDS)
+        )
+        self.readiness = self.database.for_reading(connections=1, statement_timeout_seconds=_READINESS_SECONDS)
         self.database = self.database.for_reading(
             connections=_CONNECTIONS, statement_timeout_seconds=_STATEMENT_TIMEOUT_SECONDS
         )
+
+    async def watch_the_database(self) -> None:
+        """Ends what waits for a frozen server, until it is cancelled."""
+        while True:
+            await asyncio.sleep(1)
+            self.database.give_up_statements()
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self.dagster.close()
+        self.windows.database.engine.dispose()
+        self.readiness.engine.dispose()
+        self.database.engine.dispose()
 
     @cached_property
     def logs(self) -> LogSource:

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
@@ -13,6 +14,13 @@ from simplejson import RawJSON
 from starlette.responses import Response
 
 from metrics_pipeline.api.problems import ProblemError
+
+
+class Decimals(StrEnum):
+    """How an answer writes money and rates."""
+
+    NUMBER = "number"
+    STRING = "string"
 
 
 class Format(StrEnum):
@@ -33,6 +41,15 @@ _MEDIA_TYPES = {
     Format.NDJSON: "application/x-ndjson",
     Format.CSV: "text/csv; charset=utf-8; header=present",
 }
+
+
+@dataclass(frozen=True)
+class Form:
+    """How an answer is written. is_for_excel: CSV that a spreadsheet opens with the right characters and no formula."""
+
+    format: Format
+    decimals: Decimals = Decimals.NUMBER
+    is_for_excel: bool = False
 
 
 def negotiate(asked: Format | None, accept: str | None) -> Format:
@@ -69,15 +86,22 @@ def _quality(offered: str, accept: str) -> float:
     return best[1]
 
 
-def render_rows(rows: Sequence[str], columns: Iterable[str], form: Format, headers: dict[str, str]) -> Response:
+def render_rows(rows: Sequence[str], columns: Iterable[str], form: Form, headers: dict[str, str]) -> Response:
     """JSON objects that have `columns` in this order, as a response."""
-    if form is Format.CSV:
-        body = _csv(rows, columns)
-    elif form is Format.NDJSON:
-        body = "".join(f"{row}\n" for row in rows)
+    if form.format is Format.CSV:
+        body = _csv(rows, columns, is_for_excel=form.is_for_excel)
     else:
-        body = f"[{','.join(rows)}]"
-    return Response(body, headers=headers, media_type=form.media_type)
+        if form.decimals is Decimals.STRING:
+            rows = [decimals_as_text(row) for row in rows]
+        body = "".join(f"{row}\n" for row in rows) if form.format is Format.NDJSON else f"[{','.join(rows)}]"
+    return Response(body, headers=headers, media_type=form.format.media_type)
+
+
+def decimals_as_text(json: str) -> str:
+    """The same JSON with each number that has a decimal point as a string, digit for digit. Whole numbers stay."""
+    return simplejson.dumps(
+        simplejson.loads(json, parse_float=str), ensure_ascii=False, separators=(",", ":"), use_decimal=False
+    )
 
 
 def to_json(value: object) -> str:
@@ -93,25 +117,36 @@ def _json_form(value: object) -> object:
     raise TypeError(f"{type(value).__name__} has no JSON form here.")
 
 
-def _csv(rows: Iterable[str], columns: Iterable[str]) -> str:
+def _csv(rows: Iterable[str], columns: Iterable[str], *, is_for_excel: bool) -> str:
     text = io.StringIO(newline="")
+    if is_for_excel:
+        # Without this mark, Excel reads UTF-8 as the code page of the machine.
+        text.write("\ufeff")
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(columns)
     for row in rows:
         values = simplejson.loads(row, parse_int=RawJSON, parse_float=RawJSON).values()
-        writer.writerow([_field(value) for value in values])
+        fields = [_field(value) for value in values]
+        if is_for_excel:
+            fields = [
+                _neutral(value) if isinstance(value, str) else field
+                for value, field in zip(values, fields, strict=True)
+            ]
+        writer.writerow(fields)
     return text.getvalue()
 
 
 # A spreadsheet takes a text that begins like this for a formula, as an agent named =HYPERLINK("http://…"). It shows
-# what follows an apostrophe as it is. A text that begins with one gets another, so that a program can remove the first.
+# what follows an apostrophe as it is.
 _FORMULA_STARTS = tuple("=+-@\t\r\n'")
 
 
+def _neutral(field: str) -> str:
+    return f"'{field}" if field.startswith(_FORMULA_STARTS) else field
+
+
 def _field(value: object) -> str | None:
-    if isinstance(value, str):
-        return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
-    if value is None:
-        return None
+    if value is None or isinstance(value, str):
+        return value
     # A number keeps its digits; an object stays JSON.
     return value.encoded_json if isinstance(value, RawJSON) else simplejson.dumps(value, ensure_ascii=False)

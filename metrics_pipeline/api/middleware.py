@@ -1,4 +1,4 @@
-"""What surrounds every route: the request id, the access log, headers for browsers, and undecoded agent ids."""
+"""What surrounds every route: request id, access log, headers for browsers, HEAD and OPTIONS, undecoded agent ids."""
 
 import logging
 import re
@@ -79,6 +79,43 @@ def request_log(app: ASGIApp) -> ASGIApp:
     return serve
 
 
+def head_and_options(app: ASGIApp) -> ASGIApp:
+    """Answers HEAD as GET without its body, and OPTIONS with the methods that the path allows."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        method = scope["method"] if scope["type"] == "http" else ""
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                # Pieces of a body would be empty, and only the last one ends the response.
+                if message.get("more_body"):
+                    return
+                message = {"type": "http.response.body"}
+            await send(message)
+
+        async def send_options(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == HTTPStatus.METHOD_NOT_ALLOWED:
+                allow = MutableHeaders(scope=message)["allow"]
+                methods = sorted({*allow.split(", "), "OPTIONS", *(["HEAD"] if "GET" in allow else [])})
+                message = {
+                    "type": "http.response.start",
+                    "status": HTTPStatus.NO_CONTENT,
+                    "headers": [(b"allow", ", ".join(methods).encode())],
+                }
+            elif message["type"] == "http.response.body":
+                message = {"type": "http.response.body"}
+            await send(message)
+
+        if method == "HEAD":
+            await app({**scope, "method": "GET"}, receive, send_head)
+        elif method == "OPTIONS":
+            await app(scope, receive, send_options)
+        else:
+            await app(scope, receive, send)
+
+    return serve
+
+
 def raw_agent_ids(app: ASGIApp) -> ASGIApp:
     """Routes paths below /api/v1/metrics/ as they were sent, before percent-decoding.
 
@@ -86,9 +123,10 @@ def raw_agent_ids(app: ASGIApp) -> ASGIApp:
     """
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(_AGENT_PREFIX):
+        if scope["type"] == "http":
             sent = scope["raw_path"].decode("latin-1")
-            if sent.startswith(_AGENT_PREFIX):
+            # A proxy with a path prefix may remove the prefix or not.
+            if sent.startswith((_AGENT_PREFIX, scope.get("root_path", "") + _AGENT_PREFIX)):
                 scope = {**scope, "path": sent}
         await app(scope, receive, send)
 

@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from pydantic import BaseModel, Field, WithJsonSchema, create_model
 
-from metrics_pipeline.metrics.catalog import AGENT_DAY, METRICS, Column
+from metrics_pipeline.metrics.catalog import AGENT_DAY, METRICS, Column, OverDays
 from metrics_pipeline.metrics.reconciliation import STATE_MEANINGS, DayState
 from metrics_pipeline.metrics.summary import PeriodSummary
+from metrics_pipeline.metrics.window_metrics import FURTHER_COLUMNS
 
-#: A JSON number with the digits of the database.
-ExactNumber = Annotated[Decimal, WithJsonSchema({"type": "number"})]
+#: A JSON number with the digits of the database; a string if the request says decimals=string.
+ExactNumber = Annotated[Decimal, WithJsonSchema({"type": "number", "format": "decimal"})]
 
 _TYPES: dict[str, Any] = {
     "text": str,
@@ -96,10 +97,92 @@ def _figure(type_: Any) -> Any:
     return (exact, Field(description=figure.meaning, examples=[figure.example]))
 
 
+_WINDOW_TYPES: dict[str, Any] = {
+    **{metric.name: _TYPES[metric.sql_type] for metric in METRICS},
+    "cost_per_unassisted_success": ExactNumber,
+    "human_intervention_rate": ExactNumber,
+    "days_stored": int,
+    "is_exact": bool,
+    "latency_error": float,
+    "unique_users_error": float,
+    "days_without_distribution": list[date],
+}
+# A sum over nothing is 0; a quotient, a percentile or a number of users may have nothing that it can be computed from.
+_MAY_BE_NULL = {
+    *(metric.name for metric in METRICS if metric.over_days in (OverDays.QUOTIENT, OverDays.DISTRIBUTION)),
+    "cost_per_unassisted_success",
+    "human_intervention_rate",
+}
+_WINDOW_FIELDS: dict[str, Any] = {
+    name: (_WINDOW_TYPES[name] | None if name in _MAY_BE_NULL else _WINDOW_TYPES[name], Field(description=meaning))
+    for name, meaning in [
+        *((metric.name, metric.meaning) for metric in METRICS),
+        *((name, meaning) for name, (_, meaning) in FURTHER_COLUMNS.items()),
+    ]
+}
+
+_CHANGE_FIELDS: dict[str, Any] = {
+    name: (_WINDOW_TYPES[name] | None, info)
+    for name, (_, info) in _WINDOW_FIELDS.items()
+    if name not in ("error_distribution", "is_exact", "days_without_distribution")
+}
+
+WindowMetrics: type[BaseModel] = create_model(
+    "WindowMetrics",
+    __doc__="The metrics of all executions of a group, as if the window were one day.",
+    **_WINDOW_FIELDS,
+)
+WindowChange: type[BaseModel] = create_model(
+    "WindowChange",
+    __doc__="Each number minus that of the period before; null where one has none.",
+    **_CHANGE_FIELDS,
+)
+
+
+class Comparison(BaseModel):
+    """A group of a window beside the same group in the period before."""
+
+    previous: WindowMetrics | None = Field(  # type: ignore[valid-type]
+        description="The same group in as many days just before; null if none of them is stored."
+    )
+    change: WindowChange | None  # type: ignore[valid-type]
+    is_comparable: bool = Field(description="Whether both periods have the same number of stored days.")
+
+
+class ActivityRow(WindowMetrics):  # type: ignore[misc, valid-type]
+    """A group of a window. It has only those of the first fields that group_by names."""
+
+    agent_id: str = Field(default="", examples=["support-triage"])
+    metric_date: date = Field(default=date.min, description="group_by=day.", examples=["2025-07-11"])
+    week: date = Field(default=date.min, description="group_by=week: the Monday.", examples=["2025-07-07"])
+    month: date = Field(default=date.min, description="group_by=month: its first day.", examples=["2025-07-01"])
+    previous: WindowMetrics | None = Field(default=None, description="Only with compare=previous.")  # type: ignore[valid-type]
+    change: WindowChange | None = Field(default=None, description="Only with compare=previous.")  # type: ignore[valid-type]
+    is_comparable: bool = Field(
+        default=False, description="Only with compare=previous: whether both periods have as many stored days."
+    )
+
+
+class ErrorCount(BaseModel):
+    """The failed executions of a group by error type, beside the fields that group_by names."""
+
+    error_type: str = Field(examples=["timeout"])
+    failed_executions: int = Field(examples=[12])
+
+
+#: What a summary says of all executions of its period together, as the activity of the agent does.
+SUMMARY_OF_WINDOW = (
+    *(metric.name for metric in METRICS if metric.over_days is OverDays.DISTRIBUTION),
+    "cost_per_unassisted_success",
+    "is_exact",
+    "days_without_distribution",
+)
+
 Figures: type[BaseModel] = create_model(
     "Figures",
     __doc__="The figures of a period; a mean over nothing is null. Rates have 6 places, latencies 3, money 9.",
     **{name: _figure(type_) for name, type_ in get_type_hints(PeriodSummary, include_extras=True).items()},
+    **{name: _WINDOW_FIELDS[name] for name in SUMMARY_OF_WINDOW},
 )
 
 
@@ -112,10 +195,11 @@ class Period(Figures):  # type: ignore[misc, valid-type]
 
 
 class Summary(Period):
-    """An agent's figures over whole days that end yesterday, and how they compare."""
+    """An agent's figures over whole days, and how they compare."""
 
     agent_id: str
     days: int
+    is_comparable: bool = Field(description="Whether both periods have the same number of stored days.")
     previous: Period = Field(description="The same number of days just before.")
     change: Figures = Field(  # type: ignore[valid-type]
         description="Each figure minus that of the previous period; null where one has none."
@@ -185,6 +269,21 @@ class StartedBackfill(BaseModel):
     ui_url: str
 
 
+class Info(BaseModel):
+    """What a client needs to know of this pipeline to ask for the right days."""
+
+    version: str
+    definition_version: str = Field(description="The version of the metrics' definitions.")
+    time_zone: str = Field(description="The zone of every day: METRICS_TIME_ZONE.", examples=["UTC"])
+    start_date: date = Field(description="The first day that is aggregated.")
+    newest_whole_day: date = Field(description="Yesterday in that zone.")
+    newest_stored_day: date | None = Field(description="The newest aggregated day.")
+    lookback_days: int = Field(description="For how many days late logs are looked for.")
+    raw_log_days: int | None = Field(description="For how many days raw logs are kept; null: for ever.")
+    metric_days: int | None = Field(description="For how many days metrics are kept; null: for ever.")
+    alert_days: int | None = Field(description="For how many days resolved alerts are kept; null: for ever.")
+
+
 class Health(BaseModel):
     """The process answers."""
 
@@ -195,7 +294,7 @@ class Readiness(BaseModel):
     """Whether this server can answer questions, and how old its answers are."""
 
     status: Literal["ready", "not ready"]
-    database: Literal["ok", "unavailable"]
+    database: Literal["ok", "busy", "unavailable"]
     schema_revision: Literal["current", "not current", "unknown"]
     newest_day: date | None = Field(description="The newest aggregated day.")
     coverage_age_days: int | None = Field(description="How many whole days have ended since; 0 is up to date.")

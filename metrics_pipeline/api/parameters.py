@@ -1,7 +1,7 @@
 """The parameters that endpoints share: dates, ranges, pages and agents, each with its bounds."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from http import HTTPStatus
 from typing import Annotated
@@ -9,15 +9,17 @@ from urllib.parse import unquote_to_bytes, urlencode
 
 from fastapi import Depends, Path
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
-from starlette.datastructures import QueryParams
+from starlette.requests import Request
 
 from metrics_pipeline.api.context import Context
-from metrics_pipeline.api.formats import Format
+from metrics_pipeline.api.formats import Decimals, Form, Format, negotiate
 from metrics_pipeline.api.problems import ProblemError, invalid_parameter
 
 #: The most days in one answer: ten years.
 MAX_DAYS = 3660
 MAX_PAGE = 1000
+#: The most days of a window: a leap year.
+MAX_WINDOW_DAYS = 366
 _MAX_OFFSET = 1_000_000
 
 
@@ -54,6 +56,24 @@ class ListParameters(Parameters):
     format: OptionalFormat = Field(
         default=None, description="The format of the answer. Default: what the Accept header prefers."
     )
+    decimals: Decimals = Field(
+        default=Decimals.NUMBER,
+        description="string: JSON and NDJSON have money and rates as strings, for clients whose numbers are binary "
+        "floats.",
+    )
+    excel: bool = Field(
+        default=False,
+        description="CSV for a spreadsheet: with a byte order mark, and an apostrophe before text that would be a "
+        "formula.",
+    )
+
+    def form(self, request: Request) -> Form:
+        """How the answer is to be written. Raises ProblemError (406) if Accept allows none of the formats."""
+        accept = "text/csv" if self.excel and self.format is None else request.headers.get("accept")
+        form = Form(negotiate(self.format, accept), self.decimals, self.excel)
+        if self.excel and form.format is not Format.CSV:
+            raise invalid_parameter("excel", "is for CSV only. Ask for format=csv.")
+        return form
 
 
 class PageParameters(ListParameters):
@@ -62,7 +82,7 @@ class PageParameters(ListParameters):
     limit: int = Field(default=100, ge=1, le=MAX_PAGE, description="The largest number of rows.")
     offset: int = Field(default=0, ge=0, le=_MAX_OFFSET, description="The number of rows to skip.")
 
-    def page(self, found: Sequence[str], query: QueryParams) -> tuple[Sequence[str], dict[str, str]]:
+    def page(self, found: Sequence[str], query: Mapping[str, str]) -> tuple[Sequence[str], dict[str, str]]:
         """The page's rows out of `limit` + 1 that were read, and its Link header (RFC 8288).
 
         The header names the next page and the previous one, if they exist.
@@ -95,6 +115,19 @@ def day_range(
             "start_date", f"{first} to {last} are more than {max_days} days. Ask for fewer at a time."
         )
     return first, last
+
+
+async def understood(request: Request) -> None:
+    """Ends a request that would be answered as if a part of it were not there: a repeated parameter, or a body."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise invalid_parameter(repeated, "is given more than once. Give it once.")
+    if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
+        raise ProblemError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "This request takes no body. Give its parameters in the query, as in ?start_date=2025-07-11.",
+        )
 
 
 def unknown_agent(agent_id: str) -> ProblemError:

@@ -38,6 +38,8 @@ class Problem(BaseModel):
     request_id: str = Field(description="The X-Request-ID, by which the server's log is found.")
     errors: list[FieldError] | None = Field(default=None, description="The parameters that are wrong.")
     run_id: str | None = Field(default=None, description="The Dagster run that this is about.")
+    backfill_id: str | None = Field(default=None, description="The Dagster backfill that this is about.")
+    status_url: str | None = Field(default=None, description="Where to read the state of that run or backfill.")
     ui_url: str | None = Field(default=None, description="Where the Dagster UI shows it.")
 
 
@@ -45,6 +47,7 @@ class ProblemError(Exception):
     """Ends a request with a problem.
 
     `kind` lets programs distinguish it from other problems with the same status; None if the status is enough.
+    `members` are further fields of Problem.
     """
 
     def __init__(
@@ -54,16 +57,15 @@ class ProblemError(Exception):
         *,
         kind: str | None = None,
         errors: Sequence[FieldError] = (),
-        run_id: str | None = None,
-        ui_url: str | None = None,
         headers: dict[str, str] | None = None,
+        **members: str | None,
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.kind = kind
         self.errors = list(errors)
-        self.members = {"run_id": run_id, "ui_url": ui_url}
+        self.members = members
         self.headers = headers
 
 
@@ -101,6 +103,7 @@ _MEANINGS = {
     HTTPStatus.NOT_FOUND: "It does not exist.",
     HTTPStatus.NOT_ACCEPTABLE: "None of the accepted media types can be given.",
     HTTPStatus.GONE: "The day's metrics were older than the retention period and were deleted.",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The request has a body; its parameters belong into the query.",
     HTTPStatus.CONFLICT: "The state of a day, or a run that is under way, forbids it.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "A parameter is malformed, out of range or unknown; `errors` names it.",
     HTTPStatus.INTERNAL_SERVER_ERROR: "The database refuses the request until somebody changes something.",

@@ -41,6 +41,16 @@ def api(
             help="The address to listen on. Without METRICS_API_TOKENS it must be localhost, 127.0.0.1 or ::1."
         ),
     ] = "127.0.0.1",
+    root_path: Annotated[
+        str,
+        typer.Option(
+            help="The path prefix under which a proxy serves the API, and which it removes, such as /metrics-api."
+        ),
+    ] = "",
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(help="The address or network of a proxy whose X-Forwarded-For is believed. May be repeated."),
+    ] = None,
 ) -> None:
     """Serves the metrics over HTTP: series, summaries, days, coverage, restatements, and Dagster runs on request.
 
@@ -52,12 +62,11 @@ def api(
 
     - `metrics-pipeline api`, then `curl http://127.0.0.1:8000/api/v1/metrics`
     - `METRICS_API_TOKENS=grafana:read:… metrics-pipeline api --host 0.0.0.0`
+    - `metrics-pipeline api --root-path /agents --trusted-proxy 10.0.0.0/8`
     """
     # Imported here: FastAPI takes 0.2 s to import, and no other command needs it.
-    import uvicorn
-
     from metrics_pipeline.api.app import LOOPBACK_HOSTS, build_app
-    from metrics_pipeline.api.server import server_config
+    from metrics_pipeline.api.server import build_server
 
     settings = Settings.from_environment()
     if not settings.api_tokens and host not in LOOPBACK_HOSTS:
@@ -75,7 +84,9 @@ def api(
         typer.echo(f"API: http://{f'[{host}]' if ':' in host else host}:{port}/docs (Ctrl-C stops it)", err=True)
         # Uvicorn raises KeyboardInterrupt again after the last request is answered.
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(server_config(build_app(settings, database), _LOGGING)).run(sockets=[listener])
+            app = build_app(settings, database)
+            server = build_server(app, _LOGGING, root_path=root_path.rstrip("/"), trusted_proxies=trusted_proxy or ())
+            server.run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:

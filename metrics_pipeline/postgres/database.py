@@ -1,13 +1,16 @@
 """A PostgreSQL database: its connections, how their sessions are set up, and its name in messages."""
 
 import logging
+import math
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import partial
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -18,6 +21,9 @@ from metrics_pipeline.postgres.urls import DatabaseUrl
 
 #: A server that does not answer must not hold up a run that is told to end.
 _CANCEL_SECONDS = 5
+
+#: How long after its own timeout a statement may take to end before the server counts as frozen.
+_GRACE_SECONDS = 5
 
 _log = logging.getLogger(__name__)
 
@@ -85,8 +91,8 @@ class Database:
         self._url = url
         self._before_connecting = before_connecting
         self.login = Login()
-        #: The open connections, also of the databases that are derived from this one.
-        self._connections: WeakSet[psycopg.Connection[Any]] = WeakSet()
+        #: The open connections, also of the databases that are derived from this one, and when to give each one up.
+        self._connections: WeakKeyDictionary[psycopg.Connection[Any], float] = WeakKeyDictionary()
         # No pool: a run makes a handful of transactions, and a local connection costs 3 ms. A connection that is not
         # kept is never found dead after a restart of the server, is never shared with a fork, and never delays the
         # shutdown of the embedded server.
@@ -138,6 +144,11 @@ class Database:
         def limit(connection: Connection) -> None:
             connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{statement_timeout_seconds}s'")
 
+        @event.listens_for(engine, "before_cursor_execute")
+        def set_deadline(connection: Connection, *_: object) -> None:
+            driver: Any = connection.connection.driver_connection
+            self._connections[driver] = time.monotonic() + statement_timeout_seconds + _GRACE_SECONDS
+
         reading = copy(self)
         # Not what its sessions find, because the timeout is ours.
         reading.engine, reading.login = engine, Login()
@@ -178,6 +189,18 @@ class Database:
                 except psycopg.Error as error:
                     _log.warning("A statement in %s could not be cancelled. %s", self.description, error)
 
+    def give_up_statements(self) -> None:
+        """Closes connections for_reading whose statement did not end in time: its thread gets a TransientError.
+
+        A host or a server that is frozen neither answers nor closes a connection, and the server's own timeout does not
+        apply. Any thread may call it, every second or so.
+        """
+        for connection, deadline in list(self._connections.items()):
+            if connection.info.transaction_status is TransactionStatus.ACTIVE and time.monotonic() > deadline:
+                _log.warning("%s did not end a statement in time. The connection is given up.", self.description)
+                with socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+                    duplicate.shutdown(socket.SHUT_RDWR)
+
     def _engine(self, login: Login, **pool: Any) -> Engine:
         engine = create_engine(
             "postgresql+psycopg://",
@@ -193,7 +216,7 @@ class Database:
         event.listen(engine, "connect", partial(_set_up_session, login), insert=True)
         if self._before_connecting is not None:
             event.listen(engine, "do_connect", self._before_connecting)
-        event.listen(engine, "connect", lambda connection, _record: self._connections.add(connection))
+        event.listen(engine, "connect", lambda connection, _record: self._connections.setdefault(connection, math.inf))
         return engine
 
     def __repr__(self) -> str:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import uvicorn
 
 from metrics_pipeline.api.app import build_app
-from metrics_pipeline.api.server import server_config
+from metrics_pipeline.api.server import build_server
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline_tests.processes import HANGING_SECONDS
@@ -30,12 +29,11 @@ def serving(database: Database) -> Iterator[Serve]:
     tests = database
 
     def start(
-        *, now: datetime = NOW, dagster: Any = None, database: Database = tests, **settings: Any
+        *, now: datetime = NOW, dagster: Any = None, database: Database = tests, root_path: str = "", **settings: Any
     ) -> httpx2.Client:
         app = build_app(Settings(Path("/nowhere"), **settings), database, dagster=dagster, now=lambda: now)
-        config = server_config(app, log_config=None)
-        config.port = 0
-        server = uvicorn.Server(config)
+        server = build_server(app, log_config=None, root_path=root_path)
+        server.config.port = 0
         thread = threading.Thread(target=server.run)
         thread.start()
         while not server.started:

@@ -2,12 +2,15 @@
 
 import json
 import logging
+import os
 import re
+import signal
 import uuid
 from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from sqlalchemy import text
 
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
@@ -21,7 +24,7 @@ TOKENS = Settings.from_environment({"METRICS_API_TOKENS": f"grafana:read:{READ},
 POSTS = ["/api/v1/metrics/aggregate/trigger", "/api/v1/metrics/aggregate/backfill?start_date=2025-03-04"]
 GETS = [
     "/api/v1/metrics", "/api/v1/metrics/a", "/api/v1/metrics/a/summary", "/api/v1/agents", "/api/v1/restatements",
-    "/api/v1/coverage", "/api/v1/runs/x", "/api/v1/backfills/x", "/metrics",
+    "/api/v1/coverage", "/api/v1/activity", "/api/v1/info", "/api/v1/runs/x", "/api/v1/backfills/x", "/metrics",
 ]  # fmt: skip
 OPEN = ["/healthz", "/readyz", "/docs", "/docs/files/swagger-ui.css", "/openapi.json"]
 
@@ -193,6 +196,36 @@ def test_ready_means_that_the_database_answers_with_this_version_s_schema(serve:
     response = api.get("/readyz")
     assert response.status_code == 503
     assert response.json() == {**ready, "status": "not ready", "schema_revision": "not current"}
+
+
+def test_a_frozen_database_ends_every_request_in_bounded_time(
+    serve: Serve, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (
+        "api.context._STATEMENT_TIMEOUT_SECONDS",
+        "api.context._READINESS_SECONDS",
+        "postgres.database._GRACE_SECONDS",
+    ):
+        monkeypatch.setattr(f"metrics_pipeline.{name}", 1)
+    api = serve(api_tokens=TOKENS)
+    paths = ["/readyz", "/api/v1/agents"]
+    assert {api.get(path, headers=bearer(READ)).status_code for path in paths} == {200}
+    # The pooled backends, frozen as by a host that is suspended: the kernel still takes what is sent to them.
+    with database.connect() as connection:
+        backends = connection.scalars(
+            text("SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+        ).all()
+    assert len(backends) == 2
+    for pid in backends:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        answers = {path: api.get(path, headers=bearer(READ)) for path in paths}
+    finally:
+        for pid in backends:
+            os.kill(pid, signal.SIGCONT)
+    # The pool finds the dead connection and opens another.
+    assert {answer.status_code for answer in answers.values()} <= {200, 503}
+    assert {api.get(path, headers=bearer(READ)).status_code for path in paths} == {200}
 
 
 def test_a_database_that_is_away_makes_a_server_unready_and_nothing_else(

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from metrics_pipeline.api.formats import Format, negotiate, render_rows, to_json
+from metrics_pipeline.api.formats import Decimals, Form, Format, negotiate, render_rows, to_json
 from metrics_pipeline.api.problems import ProblemError
 
 
@@ -61,19 +61,34 @@ def test_csv_has_the_digits_of_the_json_and_objects_stay_json() -> None:
         '"text":"x,\\"y\\"\\n","object":{"a\u2028\\n\u00fc": 1, "cost": 0.100000000, "none": null}}'
     )
     names = ["small", "large", "money", "none", "flag", "text", "object"]
-    assert render_rows([row], names, Format.CSV, {}).body.decode() == (
+    assert render_rows([row], names, Form(Format.CSV), {}).body.decode() == (
         "small,large,money,none,flag,text,object\r\n"
         '0.000000100,1180591620717411303424,-12345678901.10,,false,"x,""y""\n",'
         '"{""a\u2028\\n\u00fc"": 1, ""cost"": 0.100000000, ""none"": null}"\r\n'
     )
-    assert render_rows([row, row], names, Format.JSON, {}).body.decode() == f"[{row},{row}]"
-    assert render_rows([row, row], names, Format.NDJSON, {}).body.decode() == f"{row}\n{row}\n"
+    assert render_rows([row, row], names, Form(Format.JSON), {}).body.decode() == f"[{row},{row}]"
+    assert render_rows([row, row], names, Form(Format.NDJSON), {}).body.decode() == f"{row}\n{row}\n"
 
 
-def test_no_text_in_csv_is_a_formula_of_a_spreadsheet_and_numbers_stay_numbers() -> None:
+def test_csv_is_exact_and_csv_for_a_spreadsheet_has_a_mark_and_no_formula() -> None:
     texts = ['=HYPERLINK("http://evil")', "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "'=1", "a=1", " =1", ""]
     rows = [to_json({"text": text, "number": -1, "money": Decimal("-0.50"), "count": {"=1": 2}}) for text in texts]
-    answer = render_rows(rows, ["text", "number", "money", "count"], Format.CSV, {}).body.decode()
-    table = list(csv.reader(io.StringIO(answer, newline="")))[1:]
-    assert [row[0] for row in table] == [f"'{text}" for text in texts[:8]] + texts[8:]
-    assert {tuple(row[1:]) for row in table} == {("-1", "-0.50", '{"=1": 2}')}
+    names = ["text", "number", "money", "count"]
+
+    def table(form: Form) -> list[list[str]]:
+        answer = render_rows(rows, names, form, {}).body.decode()
+        assert answer.startswith("\ufeff") is form.is_for_excel
+        return list(csv.reader(io.StringIO(answer, newline="")))[1:]
+
+    exact, neutral = table(Form(Format.CSV)), table(Form(Format.CSV, is_for_excel=True))
+    assert [row[0] for row in exact] == texts
+    assert [row[0] for row in neutral] == [f"'{text}" for text in texts[:8]] + texts[8:]
+    assert {tuple(row[1:]) for row in exact + neutral} == {("-1", "-0.50", '{"=1": 2}')}
+
+
+def test_decimals_can_be_strings_with_the_same_digits() -> None:
+    row = '{"rate":0.980000,"money":-12345678901.100000000,"whole":1180591620717411303424,"a":{"=1.5":2,"c":0.5}}'
+    answer = render_rows([row], [], Form(Format.NDJSON, Decimals.STRING), {}).body.decode()
+    assert answer == (
+        '{"rate":"0.980000","money":"-12345678901.100000000","whole":1180591620717411303424,"a":{"=1.5":2,"c":"0.5"}}\n'
+    )

@@ -42,7 +42,7 @@ def test_a_body_that_no_endpoint_takes_is_not_waited_for(serve: Serve) -> None:
     request = f"POST {TRIGGER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n".encode()
     with closing(connect(api)) as connection:
         connection.sendall(request + b"x" * 1000)
-        assert connection.recv(1000).startswith(b"HTTP/1.1 503")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 415")
 
 
 def test_no_other_site_s_page_may_frame_embed_or_reinterpret_an_answer(
@@ -92,7 +92,7 @@ def test_a_page_of_another_site_starts_nothing(headers: dict[str, str], path: st
     # Before a request that a form cannot make, a browser asks whether it may; it may not.
     asked = {**headers, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     preflight = api.options(path, headers=asked)
-    assert preflight.status_code == 405
+    assert preflight.status_code in (204, 403)
     assert not [name for name in preflight.headers if name.lower().startswith("access-control-")]
 
 

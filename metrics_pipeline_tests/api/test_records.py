@@ -51,7 +51,7 @@ def test_hostile_values_stay_values_in_every_format(database: Database, api: htt
     lines = api.get("/api/v1/agents?format=ndjson").text.split("\n")
     assert [json.loads(line)["agent_id"] for line in lines[:-1]] == agents
     table = csv.DictReader(io.StringIO(api.get("/api/v1/agents?format=csv").text, newline=""))
-    assert [row["agent_id"].removeprefix("'") for row in table] == agents
+    assert [row["agent_id"] for row in table] == agents
 
 
 def test_restatements_hold_both_rows_with_every_digit_newest_first(database: Database, api: httpx2.Client) -> None:
@@ -79,7 +79,7 @@ def test_restatements_hold_both_rows_with_every_digit_newest_first(database: Dat
     assert runs("") == runs("start_date=2025-03-04&end_date=2025-03-05") == ["third", "second"]
     assert runs("agent_id=a") == runs("end_date=2025-03-04") == runs("offset=1") == ["second"]
     assert runs("agent_id=b%27") == runs("start_date=2025-03-05") == runs("limit=1") == ["third"]
-    assert runs("agent_id=") == []
+    assert api.get("/api/v1/restatements?agent_id=").status_code == 404
     table = list(csv.DictReader(io.StringIO(api.get("/api/v1/restatements?format=csv").text, newline="")))
     assert json.loads(table[1]["new_row"], parse_float=Decimal) == older["new_row"]
     # As text: parsed, 0.1 would equal 0.100000000.

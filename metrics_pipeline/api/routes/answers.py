@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from metrics_pipeline.api.conditions import EntityTags
-from metrics_pipeline.api.formats import Format, render_rows
+from metrics_pipeline.api.formats import Form, render_rows
 from metrics_pipeline.api.problems import problems
 
 _TAG_HEADER = {
@@ -52,11 +52,11 @@ def object_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def send_rows(
-    request: Request, rows: Sequence[str], columns: Iterable[str], form: Format, link: dict[str, str]
+    request: Request, rows: Sequence[str], columns: Iterable[str], form: Form, link: dict[str, str]
 ) -> Response:
     """Rows whose version is their own content, or 304. `link` is the Link header of a page."""
     tags = EntityTags(request, form, link)
     version = hashlib.sha256("\n".join(rows).encode()).hexdigest()
-    if version in tags.held:
+    if tags.holds(version):
         return tags.not_modified(version)
     return render_rows(rows, columns, form, link | tags.headers(version))

@@ -10,12 +10,12 @@ from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import ApiContext
-from metrics_pipeline.api.formats import negotiate, to_json
+from metrics_pipeline.api.formats import to_json
 from metrics_pipeline.api.models import DayCoverage
-from metrics_pipeline.api.parameters import ListParameters, OptionalDate, day_range, require_whole_days
+from metrics_pipeline.api.parameters import ListParameters, OptionalDate, day_range, require_whole_days, understood
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
 
-router = APIRouter(prefix="/api/v1", tags=["days"], dependencies=[Depends(may_read)])
+router = APIRouter(prefix="/api/v1", tags=["days"], dependencies=[Depends(may_read), Depends(understood)])
 
 #: Every day costs a pass over its logs.
 _MAX_DAYS = 92
@@ -38,7 +38,7 @@ class CoverageParameters(ListParameters):
 )
 def coverage(request: Request, context: ApiContext, parameters: Annotated[CoverageParameters, Query()]) -> Response:
     """Compares what is stored of each day with its present logs, newest day first. At most 92 days."""
-    form = negotiate(parameters.format, request.headers.get("accept"))
+    form = parameters.form(request)
     settings = context.settings
     end = parameters.end_date or context.yesterday()
     start = parameters.start_date

@@ -4,37 +4,42 @@ from dataclasses import asdict
 from datetime import date, timedelta
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.conditions import EntityTags
-from metrics_pipeline.api.context import ApiContext
-from metrics_pipeline.api.formats import negotiate, render_rows, to_json
-from metrics_pipeline.api.models import DayMetrics, Summary
+from metrics_pipeline.api.context import ApiContext, Context
+from metrics_pipeline.api.formats import Decimals, decimals_as_text, render_rows, to_json
+from metrics_pipeline.api.models import SUMMARY_OF_WINDOW, DayMetrics, Summary, WindowChange
 from metrics_pipeline.api.parameters import (
+    MAX_WINDOW_DAYS,
     AgentId,
     ListParameters,
     OptionalDate,
     PageParameters,
     Parameters,
     day_range,
+    understood,
     unknown_agent,
 )
-from metrics_pipeline.api.problems import ProblemError
+from metrics_pipeline.api.problems import ProblemError, invalid_parameter
 from metrics_pipeline.api.routes.answers import list_responses, object_responses
-from metrics_pipeline.metrics.summary import changes, summarise
+from metrics_pipeline.api.windows import differences, window_objects
+from metrics_pipeline.metrics.summary import PeriodTotals, changes, summarise
 from metrics_pipeline.store.answers.metrics import COLUMNS, SORTABLE, agent_series, day_page
 from metrics_pipeline.store.answers.totals import agent_totals
 from metrics_pipeline.store.ledger import ledger_rows
 
-router = APIRouter(prefix="/api/v1/metrics", tags=["metrics"], dependencies=[Depends(may_read)])
+router = APIRouter(prefix="/api/v1/metrics", tags=["metrics"], dependencies=[Depends(may_read), Depends(understood)])
 
 _DEFAULT_DAYS = 30
+# Of a period of which no day is stored.
+_NO_WINDOW: dict[str, Any] = {**dict.fromkeys(SUMMARY_OF_WINDOW), "is_exact": False, "days_without_distribution": []}
 
 Sort = StrEnum(  # type: ignore[misc]
     "Sort", {f"{sign}{name}": f"{sign}{name}" for name in SORTABLE for sign in ("", "-")}
@@ -62,9 +67,19 @@ class SeriesParameters(ListParameters):
 
 
 class SummaryParameters(Parameters):
-    """How long the period is."""
+    """Which period."""
 
-    days: int = Field(default=30, ge=1, le=365, description="The number of whole days, up to yesterday.")
+    days: Annotated[int | None, WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_WINDOW_DAYS})] = Field(
+        default=None,
+        ge=1,
+        le=MAX_WINDOW_DAYS,
+        description="The number of days up to end_date. Default: 30. Not together with start_date.",
+    )
+    start_date: OptionalDate = Field(default=None, description="The first day.", examples=["2025-06-12"])
+    end_date: OptionalDate = Field(
+        default=None, description="The last day. Default: yesterday.", examples=["2025-07-11"]
+    )
+    decimals: Decimals = Field(default=Decimals.NUMBER, description="string: money and rates as strings.")
 
 
 @router.get(
@@ -83,7 +98,7 @@ def agents_of_a_day(
     404 for a day that was never aggregated, and 410 for one whose metrics expired: an empty list would look like a day
     without activity.
     """
-    form = negotiate(parameters.format, request.headers.get("accept"))
+    form = parameters.form(request)
     day = parameters.date or context.yesterday()
     sort = parameters.sort.value
     tags = EntityTags(request, "day", day, sort, parameters.limit, parameters.offset, form)
@@ -111,7 +126,7 @@ def agents_of_a_day(
             f"{day} was never aggregated. GET /api/v1/coverage tells the state of every day.",
             kind="day-not-aggregated",
         )
-    if answer.rows is None:
+    if answer.rows is None or tags.holds(answer.version):
         return tags.not_modified(answer.version)
     rows, link = parameters.page(answer.rows, request.query_params)
     return render_rows(rows, COLUMNS, form, link | tags.headers(answer.version))
@@ -119,7 +134,7 @@ def agents_of_a_day(
 
 @router.get(
     "/{agent_id:path}/summary",
-    summary="An agent's figures over whole days that end yesterday",
+    summary="An agent's figures over a period, beside the period before",
     response_model=Summary,
     responses=object_responses(404),
 )
@@ -129,30 +144,45 @@ def agent_summary(
     agent_id: AgentId,
     parameters: Annotated[SummaryParameters, Query()],
 ) -> Response:
-    """Means of the days' values, figures weighted by executions, the same for the period before, and the changes."""
-    last = context.yesterday()
-    middle = last - timedelta(days=parameters.days - 1)
-    first = middle - timedelta(days=parameters.days)
-    tags = EntityTags(request, "summary", agent_id, first, last)
+    """Means of the days' values, and figures of all executions of the period: rates, percentiles, users, cost.
+
+    avg_success_rate and avg_latency count a day without executions as 1 and 0; every other figure leaves such days
+    out. Percentiles and users are exact while is_exact is true; a day without distribution makes them null.
+    """
+    if parameters.days is not None and parameters.start_date is not None:
+        raise invalid_parameter("days", "is given together with start_date. Give one of them.")
+    middle, last = day_range(
+        parameters.start_date,
+        parameters.end_date,
+        default_end=context.yesterday(),
+        default_days=parameters.days or _DEFAULT_DAYS,
+        max_days=MAX_WINDOW_DAYS,
+    )
+    days = (last - middle).days + 1
+    first = middle - timedelta(days=days)
+    tags = EntityTags(request, "summary", agent_id, first, last, parameters.decimals)
     with context.database.connect() as connection:
         totals = agent_totals(connection, agent_id, first, middle, last, held=tags.held)
     if not totals.is_known:
         raise unknown_agent(agent_id)
-    if totals.version in tags.held:
+    if tags.holds(totals.version):
         return tags.not_modified(totals.version)
-    previous, current = summarise(totals.previous), summarise(totals.current)
-    body = {
-        "agent_id": agent_id,
-        "days": parameters.days,
-        **_period(middle, last, totals.current.days_stored),
-        **asdict(current),
-        "previous": {
-            **_period(first, middle - timedelta(days=1), totals.previous.days_stored),
-            **asdict(previous),
-        },
-        "change": asdict(changes(previous, current)),
-    }
-    return Response(to_json(body), headers=tags.headers(totals.version), media_type="application/json")
+    previous = _figures(context, agent_id, first, middle - timedelta(days=1), totals.previous)
+    current = _figures(context, agent_id, middle, last, totals.current)
+    body = to_json(
+        {
+            "agent_id": agent_id,
+            "days": days,
+            **current,
+            "is_comparable": current["days_stored"] == previous["days_stored"],
+            "previous": previous,
+            "change": asdict(changes(summarise(totals.previous), summarise(totals.current)))
+            | differences(previous, current, [name for name in SUMMARY_OF_WINDOW if name in WindowChange.model_fields]),
+        }
+    )
+    if parameters.decimals is Decimals.STRING:
+        body = decimals_as_text(body)
+    return Response(body, headers=tags.headers(totals.version), media_type="application/json")
 
 
 # After the summary, whose path it also matches.
@@ -169,7 +199,7 @@ def agent_days(
     parameters: Annotated[SeriesParameters, Query()],
 ) -> Response:
     """Every stored day of the agent in the range. A missing day was not aggregated, or not for this agent."""
-    form = negotiate(parameters.format, request.headers.get("accept"))
+    form = parameters.form(request)
     first, last = day_range(
         parameters.start_date,
         parameters.end_date,
@@ -181,10 +211,17 @@ def agent_days(
         answer = agent_series(connection, agent_id, first, last, held=tags.held)
     if not answer.is_known:
         raise unknown_agent(agent_id)
-    if answer.rows is None:
+    if answer.rows is None or tags.holds(answer.version):
         return tags.not_modified(answer.version)
     return render_rows(answer.rows, COLUMNS, form, tags.headers(answer.version))
 
 
-def _period(first: date, last: date, days_stored: int) -> dict[str, object]:
-    return {"start_date": first, "end_date": last, "days_stored": days_stored}
+def _figures(context: Context, agent_id: str, first: date, last: date, totals: PeriodTotals) -> dict[str, Any]:
+    (window,) = window_objects(context.windows.read(first, last, (), agent_id)) or [_NO_WINDOW]
+    return {
+        "start_date": first,
+        "end_date": last,
+        "days_stored": totals.days_stored,
+        **asdict(summarise(totals)),
+        **{name: window[name] for name in SUMMARY_OF_WINDOW},
+    }

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import asdict
 from http import HTTPStatus
 
 from fastapi import APIRouter, Depends
@@ -11,13 +12,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from metrics_pipeline import __version__
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.dagster_runs import DagsterUnavailableError
 from metrics_pipeline.api.gauges import Gauges
-from metrics_pipeline.api.models import Health, Readiness
+from metrics_pipeline.api.models import Health, Info, Readiness
+from metrics_pipeline.api.parameters import understood
 from metrics_pipeline.api.problems import problems
 from metrics_pipeline.errors import PermanentError, PipelineError
+from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
 from metrics_pipeline.postgres.upgrading import require_current
 from metrics_pipeline.store.ledger import newest_stored_day
 
@@ -51,7 +55,7 @@ def readyz(request: Request, context: ApiContext) -> Response:
         coverage_age_days=None,
     )
     try:
-        with context.database.connect() as connection:
+        with context.readiness.connect() as connection:
             try:
                 require_current(connection)
             except PermanentError:
@@ -60,6 +64,8 @@ def readyz(request: Request, context: ApiContext) -> Response:
             found.schema_revision = "current"
             found.newest_day = newest_stored_day(connection)
     except (PipelineError, NoConnectionFreeError) as error:
+        if isinstance(error, NoConnectionFreeError):
+            found.database = "busy"
         # The message names servers and users, so it goes to the log only.
         _log.warning("%s", error, extra={"request_id": request.state.request_id})
         return JSONResponse(found.model_dump(mode="json"), status_code=HTTPStatus.SERVICE_UNAVAILABLE)
@@ -90,3 +96,27 @@ async def openmetrics(request: Request, context: ApiContext) -> Response:
         _log.warning("The gauges say nothing of runs: %s", error, extra={"request_id": request.state.request_id})
     text = await run_in_threadpool(gauges.render, latest, is_dagster_up=is_up)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get(
+    "/api/v1/info",
+    summary="Zone, first day, retention and versions",
+    dependencies=[Depends(may_read), Depends(understood)],
+    response_model=Info,
+    responses=problems(401, 422, 503),
+)
+def info(context: ApiContext) -> Info:
+    """The zone in which every date of this API is a day, the days that can be asked for, and what is kept how long."""
+    settings = context.settings
+    with context.database.connect() as connection:
+        newest = newest_stored_day(connection)
+    return Info(
+        version=__version__,
+        definition_version=DEFINITION_VERSION,
+        time_zone=settings.time_zone,
+        start_date=settings.start_date,
+        newest_whole_day=context.yesterday(),
+        newest_stored_day=newest,
+        lookback_days=settings.lookback_days,
+        **asdict(settings.retention),
+    )

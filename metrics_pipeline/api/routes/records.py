@@ -10,15 +10,15 @@ from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import ApiContext
-from metrics_pipeline.api.formats import negotiate
 from metrics_pipeline.api.models import Agent, Restatement
-from metrics_pipeline.api.parameters import OptionalDate, OptionalText, PageParameters
+from metrics_pipeline.api.parameters import OptionalDate, OptionalText, PageParameters, understood, unknown_agent
 from metrics_pipeline.api.problems import invalid_parameter
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
 from metrics_pipeline.store.answers.agents import agents_page
+from metrics_pipeline.store.answers.metrics import is_known
 from metrics_pipeline.store.answers.restatements import restatements_page
 
-router = APIRouter(prefix="/api/v1", dependencies=[Depends(may_read)])
+router = APIRouter(prefix="/api/v1", dependencies=[Depends(may_read), Depends(understood)])
 
 
 class RestatementParameters(PageParameters):
@@ -40,7 +40,7 @@ def all_agents(
     parameters: Annotated[PageParameters, Query()],
 ) -> Response:
     """Registered agents, and those that are no longer registered but have stored metrics, in the order of their ids."""
-    form = negotiate(parameters.format, request.headers.get("accept"))
+    form = parameters.form(request)
     with context.database.connect() as connection:
         found = agents_page(connection, limit=parameters.limit + 1, offset=parameters.offset)
     rows, link = parameters.page(found, request.query_params)
@@ -52,7 +52,7 @@ def all_agents(
     tags=["days"],
     summary="Stored values that were replaced",
     response_model=list[Restatement],
-    responses=list_responses(Restatement),
+    responses=list_responses(Restatement, 404),
 )
 def all_restatements(
     request: Request,
@@ -60,11 +60,13 @@ def all_restatements(
     parameters: Annotated[RestatementParameters, Query()],
 ) -> Response:
     """The rows that were replaced, when, by which run and why, with the values before and after, newest first."""
-    form = negotiate(parameters.format, request.headers.get("accept"))
+    form = parameters.form(request)
     first, last = parameters.start_date or date.min, parameters.end_date or date.max
     if first > last:
         raise invalid_parameter("start_date", f"{first} comes after end_date, {last}.")
     with context.database.connect() as connection:
+        if parameters.agent_id is not None and not is_known(connection, parameters.agent_id):
+            raise unknown_agent(parameters.agent_id)
         found = restatements_page(
             connection,
             first,

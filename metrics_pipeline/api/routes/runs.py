@@ -8,16 +8,17 @@ from http import HTTPStatus
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from metrics_pipeline.api.authentication import may_read, may_trigger
 from metrics_pipeline.api.context import ApiContext, Context
 from metrics_pipeline.api.dagster_runs import Work
 from metrics_pipeline.api.models import Backfill, Completed, Run, Started, StartedBackfill, StartedStatus
-from metrics_pipeline.api.parameters import IsoDate, OptionalDate, Parameters, day_range, require_whole_days
+from metrics_pipeline.api.parameters import IsoDate, OptionalDate, Parameters, day_range, require_whole_days, understood
 from metrics_pipeline.api.problems import ProblemError, problems
 from metrics_pipeline.metrics.reconciliation import DayState, LedgerRow, why_closed
 from metrics_pipeline.metrics.windows import days_between
@@ -39,7 +40,7 @@ class TriggerParameters(Parameters):
     )
     wait: bool = Field(
         default=False,
-        description="Answer when the run has ended; one that takes over two minutes is answered with 202.",
+        description="Answer when the run has ended; with 202 if it takes over two minutes, or the server stops.",
     )
 
 
@@ -53,15 +54,17 @@ class BackfillParameters(Parameters):
 @router.post(
     "/metrics/aggregate/trigger",
     summary="Aggregate a day",
-    dependencies=[Depends(may_trigger)],
+    dependencies=[Depends(may_trigger), Depends(understood)],
     response_model=Completed,
     responses={
         200: {"description": "wait=true: the run has succeeded."},
         202: {"description": "The run is started, or one for this day is under way already.", "model": Started},
-        **problems(401, 403, 409, 422, 502, 503),
+        **problems(401, 403, 409, 415, 422, 502, 503),
     },
 )
-async def trigger(context: ApiContext, parameters: Annotated[TriggerParameters, Query()]) -> Completed | Response:
+async def trigger(
+    request: Request, context: ApiContext, parameters: Annotated[TriggerParameters, Query()]
+) -> Completed | Response:
     """Starts a Dagster run that aggregates the day again.
 
     With wait=true on a replica that does not show the stored day within ten seconds, the status is not_visible_yet. If
@@ -74,7 +77,7 @@ async def trigger(context: ApiContext, parameters: Annotated[TriggerParameters, 
         under_way = [work for work in await dagster.work_under_way() if day in work.days]
         running = next((work.id for work in under_way if not work.is_backfill), None)
         if under_way and running is None:
-            raise _already_running(under_way[0])
+            raise _already_running(request, under_way[0])
         run_id = running or await dagster.start_day(day)
     ui_url = dagster.run_url(run_id)
     status: StartedStatus = "already_running" if running else "started"
@@ -92,22 +95,24 @@ async def trigger(context: ApiContext, parameters: Annotated[TriggerParameters, 
         if agents is not None:
             return Completed(status="completed", agents_processed=agents, run_id=run_id, ui_url=ui_url)
         status = "not_visible_yet"
-    status_url = f"/api/v1/runs/{quote(run_id, safe='')}"
+    status_url = _address(request, "runs", run_id)
     return _accepted(Started(status=status, run_id=run_id, status_url=status_url, ui_url=ui_url))
 
 
 @router.post(
     "/metrics/aggregate/backfill",
     summary="Aggregate a range of days",
-    dependencies=[Depends(may_trigger)],
+    dependencies=[Depends(may_trigger), Depends(understood)],
     status_code=202,
     response_model=StartedBackfill,
     responses={
         202: {"description": "The backfill is started; Dagster's daemon works on it."},
-        **problems(401, 403, 409, 422, 503),
+        **problems(401, 403, 409, 415, 422, 503),
     },
 )
-async def backfill(context: ApiContext, parameters: Annotated[BackfillParameters, Query()]) -> Response:
+async def backfill(
+    request: Request, context: ApiContext, parameters: Annotated[BackfillParameters, Query()]
+) -> Response:
     """Starts a Dagster backfill that aggregates every day of the range again.
 
     Sealed days keep their metrics: the backfill leaves them out. Refused with 409 when one of the days is stored under
@@ -119,22 +124,30 @@ async def backfill(context: ApiContext, parameters: Annotated[BackfillParameters
         wanted = set(days_between(first, last))
         for work in await context.dagster.work_under_way():
             if wanted & work.days:
-                raise _already_running(work)
+                raise _already_running(request, work)
         backfill_id = await context.dagster.start_backfill(first, last)
     return _accepted(
         StartedBackfill(
             status="started",
             backfill_id=backfill_id,
-            status_url=f"/api/v1/backfills/{quote(backfill_id, safe='')}",
+            status_url=_address(request, "backfills", backfill_id),
             ui_url=context.dagster.backfill_url(backfill_id),
         )
     )
 
 
+# Without these routes, the path would be that of an agent.
+@router.get("/metrics/aggregate/trigger", include_in_schema=False)
+@router.get("/metrics/aggregate/backfill", include_in_schema=False)
+async def started_by_post() -> None:
+    """405 for a GET of what only a POST starts."""
+    raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "POST"})
+
+
 @router.get(
     "/runs/{run_id}",
     summary="A run's state",
-    dependencies=[Depends(may_read)],
+    dependencies=[Depends(may_read), Depends(understood)],
     response_model=Run,
     responses=problems(401, 404, 422, 503),
 )
@@ -156,7 +169,7 @@ async def run(
 @router.get(
     "/backfills/{backfill_id}",
     summary="A backfill's state",
-    dependencies=[Depends(may_read)],
+    dependencies=[Depends(may_read), Depends(understood)],
     response_model=Backfill,
     responses=problems(401, 404, 422, 503),
 )
@@ -187,9 +200,9 @@ def _require_open(
 
 
 async def _wait(context: Context, run_id: str) -> Run | None:
-    """The run when it has ended; None if it takes longer than `wait_seconds`."""
+    """The run when it has ended; None if it takes longer than `wait_seconds`, or the server is told to stop."""
     deadline = time.monotonic() + context.dagster.wait_seconds
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not context.is_stopping():
         found = await context.dagster.run(run_id)
         if found is not None and found.is_finished:
             return found
@@ -214,15 +227,22 @@ async def _agents_stored(context: Context, day: date, run: Run) -> int | None:
         await asyncio.sleep(_POLL_SECONDS)
 
 
-def _already_running(work: Work) -> ProblemError:
+def _already_running(request: Request, work: Work) -> ProblemError:
     return ProblemError(
         HTTPStatus.CONFLICT,
         f"Dagster's {'backfill' if work.is_backfill else 'run'} {work.id} is about to write some of these days. "
         "Wait until it has ended.",
         kind="already-running",
+        status_url=_address(request, "backfills" if work.is_backfill else "runs", work.id),
+        backfill_id=work.id if work.is_backfill else None,
         run_id=None if work.is_backfill else work.id,
         ui_url=work.ui_url,
     )
+
+
+def _address(request: Request, kind: str, work_id: str) -> str:
+    """The path of a run's or backfill's state, as the client reaches it, also behind a proxy with a path prefix."""
+    return f"{request.scope.get('root_path', '')}{router.prefix}/{kind}/{quote(work_id, safe='')}"
 
 
 def _accepted(started: Started | StartedBackfill) -> Response:

@@ -8,19 +8,20 @@ from functools import cache
 from sqlalchemy import Connection, TextClause, text
 
 from metrics_pipeline.metrics.catalog import AGENT_DAY
-from metrics_pipeline.store.answers.rows import LEDGER_VERSION, as_array
+from metrics_pipeline.store.answers.rows import as_array, rows_version
 
 #: The columns of a row, in this order.
 COLUMNS = (*(column.name for column in AGENT_DAY.columns), "created_at", "updated_at")
 #: The columns by which a day's agents can be sorted.
 SORTABLE = tuple(name for name in COLUMNS if name != "error_distribution")
 
-_SELECT = f"SELECT {', '.join(COLUMNS)} FROM agent_performance_metrics"
-
 #: Whether the registry or the stored metrics know an agent.
 IS_KNOWN = """
 (EXISTS (SELECT FROM agent_performance_metrics WHERE agent_id = :agent_id)
  OR EXISTS (SELECT FROM agent_registry WHERE id::text = :agent_id))"""
+
+
+_IS_KNOWN = text(f"SELECT {IS_KNOWN}")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Answer:
     version: str
     is_known: bool
     rows: list[str] | None
+
+
+def is_known(connection: Connection, agent_id: str) -> bool:
+    """Whether the registry or the stored metrics know the agent."""
+    return bool(connection.scalar(_IS_KNOWN, {"agent_id": agent_id}))
 
 
 def agent_series(connection: Connection, agent_id: str, first: date, last: date, *, held: Collection[str]) -> Answer:
@@ -55,31 +61,29 @@ def day_page(
     """At most `limit` agents of a day, by `sort`, one of SORTABLE, and then by their ids."""
     row = connection.execute(
         _day_statement(SORTABLE[SORTABLE.index(sort)], is_descending),
-        {"first": metric_date, "last": metric_date, "limit": limit, "offset": offset, "held": list(held)},
+        {"metric_date": metric_date, "limit": limit, "offset": offset, "held": list(held)},
     ).one()
     return Answer(row.version, row.is_known, row.rows)
 
 
 @cache
 def _day_statement(sort: str, is_descending: bool) -> TextClause:
-    select = (
-        f"{_SELECT} WHERE metric_date = :first "
-        f"ORDER BY {sort} {'DESC' if is_descending else 'ASC'} NULLS LAST, agent_id LIMIT :limit OFFSET :offset"
-    )
+    order = f"ORDER BY {sort} {'DESC' if is_descending else 'ASC'} NULLS LAST, agent_id LIMIT :limit OFFSET :offset"
     is_known = """
-    (EXISTS (SELECT FROM metric_day_ledger WHERE metric_date = :first)
-     OR EXISTS (SELECT FROM agent_performance_metrics WHERE metric_date = :first))"""
-    return _statement(select, is_known)
+    (EXISTS (SELECT FROM metric_day_ledger WHERE metric_date = :metric_date)
+     OR EXISTS (SELECT FROM agent_performance_metrics WHERE metric_date = :metric_date))"""
+    return _statement("metric_date = :metric_date", order, is_known)
 
 
-def _statement(select: str, is_known: str) -> TextClause:
+def _statement(condition: str, order: str, is_known: str) -> TextClause:
+    select = f"SELECT {', '.join(COLUMNS)} FROM agent_performance_metrics WHERE {condition} {order}"
     return text(f"""
-WITH version AS MATERIALIZED ({LEDGER_VERSION})
+WITH version AS MATERIALIZED ({rows_version(condition)})
 SELECT version.value AS version, {is_known} AS is_known,
        CASE WHEN version.value = ANY(CAST(:held AS text[])) THEN NULL ELSE {as_array(select)} END AS rows
 FROM version""")
 
 
 _SERIES = _statement(
-    f"{_SELECT} WHERE agent_id = :agent_id AND metric_date BETWEEN :first AND :last ORDER BY metric_date DESC", IS_KNOWN
+    "agent_id = :agent_id AND metric_date BETWEEN :first AND :last", "ORDER BY metric_date DESC", IS_KNOWN
 )

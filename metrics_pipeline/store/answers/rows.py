@@ -1,12 +1,17 @@
 """Rows as JSON text that PostgreSQL wrote, so that no number is parsed on its way to the client."""
 
-#: A text that changes whenever a day from :first to :last is stored again, sealed or cleared. xmin changes with every
-#: write of a row, whatever the clocks say; aggregated_at covers an xmin that has wrapped around.
-LEDGER_VERSION = """
+
+def rows_version(condition: str) -> str:
+    """The SELECT of a text that changes whenever a stored row that meets the condition is written or deleted.
+
+    xmin changes with every write of a row, whatever the clocks say; updated_at covers an xmin that has wrapped around.
+    A day that is aggregated again without a change writes no row.
+    """
+    return f"""
 SELECT encode(sha256(convert_to(coalesce(string_agg(
-           concat_ws(' ', metric_date, xmin, extract(epoch FROM aggregated_at)), ',' ORDER BY metric_date), ''),
-           'UTF8')), 'hex') AS value
-FROM metric_day_ledger WHERE metric_date BETWEEN :first AND :last"""
+           concat_ws(' ', metric_date, agent_id, xmin, updated_at), ',' ORDER BY metric_date, agent_id COLLATE "C"),
+           ''), 'UTF8')), 'hex') AS value
+FROM agent_performance_metrics WHERE {condition}"""
 
 
 def as_array(select: str) -> str:

@@ -9,19 +9,19 @@ from sqlalchemy import Connection, text
 from metrics_pipeline.metrics.catalog import METRICS, OverDays
 from metrics_pipeline.metrics.summary import PeriodTotals
 from metrics_pipeline.store.answers.metrics import IS_KNOWN
-from metrics_pipeline.store.answers.rows import LEDGER_VERSION
+from metrics_pipeline.store.answers.rows import rows_version
 
 #: The metrics that are added up over days.
 _SUMS = [metric.name for metric in METRICS if metric.over_days is OverDays.SUM]
 # sum() of whole numbers is a numeric.
 _WHOLE = ("days_stored", "mean_latencies_ms", "weighted_latencies_ms", *(n for n in _SUMS if n != "total_cost_usd"))
 
+_DAYS = "agent_id = :agent_id AND metric_date BETWEEN :first AND :last"
 _TOTALS = text(f"""
-WITH version AS MATERIALIZED ({LEDGER_VERSION}), days AS MATERIALIZED (
+WITH version AS MATERIALIZED ({rows_version(_DAYS)}), days AS MATERIALIZED (
     SELECT metrics.*, metric_date >= :middle AS is_current
     FROM agent_performance_metrics AS metrics, version
-    WHERE agent_id = :agent_id AND metric_date BETWEEN :first AND :last
-      AND version.value <> ALL(CAST(:held AS text[]))
+    WHERE {_DAYS} AND version.value <> ALL(CAST(:held AS text[]))
 ), errors AS (
     SELECT is_current, jsonb_object_agg(error_type, executions) AS distribution
     FROM (SELECT is_current, error_type, sum(executions::bigint) AS executions

@@ -1,0 +1,175 @@
+"""The metrics of any window of days, in groups: fleet tables, totals per day, monthly reports, errors by type."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from enum import StrEnum
+from itertools import combinations
+from typing import Annotated, Any, Literal
+
+import polars as pl
+from fastapi import APIRouter, Depends, Query
+from pydantic import Field, WithJsonSchema
+from starlette.requests import Request
+from starlette.responses import Response
+
+from metrics_pipeline.api.authentication import may_read
+from metrics_pipeline.api.context import ApiContext
+from metrics_pipeline.api.formats import to_json
+from metrics_pipeline.api.models import ActivityRow, Comparison, ErrorCount, WindowChange, WindowMetrics
+from metrics_pipeline.api.parameters import (
+    MAX_WINDOW_DAYS,
+    OptionalDate,
+    OptionalText,
+    PageParameters,
+    day_range,
+    understood,
+    unknown_agent,
+)
+from metrics_pipeline.api.problems import invalid_parameter
+from metrics_pipeline.api.routes.answers import list_responses, send_rows
+from metrics_pipeline.api.windows import differences, window_objects
+from metrics_pipeline.store.answers.metrics import is_known
+from metrics_pipeline.store.distributions import GROUP_COLUMNS, Grouping
+
+router = APIRouter(prefix="/api/v1", tags=["metrics"], dependencies=[Depends(may_read), Depends(understood)])
+
+_DEFAULT_DAYS = 30
+_PERIODS = ("day", "week", "month")
+_ERROR_TYPE = "error_type"
+_GROUPS = ("agent", *_PERIODS, _ERROR_TYPE)
+#: The columns of a row besides those that name its group.
+_VALUES = tuple(WindowMetrics.model_fields)
+_NUMBERS = tuple(WindowChange.model_fields)
+_SORTABLE = (*GROUP_COLUMNS.values(), *_NUMBERS)
+ActivitySort = StrEnum(  # type: ignore[misc]
+    "ActivitySort", {f"{sign}{name}": f"{sign}{name}" for name in _SORTABLE for sign in ("", "-")}
+)
+
+
+# Described without null, which a query cannot express.
+OptionalSort = Annotated[ActivitySort | None, WithJsonSchema({"type": "string", "enum": [*ActivitySort]})]
+OptionalCompare = Annotated[Literal["previous"] | None, WithJsonSchema({"type": "string", "enum": ["previous"]})]
+
+
+class ActivityParameters(PageParameters):
+    """Which window, in which groups."""
+
+    start_date: OptionalDate = Field(
+        default=None, description="The first day. Default: 29 days before end_date.", examples=["2025-06-12"]
+    )
+    end_date: OptionalDate = Field(
+        default=None, description="The last day. Default: yesterday.", examples=["2025-07-11"]
+    )
+    group_by: OptionalText = Field(
+        default=None,
+        description="A row for each combination of these, separated by commas: agent, one of day, week (from Monday) "
+        "and month, and error_type, whose rows hold counts only. Default: one row for the whole window.",
+        examples=["agent,month"],
+        pattern=f"^({'|'.join(_GROUPS)})(,({'|'.join(_GROUPS)}))*$",
+    )
+    agent_id: OptionalText = Field(
+        default=None, description="Only this agent. Default: all.", examples=["support-triage"]
+    )
+    sort: OptionalSort = Field(
+        default=None,
+        description="The column to sort by, ascending; with a minus before it, descending. Rows without a value come "
+        "last. Default: the columns that name the group.",
+        examples=["-total_cost_usd"],
+    )
+    min_executions: int = Field(default=0, ge=0, description="Only rows with at least so many executions.")
+    compare: OptionalCompare = Field(
+        default=None,
+        description="Adds to each row its group in the same number of days just before, and the changes. Not with day, "
+        "week, month or error_type.",
+    )
+    limit: int = Field(default=1000, ge=1, le=10_000, description="The largest number of rows.")
+
+    def groups(self) -> tuple[tuple[Grouping, ...], bool]:
+        """What the rows are grouped by, and whether by error type. Raises ProblemError (422) for what cannot be."""
+        asked = self.group_by.split(",") if self.group_by else []
+        if len(set(asked)) < len(asked) or any({*pair} <= {*asked} for pair in combinations(_PERIODS, 2)):
+            raise invalid_parameter("group_by", f"names a group twice, or more than one of {', '.join(_PERIODS)}.")
+        if self.compare is not None and {*asked} - {"agent"}:
+            raise invalid_parameter("compare", "is for the groups of agents, or for the whole window.")
+        by: tuple[Grouping, ...] = tuple(each for each in GROUP_COLUMNS if each in asked)
+        return by, _ERROR_TYPE in asked
+
+
+@router.get(
+    "/activity",
+    summary="The metrics of a window, in groups",
+    response_model=list[ActivityRow | ErrorCount],
+    responses=list_responses(ActivityRow, 404),
+)
+def activity(request: Request, context: ApiContext, parameters: Annotated[ActivityParameters, Query()]) -> Response:
+    """Every metric over any days, at most 366, computed from stored days: exact sums, rates, percentiles and users.
+
+    Percentiles are those of all executions of the group, and users are counted once, also after the raw logs are
+    deleted. A row says whether they are exact, and which days lack a distribution; these make them null. Days that are
+    not stored add nothing: GET /api/v1/coverage names them.
+    """
+    form = parameters.form(request)
+    by, by_error_type = parameters.groups()
+    first, last = day_range(
+        parameters.start_date,
+        parameters.end_date,
+        default_end=context.yesterday(),
+        default_days=_DEFAULT_DAYS,
+        max_days=MAX_WINDOW_DAYS,
+    )
+    agent_id = parameters.agent_id
+    if agent_id is not None:
+        with context.database.connect() as connection:
+            if not is_known(connection, agent_id):
+                raise unknown_agent(agent_id)
+    keys = [GROUP_COLUMNS[each] for each in by]
+    frame = context.windows.read(first, last, by, agent_id)
+    frame = frame.filter(pl.col("total_executions") >= parameters.min_executions)
+    columns = [*keys, *_VALUES]
+    if by_error_type:
+        frame, columns = _by_error_type(frame, keys), [*keys, *ErrorCount.model_fields]
+    page = _sorted(frame, parameters.sort).slice(parameters.offset, parameters.limit + 1)
+    answers = window_objects(page.select(columns))
+    if parameters.compare is not None:
+        days = (last - first).days + 1
+        before = context.windows.read(first - timedelta(days=days), first - timedelta(days=1), by, agent_id)
+        answers = _compared(answers, before, keys)
+        columns = [*columns, *Comparison.model_fields]
+    pinned = {**request.query_params, "start_date": str(first), "end_date": str(last)}
+    rows, link = parameters.page([to_json(answer) for answer in answers], pinned)
+    return send_rows(request, rows, columns, form, link)
+
+
+def _sorted(frame: pl.DataFrame, sort: ActivitySort | None) -> pl.DataFrame:
+    if sort is None:
+        return frame
+    column = sort.value.removeprefix("-")
+    if column not in frame.columns:
+        raise invalid_parameter("sort", f"{column} is not a column of this answer. It has {', '.join(frame.columns)}.")
+    return frame.sort(column, descending=sort.value.startswith("-"), nulls_last=True, maintain_order=True)
+
+
+def _by_error_type(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    return (
+        frame.select(*keys, "error_distribution")
+        .explode("error_distribution", empty_as_null=False, keep_nulls=False)
+        .unnest("error_distribution")
+        .select(*keys, "error_type", failed_executions="executions")
+    )
+
+
+def _compared(answers: Sequence[Mapping[str, Any]], before: pl.DataFrame, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The answers with the fields of Comparison. A group that has no stored day before has null there."""
+    groups = {tuple(row[key] for key in keys): row for row in window_objects(before)}
+    compared = []
+    for answer in answers:
+        previous = groups.get(tuple(answer[key] for key in keys))
+        compared.append(
+            {
+                **answer,
+                "previous": previous and {name: previous[name] for name in _VALUES},
+                "change": previous and differences(previous, answer, _NUMBERS),
+                "is_comparable": previous is not None and previous["days_stored"] == answer["days_stored"],
+            }
+        )
+    return compared

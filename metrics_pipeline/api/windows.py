@@ -1,0 +1,78 @@
+"""The metrics of windows as the API keeps them: computed once for each state of the stored days."""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from http import HTTPStatus
+from threading import BoundedSemaphore, Lock
+from typing import Any
+
+import polars as pl
+
+from metrics_pipeline.api.problems import ProblemError
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.answers.windows import window_version
+from metrics_pipeline.store.distributions import Grouping, read_window
+
+_AT_ONCE = 2
+_WAIT_SECONDS = 20
+_KEPT_BYTES = 64_000_000
+
+
+@dataclass
+class Windows:
+    """Reads windows for the requests of one server: at most two at once, and none twice while no day changes.
+
+    `database` has connections of its own, so that a slow window never delays other requests.
+    """
+
+    database: Database
+    _slots: BoundedSemaphore = field(init=False, default_factory=lambda: BoundedSemaphore(_AT_ONCE))
+    _lock: Lock = field(init=False, default_factory=Lock)
+    _kept: OrderedDict[Hashable, pl.DataFrame] = field(init=False, default_factory=OrderedDict)
+
+    def read(self, first: date, last: date, by: tuple[Grouping, ...], agent_id: str | None) -> pl.DataFrame:
+        """What store.distributions.read_window() says of these days.
+
+        Raises ProblemError (503) if other requests keep both slots for 20 seconds.
+        """
+        with self.database.snapshot() as snapshot:
+            key = (window_version(snapshot, first, last), first, last, by, agent_id)
+            with self._lock:
+                if key in self._kept:
+                    self._kept.move_to_end(key)
+                    return self._kept[key]
+            if not self._slots.acquire(timeout=_WAIT_SECONDS):
+                raise ProblemError(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    "Other requests are computing windows now. Ask again, or for fewer days at a time.",
+                    kind="busy",
+                    headers={"Retry-After": "10"},
+                )
+            try:
+                frame = read_window(snapshot, first, last, by=by, agent_id=agent_id)
+            finally:
+                self._slots.release()
+        with self._lock:
+            self._kept[key] = frame
+            while sum(each.estimated_size() for each in self._kept.values()) > _KEPT_BYTES:
+                self._kept.popitem(last=False)
+        return frame
+
+
+def window_objects(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame of window metrics as JSON objects: an error distribution is {error_type: count}."""
+    rows = frame.to_dicts()
+    for row in rows:
+        if "error_distribution" in row:
+            row["error_distribution"] = {each["error_type"]: each["executions"] for each in row["error_distribution"]}
+    return rows
+
+
+def differences(previous: Mapping[str, Any], current: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Each of these numbers of `current` minus that of `previous`; None if either is None."""
+    return {
+        name: None if current[name] is None or previous[name] is None else current[name] - previous[name]
+        for name in names
+    }

@@ -1,0 +1,171 @@
+"""`/api/v1/activity`: the metrics of windows equal the oracle over the logs, in every grouping and form."""
+
+import csv
+import io
+import json
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any
+
+import httpx2
+import pytest
+
+from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, store_agents, store_logs
+from metrics_pipeline_tests.oracle import expected_windows
+
+FIRST = DAY - timedelta(days=5)
+PATH = f"/api/v1/activity?start_date={FIRST}&end_date={DAY}"
+
+
+def rows(api: httpx2.Client, query: str = "") -> list[dict[str, Any]]:
+    answer = api.get(f"{PATH}&{query}")
+    assert answer.status_code == 200, answer.text
+    return json.loads(answer.text, parse_float=Decimal)
+
+
+@pytest.fixture
+def stored(database: Database) -> Database:
+    """Six days of three agents, of which c logs on the last day only; no raw log is left."""
+    store_agents(database, dict.fromkeys("abc", "active"))
+    logs = [
+        Log(agent, status, latency, 7, cost, error, f'{{"user_id": "{user}"}}', day_window(day, "UTC").start)
+        for day in (FIRST + timedelta(days=n) for n in range(6))
+        for agent, status, latency, cost, error, user in [
+            ("a", "success", 100 + day.day, "0.1", None, f"u{day.day}"),
+            ("a", "failed", 900, "0.000000001", "timeout", "u1"),
+            ("b", "failed", -3, None, None, "u1"),
+            ("b", "running", None, "12345678901.5", None, "u2"),
+        ]
+    ]
+    store_logs(database, [*logs, Log("c", timestamp=day_window(DAY, "UTC").start)])
+    for number in range(6):
+        aggregate(database, day_window(FIRST + timedelta(days=number), "UTC"))
+    return database
+
+
+@pytest.mark.parametrize(
+    ("group_by", "groups"),
+    [
+        ("", ()),
+        ("group_by=agent", ("agent",)),
+        ("group_by=day", ("day",)),
+        ("group_by=week", ("week",)),
+        ("group_by=month,agent", ("agent", "month")),
+    ],
+)
+def test_every_group_equals_the_oracle_after_the_logs_are_gone(
+    group_by: str, groups: tuple[str, ...], stored: Database, api: httpx2.Client
+) -> None:
+    with stored.snapshot() as snapshot:
+        expected = expected_windows(snapshot, FIRST, DAY, groups)
+    execute(stored, "DELETE FROM agent_execution_logs")
+    answers = rows(api, group_by)
+    assert len(answers) == len(expected)
+    for answer, wanted in zip(answers, expected, strict=True):
+        assert answer["is_exact"] is True
+        for name, value in wanted.items():
+            given = date.fromisoformat(answer[name]) if isinstance(value, date) else answer[name]
+            if name == "error_distribution":
+                value = {each["error_type"]: each["executions"] for each in value}
+            assert given == value, name
+
+
+def test_error_types_are_counted_in_a_row_each(stored: Database, api: httpx2.Client) -> None:
+    assert rows(api, "group_by=agent,error_type") == [
+        {"agent_id": "a", "error_type": "timeout", "failed_executions": 6},
+        {"agent_id": "b", "error_type": "unknown", "failed_executions": 6},
+    ]
+
+
+def test_rows_are_sorted_filtered_paged_and_of_one_agent(stored: Database, api: httpx2.Client) -> None:
+    def agents(query: str) -> list[str]:
+        return [row["agent_id"] for row in rows(api, f"group_by=agent&{query}")]
+
+    assert agents("sort=-total_cost_usd") == ["b", "a", "c"]
+    # c has no latency.
+    assert agents("sort=p95_latency_ms") == ["b", "a", "c"]
+    assert agents("sort=-p95_latency_ms") == ["a", "b", "c"]
+    assert agents("min_executions=2") == ["a", "b"]
+    assert agents("agent_id=c") == ["c"]
+    page = api.get(f"/api/v1/activity?group_by=agent&limit=1&end_date={DAY}")
+    assert page.headers["Link"].startswith(f"<?group_by=agent&limit=1&end_date={DAY}&start_date=2025-02-03&offset=1>")
+
+
+def test_a_window_is_compared_with_the_days_before(stored: Database, api: httpx2.Client) -> None:
+    last = f"/api/v1/activity?start_date={DAY}&end_date={DAY}&group_by=agent&compare=previous"
+    by_agent = {row["agent_id"]: row for row in json.loads(api.get(last).text, parse_float=Decimal)}
+    a, c = by_agent["a"], by_agent["c"]
+    assert a["previous"]["total_executions"] == 2
+    assert (a["change"]["total_executions"], a["change"]["p95_latency_ms"]) == (
+        0,
+        a["p95_latency_ms"] - a["previous"]["p95_latency_ms"],
+    )
+    assert (c["previous"]["success_rate"], c["change"]["success_rate"], c["change"]["total_executions"]) == (
+        None,
+        None,
+        1,
+    )
+    assert a["is_comparable"] is True
+    whole = rows(api, "compare=previous")[0]
+    assert (whole["previous"], whole["change"], whole["is_comparable"]) == (None, None, False)
+
+
+def test_a_day_without_distribution_makes_percentiles_null_and_is_named(stored: Database, api: httpx2.Client) -> None:
+    held = api.get(PATH).headers["ETag"]
+    assert api.get(PATH, headers={"If-None-Match": held}).status_code == 304
+    execute(
+        stored,
+        f"DELETE FROM agent_day_distributions WHERE metric_date = '{DAY}' AND agent_id = 'a'",
+        f"UPDATE metric_day_ledger SET run_id = run_id WHERE metric_date = '{DAY}'",
+    )
+    (row,) = rows(api)
+    assert (row["p95_latency_ms"], row["unique_users"], row["is_exact"]) == (None, None, False)
+    assert row["days_without_distribution"] == [str(DAY)]
+    assert row["total_executions"] == 25
+    (line,) = csv.DictReader(io.StringIO(api.get(f"{PATH}&format=csv").text))
+    assert (line["p95_latency_ms"], line["total_cost_usd"]) == ("", str(row["total_cost_usd"]))
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("group_by=tenant", "group_by"),
+        ("group_by=day,week", "group_by"),
+        ("group_by=agent,agent", "group_by"),
+        ("group_by=day&compare=previous", "compare"),
+        ("sort=agent_id", "sort"),
+        ("sort=created_at", "sort"),
+        ("start_date=2024-01-01", "start_date"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_by_name(query: str, field: str, api: httpx2.Client) -> None:
+    answer = api.get(f"/api/v1/activity?end_date={DAY}&{query}")
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
+
+
+def test_an_unknown_agent_is_a_404(api: httpx2.Client) -> None:
+    assert api.get(f"{PATH}&agent_id=typo").status_code == 404
+
+
+def test_a_summary_of_any_period_has_the_figures_of_the_window(stored: Database, api: httpx2.Client) -> None:
+    query = f"start_date={DAY - timedelta(days=1)}&end_date={DAY}"
+    summary = json.loads(api.get(f"/api/v1/metrics/a/summary?{query}").text, parse_float=Decimal)
+    (window,) = json.loads(api.get(f"/api/v1/activity?agent_id=a&{query}").text, parse_float=Decimal)
+    names = ["p50_latency_ms", "p95_latency_ms", "p99_latency_ms", "unique_users", "is_exact", "success_rate",
+             "cost_per_unassisted_success", "days_without_distribution", "human_intervention_rate"]  # fmt: skip
+    assert {name: summary[name] for name in names} == {name: window[name] for name in names}
+    assert (summary["days"], summary["is_comparable"], summary["previous"]["days_stored"]) == (2, True, 2)
+    assert summary["change"]["p50_latency_ms"] == summary["p50_latency_ms"] - summary["previous"]["p50_latency_ms"]
+    text = api.get(f"/api/v1/metrics/a/summary?{query}&decimals=string").json()
+    assert text["total_cost"] == str(summary["total_cost"])
+    both = api.get(f"/api/v1/metrics/a/summary?days=3&start_date={DAY}")
+    assert (both.status_code, both.json()["errors"][0]["field"]) == (422, "days")
+
+
+def test_info_names_zone_days_retention_and_versions(stored: Database, api: httpx2.Client) -> None:
+    info = api.get("/api/v1/info").json()
+    assert info["time_zone"] == "UTC"
+    assert (info["newest_stored_day"], info["newest_whole_day"]) == (str(DAY), str(DAY))
+    assert (info["raw_log_days"], info["metric_days"], info["alert_days"]) == (30, 365, 90)
