@@ -76,7 +76,7 @@ class ActivityParameters(PageParameters):
         "last. Default: the columns that name the group.",
         examples=["-total_cost_usd"],
     )
-    min_executions: int = Field(default=0, ge=0, description="Only rows with at least so many executions.")
+    min_executions: int = Field(default=0, ge=0, le=10**15, description="Only rows with at least so many executions.")
     compare: OptionalCompare = Field(
         default=None,
         description="Adds to each row its group in the same number of days just before, and the changes. Not with day, "
