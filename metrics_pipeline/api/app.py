@@ -97,7 +97,7 @@ def build_app(
     )
     app.state.context = context
     app.state.gauges = Gauges(context)
-    install_problems(app)
+    install_problems(app, needs_token=bool(settings.api_tokens))
     # The runs come before the metrics, whose paths match any agent id.
     for family in (operations, runs, metrics, activity, records, coverage):
         app.include_router(family.router)

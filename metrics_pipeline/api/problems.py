@@ -93,8 +93,19 @@ def problem_response(request_id: str, error: ProblemError) -> Response:
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The documentation of these statuses for a route's `responses`."""
-    problem = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": _MEANINGS[HTTPStatus(status)], "content": problem} for status in statuses}
+    return {status: _documented(HTTPStatus(status)) for status in statuses}
+
+
+def _documented(status: HTTPStatus) -> dict[str, Any]:
+    example = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": status,
+        "detail": _MEANINGS[status],
+        "request_id": "6ca6c797-ef0a-436a-beb7-02d8db79b6f1",
+    }
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {"description": _MEANINGS[status], "content": {MEDIA_TYPE: {"schema": schema, "example": example}}}
 
 
 _MEANINGS = {
@@ -112,14 +123,22 @@ _MEANINGS = {
 }
 
 
-def install_problems(app: FastAPI) -> None:
-    """Makes every error of a route a problem, and adds the schema of problems to the OpenAPI document."""
+def install_problems(app: FastAPI, *, needs_token: bool) -> None:
+    """Makes every error of a route a problem, and adds the schema of problems to the OpenAPI document.
+
+    The document of a server without tokens asks for none.
+    """
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = describe()
         schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         document["components"]["schemas"] |= {**schema.pop("$defs"), "Problem": schema}
+        if not needs_token:
+            document["components"].pop("securitySchemes", None)
+            for operations in document["paths"].values():
+                for operation in operations.values():
+                    operation.pop("security", None)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

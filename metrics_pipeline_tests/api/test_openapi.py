@@ -98,6 +98,23 @@ def test_the_metric_columns_are_described_as_the_schema_declares_them(serve: Ser
     assert schemas["Problem"]["required"] == ["type", "title", "status", "detail", "request_id"]
 
 
+def test_the_document_asks_for_a_token_only_where_the_server_does(serve: Serve, guarded: httpx2.Client) -> None:
+    def secured(api: httpx2.Client) -> int:
+        paths = api.get("/openapi.json").json()["paths"].values()
+        return sum("security" in operation for operations in paths for operation in operations.values())
+
+    assert secured(serve()) == 0
+    assert secured(guarded) > 10
+
+
+def test_the_example_of_each_error_has_its_status(serve: Serve) -> None:
+    for operations in serve().get("/openapi.json").json()["paths"].values():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                for content in response.get("content", {}).values():
+                    assert content.get("example", {}).get("status", int(status)) == int(status)
+
+
 def test_the_documentation_needs_nothing_from_elsewhere(serve: Serve) -> None:
     api = serve()
     page = api.get("/docs")
