@@ -245,3 +245,13 @@ def test_a_lock_on_our_tables_ends_the_tick_in_time_and_is_named(
             nights.sensor(NOON)
         assert asked(nights.schedule(NOON)) == ["2025-07-13"]
         assert "holds metric_day_ledger" in capsys.readouterr().err
+
+
+def test_a_day_that_cannot_be_read_does_not_stop_the_tick(nights: Nights) -> None:
+    execute(
+        nights.database,
+        """INSERT INTO agent_execution_logs (agent_id, "timestamp", status, cost_usd)
+           SELECT 'a', '2025-07-12 10:00Z', 'success', repeat('9', 131072)::numeric FROM generate_series(1, 2)""",
+    )
+    tick = nights.sensor(NOON)
+    assert "2 days: 1 aggregated, 1 unreadable; 2025-07-12 is unreadable (" in tick.skip_message
