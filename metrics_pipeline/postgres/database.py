@@ -168,6 +168,9 @@ class Database:
 
         @event.listens_for(hurried.engine, "before_cursor_execute")
         def limit(_connection: Connection, cursor: Any, *_: object) -> None:
+            # After an error the server takes nothing but the rollback to a savepoint.
+            if cursor.connection.info.transaction_status is TransactionStatus.INERROR:
+                return
             left_ms = max(1, int((deadline - time.monotonic()) * 1000))
             cursor.execute(
                 "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true)",

@@ -42,6 +42,8 @@ WITH cleared AS (
     FROM cleared LEFT JOIN distributions USING (agent_id)
 ), forgotten AS (
     DELETE FROM metric_day_ledger WHERE metric_date = :metric_date
+), unverified AS (
+    DELETE FROM metric_day_verifications WHERE metric_date = :metric_date
 )
 SELECT count(*) FROM cleared""")
 

@@ -1,17 +1,21 @@
 """How every check is evaluated: on one state of the database, and without turning an error into a verdict."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 import dagster as dg
 from sqlalchemy import Connection
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.source import LogSource
+from metrics_pipeline.names import DAILY_CHECKS_JOB
 from metrics_pipeline.orchestration.failures import step_outcome
 from metrics_pipeline.orchestration.markdown import with_values
 from metrics_pipeline.orchestration.processes import claim
+from metrics_pipeline.orchestration.reconciling import may_write_metrics
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
@@ -19,19 +23,31 @@ from metrics_pipeline.settings import Settings
 Clock = Callable[[], datetime]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Situation:
     """The arguments of a check.
 
-    connection: a read-only transaction that sees one state of the database. run_id: the run that evaluates the check.
+    run_id: the run that evaluates the check.
+    is_after_aggregation: whether that run has just aggregated days. Then the check reads no logs that the run, or a
+    tick of the last hour, has read; at night, and when somebody asks for it, it reads them all.
     """
 
-    connection: Connection
+    database: Database
     logs: LogSource
     settings: Settings
     instance: dg.DagsterInstance
     run_id: str
+    is_after_aggregation: bool
     now: datetime
+    _exit_stack: ExitStack
+
+    @cached_property
+    def connection(self) -> Connection:
+        """A read-only transaction that sees one state of the database, opened when a check first needs it.
+
+        A check that does not need it has the only connection of a role with CONNECTION LIMIT 1 for itself.
+        """
+        return self._exit_stack.enter_context(self.database.snapshot())
 
 
 def build_check(
@@ -53,8 +69,19 @@ def build_check(
         with step_outcome(context):
             try:
                 logs = open_logs(database)
-                with database.snapshot() as connection:
-                    return evaluate(Situation(connection, logs, settings, context.instance, context.run.run_id, now()))
+                with ExitStack() as exit_stack:
+                    return evaluate(
+                        Situation(
+                            database,
+                            logs,
+                            settings,
+                            context.instance,
+                            context.run.run_id,
+                            context.run.job_name != DAILY_CHECKS_JOB and may_write_metrics(context.run),
+                            now(),
+                            exit_stack,
+                        )
+                    )
             except PermanentError as error:
                 raise PermanentError(
                     f"The check {name} could not be evaluated; what is stored stays as it is. {error}"
