@@ -8,11 +8,15 @@ from psycopg import sql
 
 
 class scratch_database:  # noqa: N801 - used like a function
-    """A database that is dropped at the end."""
+    """A database that is dropped at the end.
 
-    def __init__(self, server_uri: str, template: str) -> None:
+    With `connection`, to another database of the server and in autocommit, no session is started for it.
+    """
+
+    def __init__(self, server_uri: str, template: str, connection: psycopg.Connection | None = None) -> None:
         self._server_uri = server_uri
         self._template = template
+        self._connection = connection
         self._name = f"test_{uuid.uuid4().hex}"
 
     def __enter__(self) -> str:
@@ -24,5 +28,9 @@ class scratch_database:  # noqa: N801 - used like a function
         self._execute("DROP DATABASE {} WITH (FORCE)", self._name)
 
     def _execute(self, statement: str, *names: str) -> None:
+        query = sql.SQL(statement).format(*map(sql.Identifier, names))
+        if self._connection is not None:
+            self._connection.execute(query)
+            return
         with psycopg.connect(self._server_uri, autocommit=True) as connection:
-            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+            connection.execute(query)
