@@ -76,6 +76,7 @@ def test_one_error_names_every_variable_that_cannot_be_used_and_shows_no_secret(
             {
                 "METRICS_TIME_ZONE": "Mars/Base",
                 "METRICS_API_TOKENS": SECRET,
+                "METRICS_USER_KEY": SECRET,
                 "METRICS_RETENTION_RAW_LOG_DAYS": "many",
                 "METRICS_LOOKBACK_DAYS": "7",
             }
@@ -84,6 +85,7 @@ def test_one_error_names_every_variable_that_cannot_be_used_and_shows_no_secret(
     assert [line.split()[0] for line in said] == [
         "METRICS_TIME_ZONE",
         "METRICS_RETENTION_RAW_LOG_DAYS",
+        "METRICS_USER_KEY",
         "METRICS_API_TOKENS",
     ]
     assert said[1] == (
@@ -205,12 +207,15 @@ def test_numbers_of_days_may_have_leading_zeros() -> None:
 
 
 #: Those that hold passwords or tokens, which no message may repeat.
-SECRETS = {"METRICS_DATABASE_URL", "METRICS_API_DATABASE_URL", "METRICS_API_TOKENS", "DAGSTER_WEBSERVER_URL"}
+SECRETS = {
+    "METRICS_DATABASE_URL", "METRICS_API_DATABASE_URL", "METRICS_API_TOKENS", "DAGSTER_WEBSERVER_URL",
+    "METRICS_USER_KEY",
+}  # fmt: skip
 SECRET = "hunter2"
 NAMES = [
     "METRICS_DATABASE_URL", "METRICS_PIPELINE_HOME", "METRICS_TIME_ZONE", "METRICS_START_DATE", "METRICS_LOOKBACK_DAYS",
     "METRICS_RETENTION_RAW_LOG_DAYS", "METRICS_RETENTION_METRIC_DAYS", "METRICS_RETENTION_ALERT_DAYS", "METRICS_OWNERS",
-    "DAGSTER_HOME", "METRICS_API_TOKENS", "METRICS_API_DATABASE_URL", "DAGSTER_WEBSERVER_URL",
+    "METRICS_USER_KEY", "DAGSTER_HOME", "METRICS_API_TOKENS", "METRICS_API_DATABASE_URL", "DAGSTER_WEBSERVER_URL",
 ]  # fmt: skip
 
 

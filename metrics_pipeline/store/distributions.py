@@ -1,14 +1,17 @@
-"""agent_day_distributions: writing a day's distributions, reading those of a window, and forgetting a person."""
+"""agent_day_distributions: writing a day's distributions, reading windows, and comparing a day with its metrics."""
 
 import hashlib
 import sys
 from array import array
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
+from enum import StrEnum
 from itertools import pairwise
 from struct import Struct
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 import psycopg
@@ -32,10 +35,6 @@ COPY agent_day_distributions (agent_id, metric_date, latencies_ms, latency_execu
 DIGEST = """sha256(array_send(latencies_ms) || array_send(latency_executions) || array_send(user_hashes)
     || int8send(total_latency_ms) || boolsend(latencies_exact) || boolsend(users_exact))"""
 
-#: How the rows of a window may be grouped: by agent, or by the day, week (from Monday) or month of metric_date.
-Grouping = Literal["agent", "day", "week", "month"]
-#: The columns that name the groups in the result.
-GROUP_COLUMNS: Mapping[Grouping, str] = {"agent": "agent_id", "day": "metric_date", "week": "week", "month": "month"}
 
 _OF_WINDOW = """
 metric_date BETWEEN :first AND :last AND (CAST(:agent_id AS text) IS NULL OR agent_id = :agent_id)"""
@@ -55,8 +54,29 @@ SELECT wanted.place, latencies_ms, latency_executions, user_hashes, total_latenc
 FROM unnest(%s::text[], %s::date[]) WITH ORDINALITY AS wanted(agent_id, metric_date, place)
 JOIN agent_day_distributions USING (agent_id, metric_date)"""
 
-# About the number of latencies and users that are in memory at once: 100 MB with all copies.
-_CHUNK = 3_000_000
+_DAMAGED = text(f"""
+SELECT agent_id FROM agent_day_distributions WHERE metric_date = :metric_date AND digest <> {DIGEST}""")
+
+# How many executions are read at once. Two chunks are in memory: one is read while the other is merged.
+_CHUNK = 1_000_000
+
+
+class Grouping(StrEnum):
+    """How the rows of a window are grouped: by agent, or by the day, week (from Monday) or month of metric_date."""
+
+    AGENT = "agent"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+#: The columns that name the groups in the result.
+GROUP_COLUMNS = {
+    Grouping.AGENT: "agent_id",
+    Grouping.DAY: "metric_date",
+    Grouping.WEEK: "week",
+    Grouping.MONTH: "month",
+}
 
 # PostgreSQL's binary formats (array_send, date_send, and COPY's signature, number of fields and end).
 _INT4, _INT8 = 23, 20
@@ -196,13 +216,55 @@ def read_window(
     return window_metrics(rows, merged, keys).select(pl.exclude("window"))
 
 
+@dataclass(frozen=True)
+class DistributionAudit:
+    """The distributions of a day against its rows of metrics.
+
+    distributions: how many there are; not_exact: how many of them are rounded or estimated; without: rows with
+    executions and no distribution. contradictory_agents: sorted.
+    """
+
+    distributions: int
+    not_exact: int
+    without: int
+    contradictory_agents: tuple[str, ...]
+
+
+def audit_day(connection: Connection, metric_date: date) -> DistributionAudit:
+    """Computes from each distribution of the day what agent_performance_metrics says, and its digest."""
+    rows = _rows(connection, metric_date, metric_date, None)
+    merged = _merged(connection, rows, ["agent_id"])
+    again = window_metrics(rows, merged, ["agent_id"])
+    both = rows.filter("has_distribution").join(again, on="agent_id", suffix="_again").join(merged, on="agent_id")
+    latencies = pl.col("latency_counts").list.agg(pl.element().struct.field("executions").sum())
+    of_latencies = ("avg_latency_ms", "p50_latency_ms", "p95_latency_ms", "p99_latency_ms")
+    differs = [
+        # The mean is exact in any case. Without latencies it is 0 for a day, and null for a window.
+        (pl.col("latencies_exact") | (name == "avg_latency_ms"))
+        & (pl.col(name) != pl.col(f"{name}_again").fill_null(0))
+        for name in of_latencies
+    ]
+    differs += [
+        pl.col("users_exact") & (pl.col("unique_users") != pl.col("user_hashes").list.len()),
+        latencies > pl.col("total_executions"),
+    ]
+    contradictory = both.filter(pl.any_horizontal(differs))["agent_id"].to_list()
+    damaged = connection.execute(_DAMAGED, {"metric_date": metric_date}).scalars()
+    return DistributionAudit(
+        distributions=both.height,
+        not_exact=both.filter(~(pl.col("latencies_exact") & pl.col("users_exact"))).height,
+        without=rows.filter(~pl.col("has_distribution") & (pl.col("total_executions") > 0)).height,
+        contradictory_agents=tuple(sorted({*contradictory, *damaged})),
+    )
+
+
 def read_distributions(connection: Connection, wanted: pl.DataFrame) -> pl.DataFrame:
     """The stored distributions of the rows of `wanted` (agent_id, metric_date): its columns and DISTRIBUTION_SCHEMA."""
     # The driver's own cursor, because arrays as Python lists take 20 times as long as their bytes.
     driver: Any = connection.connection.driver_connection
     with driver.cursor(binary=True) as cursor:
-        for name in ("_int4", "_int8"):
-            cursor.adapters.register_loader(psycopg.adapters.types[name.strip("_")].array_oid, _Elements)
+        for name in ("int4", "int8"):
+            cursor.adapters.register_loader(psycopg.adapters.types[name].array_oid, _Elements)
         cursor.execute(_READ, [wanted["agent_id"].to_list(), wanted["metric_date"].to_list()])
         columns: list[Any] = list(zip(*cursor.fetchall(), strict=True)) or [()] * 8
     place, latencies, executions, users, total, latencies_exact, users_exact, key_id = columns
@@ -248,16 +310,29 @@ def _merged(connection: Connection, rows: pl.DataFrame, keys: Sequence[str]) -> 
     """The merged distribution of each group, read in chunks. A group that ends in a later chunk is carried over."""
     columns = list(dict.fromkeys([*keys, *AGENT_DAY.key_names]))
     wanted = rows.filter("has_distribution").sort(columns)
-    chunks = wanted.select(*columns, chunk=pl.col("total_executions").cum_sum() // _CHUNK)
+    numbered = wanted.select(*columns, chunk=pl.col("total_executions").cum_sum() // _CHUNK)
+    chunks = numbered.partition_by("chunk", maintain_order=True, include_key=False)
     carried = pl.DataFrame(schema={**{key: rows.schema[key] for key in keys}, **DISTRIBUTION_SCHEMA})
     merged = []
-    for _, chunk in chunks.group_by("chunk", maintain_order=True):
-        parts = read_distributions(connection, chunk.select(columns)).select(carried.columns)
-        so_far = merge_distributions(pl.concat([carried, parts]), keys)
+    for chunk, parts in _read_ahead(connection, chunks):
+        so_far = merge_distributions(pl.concat([carried, parts.select(carried.columns)]), keys)
         last = chunk.tail(1)
         merged.append(so_far.join(last, on=keys, how="anti"))
         carried = so_far.join(last, on=keys, how="semi")
     return pl.concat([*merged, carried])
+
+
+def _read_ahead(connection: Connection, chunks: Sequence[pl.DataFrame]) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """Each chunk with its distributions. The next one is read while the caller works; only this uses the connection."""
+    coming: deque[tuple[pl.DataFrame, Future[pl.DataFrame]]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
+        for chunk in chunks:
+            coming.append((chunk, ahead.submit(read_distributions, connection, chunk)))
+            if len(coming) > 1:
+                read, parts = coming.popleft()
+                yield read, parts.result()
+        for read, parts in coming:
+            yield read, parts.result()
 
 
 class _Elements(psycopg.adapt.Loader):

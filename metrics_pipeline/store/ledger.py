@@ -34,6 +34,8 @@ ORDER BY metric_date LIMIT 1""")
 
 _NEWEST_DAY = text("SELECT max(metric_date) FROM metric_day_ledger WHERE metric_date <= :last")
 
+_DAYS_OF_RUN = text("SELECT metric_date FROM metric_day_ledger WHERE run_id = :run_id ORDER BY 1")
+
 _FIRST_STORED = text("SELECT min(window_start) FROM metric_day_ledger")
 
 
@@ -72,6 +74,11 @@ def newest_stored_day(connection: Connection, last: date = date.max) -> date | N
     """The newest day in the ledger, not after `last`."""
     newest: date | None = connection.execute(_NEWEST_DAY, {"last": last}).scalar_one()
     return newest
+
+
+def days_of_run(connection: Connection, run_id: str) -> list[date]:
+    """The days that the run was the last to store, oldest first."""
+    return list(connection.execute(_DAYS_OF_RUN, {"run_id": run_id}).scalars())
 
 
 def first_stored_at(connection: Connection) -> datetime | None:

@@ -19,6 +19,10 @@ from metrics_pipeline.orchestration.checks.coverage import (
     active_agents_have_rows,
     no_skipped_logs,
 )
+from metrics_pipeline.orchestration.checks.distributions import (
+    DISTRIBUTIONS_EQUAL_METRICS,
+    distributions_equal_metrics,
+)
 from metrics_pipeline.orchestration.checks.evaluation import Clock, build_check
 from metrics_pipeline.orchestration.checks.source_values import NO_SUSPICIOUS_VALUES, no_suspicious_values
 from metrics_pipeline.orchestration.upstream import agent_execution_logs
@@ -28,6 +32,7 @@ from metrics_pipeline.settings import Settings
 #: the UI keeps the history of a check under its name, and alerts refer to it.
 _OF_METRICS = (
     ("stored_rows_equal_ledger", stored_rows_equal_ledger, STORED_ROWS_EQUAL_LEDGER),
+    ("distributions_equal_metrics", distributions_equal_metrics, DISTRIBUTIONS_EQUAL_METRICS),
     ("freshness", freshness, FRESHNESS),
     ("no_missing_or_dirty_days", no_missing_or_dirty_days, NO_MISSING_OR_DIRTY_DAYS),
     ("active_agents_have_rows", active_agents_have_rows, ACTIVE_AGENTS_HAVE_ROWS),

@@ -17,6 +17,7 @@ FRIDAY, SATURDAY, SUNDAY = DAYS
 KEYS = {day.isoformat() for day in DAYS}
 OF_METRICS = {
     "stored_rows_equal_ledger",
+    "distributions_equal_metrics",
     "freshness",
     "no_missing_or_dirty_days",
     "active_agents_have_rows",
