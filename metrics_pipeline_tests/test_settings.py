@@ -209,7 +209,8 @@ def test_numbers_of_days_may_have_leading_zeros() -> None:
 
 #: Those that hold passwords or tokens, which no message may repeat.
 SECRETS = {
-    "METRICS_DATABASE_URL", "METRICS_API_DATABASE_URL", "METRICS_API_TOKENS", "DAGSTER_WEBSERVER_URL", "METRICS_USER_KEY"
+    "METRICS_DATABASE_URL", "METRICS_API_DATABASE_URL", "METRICS_API_TOKENS", "DAGSTER_WEBSERVER_URL",
+    "METRICS_USER_KEY",
 }  # fmt: skip
 SECRET = "hunter2"
 NAMES = [

@@ -146,7 +146,7 @@ def _restatement_row(restatement: Restatement) -> tuple[str, ...]:
         f"{restatement.replaced_at:%Y-%m-%d %H:%M:%S}",
         restatement.reason,
         restatement.run_id[:8],
-        ", ".join(changed),
+        ", ".join(changed) or "the distribution of latencies or users only",
     )
 
 

@@ -17,16 +17,7 @@ from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.upgrading import require_current
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.store.distributions import GROUP_COLUMNS, read_window
-
-
-class By(StrEnum):
-    """What the rows of a report are."""
-
-    AGENT = "agent"
-    DAY = "day"
-    WEEK = "week"
-    MONTH = "month"
+from metrics_pipeline.store.distributions import GROUP_COLUMNS, Grouping, read_window
 
 
 class Format(StrEnum):
@@ -59,7 +50,7 @@ def report(
         datetime | None,
         typer.Option("--to", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The last day. Default: yesterday."),
     ] = None,
-    by: Annotated[list[By] | None, typer.Option(help="One row for each of these. May be repeated.")] = None,
+    by: Annotated[list[Grouping] | None, typer.Option(help="One row for each of these. May be repeated.")] = None,
     agent: Annotated[str | None, typer.Option(help="Only this agent. Default: all.")] = None,
     form: Annotated[Format, typer.Option("--format", help="CSV and JSON have all columns and digits.")] = Format.TABLE,
 ) -> None:
@@ -78,7 +69,7 @@ def report(
     if first.date() > last_day:
         raise PermanentError(f"The first day, {first.date()}, comes after the last, {last_day}. Swap --from and --to.")
     database = open_database(settings)
-    groups = list(dict.fromkeys(each.value for each in by or ()))
+    groups = list(dict.fromkeys(by or ()))
     with database.snapshot() as snapshot:
         require_current(snapshot)
         rows = read_window(snapshot, first.date(), last_day, by=groups, agent_id=agent).to_dicts()

@@ -1,16 +1,17 @@
-"""agent_day_distributions: writing a day's distributions, reading those of a window, and forgetting a person."""
+"""agent_day_distributions: writing a day's distributions, reading windows, and comparing a day with its metrics."""
 
 import hashlib
 import sys
 from array import array
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
-from functools import partial
+from enum import StrEnum
 from itertools import pairwise
 from struct import Struct
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 import psycopg
@@ -34,10 +35,6 @@ COPY agent_day_distributions (agent_id, metric_date, latencies_ms, latency_execu
 DIGEST = """sha256(array_send(latencies_ms) || array_send(latency_executions) || array_send(user_hashes)
     || int8send(total_latency_ms) || boolsend(latencies_exact) || boolsend(users_exact))"""
 
-#: How the rows of a window may be grouped: by agent, or by the day, week (from Monday) or month of metric_date.
-Grouping = Literal["agent", "day", "week", "month"]
-#: The columns that name the groups in the result.
-GROUP_COLUMNS: Mapping[Grouping, str] = {"agent": "agent_id", "day": "metric_date", "week": "week", "month": "month"}
 
 _OF_WINDOW = """
 metric_date BETWEEN :first AND :last AND (CAST(:agent_id AS text) IS NULL OR agent_id = :agent_id)"""
@@ -62,6 +59,24 @@ SELECT agent_id FROM agent_day_distributions WHERE metric_date = :metric_date AN
 
 # How many executions are read at once. Two chunks are in memory: one is read while the other is merged.
 _CHUNK = 1_000_000
+
+
+class Grouping(StrEnum):
+    """How the rows of a window are grouped: by agent, or by the day, week (from Monday) or month of metric_date."""
+
+    AGENT = "agent"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+#: The columns that name the groups in the result.
+GROUP_COLUMNS = {
+    Grouping.AGENT: "agent_id",
+    Grouping.DAY: "metric_date",
+    Grouping.WEEK: "week",
+    Grouping.MONTH: "month",
+}
 
 # PostgreSQL's binary formats (array_send, date_send, and COPY's signature, number of fields and end).
 _INT4, _INT8 = 23, 20
@@ -248,8 +263,8 @@ def read_distributions(connection: Connection, wanted: pl.DataFrame) -> pl.DataF
     # The driver's own cursor, because arrays as Python lists take 20 times as long as their bytes.
     driver: Any = connection.connection.driver_connection
     with driver.cursor(binary=True) as cursor:
-        for name in ("_int4", "_int8"):
-            cursor.adapters.register_loader(psycopg.adapters.types[name.strip("_")].array_oid, _Elements)
+        for name in ("int4", "int8"):
+            cursor.adapters.register_loader(psycopg.adapters.types[name].array_oid, _Elements)
         cursor.execute(_READ, [wanted["agent_id"].to_list(), wanted["metric_date"].to_list()])
         columns: list[Any] = list(zip(*cursor.fetchall(), strict=True)) or [()] * 8
     place, latencies, executions, users, total, latencies_exact, users_exact, key_id = columns
@@ -299,17 +314,25 @@ def _merged(connection: Connection, rows: pl.DataFrame, keys: Sequence[str]) -> 
     chunks = numbered.partition_by("chunk", maintain_order=True, include_key=False)
     carried = pl.DataFrame(schema={**{key: rows.schema[key] for key in keys}, **DISTRIBUTION_SCHEMA})
     merged = []
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
-        read = partial(ahead.submit, read_distributions, connection)
-        coming = read(chunks[0]) if chunks else None
-        for chunk, following in zip(chunks, [*chunks[1:], None], strict=True):
-            parts = coming.result()
-            coming = read(following) if following is not None else None
-            so_far = merge_distributions(pl.concat([carried, parts.select(carried.columns)]), keys)
-            last = chunk.tail(1)
-            merged.append(so_far.join(last, on=keys, how="anti"))
-            carried = so_far.join(last, on=keys, how="semi")
+    for chunk, parts in _read_ahead(connection, chunks):
+        so_far = merge_distributions(pl.concat([carried, parts.select(carried.columns)]), keys)
+        last = chunk.tail(1)
+        merged.append(so_far.join(last, on=keys, how="anti"))
+        carried = so_far.join(last, on=keys, how="semi")
     return pl.concat([*merged, carried])
+
+
+def _read_ahead(connection: Connection, chunks: Sequence[pl.DataFrame]) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """Each chunk with its distributions. The next one is read while the caller works; only this uses the connection."""
+    coming: deque[tuple[pl.DataFrame, Future[pl.DataFrame]]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
+        for chunk in chunks:
+            coming.append((chunk, ahead.submit(read_distributions, connection, chunk)))
+            if len(coming) > 1:
+                read, parts = coming.popleft()
+                yield read, parts.result()
+        for read, parts in coming:
+            yield read, parts.result()
 
 
 class _Elements(psycopg.adapt.Loader):

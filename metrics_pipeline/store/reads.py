@@ -21,7 +21,8 @@ _EXECUTIONS = text(
 )
 
 _RESTATEMENTS = text("""
-SELECT agent_id, metric_date, replaced_at, run_id, reason, old_row::text, new_row::text
+SELECT agent_id, metric_date, replaced_at, run_id, reason, old_row::text, new_row::text,
+       old_distribution, new_distribution
 FROM metric_restatements
 WHERE (CAST(:agent_id AS text) IS NULL OR agent_id = :agent_id) AND metric_date BETWEEN :first AND :last
 ORDER BY replaced_at DESC, metric_date DESC, agent_id
@@ -30,7 +31,10 @@ LIMIT :limit""")
 
 @dataclass(frozen=True)
 class Restatement:
-    """A stored row that was replaced, with its metric columns before and after; None after its day was cleared."""
+    """A stored row that was replaced, with its metric columns before and after; None after its day was cleared.
+
+    old_distribution, new_distribution: the digests of the row's distribution; None if there was none.
+    """
 
     agent_id: str
     metric_date: date
@@ -39,6 +43,8 @@ class Restatement:
     reason: str
     old_row: dict[str, Any]
     new_row: dict[str, Any] | None
+    old_distribution: str | None
+    new_distribution: str | None
 
 
 def metrics_of_day(connection: Connection, metric_date: date) -> pl.DataFrame:

@@ -2,12 +2,14 @@
 
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.distributions import UserKey
@@ -21,8 +23,9 @@ from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, query, sto
 from metrics_pipeline_tests.documents.pages import DOCS
 from metrics_pipeline_tests.oracle import expected_windows
 
-LAST = DAY + timedelta(days=39)
-GROUPINGS: list[tuple[Grouping, ...]] = [
+#: Ten days in two months and three weeks.
+TEN_DAYS = [date(2025, 3, 27) + timedelta(days=number) for number in range(10)]
+GROUPINGS: list[tuple[str, ...]] = [
     (),
     ("agent",),
     ("day",),
@@ -37,14 +40,12 @@ def stored_rows(database: Database) -> list[tuple[Any, ...]]:
     return query(database, "SELECT xmin::text, * FROM agent_day_distributions ORDER BY agent_id, metric_date")
 
 
-def read(
-    database: Database, first: date, last: date, *by: Grouping, agent_id: str | None = None
-) -> list[dict[str, Any]]:
+def read(database: Database, first: date, last: date, *by: str, agent_id: str | None = None) -> list[dict[str, Any]]:
     with database.snapshot() as snapshot:
-        return read_window(snapshot, first, last, by=by, agent_id=agent_id).to_dicts()
+        return read_window(snapshot, first, last, by=[Grouping(each) for each in by], agent_id=agent_id).to_dicts()
 
 
-def random_logs(seed: int) -> list[Log]:
+def random_logs(days: Sequence[date], seed: int) -> list[Log]:
     draw = random.Random(seed)
     return [
         Log(
@@ -57,9 +58,9 @@ def random_logs(seed: int) -> list[Log]:
             metadata=draw.choice(
                 [None, "{}", '{"human_intervention": true}', *(f'{{"user_id": "{u}"}}' for u in range(9))]
             ),
-            timestamp=day_window(DAY + timedelta(days=number), "UTC").start,
+            timestamp=day_window(day, "UTC").start,
         )
-        for number in range(40)
+        for day in days
         for agent in "abcd"
         for _ in range(draw.choice([0, 1, 3, 12]))
     ]
@@ -69,12 +70,12 @@ def test_every_window_equals_the_logs_before_they_were_pruned(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store_agents(database, dict.fromkeys("abcde", "active"))
-    store_logs(database, random_logs(1))
-    windows = [(DAY, LAST), (DAY + timedelta(days=5), DAY + timedelta(days=11)), (LAST, LAST)]
+    store_logs(database, random_logs(TEN_DAYS, 1))
+    windows = [(TEN_DAYS[0], TEN_DAYS[-1]), (TEN_DAYS[2], TEN_DAYS[5])]
     with database.engine.connect() as connection:
         expected = {(window, by): expected_windows(connection, *window, by) for window in windows for by in GROUPINGS}
-    for number in range(40):
-        aggregate(database, day_window(DAY + timedelta(days=number), "UTC"))
+    for day in TEN_DAYS:
+        aggregate(database, day_window(day, "UTC"))
     execute(database, "DELETE FROM agent_execution_logs")
     for chunk in (distributions._CHUNK, 7):
         monkeypatch.setattr(distributions, "_CHUNK", chunk)
@@ -82,9 +83,9 @@ def test_every_window_equals_the_logs_before_they_were_pruned(
             found = read(database, first, last, *by)
             assert [{name: row[name] for name in rows[0]} for row in found] == rows
             assert all(row["is_exact"] and not row["days_without_distribution"] for row in found)
-    of_b, *_ = read(database, DAY, LAST, "agent", agent_id="b")
-    assert of_b == read(database, DAY, LAST, "agent")[1]
-    assert read(database, DAY - timedelta(days=9), DAY - timedelta(days=1)) == []
+    of_b, *_ = read(database, *windows[0], "agent", agent_id="b")
+    assert of_b == read(database, *windows[0], "agent")[1]
+    assert read(database, DAY, DAY) == []
 
 
 def test_a_day_is_stored_once_and_only_rows_that_change_are_written(aggregated: Database) -> None:
@@ -125,6 +126,12 @@ def test_a_day_stored_before_gets_its_distributions_without_a_restatement(aggreg
     assert len(stored_rows(aggregated)) == 3
     assert query(aggregated, "SELECT 1 FROM metric_restatements") == []
     assert read(aggregated, DAY, DAY)[0]["days_without_distribution"] == []
+
+
+@pytest.mark.parametrize("damage", ["latencies_ms = '{1, 2}'", "latencies_ms = '{NULL}'", "user_hashes = '{NULL}'"])
+def test_no_program_can_store_arrays_that_cannot_be_read(aggregated: Database, damage: str) -> None:
+    with pytest.raises(IntegrityError):
+        execute(aggregated, f"UPDATE agent_day_distributions SET {damage}")
 
 
 def test_an_agent_without_logs_has_no_distribution_and_loses_the_one_it_had(aggregated: Database) -> None:
@@ -232,10 +239,11 @@ def test_the_audit_of_a_day_finds_what_contradicts_the_metrics(aggregated: Datab
 
 def test_the_documented_sql_gives_the_same_digits(database: Database) -> None:
     store_agents(database, dict.fromkeys("abcd", "active"))
-    store_logs(database, random_logs(2))
-    for number in range(7):
-        aggregate(database, day_window(DAY + timedelta(days=number), "UTC"))
-    (window,) = read(database, DAY, DAY + timedelta(days=6))
+    week = [DAY + timedelta(days=number) for number in range(7)]
+    store_logs(database, random_logs(week, 2))
+    for day in week:
+        aggregate(database, day_window(day, "UTC"))
+    (window,) = read(database, week[0], week[-1])
     page = (DOCS / "explanation" / "windows.md").read_text(encoding="utf-8")
     p95, users = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
     assert query(database, p95) == [(window["p95_latency_ms"],)]

@@ -1,4 +1,4 @@
-"""distributions_equal_metrics: the days of the run, or those of the look-back window, and what is said of a wrong one."""
+"""distributions_equal_metrics: what it looks at, and what it says of a distribution that is wrong or missing."""
 
 from datetime import timedelta
 

@@ -24,6 +24,11 @@ def upgrade() -> None:
         sa.Column("users_exact", sa.Boolean, nullable=False),
         sa.Column("user_key_id", sa.Text),
         sa.Column("digest", sa.LargeBinary, nullable=False),
+        # Other arrays could not be read.
+        sa.CheckConstraint(
+            "cardinality(latencies_ms) = cardinality(latency_executions) AND array_position(user_hashes, NULL) IS NULL "
+            "AND num_nulls(array_position(latencies_ms, NULL), array_position(latency_executions, NULL)) = 2"
+        ),
     )
     op.create_index("agent_day_distributions_metric_date", "agent_day_distributions", ["metric_date"])
     # Hashes cannot be compressed, so the server need not try.
