@@ -7,9 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from metrics_pipeline.logs.source import ExtractedDay
+from metrics_pipeline.logs.source import ExtractedDay, LogSource
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
-from metrics_pipeline.metrics.reconciliation import Unreadable
+from metrics_pipeline.metrics.reconciliation import DayVerdict
+from metrics_pipeline.metrics.verification import Unreadable
 from metrics_pipeline.metrics.windows import DayWindow, day_window
 from metrics_pipeline.pipeline.aggregation import (
     AggregatedDay,
@@ -19,6 +20,8 @@ from metrics_pipeline.pipeline.aggregation import (
     store_day,
 )
 from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.pipeline.reconciling import judge_days
+from metrics_pipeline.pipeline.watching import Effort, look_at_days, record
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.oracle import expected_metrics, stored_metrics
@@ -26,6 +29,9 @@ from metrics_pipeline_tests.oracle import expected_metrics, stored_metrics
 DAY = date(2025, 3, 4)
 WINDOW = day_window(DAY, "UTC")
 NOON = datetime(2025, 3, 4, 12, tzinfo=UTC)
+
+#: As the checks look at night.
+READ_ALL = Effort(is_full=True)
 
 #: The tables that an aggregation writes, with the keys that order their rows.
 WRITTEN = {
@@ -88,6 +94,7 @@ def empty(database: Database) -> None:
         database,
         "DELETE FROM agent_registry",
         "DELETE FROM agent_execution_logs",
+        "DELETE FROM metric_day_verifications",
         *map("DELETE FROM {}".format, WRITTEN),
     )
 
@@ -110,6 +117,16 @@ def present(database: Database, *windows: DayWindow) -> dict[date, SourceFingerp
     logs = open_logs(database)
     with database.snapshot() as snapshot:
         return logs.fingerprints(snapshot, windows, logs.fingerprint_kinds[0])
+
+
+def judged(
+    database: Database, *days: date, logs: LogSource | None = None, effort: Effort = READ_ALL
+) -> list[DayVerdict]:
+    """The verdicts on the days after a look at their logs, which is recorded as the checks and ticks record it."""
+    found = look_at_days(database, logs or open_logs(database), days, "UTC", effort)
+    record(database, found)
+    with database.snapshot() as snapshot:
+        return judge_days(snapshot, days, "UTC", found=found.by_day)
 
 
 def aggregate(

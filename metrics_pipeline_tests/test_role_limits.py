@@ -14,7 +14,7 @@ from metrics_pipeline_tests.days import aggregate, store_agents
 from .roles import Role, new_role
 from .roles import roles as roles
 
-OURS = ("agent_performance_metrics", "metric_day_ledger", "metric_restatements")
+OURS = ("agent_performance_metrics", "metric_day_ledger", "metric_day_verifications", "metric_restatements")
 TABLES = ("agent_registry", "agent_execution_logs", "alert_history", *OURS, "metrics_pipeline_alembic_version")
 
 #: What is tried on each table: {} is the table, and the second {} its first column.
@@ -129,6 +129,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "agent_execution_logs": READ,
         "agent_performance_metrics": STORE,
         "metric_day_ledger": STORE,
+        "metric_day_verifications": STORE,
         "metric_restatements": {"SELECT", "INSERT"},
         "metrics_pipeline_alembic_version": READ,
     },
@@ -137,6 +138,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "alert_history": PRUNE,
         "agent_performance_metrics": PRUNE,
         "metric_day_ledger": STORE,
+        "metric_day_verifications": PRUNE,
         "metric_restatements": PRUNE,
         "metrics_pipeline_alembic_version": READ,
     },
@@ -145,6 +147,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "agent_execution_logs": READ,
         "agent_performance_metrics": READ,
         "metric_day_ledger": READ,
+        "metric_day_verifications": READ,
         "metric_restatements": READ,
         "metrics_pipeline_alembic_version": READ,
     },

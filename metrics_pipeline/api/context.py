@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from functools import cached_property
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -13,11 +12,9 @@ from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy import text
 
 from metrics_pipeline.api.dagster_runs import DagsterRuns
-from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.metrics.reconciliation import DayVerdict, LedgerRow
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
 from metrics_pipeline.names import API_RUNS_LOCK
-from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.pipeline.reconciling import judge_days
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
@@ -47,11 +44,6 @@ class Context:
             connections=_CONNECTIONS, statement_timeout_seconds=_STATEMENT_TIMEOUT_SECONDS
         )
 
-    @cached_property
-    def logs(self) -> LogSource:
-        """The source of logs, checked once. Raises ContractError or PermanentError where they cannot be read."""
-        return open_logs(self.database)
-
     @asynccontextmanager
     async def starting_runs(self) -> AsyncIterator[None]:
         """Lets one request at a time in, across all processes of the API.
@@ -69,13 +61,13 @@ class Context:
             yield
 
     def judged_days(self, first: date, last: date) -> list[JudgedDay]:
-        """Each day from `first` to `last`, oldest first, from one snapshot. Reads the logs of all of them.
+        """Each day from `first` to `last`, oldest first, from one snapshot of our tables. Reads no logs.
 
         Only Dagster knows which days a run is about to write, so no day is called running here.
         """
         with self.database.snapshot() as snapshot:
             ledger = ledger_rows(snapshot, first, last)
-            verdicts = judge_days(snapshot, self.logs, days_between(first, last), self.settings.time_zone)
+            verdicts = judge_days(snapshot, days_between(first, last), self.settings.time_zone)
         return [(verdict, ledger.get(verdict.metric_date)) for verdict in verdicts]
 
     def yesterday(self) -> date:

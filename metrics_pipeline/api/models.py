@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, WithJsonSchema, create_model
 from metrics_pipeline.metrics.catalog import AGENT_DAY, METRICS, Column
 from metrics_pipeline.metrics.reconciliation import STATE_MEANINGS, DayState
 from metrics_pipeline.metrics.summary import PeriodSummary
+from metrics_pipeline.metrics.verification import EVIDENCE_MEANINGS, JudgedBy
 
 #: A JSON number with the digits of the database.
 ExactNumber = Annotated[Decimal, WithJsonSchema({"type": "number"})]
@@ -88,6 +89,13 @@ class DayCoverage(BaseModel):
     aggregated_at: datetime | None
     run_id: str | None = Field(description="The run that stored the day.")
     definition_version: str | None = Field(examples=["1"])
+    verified_at: datetime | None = Field(
+        description="When all its logs were last read; null for a day whose logs were not read since it was stored."
+    )
+    confirmed_at: datetime | None = Field(description="When that was last known to be still true.")
+    judged_by: JudgedBy | None = Field(
+        description=" ".join(f"{evidence}: {meaning}." for evidence, meaning in EVIDENCE_MEANINGS.items())
+    )
 
 
 def _figure(type_: Any) -> Any:

@@ -7,7 +7,7 @@ import typer
 
 from metrics_pipeline.cli.runs import require_complete_days
 from metrics_pipeline.errors import PermanentError
-from metrics_pipeline.metrics.reconciliation import Unreadable
+from metrics_pipeline.metrics.verification import Unreadable
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.pipeline.opening import open_database, open_logs, require_ready
 from metrics_pipeline.settings import Settings

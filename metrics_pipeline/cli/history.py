@@ -12,7 +12,8 @@ from metrics_pipeline.metrics.reconciliation import DayVerdict, LedgerRow
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.orchestration.reconciling import judge
 from metrics_pipeline.pipeline.opening import open_database, open_logs, require_ready
-from metrics_pipeline.pipeline.reconciling import findings, judge_days, lookback
+from metrics_pipeline.pipeline.reconciling import findings, how_judged, judge_days, lookback
+from metrics_pipeline.pipeline.watching import USUAL_EFFORT, look_at_days
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.ledger import ledger_rows
 from metrics_pipeline.store.reads import Restatement
@@ -49,6 +50,9 @@ def status(
     - **expired**: retention has deleted its metrics
     - **other zone**: it was stored under another METRICS_TIME_ZONE
 
+    The logs of a day are read only if nothing cheaper shows that they are those of the last reading: the counters of
+    its partitions, or, except of the newest two days, their count. The last sentence says which, and since when.
+
     The schedule and the sensor aggregate missing, dirty and damaged days; `metrics-pipeline backfill` does it
     immediately. A shrunk day waits for a decision: `metrics-pipeline seal` keeps its metrics, and `metrics-pipeline
     aggregate --accept-deleted-logs` computes them from the logs that are left.
@@ -60,12 +64,13 @@ def status(
     unknown = ""
     try:
         with open_instance(settings) as instance:
-            verdicts = judge(instance, database, logs, settings.time_zone, window)
+            verdicts = judge(instance, database, logs, settings.time_zone, window, is_recorded=False)
     except DagsterStorageError as error:
         # On such a night the state of the metrics is what an operator needs.
         unknown = f"Which days a run is writing is not known. {error}"
+        found = look_at_days(database, logs, window, settings.time_zone, USUAL_EFFORT)
         with database.snapshot() as snapshot:
-            verdicts = judge_days(snapshot, logs, window, settings.time_zone)
+            verdicts = judge_days(snapshot, window, settings.time_zone, found=found.by_day)
     with database.connect() as connection:
         ledger = ledger_rows(connection, window[0], window[-1]) if window else {}
     print_table(
@@ -74,7 +79,7 @@ def status(
         [_status_row(verdict, ledger.get(verdict.metric_date)) for verdict in verdicts],
         left=("day", "state", "why", "when (UTC)", "run"),
     )
-    print(findings(verdicts))
+    print(f"{findings(verdicts)} {how_judged(verdicts)}".rstrip())
     if unknown:
         typer.echo(unknown, err=True)
 

@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from metrics_pipeline.errors import PipelineError
-from metrics_pipeline.logs import quality
+from metrics_pipeline.logs import partition_counters, quality
 from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.logs.days import over_days
 from metrics_pipeline.logs.log_columns import (
@@ -33,7 +33,7 @@ from metrics_pipeline.metrics.catalog import EXACT_COSTS_SCHEMA
 from metrics_pipeline.metrics.conservation import AgentLogs
 from metrics_pipeline.metrics.costs import NOT_FINITE
 from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
-from metrics_pipeline.metrics.reconciliation import Unreadable
+from metrics_pipeline.metrics.verification import JudgedBy, Mark, Unreadable
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.postgres.database import Database
 
@@ -81,6 +81,9 @@ _SHORTEST_SPAN = timedelta(microseconds=1)
 
 _FIRST_LOG = text("""
 SELECT min("timestamp") FROM agent_execution_logs WHERE "timestamp" >= '0001-01-01' AND "timestamp" < '9999-01-01'""")
+
+# An index-only scan where the table was vacuumed since.
+_COUNT = "SELECT {day} AS day, count(*) AS logs FROM {logs} GROUP BY 1"
 
 #: Reads the logs of windows, and keeps what it finds.
 _Read = Callable[[Sequence[DayWindow]], None]
@@ -143,6 +146,33 @@ class PostgresLogs:
             if window.metric_date in found
             else SourceFingerprint.of_no_logs(kind)
             for window in windows
+        }
+
+    def marks(self, connection: Connection, windows: Sequence[DayWindow]) -> Mapping[date, Mark]:
+        """See LogSource: the counters of the day's partitions, if the logs are partitioned by time."""
+        return {
+            day: {JudgedBy.COUNTERS: mark} for day, mark in partition_counters.counters(connection, windows).items()
+        }
+
+    def unchanged(
+        self,
+        connection: Connection,  # noqa: ARG002 - for a change feed
+        windows: Sequence[DayWindow],  # noqa: ARG002
+        since: Mapping[date, Mark],
+        now: Mapping[date, Mark],
+    ) -> Mapping[date, JudgedBy]:
+        """See LogSource."""
+        return {
+            day: JudgedBy.COUNTERS
+            for day, mark in since.items()
+            if JudgedBy.COUNTERS in mark and mark[JudgedBy.COUNTERS] == now.get(day, {}).get(JudgedBy.COUNTERS)
+        }
+
+    def counts(self, snapshot: Connection, windows: Sequence[DayWindow]) -> Mapping[date, int]:
+        """See LogSource. One pass on the server over the index of the timestamps."""
+        rows = over_days(snapshot, self.contract, windows, _COUNT)
+        return {window.metric_date: 0 for window in windows} | {
+            windows[row["day"] - 1].metric_date: row["logs"] for row in rows
         }
 
     def logs_by_agent(self, snapshot: Connection, windows: Sequence[DayWindow]) -> list[AgentLogs]:

@@ -3,7 +3,7 @@
 Retention is not part of it: only logs in PostgreSQL are pruned, by retention/.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Protocol
@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from metrics_pipeline.metrics.catalog import FAILED_STATUS, SUCCESS_STATUS
 from metrics_pipeline.metrics.conservation import AgentLogs
 from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
-from metrics_pipeline.metrics.reconciliation import Unreadable
+from metrics_pipeline.metrics.verification import JudgedBy, Mark, Unreadable
 from metrics_pipeline.metrics.windows import DayWindow
 
 #: Statuses that platforms are known to write. Any other may mean a success or a failure, but is not counted as one.
@@ -93,6 +93,23 @@ class LogSource(Protocol):
 
         For the same logs it equals the one that is computed from the result of read_day.
         """
+
+    def marks(self, connection: Connection, windows: Sequence[DayWindow]) -> Mapping[date, Mark]:
+        """A note of each day's present state, of the days whose changes the source can tell from it.
+
+        `connection` is no snapshot: the notes are taken before the logs are read. Reads no logs.
+        """
+
+    def unchanged(
+        self, connection: Connection, windows: Sequence[DayWindow], since: Mapping[date, Mark], now: Mapping[date, Mark]
+    ) -> Mapping[date, JudgedBy]:
+        """The days whose logs are certainly the same as when the notes `since` were taken, and what shows it.
+
+        `now` are the present notes. Reads no logs.
+        """
+
+    def counts(self, snapshot: Connection, windows: Sequence[DayWindow]) -> Mapping[date, int]:
+        """The number of logs of each day, including days without logs, as cheaply as the source can tell it."""
 
     def logs_by_agent(self, snapshot: Connection, windows: Sequence[DayWindow]) -> list[AgentLogs]:
         """What each agent logged on each day. Agents without logs on a day are left out, and so are unreadable days."""

@@ -1,12 +1,13 @@
 """Which days need a run, and why: the ledger's rows against the logs as they are now."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
 
 from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
+from metrics_pipeline.metrics.verification import JudgedBy, Unreadable, Verification
 from metrics_pipeline.metrics.windows import day_window
 
 _MAX_NAMED_AGENTS = 3
@@ -96,26 +97,16 @@ class Closed:
 
 
 @dataclass(frozen=True)
-class Unreadable:
-    """Why the logs of a day cannot be read, in place of their fingerprint."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
 class DayEvidence:
     """What is known of a day when it is judged.
 
-    stored: its row in the ledger; None for a day that was never aggregated, or was cleared. present: the fingerprint of
-    its logs, of the kind that the day was stored with if that can still be computed. executions, present_logs: of each
-    agent, total_executions of its stored row and the number of its present logs; needed where may_have_shrunk().
+    stored: its row in the ledger; None for a day that was never aggregated, or was cleared. verified: what the last
+    reading of its logs found, compared with that row; None if they were not read since the row was written.
     damage: how the stored rows contradict the ledger. is_running: whether a run is about to write the day.
     """
 
     stored: LedgerRow | None
-    present: SourceFingerprint | Unreadable
-    executions: Mapping[str, int] = field(default_factory=dict)
-    present_logs: Mapping[str, int] = field(default_factory=dict)
+    verified: Verification | None
     damage: Sequence[str] = ()
     is_running: bool = False
 
@@ -128,6 +119,8 @@ class DayVerdict:
     is_outdated: stored under an older definition of the metrics, or with a fingerprint that cannot be compared any
     more; such a day is aggregated again only on request.
     fingerprint: identifies this state of the day. It changes with the logs, and each time the day is stored.
+    verified_at: when its logs were last read in full; confirmed_at, judged_by: when and by which evidence that was last
+    known to be still true. All three are None for a day whose logs were not read since it was stored.
     """
 
     metric_date: date
@@ -136,6 +129,9 @@ class DayVerdict:
     needs_run: bool
     is_outdated: bool
     fingerprint: str
+    verified_at: datetime | None = None
+    confirmed_at: datetime | None = None
+    judged_by: JudgedBy | None = None
 
 
 def why_closed(stored: LedgerRow, time_zone: str) -> Closed | None:
@@ -190,7 +186,10 @@ def what_is_gone(
     executions: Mapping[str, int],
     present_logs: Mapping[str, int],
 ) -> str | None:
-    """Which agents have fewer logs than their stored metrics say; None if none. The arguments are as in DayEvidence."""
+    """Which agents have fewer logs than their stored metrics say; None if none.
+
+    executions, present_logs: of each agent, total_executions of its stored row and the number of its present logs.
+    """
     fewer = {
         agent: (present_logs.get(agent, 0), logs)
         for agent, logs in sorted(executions.items())
@@ -221,11 +220,12 @@ def reconcile(days: Mapping[date, DayEvidence], time_zone: str) -> list[DayVerdi
     """One verdict per day, in the order of `days`."""
     verdicts = []
     for day, evidence in days.items():
-        row, present = evidence.stored, evidence.present
+        row, verified = evidence.stored, evidence.verified
+        present = verified.present if verified is not None else None
         state, reason = _state(evidence, time_zone)
         is_outdated = row is not None and (
             row.definition_version != DEFINITION_VERSION
-            or (not isinstance(present, Unreadable) and row.source_fingerprint.kind != present.kind)
+            or (isinstance(present, SourceFingerprint) and row.source_fingerprint.kind != present.kind)
         )
         needs_run = (
             state in (DayState.MISSING, DayState.DIRTY)
@@ -234,13 +234,24 @@ def reconcile(days: Mapping[date, DayEvidence], time_zone: str) -> list[DayVerdi
             or (state is DayState.UNREADABLE and row is None)
         )
         context = (state.value, row.aggregated_at.isoformat() if row is not None else "never")
-        logs = SourceFingerprint.of_no_logs() if isinstance(present, Unreadable) else present
-        verdicts.append(DayVerdict(day, state, reason, needs_run, is_outdated, logs.digest(*context)))
+        logs = present if isinstance(present, SourceFingerprint) else SourceFingerprint.of_no_logs()
+        verdicts.append(
+            DayVerdict(
+                day,
+                state,
+                reason,
+                needs_run,
+                is_outdated,
+                logs.digest(*context),
+                *((verified.verified_at, verified.confirmed_at, verified.judged_by) if verified is not None else ()),
+            )
+        )
     return verdicts
 
 
 def _state(evidence: DayEvidence, time_zone: str) -> tuple[DayState, str]:
-    stored, present = evidence.stored, evidence.present
+    stored, verified = evidence.stored, evidence.verified
+    present = verified.present if verified is not None else None
     # What adds up depends on the definition.
     is_current = stored is not None and stored.definition_version == DEFINITION_VERSION
     damage = "; ".join(evidence.damage) if is_current else ""
@@ -259,13 +270,15 @@ def _state(evidence: DayEvidence, time_zone: str) -> tuple[DayState, str]:
         return closed.state, f"raw logs pruned {stored.raw_pruned_at:%Y-%m-%d}{more}"
     if isinstance(present, Unreadable):
         return DayState.UNREADABLE, present.reason
-    gone = what_is_gone(stored, present, evidence.executions, evidence.present_logs)
-    if gone:
-        return DayState.SHRUNK, "; ".join(filter(None, [gone, damage]))
+    if verified is not None and verified.gone:
+        return DayState.SHRUNK, "; ".join(filter(None, [verified.gone, damage]))
     if stored is None:
-        return DayState.MISSING, f"never aggregated, {present.logs} logs"
+        return DayState.MISSING, "never aggregated" if present is None else f"never aggregated, {present.logs} logs"
     if damage:
         return DayState.DAMAGED, damage
+    if present is None:
+        state = DayState.AGGREGATED if stored.source_logs else DayState.NO_ACTIVITY
+        return state, "stored, and not compared with its logs yet"
     if stored.source_fingerprint.kind != present.kind:
         engine, version = stored.source_fingerprint.kind
         return DayState.AGGREGATED, f"not compared: its fingerprint is version {version} of {engine}"

@@ -23,7 +23,8 @@ from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.dagster_internals import unmaterialized_partitions
 from metrics_pipeline.orchestration.processes import end_if_orphaned
 from metrics_pipeline.pipeline.opening import open_logs
-from metrics_pipeline.pipeline.reconciling import judge_days
+from metrics_pipeline.pipeline.reconciling import findings, judge_days
+from metrics_pipeline.pipeline.watching import USUAL_EFFORT, Effort, Found, look_at_days, record
 from metrics_pipeline.postgres.database import Database, exclusive_locks
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import Reason
@@ -34,8 +35,12 @@ _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRu
 _MAX_ATTEMPTS = 5
 _FIRST_WAIT = timedelta(minutes=30)
 
-#: Below Dagster's limit of 60 seconds for a tick, with time to connect and to ask for runs.
+#: Below Dagster's limit of 60 seconds for a tick, with time to connect and to ask for runs. Reading logs ends earlier,
+#: so that what was found is judged all the same.
 _TICK_SECONDS = 45
+_READ_SECONDS = 35
+#: No further day is begun then: a day of 20 million logs is read in 15 seconds.
+_BEGIN_SECONDS = 20
 _LOCK_SECONDS = 5
 
 #: States in which the stored metrics are right, so that Dagster should show the partition as materialised.
@@ -50,36 +55,67 @@ def judge(
     logs: LogSource,
     time_zone: str,
     days: list[date],
+    effort: Effort = USUAL_EFFORT,
     *,
     apart_from: str | None = None,
+    is_recorded: bool = True,
 ) -> list[DayVerdict]:
-    """The verdict on each of `days`, which are consecutive.
+    """The verdict on each of `days`, which are consecutive, after a look at their logs.
 
+    What the look finds is recorded, which a role that only reads must not ask for.
     `apart_from` is the id of the calling run, whose days do not count as running.
     Database faults become TransientError or PermanentError.
     """
     # Before the database is read: the days of a run that ends in between then count as running, not as missing.
     running = running_days(instance, apart_from=apart_from)
+    found = look_at_days(database, logs, days, time_zone, effort, running=running)
+    if is_recorded:
+        record(database, found)
     with database.snapshot() as snapshot:
-        return judge_days(snapshot, logs, days, time_zone, running=running)
+        return judge_days(snapshot, days, time_zone, running=running, found=found.by_day)
 
 
 def judge_in_time(
     instance: dg.DagsterInstance, database: Database, settings: Settings, days: list[date]
-) -> list[DayVerdict]:
-    """As judge, for a tick, which Dagster ends after 60 seconds.
+) -> tuple[list[DayVerdict], str]:
+    """As judge, for a tick, which Dagster ends after 60 seconds; and what the tick says of the days.
 
-    Raises TransientError, which names the lock if one is the cause, and PermanentError.
+    Days whose logs cannot be read in time, because there are too many or a lock keeps readers out, are judged by what
+    was recorded of them, and named.
+    Raises TransientError if our own tables cannot be read, naming the lock if one is the cause, and PermanentError.
     """
     hurried = database.within(_TICK_SECONDS, lock_seconds=_LOCK_SECONDS)
     try:
-        return judge(instance, hurried, open_logs(hurried), settings.time_zone, days)
+        running = running_days(instance)
+        found = look_at_days(
+            database.within(_READ_SECONDS, lock_seconds=_LOCK_SECONDS),
+            open_logs(hurried),
+            days,
+            settings.time_zone,
+            Effort(seconds=_BEGIN_SECONDS),
+            running=running,
+        )
+        record(hurried, found)
+        with hurried.snapshot() as snapshot:
+            verdicts = judge_days(snapshot, days, settings.time_zone, running=running, found=found.by_day)
     except TransientError as error:
         if not isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
             raise
-        with database.connect() as connection:
-            held = "; ".join(exclusive_locks(connection))
-        raise TransientError(f"{error} Held now: {held or 'no such lock any more'}.") from error
+        raise TransientError(f"{error} {_held_locks(database)}") from error
+    return verdicts, " ".join(filter(None, [findings(verdicts), _left(found, database)]))
+
+
+def _left(found: Found, database: Database) -> str:
+    if not found.left:
+        return ""
+    days = f"{found.left[0]}" if len(found.left) == 1 else f"{len(found.left)} days from {found.left[0]} on"
+    why = f"{found.why} {_held_locks(database)}" if found.why else "The next tick goes on with them."
+    return f"In the time of a tick the logs of {days} could not be looked at, so what was known before counts. {why}"
+
+
+def _held_locks(database: Database) -> str:
+    with database.connect() as connection:
+        return f"Held now: {'; '.join(exclusive_locks(connection)) or 'no lock of a whole table'}."
 
 
 def running_days(instance: dg.DagsterInstance, *, apart_from: str | None = None) -> set[date]:

@@ -15,7 +15,7 @@ from metrics_pipeline.orchestration.dagster_internals import AssetJob
 from metrics_pipeline.orchestration.markdown import with_values
 from metrics_pipeline.orchestration.partitions import build_daily_partitions
 from metrics_pipeline.orchestration.reconciling import attempts, days_to_report_again, judge_in_time, request_for
-from metrics_pipeline.pipeline.reconciling import findings, lookback
+from metrics_pipeline.pipeline.reconciling import how_judged, lookback
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import Reason
@@ -71,7 +71,7 @@ def build_daily_metrics_schedule(job: AssetJob, settings: Settings) -> dg.Schedu
         if not days:
             return dg.SkipReason(f"No day has ended since METRICS_START_DATE, {settings.start_date}.")
         try:
-            verdicts = judge_in_time(context.instance, database, settings, days)
+            verdicts, said = judge_in_time(context.instance, database, settings, days)
         except TransientError as error:
             # A run is retried, a tick is not: without this, an outage at 02:00 would cost the night.
             context.log.warning(f"Only yesterday is asked for, because the other days cannot be looked at. {error}")
@@ -79,7 +79,7 @@ def build_daily_metrics_schedule(job: AssetJob, settings: Settings) -> dg.Schedu
             tags = {REASON_TAG: Reason.LATE_LOGS.value}
             return [dg.RunRequest(run_key=yesterday, partition_key=yesterday, tags=tags)]
         again = days_to_report_again(context.instance, partitions, verdicts)
-        requests, found = [], [findings(verdicts)]
+        requests, found = [], [said]
         for verdict in verdicts:
             if not (verdict.needs_run or verdict.metric_date in again):
                 continue
@@ -90,7 +90,7 @@ def build_daily_metrics_schedule(job: AssetJob, settings: Settings) -> dg.Schedu
                 # The key contains the tick's date, so a day that is still unfinished tomorrow is requested again.
                 key = f"{verdict.metric_date}@{context.scheduled_execution_time:%Y-%m-%d}"
                 requests.append(request_for(verdict, key))
-        context.log.info(" ".join(found))
+        context.log.info(f"{' '.join(found)} {how_judged(verdicts)}")
         return requests or dg.SkipReason(" ".join(found))
 
     return daily_metrics_schedule

@@ -24,7 +24,7 @@ from metrics_pipeline.orchestration.reconciling import (
     may_write_metrics,
     request_for,
 )
-from metrics_pipeline.pipeline.reconciling import findings, lookback
+from metrics_pipeline.pipeline.reconciling import how_judged, lookback
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 
@@ -35,6 +35,9 @@ Every 15 minutes compares the logs of the last METRICS_LOOKBACK_DAYS with what w
 days that differ: a log arrived late or was corrected, or another program deleted or altered the stored rows. It also
 asks for the newest day that is due (03:00 in METRICS_TIME_ZONE) if that is missing, and for stored days whose partition
 is not green. A day that a run is about to write is left alone, and so is one that has shrunk.
+
+Only logs of days that may have changed are read; the tick's log says by which evidence the days were judged. Where that
+is a count, corrections of older days are found by the checks at night.
 
 If a run ends and leaves its day as it was, the day is asked for again, at most five times and with growing waits; not
 if the run refused the day. The skip reason, and the cursor of a tick that asks for something, say what was found.
@@ -63,10 +66,10 @@ def build_late_logs_sensor(
         days = lookback(settings, at)
         if not days:
             return dg.SkipReason(f"No day has ended since METRICS_START_DATE, {settings.start_date}.")
-        verdicts = judge_in_time(context.instance, database, settings, days)
+        verdicts, said = judge_in_time(context.instance, database, settings, days)
         again = days_to_report_again(context.instance, partitions, verdicts)
         due = last_due_day(at, settings.time_zone)
-        requests, found = [], [findings(verdicts)]
+        requests, found = [], [said]
         for verdict in verdicts:
             day, state = verdict.metric_date, verdict.state
             is_lost = state is DayState.MISSING and day == due
@@ -82,7 +85,7 @@ def build_late_logs_sensor(
                 key = f"{day}@{verdict.fingerprint}"
                 requests.append(request_for(verdict, f"{key}#{len(ended.runs)}" if ended.runs else key))
         message = " ".join(found)
-        context.log.info(message)
+        context.log.info(f"{message} {how_judged(verdicts)}")
         # The UI shows the cursor of a sensor, and no message of a tick that asks for something.
         context.update_cursor(message)
         return requests or dg.SkipReason(message)

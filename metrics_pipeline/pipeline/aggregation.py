@@ -16,6 +16,7 @@ from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.metrics.calculator import DayMetrics, DayTotals, daily_metrics, day_totals, merge_partials
 from metrics_pipeline.metrics.comparison import DayChange, compare_days
 from metrics_pipeline.metrics.validation import validate_day
+from metrics_pipeline.metrics.verification import Mark
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.ledger import (
@@ -111,8 +112,10 @@ def preview_day(database: Database, logs: LogSource, window: DayWindow, options:
     return compare_days(window.metric_date, stored, computed.metrics.metrics)
 
 
-def store_day(database: Database, computed: ComputedDay, *, run_id: str, reason: Reason) -> AggregatedDay:
-    """Stores a computed day in one transaction.
+def store_day(
+    database: Database, computed: ComputedDay, *, run_id: str, reason: Reason, mark: Mark | None = None
+) -> AggregatedDay:
+    """Stores a computed day in one transaction. `mark` is the source's note from before the day was computed.
 
     Raises StaleSnapshotError if another run stored the day since it was read, and the TransientError or PermanentError
     of a database fault.
@@ -124,6 +127,7 @@ def store_day(database: Database, computed: ComputedDay, *, run_id: str, reason:
             computed.window,
             read=computed.read,
             snapshot_at=computed.snapshot_at,
+            mark=mark,
             run_id=run_id,
             reason=reason,
         )
@@ -164,13 +168,17 @@ def aggregate_days(
     Raises what compute_day and store_day raise, except PermanentError, which concerns one day only.
     """
     with database.keeping_connections() as kept, _reading_ahead(database) as ahead:
+        # Once, because an older note is as good: a write that follows it shows as a change.
+        with kept.connect() as connection:
+            marks = logs.marks(connection, list(windows.values()))
 
         def read(window: DayWindow) -> ComputedDay:
             return compute_day(kept, logs, window, options)
 
         def outcome(key: str, computed: Future[ComputedDay]) -> tuple[str, AggregatedDay | PermanentError]:
             try:
-                return key, store_day(kept, computed.result(), run_id=run_id, reason=reason)
+                mark = marks.get(windows[key].metric_date)
+                return key, store_day(kept, computed.result(), run_id=run_id, reason=reason, mark=mark)
             except PermanentError as error:
                 return key, error
 

@@ -1,7 +1,7 @@
 """Compares the ledger with the logs: the verdict on each day of a window, and a summary of the verdicts in words."""
 
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from datetime import date, datetime, timedelta
 
 from sqlalchemy import Connection
@@ -14,16 +14,15 @@ from metrics_pipeline.metrics.reconciliation import (
     DayState,
     DayVerdict,
     LedgerRow,
-    Unreadable,
     is_finished,
-    may_have_shrunk,
     reconcile,
 )
+from metrics_pipeline.metrics.verification import JudgedBy, Unreadable, Verification
 from metrics_pipeline.metrics.windows import DayWindow, day_window, days_between, last_complete_day
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.audit import stored_totals
 from metrics_pipeline.store.ledger import ledger_rows
-from metrics_pipeline.store.reads import executions_by_agent
+from metrics_pipeline.store.verifications import verifications
 
 
 def lookback(settings: Settings, now: datetime, days: int | None = None) -> list[date]:
@@ -37,30 +36,35 @@ def lookback(settings: Settings, now: datetime, days: int | None = None) -> list
 
 
 def judge_days(
-    snapshot: Connection, logs: LogSource, days: Sequence[date], time_zone: str, *, running: Set[date] = frozenset()
+    snapshot: Connection,
+    days: Sequence[date],
+    time_zone: str,
+    *,
+    running: Set[date] = frozenset(),
+    found: Mapping[date, Verification] | None = None,
 ) -> list[DayVerdict]:
-    """The verdict on each of `days`, which are sorted. One pass over their logs per kind of fingerprint.
+    """The verdict on each of `days`, which are sorted, from what is stored of them. Reads no logs.
 
-    A day whose logs have grown or were corrected costs another pass over its logs, which counts those of each agent.
+    `found` is what watching.look_at_days has found; of the other days counts what was recorded. A day that was stored
+    since its logs were read is judged by what that run recorded.
     `snapshot` is a transaction that sees one state of the database. `running` are the days that a run will write.
     """
     if not days:
         return []
     windows = {day: day_window(day, time_zone) for day in days}
     totals = {total.ledger.metric_date: total for total in stored_totals(snapshot, days[0], days[-1])}
-    stored = {day: total.ledger for day, total in totals.items()}
-    present = _present(snapshot, logs, list(windows.values()), stored)
-    executions = executions_by_agent(
-        snapshot, [day for day in days if day not in running and may_have_shrunk(stored.get(day), present[day])]
-    )
-    counted = logs.logs_by_agent(snapshot, [windows[day] for day in days if day in executions])
+    recorded = verifications(snapshot, days[0], days[-1])
+
+    def verified(day: date) -> Verification | None:
+        version = totals[day].ledger.version if day in totals else None
+        known = ((found or {}).get(day), recorded.get(day))
+        return next((each for each in known if each is not None and each.is_about(windows[day], version)), None)
+
     return reconcile(
         {
             day: DayEvidence(
-                stored.get(day),
-                present[day],
-                executions.get(day, {}),
-                {each.agent_id: each.logs for each in counted if each.metric_date == day and each.agent_id is not None},
+                totals[day].ledger if day in totals else None,
+                verified(day),
                 contradictions(totals[day], None) if day in totals else (),
                 day in running,
             )
@@ -75,8 +79,18 @@ def finished_days(snapshot: Connection, logs: LogSource, windows: Sequence[DayWi
     if not windows:
         return set()
     stored = ledger_rows(snapshot, windows[0].metric_date, windows[-1].metric_date)
-    present = _present(snapshot, logs, windows, stored)
+    present = present_fingerprints(snapshot, logs, windows, stored)
     return {day for day, now in present.items() if day in stored and is_finished(stored[day], now)}
+
+
+def how_judged(verdicts: Sequence[DayVerdict]) -> str:
+    """By which evidence the days were compared with their logs, and since when each of them was read in full."""
+    counts = Counter(verdict.judged_by for verdict in verdicts)
+    said = [f"{counts[evidence]} by {evidence}" for evidence in JudgedBy if counts[evidence]]
+    said += [f"{counts[None]} not since they were stored"] if counts[None] else []
+    oldest = min((verdict.verified_at for verdict in verdicts if verdict.verified_at is not None), default=None)
+    since = f"; the oldest reading of a whole day is of {oldest:%Y-%m-%d %H:%M}Z" if oldest is not None else ""
+    return f"Compared with the logs: {', '.join(said)}{since}." if said else ""
 
 
 def findings(verdicts: Sequence[DayVerdict]) -> str:
@@ -114,7 +128,7 @@ def _said(alike: Sequence[DayVerdict]) -> str:
     return f"{days} {first.state.words} ({first.reason})"
 
 
-def _present(
+def present_fingerprints(
     snapshot: Connection, logs: LogSource, windows: Sequence[DayWindow], stored: dict[date, LedgerRow]
 ) -> dict[date, SourceFingerprint | Unreadable]:
     """The present fingerprint of each day, of the kind that the day was stored with if that can still be computed.

@@ -79,6 +79,22 @@ metric_day_ledger = Table(
     Column("metrics_expired_at", DateTime(timezone=True)),
 )
 
+metric_day_verifications = Table(
+    "metric_day_verifications",
+    metadata,
+    Column("metric_date", Date, primary_key=True),
+    Column("window_start", DateTime(timezone=True), nullable=False),
+    Column("window_end", DateTime(timezone=True), nullable=False),
+    Column("ledger_version", Text),
+    Column("fingerprint", Text),
+    Column("unreadable", Text),
+    Column("gone", Text),
+    Column("verified_at", DateTime(timezone=True), nullable=False),
+    Column("mark", JSONB),
+    Column("confirmed_at", DateTime(timezone=True), nullable=False),
+    Column("judged_by", Text, nullable=False),
+)
+
 metric_restatements = Table(
     "metric_restatements",
     metadata,

@@ -26,7 +26,8 @@ ORDER BY 1""")
 
 _DELETE = text("""
 WITH expired AS (DELETE FROM agent_performance_metrics WHERE metric_date = :metric_date RETURNING total_executions),
-     restatements AS (DELETE FROM metric_restatements WHERE metric_date = :metric_date RETURNING 1)
+     restatements AS (DELETE FROM metric_restatements WHERE metric_date = :metric_date RETURNING 1),
+     verifications AS (DELETE FROM metric_day_verifications WHERE metric_date = :metric_date)
 SELECT (SELECT count(*) FROM expired) AS metrics,
        (SELECT coalesce(sum(total_executions), 0) FROM expired) AS executions,
        (SELECT count(*) FROM restatements) AS restatements""")

@@ -37,6 +37,8 @@ WITH cleared AS (
     SELECT agent_id, metric_date, now(), :run_id, 'cleared', row, 'null' FROM cleared
 ), forgotten AS (
     DELETE FROM metric_day_ledger WHERE metric_date = :metric_date
+), unverified AS (
+    DELETE FROM metric_day_verifications WHERE metric_date = :metric_date
 )
 SELECT count(*) FROM cleared""")
 

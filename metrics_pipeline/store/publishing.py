@@ -10,11 +10,13 @@ from metrics_pipeline.errors import PermanentError, TransientError
 from metrics_pipeline.metrics.calculator import DayMetrics
 from metrics_pipeline.metrics.catalog import AGENT_DAY, DEFINITION_VERSION, ERROR_COUNT, METRIC_NAMES, Column, Grain
 from metrics_pipeline.metrics.comparison import compare_days
+from metrics_pipeline.metrics.verification import JudgedBy, Mark, Verification
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.names import DAY_LOCK_CLASS
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.ledger import LEDGER_COLUMNS, StoredDay, ledger_version
 from metrics_pipeline.store.reads import metrics_of_day
+from metrics_pipeline.store.verifications import record_verifications
 
 _ERROR_COUNT_FIELDS = ", ".join(
     f"{field.name} {sql_type}" for field, sql_type in zip(ERROR_COUNT.fields, ("text", "bigint"), strict=True)
@@ -124,12 +126,14 @@ def publish_day(
     *,
     read: StoredDay,
     snapshot_at: datetime,
+    mark: Mark | None = None,
     run_id: str,
     reason: Reason,
 ) -> Published:
     """Stores the day in one transaction; rows whose values stay the same are not touched.
 
-    `read` is the day as it was stored in the snapshot that `day` was computed from.
+    `read` is the day as it was stored in the snapshot that `day` was computed from, and `mark` the source's note from
+    before that snapshot.
     Raises StaleSnapshotError if the day was published in between, because this result may be older, and PermanentError
     if the rows as stored are not those of `day`.
     Database faults become TransientError or PermanentError. After an error, nothing is written.
@@ -175,6 +179,20 @@ def publish_day(
                 "run_id": run_id,
             },
         )
+        # What the run has just read need not be read again by the next check or tick.
+        verification = Verification(
+            window.metric_date,
+            window.start,
+            window.end,
+            ledger_version(connection, window.metric_date),
+            day.fingerprint,
+            None,
+            snapshot_at,
+            mark,
+            snapshot_at,
+            JudgedBy.CONTENT,
+        )
+        record_verifications(connection, [verification])
     return Published(
         inserted=counts.written - counts.changed,
         changed=counts.changed,

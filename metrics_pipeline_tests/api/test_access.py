@@ -61,13 +61,15 @@ def test_a_token_that_reads_starts_nothing(guarded: httpx2.Client) -> None:
         assert guarded.post(path, headers=bearer(TRIGGER)).status_code == 503
 
 
-def test_a_role_that_may_select_from_six_tables_is_enough(serve: Serve, database: Database, database_url: str) -> None:
+def test_a_role_that_may_select_from_seven_tables_is_enough(
+    serve: Serve, database: Database, database_url: str
+) -> None:
     aggregate(database)
     role = f"reader_{uuid.uuid4().hex}"
     execute(
         database,
         f"CREATE ROLE {role} LOGIN",
-        "GRANT SELECT ON agent_performance_metrics, metric_day_ledger, metric_restatements, "
+        "GRANT SELECT ON agent_performance_metrics, metric_day_ledger, metric_day_verifications, metric_restatements, "
         f"metrics_pipeline_alembic_version, agent_registry, agent_execution_logs TO {role}",
     )
     try:

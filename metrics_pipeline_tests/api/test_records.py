@@ -11,7 +11,7 @@ import httpx2
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.publishing import Reason
-from metrics_pipeline_tests.days import DAY, NOON, Log, aggregate, execute, store_agents, store_logs
+from metrics_pipeline_tests.days import DAY, NOON, Log, aggregate, execute, judged, store_agents, store_logs
 from metrics_pipeline_tests.test_exactness_properties import AWKWARD
 
 from .serving import Serve
@@ -102,6 +102,7 @@ def test_coverage_tells_a_true_zero_from_a_day_that_was_not_computed(database: D
         "UPDATE metric_day_ledger SET raw_pruned_at = '2025-04-01' WHERE metric_date = '2025-03-02'",
         "UPDATE metric_day_ledger SET definition_version = '0' WHERE metric_date = '2025-02-26'",
     )
+    judged(database, *(first + timedelta(days=number) for number in range(7)))
     api = serve(start_date=date(2025, 2, 26))
     days = api.get("/api/v1/coverage").json()
     assert [(day["metric_date"], day["state"]) for day in days] == [
@@ -115,6 +116,7 @@ def test_coverage_tells_a_true_zero_from_a_day_that_was_not_computed(database: D
     ]
     aggregated = days[-1]
     assert aggregated.pop("aggregated_at") is not None
+    assert aggregated.pop("verified_at") == aggregated.pop("confirmed_at") is not None
     assert aggregated == {
         "metric_date": "2025-02-26",
         "state": "aggregated",
@@ -126,6 +128,7 @@ def test_coverage_tells_a_true_zero_from_a_day_that_was_not_computed(database: D
         "agents": 1,
         "run_id": "run 0",
         "definition_version": "0",
+        "judged_by": "content",
     }
     assert {name: days[4][name] for name in ("reason", "source_logs", "run_id", "is_outdated")} == {
         "reason": "never aggregated, 2 logs",
@@ -134,7 +137,7 @@ def test_coverage_tells_a_true_zero_from_a_day_that_was_not_computed(database: D
         "is_outdated": False,
     }
     table = api.get("/api/v1/coverage?start_date=2025-02-28&end_date=2025-02-28&format=csv").text
-    assert table.splitlines()[1] == '2025-02-28,missing,"never aggregated, 2 logs",false,,,,,,,'
+    assert table.splitlines()[1].startswith('2025-02-28,missing,"never aggregated, 2 logs",false,,,,,,,,2')
     chosen = api.get("/api/v1/coverage?start_date=2025-02-27&end_date=2025-03-01").json()
     assert [day["metric_date"] for day in chosen] == ["2025-03-01", "2025-02-28", "2025-02-27"]
 
@@ -155,9 +158,20 @@ def test_coverage_is_of_whole_days_of_this_pipeline_and_of_at_most_92(api: httpx
     assert len(serve(start_date=date(2025, 3, 3)).get("/api/v1/coverage").json()) == 2
 
 
-def test_coverage_reads_logs_whose_timestamp_has_no_zone(database: Database, api: httpx2.Client) -> None:
-    execute(database, "ALTER TABLE agent_execution_logs ALTER timestamp TYPE timestamp")
+def test_coverage_says_of_a_day_that_was_stored_and_not_looked_at_since_that_nobody_knows(
+    database: Database, api: httpx2.Client
+) -> None:
     store_agents(database, {"a": "active"})
-    store_logs(database, [Log("a", timestamp=NOON.replace(tzinfo=None))])
+    store_logs(database, [Log("a")])
     aggregate(database)
-    assert api.get("/api/v1/coverage").json()[0]["state"] == "aggregated"
+    stored = api.get("/api/v1/coverage").json()[0]
+    assert (stored["state"], stored["judged_by"], stored["reason"]) == ("aggregated", "content", "equal to its logs")
+    # A late log is not known before somebody looks.
+    store_logs(database, [Log("a")])
+    assert api.get("/api/v1/coverage").json()[0] == stored
+    judged(database, DAY)
+    assert api.get("/api/v1/coverage").json()[0]["state"] == "dirty"
+    execute(database, "UPDATE metric_day_ledger SET run_id = 'restored'")
+    unknown = api.get("/api/v1/coverage").json()[0]
+    assert (unknown["state"], unknown["verified_at"], unknown["judged_by"]) == ("aggregated", None, None)
+    assert unknown["reason"] == "stored, and not compared with its logs yet"

@@ -107,7 +107,9 @@ def test_status_shows_each_state_of_a_day_and_what_was_stored_of_it(
         ["2025-07-13", "other zone", "stored as a day of Asia/Tokyo", *stored, "2025-07-14 02:03", "01234567", "1"],
     ]
     assert stdout.startswith(f"{database.description}, days in UTC")
-    assert stdout.splitlines()[-1] == (
+    found, judged = stdout.splitlines()[-1].split(" Compared with the logs: ")
+    assert judged.startswith("6 by content, 1 not since they were stored; the oldest reading")
+    assert found == (
         "7 days: 2 aggregated, 1 missing, 1 dirty, 1 sealed, 1 running, 1 other zone; "
         "2025-07-09 is missing (never aggregated, 3 logs); 2025-07-10 is dirty (logs +1234, failed +1234, "
         "latency_ms +123400, tokens +12340, cost_nano_usd +1234); "

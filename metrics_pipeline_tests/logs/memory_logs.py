@@ -16,6 +16,7 @@ from metrics_pipeline.metrics.calculator import agents_with_irregular_costs, mer
 from metrics_pipeline.metrics.catalog import EXACT_COSTS_SCHEMA, PARTIALS_SCHEMA
 from metrics_pipeline.metrics.conservation import AgentLogs
 from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
+from metrics_pipeline.metrics.verification import JudgedBy, Mark
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline_tests.days import Log
 
@@ -57,6 +58,17 @@ class MemoryLogs:
             window.metric_date: merge_partials(day.partials).fingerprint(day.exact_costs, kind)
             for window, day in days.items()
         }
+
+    def marks(self, connection: object, windows: Sequence[DayWindow]) -> dict[date, Mark]:
+        return {}
+
+    def unchanged(
+        self, connection: object, windows: Sequence[DayWindow], since: Mapping[date, Mark], now: Mapping[date, Mark]
+    ) -> dict[date, JudgedBy]:
+        return {}
+
+    def counts(self, snapshot: object, windows: Sequence[DayWindow]) -> dict[date, int]:
+        return {window.metric_date: len(self._within(window.start, window.end)) for window in windows}
 
     def logs_by_agent(self, snapshot: object, windows: Sequence[DayWindow]) -> list[AgentLogs]:
         found = []

@@ -15,10 +15,21 @@ from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.pipeline.aggregation import AggregatedDay, AggregationOptions, aggregate_days
 from metrics_pipeline.pipeline.opening import open_logs
-from metrics_pipeline.pipeline.reconciling import judge_days
+from metrics_pipeline.pipeline.watching import USUAL_EFFORT
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.publishing import Reason
-from metrics_pipeline_tests.days import DAY, NOON, WINDOW, Log, assert_exact, empty, execute, store_agents, store_logs
+from metrics_pipeline_tests.days import (
+    DAY,
+    NOON,
+    WINDOW,
+    Log,
+    assert_exact,
+    empty,
+    execute,
+    judged,
+    store_agents,
+    store_logs,
+)
 from metrics_pipeline_tests.logs.memory_logs import MemoryLogs
 
 NEXT_DAY = day_window(DAY + timedelta(days=1), "UTC")
@@ -171,8 +182,7 @@ def test_days_of_any_source_are_stored_as_the_oracle_has_them_and_a_correction_m
         return [(each.inserted, each.changed, each.unchanged) for each in published]
 
     def states(source: LogSource) -> list[DayState]:
-        with database.snapshot() as snapshot:
-            return [verdict.state for verdict in judge_days(snapshot, source, days, "UTC")]
+        return [verdict.state for verdict in judged(database, *days, logs=source)]
 
     days: list[date] = [DAY - timedelta(days=1), *(window.metric_date for window in windows.values())]
     source = fill(AGENTS, LOGS)
@@ -191,7 +201,6 @@ def test_a_day_stored_from_one_source_is_not_called_dirty_by_another(database: D
     store_logs(database, LOGS)
     memory, postgres = MemoryLogs(AGENTS, LOGS), open_logs(database)
     list(aggregate_days(database, memory, {"day": WINDOW}, AggregationOptions(), run_id="a run", reason=Reason.MANUAL))
-    with database.snapshot() as snapshot:
-        [verdict] = judge_days(snapshot, postgres, [DAY], "UTC")
+    [verdict] = judged(database, DAY, logs=postgres, effort=USUAL_EFFORT)
     assert (verdict.state, verdict.is_outdated) == (DayState.AGGREGATED, True)
     assert verdict.reason == "not compared: its fingerprint is version 1 of memory"

@@ -8,7 +8,7 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.pipeline.opening import open_logs
-from metrics_pipeline.pipeline.reconciling import findings, judge_days
+from metrics_pipeline.pipeline.reconciling import findings
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import (
     DAY,
@@ -18,6 +18,7 @@ from metrics_pipeline_tests.days import (
     aggregate,
     assert_exact,
     execute,
+    judged,
     query,
     store_agents,
     store_logs,
@@ -48,8 +49,7 @@ def test_a_view_that_cannot_cast_one_log_makes_its_day_unreadable_and_names_the_
            VALUES ('a', '2025-03-05 10:00:03.25Z', 'success', '{''user_id'': ''u''}')""",
     )
     [(log_id,)] = query(days, "SELECT id::text FROM stored WHERE metadata LIKE '{%'")
-    with days.snapshot() as snapshot:
-        verdicts = judge_days(snapshot, open_logs(days), DAYS, "UTC")
+    verdicts = judged(days, *DAYS)
     assert [verdict.state for verdict in verdicts] == [DayState.AGGREGATED, DayState.UNREADABLE, DayState.MISSING]
     assert verdicts[1].reason == (
         f"log {log_id} of 10:00:03Z cannot be read: invalid input syntax for type json (SQLSTATE 22P02)"
@@ -68,8 +68,8 @@ def test_costs_that_overflow_together_make_their_day_unreadable_only(days: Datab
            SELECT 'a', '2025-03-05 10:00Z', 'success', repeat('9', 131072)::numeric FROM generate_series(1, 2)""",
     )
     logs = open_logs(days)
+    verdicts = judged(days, *DAYS)
     with days.snapshot() as snapshot:
-        verdicts = judge_days(snapshot, logs, DAYS, "UTC")
         quality = logs.quality(snapshot, WINDOW.start, WINDOW.end + timedelta(days=2), future_from=NOON, examples=1)
     assert [verdict.state for verdict in verdicts] == [DayState.AGGREGATED, DayState.UNREADABLE, DayState.MISSING]
     assert "value overflows numeric format (SQLSTATE 22003)" in verdicts[1].reason

@@ -12,11 +12,12 @@ from metrics_pipeline.metrics.reconciliation import (
     DayState,
     DayVerdict,
     LedgerRow,
-    Unreadable,
     is_finished,
     reconcile,
+    what_is_gone,
     why_closed,
 )
+from metrics_pipeline.metrics.verification import JudgedBy, Unreadable, Verification
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline_tests.ledger_rows import DAY, NIGHT, PRUNED_AT, ledger_row
 
@@ -35,10 +36,21 @@ NO_LOGS = SourceFingerprint.of_no_logs()
 OTHER_KIND = replace(LOGS, kind=("postgresql", 99))
 
 
+def verified(present: SourceFingerprint | Unreadable = LOGS, gone: str | None = None) -> Verification:
+    """What a reading of DAY's logs at NIGHT has found."""
+    window = day_window(DAY, "UTC")
+    return Verification(
+        DAY, window.start, window.end, "7", present, gone, NIGHT, None, NIGHT + timedelta(hours=1), JudgedBy.COUNT
+    )
+
+
 def verdict(
-    stored: LedgerRow | None = STORED, present: SourceFingerprint | Unreadable = LOGS, **evidence: Any
+    stored: LedgerRow | None = STORED,
+    present: SourceFingerprint | Unreadable = LOGS,
+    gone: str | None = None,
+    **evidence: Any,
 ) -> DayVerdict:
-    (found,) = reconcile({DAY: DayEvidence(stored, present, **evidence)}, "UTC")
+    (found,) = reconcile({DAY: DayEvidence(stored, verified(present, gone), **evidence)}, "UTC")
     return found
 
 
@@ -110,7 +122,8 @@ def test_a_sealed_day_of_another_zone_is_sealed_and_a_changed_one_of_another_zon
 def test_a_day_with_fewer_logs_of_an_agent_has_shrunk_and_waits_for_a_decision(
     stored: LedgerRow | None, present: SourceFingerprint, present_logs: dict[str, int], gone: str
 ) -> None:
-    found = verdict(stored, present, executions={"a": 6, "b": 4}, present_logs=present_logs)
+    assert what_is_gone(stored, present, {"a": 6, "b": 4}, present_logs) == gone
+    found = verdict(stored, present, gone)
     assert (found.state, found.reason, found.needs_run) == (DayState.SHRUNK, gone, False)
 
 
@@ -128,7 +141,8 @@ def test_a_day_with_fewer_logs_of_an_agent_has_shrunk_and_waits_for_a_decision(
 def test_a_day_with_logs_that_came_moved_or_were_never_in_its_metrics_is_dirty(
     present: SourceFingerprint, present_logs: dict[str, int]
 ) -> None:
-    found = verdict(STORED, present, executions={"a": 6, "b": 4}, present_logs=present_logs)
+    assert what_is_gone(STORED, present, {"a": 6, "b": 4}, present_logs) is None
+    found = verdict(STORED, present)
     assert (found.state, found.needs_run) == (DayState.DIRTY, True)
 
 
@@ -184,10 +198,10 @@ def test_days_are_judged_in_the_given_order_each_by_its_own_row() -> None:
     days = [DAY + timedelta(days=n) for n in (2, 0, 1, 3)]
     verdicts = reconcile(
         {
-            days[0]: DayEvidence(STORED, LOGS),
-            days[1]: DayEvidence(PRUNED, LOGS),
-            days[2]: DayEvidence(STORED, CORRECTED),
-            days[3]: DayEvidence(None, LOGS, is_running=True),
+            days[0]: DayEvidence(STORED, verified()),
+            days[1]: DayEvidence(PRUNED, verified()),
+            days[2]: DayEvidence(STORED, verified(CORRECTED)),
+            days[3]: DayEvidence(None, verified(), is_running=True),
         },
         "UTC",
     )

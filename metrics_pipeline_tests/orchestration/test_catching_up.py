@@ -21,7 +21,7 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline.store import publishing
-from metrics_pipeline_tests.days import aggregate, execute, query, written_rows
+from metrics_pipeline_tests.days import aggregate, execute, judged, query, written_rows
 
 from .nights import Nights, asked, waiting_run
 from .runs import assert_equal_to_oracle, ledger
@@ -75,6 +75,8 @@ def test_it_asks_for_missing_and_changed_days_only(nights: Nights) -> None:
     change = """UPDATE agent_execution_logs SET token_count = 1 + coalesce(token_count, 0)
                  WHERE "timestamp"::date = ANY(:days)"""
     execute(nights.database, change, days=[dirty, sealed, elsewhere])
+    # A correction of an older day is found by the checks of the night, which read every log.
+    judged(nights.database, *WEEK)
 
     tick = nights.schedule(TONIGHT)
     assert asked(tick) == [missing.isoformat(), dirty.isoformat()]
@@ -114,6 +116,7 @@ def test_a_day_that_failed_for_good_is_asked_for_again_only_when_something_about
     nights.store(*WEEK)
     price = """UPDATE agent_execution_logs SET cost_usd = :cost WHERE "timestamp"::date = :day"""
     execute(database, price, day=dear, cost=10**11)
+    judged(database, *WEEK)
     tick = nights.schedule(TONIGHT)
     assert asked(tick) == [dear.isoformat()]
     (result,) = nights.launch(*tick.run_requests)
@@ -127,6 +130,7 @@ def test_a_day_that_failed_for_good_is_asked_for_again_only_when_something_about
 
     # Another state, and one that can be aggregated.
     execute(database, price, day=dear, cost=3)
+    judged(database, *WEEK)
     tick = nights.schedule(TONIGHT)
     assert asked(tick) == [dear.isoformat()]
     assert nights.launch(*tick.run_requests)[0].success

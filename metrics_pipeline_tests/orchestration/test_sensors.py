@@ -247,6 +247,39 @@ def test_a_lock_on_our_tables_ends_the_tick_in_time_and_is_named(
         assert "holds metric_day_ledger" in capsys.readouterr().err
 
 
+def test_a_lock_on_the_logs_costs_no_missing_day_and_no_known_one(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciling, "_LOCK_SECONDS", 0.1)
+    correct(nights, "3")
+    assert asked(nights.sensor(NOON)) == ["2025-07-12"]
+    execute(nights.database, "DELETE FROM metric_day_ledger WHERE metric_date = '2025-07-13'")
+    with nights.database.begin() as holder:
+        holder.exec_driver_sql("LOCK TABLE agent_execution_logs")
+        tick = nights.sensor(NOON)
+        assert asked(tick) == ["2025-07-12", "2025-07-13"]
+    said = "the logs of 2 days from 2025-07-12 on could not be looked at, so what was known before counts."
+    assert said in tick.cursor
+    assert "holds agent_execution_logs: LOCK TABLE" in tick.cursor
+    assert "2025-07-13 is missing (never aggregated)" in tick.cursor
+
+
+def test_a_tick_without_time_for_all_days_names_the_others_and_the_next_goes_on_with_them(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    execute(nights.database, "DELETE FROM metric_day_verifications")
+    monkeypatch.setattr(reconciling, "_BEGIN_SECONDS", 0)
+    tick = nights.sensor(NOON)
+    assert "the logs of 2025-07-12 could not be looked at" in tick.skip_message
+    assert (
+        "Compared with the logs: 1 by content, 1 not since they were stored; the oldest reading"
+        in capsys.readouterr().err
+    )
+    monkeypatch.undo()
+    assert nights.sensor(NOON).skip_message == "2 days: 2 aggregated."
+    assert "Compared with the logs: 2 by content; the oldest reading of a whole day is of 20" in capsys.readouterr().err
+
+
 def test_a_day_that_cannot_be_read_does_not_stop_the_tick(nights: Nights) -> None:
     execute(
         nights.database,

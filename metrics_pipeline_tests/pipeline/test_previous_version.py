@@ -17,14 +17,14 @@ from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.metrics.retention import Cutoffs
 from metrics_pipeline.metrics.windows import day_window, days_between
 from metrics_pipeline.pipeline.opening import open_logs, require_ready
-from metrics_pipeline.pipeline.reconciling import finished_days, judge_days
+from metrics_pipeline.pipeline.reconciling import finished_days
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.upgrading import Upgrade, create_upstream_tables, head_revision, upgrade
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.retention.pace import Pace
 from metrics_pipeline.retention.report import RetentionReport
 from metrics_pipeline.retention.run import apply_retention
-from metrics_pipeline_tests.days import aggregate, assert_exact, execute, query, written_rows
+from metrics_pipeline_tests.days import aggregate, assert_exact, execute, judged, query, written_rows
 
 ROWS = Path(__file__).with_name("stored_before_fingerprints_had_versions.json")
 DAYS = days_between(date(2025, 3, 1), date(2025, 3, 6))
@@ -52,8 +52,7 @@ def stored(bare_database_url: str) -> Database:
 
 
 def states(database: Database) -> dict[date, DayState]:
-    with database.snapshot() as snapshot:
-        verdicts = judge_days(snapshot, open_logs(database), DAYS, "UTC")
+    verdicts = judged(database, *DAYS)
     assert not any(verdict.is_outdated for verdict in verdicts)
     return {verdict.metric_date: verdict.state for verdict in verdicts}
 

@@ -6,8 +6,6 @@ import pytest
 
 from metrics_pipeline.errors import DayRefusedError
 from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict
-from metrics_pipeline.pipeline.opening import open_logs
-from metrics_pipeline.pipeline.reconciling import judge_days
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.closing import clear_day, seal_day
 from metrics_pipeline.store.reads import restatements
@@ -18,6 +16,7 @@ from metrics_pipeline_tests.days import (
     aggregate,
     assert_exact,
     execute,
+    judged,
     query,
     store_agents,
     store_logs,
@@ -35,9 +34,8 @@ def shrunk(database: Database) -> Database:
     return database
 
 
-def judged(database: Database) -> DayVerdict:
-    with database.snapshot() as snapshot:
-        (verdict,) = judge_days(snapshot, open_logs(database), [DAY], "UTC")
+def verdict_of(database: Database) -> DayVerdict:
+    (verdict,) = judged(database, DAY)
     return verdict
 
 
@@ -46,11 +44,11 @@ def test_a_sealed_day_keeps_its_metrics_for_good(shrunk: Database, with_ledger: 
     if not with_ledger:
         execute(shrunk, "DELETE FROM metric_day_ledger")
     before = written_rows(shrunk, "agent_performance_metrics", "metric_restatements")
-    assert judged(shrunk).state is DayState.SHRUNK
-    assert judged(shrunk).reason == "2 of 4 aggregated logs are gone: 'a' has 1 of 3 left"
+    assert verdict_of(shrunk).state is DayState.SHRUNK
+    assert verdict_of(shrunk).reason == "2 of 4 aggregated logs are gone: 'a' has 1 of 3 left"
     # Without a ledger, nothing is known of the log that was skipped.
     assert seal_day(shrunk, WINDOW, present_logs=3) == (2 if with_ledger else 1)
-    assert judged(shrunk).state is DayState.SEALED
+    assert verdict_of(shrunk).state is DayState.SEALED
     with pytest.raises(DayRefusedError, match="is sealed"):
         aggregate(shrunk)
     with pytest.raises(DayRefusedError, match="is sealed already"):
@@ -66,7 +64,7 @@ def test_a_cleared_day_is_as_if_it_had_never_been_aggregated_and_its_values_are_
     with shrunk.connect() as connection:
         kept = restatements(connection, date.min, date.max, agent_id="a", limit=9)
     assert [(each.reason, each.old_row["total_executions"], each.new_row) for each in kept] == [("cleared", 3, None)]
-    assert judged(shrunk).state is DayState.MISSING
+    assert verdict_of(shrunk).state is DayState.MISSING
     aggregate(shrunk)
     assert_exact(shrunk)
     assert clear_day(shrunk, WINDOW) == 2
@@ -95,9 +93,9 @@ def test_rows_that_somebody_deleted_or_altered_are_seen_and_healed(
     store_logs(database, [Log(cost_usd="0.5"), Log(cost_usd="0.5"), Log("b"), Log("unregistered")])
     aggregate(database)
     execute(database, damage)
-    found = judged(database)
+    found = verdict_of(database)
     assert (found.state, found.needs_run) == (DayState.DAMAGED, True)
     assert reason in found.reason
     aggregate(database)
-    assert judged(database).state is DayState.AGGREGATED
+    assert verdict_of(database).state is DayState.AGGREGATED
     assert_exact(database)

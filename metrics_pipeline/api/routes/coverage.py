@@ -17,7 +17,6 @@ from metrics_pipeline.api.routes.answers import list_responses, send_rows
 
 router = APIRouter(prefix="/api/v1", tags=["days"], dependencies=[Depends(may_read)])
 
-#: Every day costs a pass over its logs.
 _MAX_DAYS = 92
 
 
@@ -37,7 +36,10 @@ class CoverageParameters(ListParameters):
     responses=list_responses(DayCoverage, is_paged=False),
 )
 def coverage(request: Request, context: ApiContext, parameters: Annotated[CoverageParameters, Query()]) -> Response:
-    """Compares what is stored of each day with its present logs, newest day first. At most 92 days."""
+    """What is stored of each day, compared with its logs as they were last looked at, newest day first.
+
+    At most 92 days. The sensor looks at the days of the look-back window every 15 minutes.
+    """
     form = negotiate(parameters.format, request.headers.get("accept"))
     settings = context.settings
     end = parameters.end_date or context.yesterday()

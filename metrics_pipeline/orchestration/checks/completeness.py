@@ -6,17 +6,25 @@ from datetime import timedelta
 import dagster as dg
 
 from metrics_pipeline.metrics.reconciliation import DayState
+from metrics_pipeline.metrics.verification import JudgedBy
 from metrics_pipeline.metrics.windows import DUE_HOUR, day_window, last_due_day
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.orchestration.reconciling import attempts, judge
 from metrics_pipeline.pipeline.reconciling import lookback
+from metrics_pipeline.pipeline.watching import Effort
 from metrics_pipeline.store.ledger import first_stored_at, newest_stored_day
+
+#: Four ticks of late_logs_sensor.
+_TRUSTED_FOR = timedelta(hours=1)
 
 NO_MISSING_OR_DIRTY_DAYS = f"""
 Every day of the last METRICS_LOOKBACK_DAYS that is due is stored and still equals its logs: none is missing, and none
 is dirty because a log arrived late, was corrected or was deleted. A day is due at {DUE_HOUR:02}:00 of the next one. A
 day that another run is writing is left to that run, and days before the first log are left out.
+
+At night it reads all logs of these days. After an aggregation it believes what that run, or `late_logs_sensor` within
+the last hour, has found.
 
 **When it is red**, `late_logs_sensor` and `daily_metrics_schedule` ask for the named days by themselves, except for
 those that a run has refused: the result names that run. Read its error, mend the cause, and materialise the day. If its
@@ -49,9 +57,12 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
         situation.logs,
         settings.time_zone,
         days,
+        Effort(trusted_for=_TRUSTED_FOR) if situation.is_after_aggregation else Effort(is_full=True),
         apart_from=situation.run_id,
     )
     counts = Counter(verdict.state for verdict in verdicts)
+    judged = Counter(verdict.judged_by for verdict in verdicts)
+    oldest = min((verdict.verified_at for verdict in verdicts if verdict.verified_at is not None), default=None)
     broken = [verdict for verdict in verdicts if verdict.state.is_fault]
     ended = {verdict.metric_date: attempts(situation.instance, verdict) for verdict in broken}
     refused = [day for day, runs in ended.items() if runs.refused_by is not None]
@@ -71,6 +82,8 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
             "days_checked": len(days),
             "days_before_the_first_log": len(due_days) - len(days),
             **{f"days_{state}": counts[state] for state in DayState},
+            **{f"days_judged_by_{evidence}": judged[evidence] for evidence in JudgedBy},
+            "oldest_reading": dg.MetadataValue.timestamp(oldest) if oldest is not None else "none",
             "days_of_older_definition": sum(verdict.is_outdated for verdict in verdicts),
             "unfinished_days": dg.MetadataValue.md(
                 markdown_table(

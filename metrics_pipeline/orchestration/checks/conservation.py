@@ -15,7 +15,7 @@ _MAX_NAMED_DAYS = 20
 STORED_ROWS_EQUAL_LEDGER = """
 Of every stored day: the logs read are those aggregated and those skipped; the rows' executions, failures, errors,
 tokens and cost add up to what the ledger says; no row contradicts itself. The cost of a day with skipped logs, or with
-costs finer than a nano-dollar, is compared with its logs, for the days of the look-back window and as long as
+costs finer than a nano-dollar, is compared with its logs at night, for the days of the look-back window and as long as
 they have not changed. Not more logs were pruned of any day than it had. Nothing else of days whose metrics expired is
 checked.
 
@@ -33,7 +33,10 @@ def stored_rows_equal_ledger(situation: Situation) -> dg.AssetCheckResult:
     in_question = [
         day_window(day.ledger.metric_date, settings.time_zone)
         for day in days
-        if not day.has_ledger_cost and not day.ledger.is_sealed and day.ledger.metric_date in recent
+        if not situation.is_after_aggregation
+        and not day.has_ledger_cost
+        and not day.ledger.is_sealed
+        and day.ledger.metric_date in recent
     ]
     costs = log_costs(
         situation.logs.logs_by_agent(situation.connection, in_question),

@@ -9,9 +9,11 @@ from sqlalchemy import Connection
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.source import LogSource
+from metrics_pipeline.names import DAILY_CHECKS_JOB
 from metrics_pipeline.orchestration.failures import step_outcome
 from metrics_pipeline.orchestration.markdown import with_values
 from metrics_pipeline.orchestration.processes import claim
+from metrics_pipeline.orchestration.reconciling import may_write_metrics
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
@@ -24,6 +26,8 @@ class Situation:
     """The arguments of a check.
 
     connection: a read-only transaction that sees one state of the database. run_id: the run that evaluates the check.
+    is_after_aggregation: whether that run has just aggregated days. Then the check reads no logs that the run, or a
+    tick of the last hour, has read; at night, and when somebody asks for it, it reads them all.
     """
 
     connection: Connection
@@ -32,6 +36,7 @@ class Situation:
     settings: Settings
     instance: dg.DagsterInstance
     run_id: str
+    is_after_aggregation: bool
     now: datetime
 
 
@@ -56,7 +61,16 @@ def build_check(
                 logs = open_logs(database)
                 with database.snapshot() as connection:
                     return evaluate(
-                        Situation(connection, database, logs, settings, context.instance, context.run.run_id, now())
+                        Situation(
+                            connection,
+                            database,
+                            logs,
+                            settings,
+                            context.instance,
+                            context.run.run_id,
+                            context.run.job_name != DAILY_CHECKS_JOB and may_write_metrics(context.run),
+                            now(),
+                        )
                     )
             except PermanentError as error:
                 raise PermanentError(
