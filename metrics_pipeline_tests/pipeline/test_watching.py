@@ -18,7 +18,7 @@ from metrics_pipeline.metrics.verification import JudgedBy
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.pipeline.reconciling import judge_days
-from metrics_pipeline.pipeline.watching import USUAL_EFFORT, look_at_days
+from metrics_pipeline.pipeline.watching import USUAL_EFFORT, Effort, look_at_days
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.upgrading import create_upstream_tables, upgrade
 from metrics_pipeline.postgres.urls import DatabaseUrl
@@ -206,6 +206,19 @@ def test_on_a_plain_table_old_days_are_counted_and_the_newest_read(database: Dat
     assert judged(database, *DAYS, effort=USUAL_EFFORT)[1].state is DayState.AGGREGATED
     assert judged(database, *DAYS)[1].state is DayState.DIRTY
     assert judged(database, *DAYS, effort=USUAL_EFFORT)[1].state is DayState.DIRTY
+
+
+def test_within_a_run_nothing_is_read_that_was_looked_at_in_the_last_hour(database: Database) -> None:
+    fill(database)
+    within_a_run = Effort(trusted_for=timedelta(hours=1))
+    with database.begin() as holder:
+        holder.exec_driver_sql("LOCK TABLE agent_execution_logs")
+        looked = judged(database.within(60, lock_seconds=0.1), *DAYS, effort=within_a_run)
+    assert [verdict.reason for verdict in looked] == ["equal to its logs"] * 4
+    age = "UPDATE metric_day_verifications SET confirmed_at = verified_at - interval '2 h'"
+    execute(database, f"{age}, verified_at = verified_at - interval '2 h'")
+    usual = [*[JudgedBy.COUNT] * 2, *[JudgedBy.CONTENT] * 2]
+    assert evidence(judged(database, *DAYS, effort=within_a_run)) == usual
 
 
 @pytest.fixture(params=["partitioned", "plain"])

@@ -168,10 +168,17 @@ def test_a_passing_fault_of_a_check_is_tried_again(
     assert set(verdicts(ended)) == OF_METRICS
 
 
-def test_the_nightly_job_evaluates_every_check_and_materialises_nothing(
+def test_the_nightly_job_evaluates_every_check_reads_all_logs_and_materialises_nothing(
     run: Run, logs: None, database: Database, instance: dg.DagsterInstance
 ) -> None:
-    run(FRIDAY, SUNDAY)
+    readings = [
+        evaluation.asset_check_evaluation_data.metadata["oldest_reading"].value
+        for ended in (run(FRIDAY), run(SATURDAY, SUNDAY))
+        for evaluation in ended.of_type(dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        if evaluation.asset_check_evaluation_data.check_name == "no_missing_or_dirty_days"
+    ]
+    # The first run had to read the look-back window, which nobody had looked at.
+    assert readings[0] == readings[1]
     result = (
         build_defs()
         .resolve_job_def("daily_checks_job")
@@ -180,6 +187,12 @@ def test_the_nightly_job_evaluates_every_check_and_materialises_nothing(
     assert result.success
     assert {evaluation.check_name for evaluation in result.get_asset_check_evaluations()} == OF_METRICS | OF_LOGS
     assert result.get_asset_materialization_events() == []
+    (completeness,) = [
+        evaluation
+        for evaluation in result.get_asset_check_evaluations()
+        if evaluation.check_name == "no_missing_or_dirty_days"
+    ]
+    assert completeness.metadata["oldest_reading"].value > readings[1]
 
 
 @pytest.mark.parametrize("name", sorted(OF_METRICS | OF_LOGS))
