@@ -105,10 +105,10 @@ def test_a_fault_that_may_pass_ends_the_days_and_leaves_those_before_it_stored(
 ) -> None:
     compute_day = aggregation.compute_day
 
-    def compute(database: Database, logs: object, window: DayWindow, options: AggregationOptions) -> ComputedDay:
+    def compute(database: Database, logs: object, window: DayWindow, *options: object) -> ComputedDay:
         if window == WINDOWS[KEYS[2]]:
             raise TransientError("the connection was lost")
-        return compute_day(database, logs, window, options)
+        return compute_day(database, logs, window, *options)
 
     monkeypatch.setattr(aggregation, "compute_day", compute)
     days = days_of(four_days)
