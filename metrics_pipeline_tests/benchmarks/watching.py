@@ -1,0 +1,159 @@
+"""What watching costs: `python -m metrics_pipeline_tests.benchmarks.watching`, on an embedded server of its own.
+
+Stores --days days of --logs logs each, in a plain table and in one that is partitioned by day, and measures: a tick of
+late_logs_sensor when nothing has changed; a tick after 1,000 late logs of one day, beside the aggregation of that day;
+the check within a run; and the reading of every log, which is what each of them did before and the nightly check does.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+from rich.progress import track
+from sqlalchemy import text
+
+from metrics_pipeline.definitions import build_defs
+from metrics_pipeline.metrics.windows import day_window, last_complete_day
+from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
+from metrics_pipeline.orchestration.reconciling import judge
+from metrics_pipeline.orchestration.sensors import build_late_logs_sensor
+from metrics_pipeline.pipeline.aggregation import AggregationOptions, aggregate_days
+from metrics_pipeline.pipeline.opening import open_database, open_logs
+from metrics_pipeline.pipeline.watching import Effort
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.store.publishing import Reason
+from metrics_pipeline_tests.benchmarks.server import temporary_home
+
+_LATE_LOGS = 1_000
+
+# Made in the server, because tens of millions are. The logs are spread over the day.
+_LOAD = """
+INSERT INTO agent_execution_logs
+    (agent_id, "timestamp", status, latency_ms, token_count, cost_usd, error_type, metadata)
+SELECT 'agent-' || n % 500, CAST(:start AS timestamptz) + n * (CAST(:span AS interval) / :logs),
+       CASE WHEN n % 20 = 0 THEN 'failed' ELSE 'success' END, (n * 7919) % 10000, (n * 104729) % 5000,
+       ((n * 15485863) % 1000000)::numeric / 1000000, CASE WHEN n % 20 = 0 THEN 'timeout' END,
+       jsonb_build_object('user_id', 'user-' || n % 1000, 'session', md5(n::text))
+FROM generate_series(0, CAST(:logs AS bigint) - 1) AS n"""
+
+_PARTITION = (
+    "ALTER TABLE agent_execution_logs RENAME TO plain",
+    """CREATE TABLE agent_execution_logs (LIKE plain INCLUDING DEFAULTS) PARTITION BY RANGE ("timestamp")""",
+    'CREATE INDEX ON agent_execution_logs ("timestamp")',
+    "DROP TABLE plain",
+)
+
+
+def main() -> None:
+    """Prints a Markdown table for each layout."""
+    parser = argparse.ArgumentParser(
+        prog="python -m metrics_pipeline_tests.benchmarks.watching",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--logs", type=int, default=1_000_000, help="logs of a day (default %(default)s)")
+    parser.add_argument("--days", type=int, default=14, help="days (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default %(default)s)")
+    options = parser.parse_args()
+    for layout, is_partitioned in (("partitioned by day", True), ("a plain table", False)):
+        with temporary_home() as home:
+            rows = _measure(home, options.days, options.logs, options.rounds, is_partitioned=is_partitioned)
+        print(f"\n{options.days} × {options.logs:,} logs, {layout}\n")
+        print("| operation | median s | slowest s |")
+        print("| --- | ---: | ---: |")
+        for name, seconds in rows.items():
+            print(f"| {name} | {statistics.median(seconds):.3f} | {max(seconds):.3f} |", flush=True)
+
+
+def _measure(home: Path, number: int, logs: int, rounds: int, *, is_partitioned: bool) -> dict[str, list[float]]:
+    now = datetime.now(UTC)
+    newest = last_complete_day(now, "UTC")
+    days = [newest - timedelta(days=n) for n in reversed(range(number))]
+    settings = Settings(home=home, start_date=days[0], lookback_days=number)
+    database = open_database(settings)
+    _store(database, days, logs, is_partitioned=is_partitioned)
+    late = days[number // 2]
+    seconds: dict[str, list[float]] = {}
+
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        seconds.setdefault(name, []).append(time.perf_counter() - started)
+
+    folder = home / "dagster"
+    folder.mkdir()
+    with dg.DagsterInstance.local_temp(str(folder)) as instance:
+        for day in days:
+            _aggregate(database, day)
+            instance.report_runless_asset_event(dg.AssetMaterialization(METRICS_ASSET_KEY, partition=str(day)))
+        source = open_logs(database)
+        tick = _tick(instance, database, settings, now)
+        tick()
+        for _ in range(rounds):
+            with timed("every log read: the nightly check, and each tick and check before"):
+                judge(instance, database, source, "UTC", days, Effort(is_full=True))
+            with timed("a tick, nothing changed"):
+                assert tick() == []
+            with timed("the check within a run, nothing changed"):
+                judge(instance, database, source, "UTC", days, Effort(trusted_for=timedelta(hours=1)))
+            _load(database, late, _LATE_LOGS)
+            with timed(f"a tick, {_LATE_LOGS:,} late logs on one day"):
+                assert tick() == [str(late)]
+            with timed("the aggregation of that day"):
+                _aggregate(database, late)
+    return seconds
+
+
+def _store(database: Database, days: list[date], logs: int, *, is_partitioned: bool) -> None:
+    with database.engine.begin() as connection:
+        for statement in _PARTITION if is_partitioned else ():
+            connection.execute(text(statement))
+        for day in days if is_partitioned else ():
+            bounds = f"FROM ('{day}Z') TO ('{day + timedelta(days=1)}Z')"
+            connection.execute(text(f'CREATE TABLE "logs {day}" PARTITION OF agent_execution_logs FOR VALUES {bounds}'))
+    for day in track(days, description="Making logs", transient=True):
+        _load(database, day, logs)
+    with database.engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM ANALYZE agent_execution_logs"))
+
+
+def _load(database: Database, day: date, logs: int) -> None:
+    window = day_window(day, "UTC")
+    with database.engine.begin() as connection:
+        connection.execute(text(_LOAD), {"start": window.start, "span": window.end - window.start, "logs": logs})
+        # Otherwise the counters of the partition follow within 10 seconds.
+        connection.execute(text("SELECT pg_stat_force_next_flush()"))
+
+
+def _aggregate(database: Database, day: date) -> None:
+    windows = {str(day): day_window(day, "UTC")}
+    options = AggregationOptions(include_inactive_agents=True)
+    for _ in aggregate_days(database, open_logs(database), windows, options, run_id="benchmark", reason=Reason.MANUAL):
+        pass
+
+
+def _tick(
+    instance: dg.DagsterInstance, database: Database, settings: Settings, now: datetime
+) -> Callable[[], list[str | None]]:
+    """Evaluates late_logs_sensor as the code server does, and returns the days that it asks for."""
+    defs = build_defs(start_date=settings.start_date, lookback_days=settings.lookback_days)
+    sensor = build_late_logs_sensor(defs.resolve_job_def("daily_metrics_job"), settings, now=lambda: now)
+
+    def tick() -> list[str | None]:
+        with dg.build_sensor_context(
+            instance, resources={"database": database}, repository_def=defs.get_repository_def()
+        ) as context:
+            return [request.partition_key for request in sensor.evaluate_tick(context).run_requests or ()]
+
+    return tick
+
+
+if __name__ == "__main__":
+    main()
