@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from metrics_pipeline.cli import api, days, db, demo, dev, history, instance, logs, retention, runs
+from metrics_pipeline.cli import api, days, db, demo, dev, history, instance, logs, report, retention, runs, users
 from metrics_pipeline.cli.tables import printable
 from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.settings import VARIABLES, read_env_file
@@ -43,10 +43,12 @@ app.command("status")(history.status)
 app.command("seal")(days.seal)
 app.command("clear")(days.clear)
 app.command("restatements")(history.restatements)
+app.command("report")(report.report)
 app.command("api")(api.api)
 app.add_typer(logs.app, name="logs")
 app.add_typer(db.app, name="db")
 app.add_typer(instance.app, name="instance")
+app.add_typer(users.app, name="users")
 
 
 def main() -> None:

@@ -1,22 +1,31 @@
 """Stored distributions: what a window says equals PostgreSQL's answer over the raw logs, also after these are gone."""
 
 import random
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.metrics.distributions import UserKey
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store import distributions
 from metrics_pipeline.store.closing import clear_day, seal_day
-from metrics_pipeline.store.distributions import DIGEST, Grouping, read_window
+from metrics_pipeline.store.distributions import DIGEST, DistributionAudit, Grouping, audit_day, read_window, user_key
+from metrics_pipeline.store.forgetting import Forgotten, forget_user
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, query, store_agents, store_logs
+from metrics_pipeline_tests.documents.pages import DOCS
 from metrics_pipeline_tests.oracle import expected_windows
 
-LAST = DAY + timedelta(days=39)
-GROUPINGS: list[tuple[Grouping, ...]] = [
+#: Ten days in two months and three weeks.
+TEN_DAYS = [date(2025, 3, 27) + timedelta(days=number) for number in range(10)]
+GROUPINGS: list[tuple[str, ...]] = [
     (),
     ("agent",),
     ("day",),
@@ -31,14 +40,12 @@ def stored_rows(database: Database) -> list[tuple[Any, ...]]:
     return query(database, "SELECT xmin::text, * FROM agent_day_distributions ORDER BY agent_id, metric_date")
 
 
-def read(
-    database: Database, first: date, last: date, *by: Grouping, agent_id: str | None = None
-) -> list[dict[str, Any]]:
+def read(database: Database, first: date, last: date, *by: str, agent_id: str | None = None) -> list[dict[str, Any]]:
     with database.snapshot() as snapshot:
-        return read_window(snapshot, first, last, by=by, agent_id=agent_id).to_dicts()
+        return read_window(snapshot, first, last, by=[Grouping(each) for each in by], agent_id=agent_id).to_dicts()
 
 
-def random_logs(seed: int) -> list[Log]:
+def random_logs(days: Sequence[date], seed: int) -> list[Log]:
     draw = random.Random(seed)
     return [
         Log(
@@ -51,9 +58,9 @@ def random_logs(seed: int) -> list[Log]:
             metadata=draw.choice(
                 [None, "{}", '{"human_intervention": true}', *(f'{{"user_id": "{u}"}}' for u in range(9))]
             ),
-            timestamp=day_window(DAY + timedelta(days=number), "UTC").start,
+            timestamp=day_window(day, "UTC").start,
         )
-        for number in range(40)
+        for day in days
         for agent in "abcd"
         for _ in range(draw.choice([0, 1, 3, 12]))
     ]
@@ -63,12 +70,12 @@ def test_every_window_equals_the_logs_before_they_were_pruned(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store_agents(database, dict.fromkeys("abcde", "active"))
-    store_logs(database, random_logs(1))
-    windows = [(DAY, LAST), (DAY + timedelta(days=5), DAY + timedelta(days=11)), (LAST, LAST)]
+    store_logs(database, random_logs(TEN_DAYS, 1))
+    windows = [(TEN_DAYS[0], TEN_DAYS[-1]), (TEN_DAYS[2], TEN_DAYS[5])]
     with database.engine.connect() as connection:
         expected = {(window, by): expected_windows(connection, *window, by) for window in windows for by in GROUPINGS}
-    for number in range(40):
-        aggregate(database, day_window(DAY + timedelta(days=number), "UTC"))
+    for day in TEN_DAYS:
+        aggregate(database, day_window(day, "UTC"))
     execute(database, "DELETE FROM agent_execution_logs")
     for chunk in (distributions._CHUNK, 7):
         monkeypatch.setattr(distributions, "_CHUNK", chunk)
@@ -76,9 +83,9 @@ def test_every_window_equals_the_logs_before_they_were_pruned(
             found = read(database, first, last, *by)
             assert [{name: row[name] for name in rows[0]} for row in found] == rows
             assert all(row["is_exact"] and not row["days_without_distribution"] for row in found)
-    of_b, *_ = read(database, DAY, LAST, "agent", agent_id="b")
-    assert of_b == read(database, DAY, LAST, "agent")[1]
-    assert read(database, DAY - timedelta(days=9), DAY - timedelta(days=1)) == []
+    of_b, *_ = read(database, *windows[0], "agent", agent_id="b")
+    assert of_b == read(database, *windows[0], "agent")[1]
+    assert read(database, DAY, DAY) == []
 
 
 def test_a_day_is_stored_once_and_only_rows_that_change_are_written(aggregated: Database) -> None:
@@ -121,6 +128,12 @@ def test_a_day_stored_before_gets_its_distributions_without_a_restatement(aggreg
     assert read(aggregated, DAY, DAY)[0]["days_without_distribution"] == []
 
 
+@pytest.mark.parametrize("damage", ["latencies_ms = '{1, 2}'", "latencies_ms = '{NULL}'", "user_hashes = '{NULL}'"])
+def test_no_program_can_store_arrays_that_cannot_be_read(aggregated: Database, damage: str) -> None:
+    with pytest.raises(IntegrityError):
+        execute(aggregated, f"UPDATE agent_day_distributions SET {damage}")
+
+
 def test_an_agent_without_logs_has_no_distribution_and_loses_the_one_it_had(aggregated: Database) -> None:
     execute(aggregated, "DELETE FROM agent_execution_logs WHERE agent_id = 'c'")
     aggregate(aggregated, accept_deleted=True)
@@ -153,22 +166,85 @@ def test_a_cleared_day_leaves_the_digests_and_a_sealed_one_keeps_its_distributio
     ]
 
 
-#: As documented in docs/explanation/windows.md.
-P95_IN_SQL = """
-SELECT percentile_cont(0.95) WITHIN GROUP (ORDER BY latency_ms)::int
-FROM agent_latency_histogram CROSS JOIN generate_series(1, executions)
-WHERE metric_date BETWEEN '2025-03-04' AND '2025-03-10'"""
-USERS_IN_SQL = """
-SELECT count(DISTINCT hash)
-FROM agent_day_distributions CROSS JOIN unnest(user_hashes) AS hash
-WHERE metric_date BETWEEN '2025-03-04' AND '2025-03-10'"""
+def users_of(database: Database, agent: str, day: date = DAY) -> list[int]:
+    ((hashes,),) = query(
+        database,
+        f"SELECT user_hashes FROM agent_day_distributions WHERE (agent_id, metric_date) = ('{agent}', '{day}')",
+    )
+    return list(hashes)
+
+
+def test_a_forgotten_person_is_in_no_array_and_every_window_counts_as_before(database: Database) -> None:
+    tomorrow = DAY + timedelta(days=1)
+    store_agents(database, dict.fromkeys("ab", "active"))
+    store_logs(
+        database,
+        [
+            Log(agent, latency_ms=1, metadata=f'{{"user_id": "{user}"}}', timestamp=day_window(day, "UTC").start)
+            for agent, user, day in (("a", "u", DAY), ("a", "v", DAY), ("b", "u", DAY), ("a", "u", tomorrow))
+        ],
+    )
+    for day in (DAY, tomorrow):
+        aggregate(database, day_window(day, "UTC"))
+    with database.connect() as connection:
+        key = user_key(connection, None)
+    before = [read(database, DAY, tomorrow, *by) for by in GROUPINGS]
+    assert key.hash_of("u") in users_of(database, "a")
+    assert forget_user(database, "u", None) == Forgotten((DAY, tomorrow), ())
+    assert [read(database, DAY, tomorrow, *by) for by in GROUPINGS] == before
+    arrays = [users_of(database, "a"), users_of(database, "b"), users_of(database, "a", tomorrow)]
+    assert arrays[1] == arrays[2]
+    assert set(arrays[1]) < set(arrays[0]) == {*arrays[1], key.hash_of("v")}
+    assert key.hash_of("u") not in arrays[0]
+    assert arrays[0] == sorted(arrays[0])
+    assert query(database, f"SELECT bool_and(digest = {DIGEST}) FROM agent_day_distributions") == [(True,)]
+    assert forget_user(database, "u", None) == Forgotten((), ())
+    # Under another key the hashes are others, and the own key is searched all the same.
+    other = UserKey(b"another key of at least 32 characters")
+    assert forget_user(database, "v", other).days == (DAY,)
+    execute(database, "UPDATE agent_day_distributions SET user_key_id = 'lost'")
+    assert forget_user(database, "v", None) == Forgotten((), ("lost",))
+
+
+def test_the_audit_of_a_day_finds_what_contradicts_the_metrics(aggregated: Database) -> None:
+    store_logs(aggregated, [Log("a", latency_ms=20, metadata='{"user_id": "u"}')])
+    aggregate(aggregated)
+
+    def audit(*statements: str) -> DistributionAudit:
+        with aggregated.engine.connect() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
+            return audit_day(connection, DAY)
+
+    fine = DistributionAudit(distributions=3, not_exact=0, without=0, contradictory_agents=())
+    assert audit() == fine
+    change = "UPDATE agent_day_distributions SET {}, digest = digest WHERE agent_id = 'a'"
+    right_digest = f"UPDATE agent_day_distributions SET digest = {DIGEST}"
+    for wrong in (
+        "latencies_ms = '{10, 21}'",
+        "latency_executions = '{1, 2}'",
+        "user_hashes = '{}'",
+        "total_latency_ms = 31",
+    ):
+        assert audit(change.format(wrong), right_digest).contradictory_agents == ("a",), wrong
+    assert audit("UPDATE agent_day_distributions SET digest = 'x' WHERE agent_id = 'b'").contradictory_agents == ("b",)
+    assert audit("DELETE FROM agent_day_distributions WHERE agent_id = 'c'") == replace(
+        fine, distributions=2, without=1
+    )
+    inexact = (
+        "UPDATE agent_day_distributions SET latencies_exact = false, latencies_ms = '{10, 21}' WHERE agent_id = 'a'"
+    )
+    assert audit(inexact, right_digest) == replace(fine, not_exact=1)
 
 
 def test_the_documented_sql_gives_the_same_digits(database: Database) -> None:
     store_agents(database, dict.fromkeys("abcd", "active"))
-    store_logs(database, random_logs(2))
-    for number in range(7):
-        aggregate(database, day_window(DAY + timedelta(days=number), "UTC"))
-    (window,) = read(database, DAY, DAY + timedelta(days=6))
-    assert query(database, P95_IN_SQL) == [(window["p95_latency_ms"],)]
-    assert query(database, USERS_IN_SQL) == [(window["unique_users"],)]
+    week = [DAY + timedelta(days=number) for number in range(7)]
+    store_logs(database, random_logs(week, 2))
+    for day in week:
+        aggregate(database, day_window(day, "UTC"))
+    (window,) = read(database, week[0], week[-1])
+    page = (DOCS / "explanation" / "windows.md").read_text(encoding="utf-8")
+    p95, users = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    assert query(database, p95) == [(window["p95_latency_ms"],)]
+    assert query(database, users) == [(window["unique_users"],)]
