@@ -91,7 +91,7 @@ def _print(title: str, keys: list[str], rows: list[dict[str, Any]]) -> None:
     print_table(
         title,
         [*keys, *_SHOWN.values()],
-        [["" if row[name] is None else _cell(row[name]) for name in (*keys, *_SHOWN)] for row in rows],
+        [[*(_cell(row[key]) for key in keys), *(_shown(name, row[name]) for name in _SHOWN)] for row in rows],
         left=keys,
     )
     missing = sorted({day for row in rows for day in row["days_without_distribution"]})
@@ -101,6 +101,12 @@ def _print(title: str, keys: list[str], rows: list[dict[str, Any]]) -> None:
             f"their logs exist, metrics-pipeline backfill --from {missing[0]} --to {missing[-1]} stores them; sealed "
             "days were stored by a version that kept none."
         )
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return _cell(value)
+    return f"{value:.2%}" if name.endswith("_rate") else f"{value:,f}" if isinstance(value, Decimal) else f"{value:,}"
 
 
 def _json_form(value: object) -> Any:

@@ -58,7 +58,7 @@ def test_the_formats_hold_the_same_rows_with_every_digit(command: Callable[..., 
     assert '"total_cost_usd": 1.000000000' in command("report", *PERIOD, *by, "--format", "json").stdout
     table = command("report", *PERIOD, "--agent", "[b]").stdout
     assert table.rstrip().splitlines()[-1].split() == [
-        "3", "0.000000", "7", "7", "7", "1", "0.000000000", "0.000000", "yes"
+        "3", "0.00%", "7", "7", "7", "1", "0.000000000", "0.00%", "yes"
     ]  # fmt: skip
 
 
