@@ -12,6 +12,7 @@ from datetime import datetime
 import polars as pl
 
 from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.logs.change_feed import raise_watermark
 from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.metrics.calculator import DayMetrics, DayTotals, daily_metrics, day_totals, merge_partials
 from metrics_pipeline.metrics.comparison import DayChange, compare_days
@@ -163,6 +164,9 @@ def aggregate_days(
     ahead, so memory holds a single large one. A caller that stops early ends the reading of the next day.
     Raises what compute_day and store_day raise, except PermanentError, which concerns one day only.
     """
+    if windows:
+        # Before the first day is read, so that no change is missed from then on.
+        raise_watermark(database, max(window.end for window in windows.values()))
     with database.keeping_connections() as kept, _reading_ahead(database) as ahead:
 
         def read(window: DayWindow) -> ComputedDay:

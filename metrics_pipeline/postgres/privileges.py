@@ -32,6 +32,11 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
         "agent_performance_metrics": ("SELECT", "INSERT", "UPDATE"),
         "metric_day_ledger": ("SELECT", "INSERT", "UPDATE"),
         "metric_restatements": ("SELECT", "INSERT"),
+        "metric_log_changes": _PRUNE,
+        "metric_log_feed": ("SELECT", "UPDATE"),
+        # Sequences: GRANT and has_table_privilege() take them as tables.
+        "metric_log_watermark": ("SELECT", "UPDATE"),
+        "metric_log_failures": _READ,
         VERSION_TABLE: _READ,
     },
     Purpose.RETENTION: {
