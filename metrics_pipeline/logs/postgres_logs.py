@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from metrics_pipeline.errors import PipelineError
-from metrics_pipeline.logs import partition_counters, quality
+from metrics_pipeline.logs import change_feed, partition_counters, quality
 from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.logs.days import over_days
 from metrics_pipeline.logs.log_columns import (
@@ -145,25 +145,46 @@ class PostgresLogs:
             for window in windows
         }
 
+    def watch(self, database: Database, until: datetime) -> None:
+        """See LogSource: has the change feed note them, if it is installed."""
+        change_feed.raise_watermark(database, until)
+
     def marks(self, connection: Connection, windows: Sequence[DayWindow]) -> Mapping[date, Mark]:
-        """See LogSource: the counters of the day's partitions, if the logs are partitioned by time."""
-        return {
-            day: {JudgedBy.COUNTERS: mark} for day, mark in partition_counters.counters(connection, windows).items()
+        """See LogSource: the counters of the day's partitions, and the state of the change feed, where they exist."""
+        feed = change_feed.mark(connection)
+        of_all: dict[str, Any] = {} if feed is None else {JudgedBy.FEED: feed.to_json()}
+        counters = partition_counters.counters(connection, windows)
+        marks = {
+            day: of_all | ({JudgedBy.COUNTERS: counters[day]} if day in counters else {})
+            for day in (window.metric_date for window in windows)
         }
+        return {day: mark for day, mark in marks.items() if mark}
 
     def unchanged(
         self,
-        connection: Connection,  # noqa: ARG002 - for a change feed
-        windows: Sequence[DayWindow],  # noqa: ARG002
+        connection: Connection,
+        windows: Sequence[DayWindow],
         since: Mapping[date, Mark],
         now: Mapping[date, Mark],
     ) -> Mapping[date, JudgedBy]:
         """See LogSource."""
-        return {
+        found = {
             day: JudgedBy.COUNTERS
             for day, mark in since.items()
             if JudgedBy.COUNTERS in mark and mark[JudgedBy.COUNTERS] == now.get(day, {}).get(JudgedBy.COUNTERS)
         }
+        # Days that were read together have the same mark.
+        by_mark: dict[str, list[DayWindow]] = {}
+        for window in windows:
+            mark = since.get(window.metric_date, {}).get(JudgedBy.FEED)
+            if mark is not None and window.metric_date not in found:
+                by_mark.setdefault(mark, []).append(window)
+        for mark, some in by_mark.items():
+            touched = change_feed.touched_days(connection, change_feed.FeedMark.from_json(mark), some)
+            if touched is not None:
+                days = {window.metric_date for window in some} - touched
+                found |= dict.fromkeys(days, JudgedBy.FEED)
+        return found
 
     def counts(self, snapshot: Connection, windows: Sequence[DayWindow]) -> Mapping[date, int]:
         """See LogSource. One pass on the server over the index of the timestamps."""

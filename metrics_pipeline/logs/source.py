@@ -16,6 +16,7 @@ from metrics_pipeline.metrics.conservation import AgentLogs
 from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
 from metrics_pipeline.metrics.verification import JudgedBy, Mark, Unreadable
 from metrics_pipeline.metrics.windows import DayWindow
+from metrics_pipeline.postgres.database import Database
 
 #: Statuses that platforms are known to write. Any other may mean a success or a failure, but is not counted as one.
 KNOWN_STATUSES = (SUCCESS_STATUS, FAILED_STATUS, "running", "pending", "queued", "cancelled", "canceled", "timeout")
@@ -93,6 +94,12 @@ class LogSource(Protocol):
         """The fingerprint of each day, including days without logs. A day that cannot be read does not stop the others.
 
         For the same logs it equals the one that is computed from the result of read_day.
+        """
+
+    def watch(self, database: Database, until: datetime) -> None:
+        """Has the source note changes of logs older than `until`, where it can; called before marks().
+
+        Needs the privileges of the pipeline. Reads no logs.
         """
 
     def marks(self, connection: Connection, windows: Sequence[DayWindow]) -> Mapping[date, Mark]:

@@ -10,7 +10,7 @@ import psycopg
 from metrics_pipeline.errors import TransientError
 from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict
-from metrics_pipeline.metrics.windows import days_between
+from metrics_pipeline.metrics.windows import day_window, days_between
 from metrics_pipeline.names import (
     DAY_STATE_TAG,
     FAILED_PERMANENTLY_TAG,
@@ -68,6 +68,8 @@ def judge(
     """
     # Before the database is read: the days of a run that ends in between then count as running, not as missing.
     running = running_days(instance, apart_from=apart_from)
+    if is_recorded and days:
+        logs.watch(database, day_window(days[-1], time_zone).end)
     found = look_at_days(database, logs, days, time_zone, effort, running=running)
     if is_recorded:
         record(database, found)
@@ -87,9 +89,12 @@ def judge_in_time(
     hurried = database.within(_TICK_SECONDS, lock_seconds=_LOCK_SECONDS)
     try:
         running = running_days(instance)
+        logs = open_logs(hurried)
+        if days:
+            logs.watch(hurried, day_window(days[-1], settings.time_zone).end)
         found = look_at_days(
             database.within(_READ_SECONDS, lock_seconds=_LOCK_SECONDS),
-            open_logs(hurried),
+            logs,
             days,
             settings.time_zone,
             Effort(seconds=_BEGIN_SECONDS),

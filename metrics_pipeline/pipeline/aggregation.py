@@ -185,6 +185,9 @@ def aggregate_days(
     A caller that stops early ends the reading of the next day.
     Raises what compute_day and store_day raise, except PermanentError, which concerns one day only.
     """
+    if windows:
+        # Before the first day is read, so that no change is missed from then on.
+        logs.watch(database, max(window.end for window in windows.values()))
     with database.keeping_connections() as kept, _reading_ahead(database) as ahead:
         # Once, because an older note is as good: a write that follows it shows as a change.
         with kept.connect() as connection:

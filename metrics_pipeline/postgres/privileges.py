@@ -40,6 +40,11 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
         "metric_day_ledger": _WRITE,
         "metric_day_verifications": _WRITE,
         "metric_restatements": ("SELECT", "INSERT"),
+        "metric_log_changes": _PRUNE,
+        "metric_log_feed": ("SELECT", "UPDATE"),
+        # Sequences: GRANT and has_table_privilege() take them as tables.
+        "metric_log_watermark": ("SELECT", "UPDATE"),
+        "metric_log_failures": _READ,
         VERSION_TABLE: _READ,
     },
     Purpose.RETENTION: {

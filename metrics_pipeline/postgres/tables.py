@@ -141,6 +141,29 @@ Index(
     metric_restatements.c.metric_date,
 )
 
+#: What the change feed's triggers note. logs/change_feed.py explains both tables.
+metric_log_changes = Table(
+    "metric_log_changes",
+    metadata,
+    Column("transaction_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("changed_from", DateTime(timezone=True), primary_key=True),
+    Column("changed_until", DateTime(timezone=True), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("noted_at", DateTime(timezone=True), nullable=False),
+)
+
+#: One row.
+metric_log_feed = Table(
+    "metric_log_feed",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("watermark", BigInteger, nullable=False),
+    Column("failures", BigInteger, nullable=False),
+    Column("structure", Text, nullable=False),
+    Column("complete_from", BigInteger, nullable=False),
+    Column("pruned_before", BigInteger, nullable=False),
+)
+
 #: Other systems' tables. We create them only where no other system will: embedded, demo and test databases.
 upstream_metadata = MetaData()
 

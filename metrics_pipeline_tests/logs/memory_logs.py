@@ -59,6 +59,9 @@ class MemoryLogs:
             for window, day in days.items()
         }
 
+    def watch(self, database: object, until: object) -> None:
+        pass
+
     def marks(self, connection: object, windows: Sequence[DayWindow]) -> dict[date, Mark]:
         return {}
 

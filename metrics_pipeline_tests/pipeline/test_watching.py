@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
+from typer.testing import CliRunner
 
+from metrics_pipeline.cli import app
 from metrics_pipeline.embedded import acquire
 from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict
 from metrics_pipeline.metrics.verification import JudgedBy
@@ -37,6 +39,7 @@ from metrics_pipeline_tests.days import (
 from metrics_pipeline_tests.examples import examples
 from metrics_pipeline_tests.homes import scratch_home
 from metrics_pipeline_tests.processes import wait_until
+from metrics_pipeline_tests.roles import apply
 
 DAYS = [DAY + timedelta(days=n) for n in range(4)]
 WINDOWS = {day: day_window(day, "UTC") for day in DAYS}
@@ -206,6 +209,44 @@ def test_on_a_plain_table_old_days_are_counted_and_the_newest_read(database: Dat
     assert judged(database, *DAYS, effort=USUAL_EFFORT)[1].state is DayState.AGGREGATED
     assert judged(database, *DAYS)[1].state is DayState.DIRTY
     assert judged(database, *DAYS, effort=USUAL_EFFORT)[1].state is DayState.DIRTY
+
+
+@pytest.fixture
+def fed(database: Database, database_url: str) -> Database:
+    """A plain table with a change feed, all of whose days were looked at since."""
+    fill(database)
+    printed = CliRunner().invoke(app, ["db", "watch"], env={"METRICS_DATABASE_URL": database_url})
+    apply(printed.output, database_url)
+    open_logs(database).watch(database, WINDOWS[DAYS[-1]].end)
+    judged(database, *DAYS)
+    return database
+
+
+def test_with_a_feed_a_look_at_a_plain_table_reads_the_touched_days_only(fed: Database) -> None:
+    assert evidence(judged(fed, *DAYS, effort=USUAL_EFFORT)) == [JudgedBy.FEED] * 4
+    write(fed, WRITERS["a correction of no total"], DAYS[0])
+    looked = judged(fed, *DAYS, effort=USUAL_EFFORT)
+    assert evidence(looked) == [JudgedBy.CONTENT, *[JudgedBy.FEED] * 3]
+    assert [verdict.state for verdict in looked] == [DayState.DIRTY, *[DayState.AGGREGATED] * 3]
+    assert evidence(judged(fed, *DAYS, effort=USUAL_EFFORT)) == [JudgedBy.FEED] * 4
+    # Without its triggers nothing is believed that it noted.
+    execute(fed, "ALTER TABLE agent_execution_logs DISABLE TRIGGER metric_note_update")
+    write(fed, WRITERS["a correction in place"], DAYS[-1])
+    assert judged(fed, *DAYS, effort=USUAL_EFFORT)[-1].state is DayState.DIRTY
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_with_a_feed_every_change_is_found_by_the_next_look(fed: Database, name: str) -> None:
+    write(fed, WRITERS[name], DAYS[1])
+    assert said(judged(fed, *DAYS, effort=USUAL_EFFORT)) == said(truth(fed))
+
+
+def test_a_feed_that_missed_a_note_begins_again_with_the_next_look_of_the_pipeline(fed: Database) -> None:
+    execute(fed, "SELECT nextval('metric_log_failures')")
+    assert JudgedBy.FEED not in evidence(judged(fed, *DAYS, effort=USUAL_EFFORT))
+    open_logs(fed).watch(fed, WINDOWS[DAYS[-1]].end)
+    judged(fed, *DAYS)
+    assert evidence(judged(fed, *DAYS, effort=USUAL_EFFORT)) == [JudgedBy.FEED] * 4
 
 
 def test_within_a_run_nothing_is_read_that_was_looked_at_in_the_last_hour(database: Database) -> None:
