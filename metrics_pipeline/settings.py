@@ -302,7 +302,8 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
-        """Reads the variables; an empty one counts as unset, except the URL of a database and the API's tokens.
+        """Reads the variables; an empty one counts as unset, except the secrets: the URL of a database, the API's tokens and the
+        key of users.
 
         Raises SettingsError, which names each variable that cannot be used, its value if that is not secret, and what
         would be accepted.
@@ -310,11 +311,16 @@ class Settings:
         environment = os.environ if environment is None else environment
         given = {name: text for name, text in environment.items() if text}
         values: dict[str, Any] = {"home": _default_home()}
-        # An empty secret is a mistake of the deployment: it must not lead to a database that nobody meant, nor to a
-        # server without tokens.
+        # An empty secret is a mistake of the deployment: it must not lead to a database that nobody meant, to a
+        # server without tokens, or to another key.
         refusals = [
             f"{variable.name} is set but empty. Set {variable.accepts}, or unset it."
-            for variable in (VARIABLES["database_url"], VARIABLES["api_database_url"], VARIABLES["api_tokens"])
+            for variable in (
+                VARIABLES["database_url"],
+                VARIABLES["api_database_url"],
+                VARIABLES["api_tokens"],
+                VARIABLES["user_key"],
+            )
             if environment.get(variable.name) == ""
         ]
         for name, variable in VARIABLES.items():

@@ -16,7 +16,7 @@ def settings(**environment: str) -> Settings:
 
 
 def test_without_any_variable_the_api_has_no_tokens_and_looks_for_dagster_where_dev_serves_it() -> None:
-    assert settings().api_tokens == settings(METRICS_API_TOKENS="").api_tokens == ()
+    assert settings().api_tokens == ()
     assert settings().dagster_webserver_url == "http://127.0.0.1:3000"
     assert settings().api_database_url is None
 

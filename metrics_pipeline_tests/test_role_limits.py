@@ -21,6 +21,8 @@ OURS = (
     "metric_day_ledger",
     "metric_day_verifications",
     "metric_restatements",
+    "metric_log_changes",
+    "metric_log_feed",
 )
 TABLES = ("agent_registry", "agent_execution_logs", "alert_history", *OURS, "metrics_pipeline_alembic_version")
 
@@ -140,6 +142,8 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "metric_day_ledger": STORE,
         "metric_day_verifications": STORE,
         "metric_restatements": {"SELECT", "INSERT"},
+        "metric_log_changes": PRUNE,
+        "metric_log_feed": STORE - {"INSERT"},
         "metrics_pipeline_alembic_version": READ,
     },
     "retention": {
@@ -171,6 +175,8 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "metric_user_key": READ,
         "metric_day_verifications": STORE | PRUNE,
         "metric_restatements": {"SELECT", "INSERT"},
+        "metric_log_changes": PRUNE,
+        "metric_log_feed": STORE - {"INSERT"},
         "metrics_pipeline_alembic_version": READ,
     },
     "stranger": {},
@@ -287,4 +293,6 @@ def test_the_catalog_knows_of_no_other_right(everybody: dict[str, Role], databas
             named = {row[0] for row in connection.execute(_NAMED_IN, {"role": everybody[purpose].name})}
             elsewhere = {"schema public", f"database {database}"} if tables else set()
             views = {"view agent_latency_histogram"} if purpose == "reader" else set()
-            assert named == {f"table {table}" for table in tables} | views | elsewhere
+            feed = {f"sequence metric_log_{name}" for name in ("watermark", "failures")}
+            sequences = feed if "metric_log_feed" in tables else set()
+            assert named == {f"table {table}" for table in tables} | views | sequences | elsewhere

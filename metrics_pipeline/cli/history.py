@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from metrics_pipeline.cli.tables import print_table
+from metrics_pipeline.cli.values import storable
 from metrics_pipeline.errors import DagsterStorageError
 from metrics_pipeline.metrics.reconciliation import DayVerdict, LedgerRow
 from metrics_pipeline.orchestration.instance import open_instance
@@ -21,14 +22,6 @@ from metrics_pipeline.store.reads import restatements as stored_restatements
 
 _FIRST_DAY = datetime(1, 1, 1)  # noqa: DTZ001 - an option's bounds are dates
 _LAST_DAY = datetime(9999, 12, 31)  # noqa: DTZ001
-
-
-def _storable(value: str | None) -> str | None:
-    try:
-        (value or "").encode()
-    except UnicodeEncodeError:
-        raise typer.BadParameter(f"{value!r} is not text in UTF-8") from None
-    return value
 
 
 def status(
@@ -85,7 +78,7 @@ def status(
 
 
 def restatements(
-    agent: Annotated[str | None, typer.Option(callback=_storable, help="Only this agent. Default: all.")] = None,
+    agent: Annotated[str | None, typer.Option(callback=storable, help="Only this agent. Default: all.")] = None,
     first: Annotated[
         datetime, typer.Option("--from", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The first metric day.")
     ] = _FIRST_DAY,

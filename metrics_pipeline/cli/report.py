@@ -12,6 +12,7 @@ import simplejson
 import typer
 
 from metrics_pipeline.cli.tables import print_table
+from metrics_pipeline.cli.values import storable
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.pipeline.opening import open_database
@@ -51,7 +52,7 @@ def report(
         typer.Option("--to", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The last day. Default: yesterday."),
     ] = None,
     by: Annotated[list[Grouping] | None, typer.Option(help="One row for each of these. May be repeated.")] = None,
-    agent: Annotated[str | None, typer.Option(help="Only this agent. Default: all.")] = None,
+    agent: Annotated[str | None, typer.Option(callback=storable, help="Only this agent. Default: all.")] = None,
     form: Annotated[Format, typer.Option("--format", help="CSV and JSON have all columns and digits.")] = Format.TABLE,
 ) -> None:
     """Prints the metrics of a window: sums, rates, percentiles and users over all of its stored days.

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from metrics_pipeline.cli.values import storable
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.upgrading import require_current
 from metrics_pipeline.settings import Settings
@@ -18,13 +19,17 @@ def _group() -> None:
 
 
 @app.command()
-def forget(user_id: Annotated[str, typer.Argument(metavar="ID", help="The user_id in the metadata of logs.")]) -> None:
+def forget(
+    user_id: Annotated[
+        str, typer.Argument(metavar="ID", callback=storable, help="The user_id in the metadata of logs.")
+    ],
+) -> None:
     """Removes one person from the stored distributions.
 
     Only a keyed hash of each user is stored. The person's hash is replaced everywhere by a random number, so the users
     of every window are counted as before, and nothing stored belongs to the person any more. Have the platform remove
     the person from its logs first: a day that is aggregated again from logs that name the person stores the hash again.
-    Needs UPDATE on agent_day_distributions, which its owner has.
+    Needs UPDATE on agent_day_distributions, which the purpose `--operator` of `metrics-pipeline db grants` has.
 
     Example: `metrics-pipeline users forget alice@example.com`
     """

@@ -27,6 +27,13 @@ class Purpose(StrEnum):
 _READ = ("SELECT",)
 _PRUNE = ("SELECT", "DELETE")
 _WRITE = ("SELECT", "INSERT", "UPDATE")
+_FEED = {
+    "metric_log_changes": _PRUNE,
+    "metric_log_feed": ("SELECT", "UPDATE"),
+    # Sequences: GRANT and has_table_privilege() take them as tables.
+    "metric_log_watermark": ("SELECT", "UPDATE"),
+    "metric_log_failures": _READ,
+}
 _METRICS = [grain.table for grain in GRAINS]
 
 #: Per purpose, the privileges on each table.
@@ -40,11 +47,7 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
         "metric_day_ledger": _WRITE,
         "metric_day_verifications": _WRITE,
         "metric_restatements": ("SELECT", "INSERT"),
-        "metric_log_changes": _PRUNE,
-        "metric_log_feed": ("SELECT", "UPDATE"),
-        # Sequences: GRANT and has_table_privilege() take them as tables.
-        "metric_log_watermark": ("SELECT", "UPDATE"),
-        "metric_log_failures": _READ,
+        **_FEED,
         VERSION_TABLE: _READ,
     },
     Purpose.RETENTION: {
@@ -78,6 +81,7 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
         "metric_day_ledger": (*_WRITE, "DELETE"),
         "metric_day_verifications": (*_WRITE, "DELETE"),
         "metric_restatements": ("SELECT", "INSERT"),
+        **_FEED,
         VERSION_TABLE: _READ,
     },
 }

@@ -96,6 +96,6 @@ def test_a_wrong_variable_is_named_and_its_secret_is_not(refused: Callable[..., 
     assert refused(METRICS_API_TOKENS=f"me:write:{TOKEN}").startswith(
         "Error: METRICS_API_TOKENS cannot be read in entry 1"
     )
-    assert refused(METRICS_API_TOKENS="", METRICS_API_DATABASE_URL=f"mysql://me:{TOKEN}@db/x").startswith(
-        "Error: METRICS_API_DATABASE_URL is not a PostgreSQL URL that libpq can use."
-    )
+    assert refused(
+        METRICS_API_TOKENS=f"me:read:{TOKEN}", METRICS_API_DATABASE_URL=f"mysql://me:{TOKEN}@db/x"
+    ).startswith("Error: METRICS_API_DATABASE_URL is not a PostgreSQL URL that libpq can use.")
