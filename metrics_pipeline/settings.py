@@ -302,8 +302,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
-        """Reads the variables; an empty one counts as unset, except the secrets: the URL of a database, the API's tokens and the
-        key of users.
+        """Reads the variables; an empty one counts as unset, except a database's URL, the API's tokens, the users' key.
 
         Raises SettingsError, which names each variable that cannot be used, its value if that is not secret, and what
         would be accepted.
