@@ -6,7 +6,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -308,23 +307,26 @@ class PostgresLogs:
                     helper.result.exception()
 
     def _help(self, helper: "_Helper", left: deque[Slice], exported_id: str) -> None:
-        with ExitStack() as stack:
-            try:
-                connection = stack.enter_context(self._database.snapshot())
-            except PipelineError as error:
-                # A role or a pool may have few connections, and the snapshot's own reads everything if need be.
-                _log.warning("The day is read over fewer connections. %s", error)
-                helper.result.set_result([])
-                return
-            try:
+        is_connected = False
+        try:
+            with self._database.snapshot() as connection:
+                is_connected = True
                 if left:
                     connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{exported_id}'")
                     connection.execute(_LOCK)
                 helper.has_begun.set()
-                helper.result.set_result(self._slices(connection, left))
-            except BaseException as error:
+                partials = self._slices(connection, left)
+        # Also what the end of a lost connection raises: in a thread, nobody else would notice it.
+        except BaseException as error:
+            if not is_connected and isinstance(error, PipelineError):
+                # A role or a pool may have few connections, and the snapshot's own reads everything if need be.
+                _log.warning("The day is read over fewer connections. %s", error)
+                helper.result.set_result([])
+            else:
                 left.clear()
                 helper.result.set_exception(error)
+        else:
+            helper.result.set_result(partials)
 
     def _slices(self, connection: Connection, left: deque[Slice]) -> list[pl.DataFrame]:
         """Reads one slice after the other until none is left."""

@@ -33,10 +33,12 @@ def upgrade() -> None:
     op.execute("CREATE SEQUENCE metric_log_watermark MINVALUE 0 START 0")
     op.execute("CREATE SEQUENCE metric_log_failures MINVALUE 0 START 0")
     op.execute("SELECT nextval('metric_log_failures')")
-    schema = op.get_bind().scalar(sa.text("SELECT quote_ident(current_schema())"))
+    names = "SELECT quote_ident(s), quote_literal(quote_ident(s) || '.metric_log_failures') FROM current_schema() AS s"
+    schema, failures = op.get_bind().execute(sa.text(names)).one()
     for statement in (_NOTE, _TAMPERED):
+        named = statement.replace("{schema}", schema).replace("{failures}", failures)
         # A colon in the name would begin a parameter.
-        op.execute(statement.replace("{schema}", schema.replace(":", "\\:")))
+        op.execute(named.replace(":", "\\:"))
     op.execute("""
         CREATE TRIGGER metric_log_changes_tampered AFTER UPDATE OR DELETE ON metric_log_changes
         FOR EACH ROW EXECUTE FUNCTION metric_count_tampered_notes()""")
@@ -76,7 +78,7 @@ BEGIN
     EXCEPTION WHEN OTHERS THEN
         RAISE LOG 'metrics_pipeline could not note a change of the logs: %', SQLERRM;
         BEGIN
-            PERFORM nextval('{schema}.metric_log_failures');
+            PERFORM nextval({failures});
         EXCEPTION WHEN OTHERS THEN
             RAISE LOG 'metrics_pipeline could not count it: %', SQLERRM;
         END;
@@ -90,7 +92,7 @@ CREATE FUNCTION metric_count_tampered_notes() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
 BEGIN
     IF TG_OP = 'UPDATE' OR OLD.transaction_id >= (SELECT pruned_before FROM {schema}.metric_log_feed) THEN
-        PERFORM nextval('{schema}.metric_log_failures');
+        PERFORM nextval({failures});
     END IF;
     RETURN NULL;
 END
