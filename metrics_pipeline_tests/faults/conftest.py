@@ -26,6 +26,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         number = 1 if seeds_asked is None else seeds_asked
         if metafunc.definition.get_closest_marker("half_the_seeds"):
             number = -(-number // 2)
+        if metafunc.definition.get_closest_marker("few_seeds"):
+            number = min(number, 2)
         seeds = range(number) if only is None else [only]
         metafunc.parametrize("seed", seeds, ids="seed{}".format)
 

@@ -6,6 +6,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from metrics_pipeline.embedded import server_pid
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.pipeline.opening import open_database
@@ -35,6 +37,7 @@ def test_a_backfill_whose_server_is_stopped_anywhere_heals_by_itself_or_by_what_
         assert query(database, "SELECT agent_id FROM metric_restatements GROUP BY 1 HAVING count(*) > 1") == []
 
 
+@pytest.mark.half_the_seeds
 def test_an_embedded_server_that_is_killed_while_idle_is_back_with_the_next_connection_of_whoever_needs_it(
     stage: Stage, private_home: Path
 ) -> None:

@@ -183,7 +183,7 @@ def _make_the_newest_day_dirty(database: Database) -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.half_the_seeds
+@pytest.mark.few_seeds
 @pytest.mark.long
 def test_a_day_whose_run_died_with_its_code_server_is_asked_for_again_by_the_sensor(
     stage: Stage, production: tuple[Path, dict[str, str]]
