@@ -217,9 +217,20 @@ def fed(database: Database, database_url: str) -> Database:
     fill(database)
     printed = CliRunner().invoke(app, ["db", "watch"], env={"METRICS_DATABASE_URL": database_url})
     apply(printed.output, database_url)
-    open_logs(database).watch(database, WINDOWS[DAYS[-1]].end)
+    begin_to_watch(database)
     judged(database, *DAYS)
     return database
+
+
+def begin_to_watch(database: Database) -> None:
+    open_logs(database).watch(database, WINDOWS[DAYS[-1]].end)
+
+    def has_marks() -> bool:
+        with database.connect() as connection:
+            return bool(open_logs(database).marks(connection, list(WINDOWS.values())))
+
+    # Transactions are counted for the whole server: one of another test, open for a moment, delays the feed.
+    wait_until(has_marks)
 
 
 def test_with_a_feed_a_look_at_a_plain_table_reads_the_touched_days_only(fed: Database) -> None:
@@ -244,7 +255,7 @@ def test_with_a_feed_every_change_is_found_by_the_next_look(fed: Database, name:
 def test_a_feed_that_missed_a_note_begins_again_with_the_next_look_of_the_pipeline(fed: Database) -> None:
     execute(fed, "SELECT nextval('metric_log_failures')")
     assert JudgedBy.FEED not in evidence(judged(fed, *DAYS, effort=USUAL_EFFORT))
-    open_logs(fed).watch(fed, WINDOWS[DAYS[-1]].end)
+    begin_to_watch(fed)
     judged(fed, *DAYS)
     assert evidence(judged(fed, *DAYS, effort=USUAL_EFFORT)) == [JudgedBy.FEED] * 4
 
