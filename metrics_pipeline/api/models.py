@@ -190,11 +190,22 @@ Figures: type[BaseModel] = create_model(
     "Figures",
     __doc__="The figures of a period; a mean over nothing is null. Rates have 6 places, latencies 3, money 9.",
     **{name: _figure(type_) for name, type_ in get_type_hints(PeriodSummary, include_extras=True).items()},
+)
+_PeriodFigures: Any = create_model(
+    "PeriodFigures",
+    __base__=Figures,
+    __doc__="The figures of a period, and those of all its executions together.",
     **{name: _WINDOW_FIELDS[name] for name in SUMMARY_OF_WINDOW},
+)
+SummaryChange: Any = create_model(
+    "SummaryChange",
+    __base__=Figures,
+    __doc__="Each figure minus that of the previous period; null where one has none.",
+    **{name: _CHANGE_FIELDS[name] for name in SUMMARY_OF_WINDOW if name in _CHANGE_FIELDS},
 )
 
 
-class Period(Figures):  # type: ignore[misc, valid-type]
+class Period(_PeriodFigures):  # type: ignore[misc]
     """The same figures of the days before."""
 
     start_date: date
@@ -209,9 +220,7 @@ class Summary(Period):
     days: int
     is_comparable: bool = Field(description="Whether both periods have the same number of stored days.")
     previous: Period = Field(description="The same number of days just before.")
-    change: Figures = Field(  # type: ignore[valid-type]
-        description="Each figure minus that of the previous period; null where one has none."
-    )
+    change: SummaryChange = Field(description="Each figure minus that of the previous period; null where one has none.")
 
 
 class Run(BaseModel):

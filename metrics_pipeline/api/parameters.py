@@ -59,7 +59,7 @@ class ListParameters(Parameters):
     decimals: Decimals = Field(
         default=Decimals.NUMBER,
         description="string: JSON and NDJSON have money and rates as strings, for clients whose numbers are binary "
-        "floats.",
+        "floats; the schemas describe them as numbers.",
     )
     excel: bool = Field(
         default=False,
