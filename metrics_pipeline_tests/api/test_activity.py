@@ -160,6 +160,10 @@ def test_a_summary_of_any_period_has_the_figures_of_the_window(stored: Database,
     assert summary["change"]["p50_latency_ms"] == summary["p50_latency_ms"] - summary["previous"]["p50_latency_ms"]
     text = api.get(f"/api/v1/metrics/a/summary?{query}&decimals=string").json()
     assert text["total_cost"] == str(summary["total_cost"])
+    # A day that gets or loses its distribution changes the summary, although no row of metrics changes.
+    tag = api.get(f"/api/v1/metrics/a/summary?{query}").headers["ETag"]
+    execute(stored, f"DELETE FROM agent_day_distributions WHERE metric_date = '{DAY}'")
+    assert api.get(f"/api/v1/metrics/a/summary?{query}", headers={"If-None-Match": tag}).status_code == 200
     both = api.get(f"/api/v1/metrics/a/summary?days=3&start_date={DAY}")
     assert (both.status_code, both.json()["errors"][0]["field"]) == (422, "days")
 

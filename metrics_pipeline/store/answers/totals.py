@@ -18,7 +18,13 @@ _WHOLE = ("days_stored", "mean_latencies_ms", "weighted_latencies_ms", *(n for n
 
 _DAYS = "agent_id = :agent_id AND metric_date BETWEEN :first AND :last"
 _TOTALS = text(f"""
-WITH version AS MATERIALIZED ({rows_version(_DAYS)}), days AS MATERIALIZED (
+WITH version AS MATERIALIZED (
+    -- A summary also shows what the distributions say, and a day may get its first one without a change of its row.
+    SELECT metrics.value || md5(coalesce((
+        SELECT string_agg(concat_ws(' ', metric_date, xmin), ',' ORDER BY metric_date)
+        FROM agent_day_distributions WHERE {_DAYS}), '')) AS value
+    FROM ({rows_version(_DAYS)}) AS metrics
+), days AS MATERIALIZED (
     SELECT metrics.*, metric_date >= :middle AS is_current
     FROM agent_performance_metrics AS metrics, version
     WHERE {_DAYS} AND version.value <> ALL(CAST(:held AS text[]))
