@@ -1,11 +1,12 @@
 """`seal` and `clear`: an operator's decision about one stored day."""
 
-from datetime import datetime
+from datetime import date
 from typing import Annotated
 
 import typer
 
 from metrics_pipeline.cli.runs import require_complete_days
+from metrics_pipeline.cli.values import day_option
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.verification import Unreadable
 from metrics_pipeline.metrics.windows import day_window
@@ -14,10 +15,10 @@ from metrics_pipeline.postgres.privileges import Purpose, require_privileges
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.closing import clear_day, seal_day
 
-_DAY = typer.Option("--date", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The day in METRICS_TIME_ZONE.")
+_DAY = day_option("--date", help="The day in METRICS_TIME_ZONE.")
 
 
-def seal(day: Annotated[datetime, _DAY]) -> None:
+def seal(day: Annotated[date, _DAY]) -> None:
     """Keeps the stored metrics of a day for good, because its logs were deleted but its executions did happen.
 
     The day is then treated as if retention had pruned its logs: nothing aggregates it again.
@@ -25,10 +26,10 @@ def seal(day: Annotated[datetime, _DAY]) -> None:
     Example: `metrics-pipeline seal --date 2025-07-11`
     """
     settings = Settings.from_environment()
-    require_complete_days(settings, day.date(), day.date())
+    require_complete_days(settings, day, day)
     database = open_database(settings)
     logs = open_logs(database)
-    window = day_window(day.date(), settings.time_zone)
+    window = day_window(day, settings.time_zone)
     with database.snapshot() as snapshot:
         present = logs.fingerprints(snapshot, [window], logs.fingerprint_kinds[0])[window.metric_date]
     if isinstance(present, Unreadable):
@@ -39,7 +40,7 @@ def seal(day: Annotated[datetime, _DAY]) -> None:
 
 
 def clear(
-    day: Annotated[datetime, _DAY],
+    day: Annotated[date, _DAY],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Deletes the stored metrics of a day, as if it had never been aggregated; schedule and commands then may.
@@ -50,12 +51,12 @@ def clear(
     Example: `metrics-pipeline clear --date 2025-07-11`
     """
     settings = Settings.from_environment()
-    require_complete_days(settings, day.date(), day.date())
+    require_complete_days(settings, day, day)
     database = open_database(settings)
     require_ready(database)
     with database.connect() as connection:
         require_privileges(connection, Purpose.OPERATOR)
-    window = day_window(day.date(), settings.time_zone)
+    window = day_window(day, settings.time_zone)
     if not yes:
         typer.confirm(f"Delete the stored metrics of {window.metric_date}?", abort=True)
     rows = clear_day(database, window)

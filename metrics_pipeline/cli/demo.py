@@ -6,7 +6,7 @@ import polars as pl
 import typer
 
 from metrics_pipeline.cli.runs import run_with_progress
-from metrics_pipeline.cli.tables import print_table
+from metrics_pipeline.cli.tables import Column, show
 from metrics_pipeline.errors import SettingsError
 from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
@@ -20,6 +20,19 @@ from metrics_pipeline.store.reads import metrics_of_day
 
 _DAYS = 7
 _SPEC = SampleSpec(seed=1, agents=20, logs_per_day=10_000)
+
+_COLUMNS = (
+    Column("agent_id", "agent", is_text=True),
+    Column("total_executions", "logs"),
+    Column("success_rate", "success", in_words="{:.2%}".format),
+    Column("p50_latency_ms", "p50 ms", rank=2),
+    Column("p95_latency_ms", "p95 ms"),
+    Column("p99_latency_ms", "p99 ms", rank=3),
+    Column("total_tokens", "tokens", rank=4),
+    Column("total_cost_usd", "cost USD"),
+    Column("human_interventions", "humans", rank=5),
+    Column("unique_users", "users", rank=1),
+)
 
 
 def demo() -> None:
@@ -55,22 +68,5 @@ def demo() -> None:
 
 
 def _print_agents(metrics: pl.DataFrame, day: date) -> None:
-    print_table(
-        f"agent_performance_metrics on {day}",
-        ("agent", "logs", "success", "p50 ms", "p95 ms", "p99 ms", "tokens", "cost USD", "humans", "users"),
-        [
-            (
-                row["agent_id"],
-                f"{row['total_executions']:,}",
-                f"{row['success_rate']:.2%}",
-                f"{row['p50_latency_ms']:,}",
-                f"{row['p95_latency_ms']:,}",
-                f"{row['p99_latency_ms']:,}",
-                f"{row['total_tokens']:,}",
-                f"{row['total_cost_usd']:,f}",
-                f"{row['human_interventions']:,}",
-                f"{row['unique_users']:,}",
-            )
-            for row in metrics.sort("total_executions", "agent_id", descending=[True, False]).iter_rows(named=True)
-        ],
-    )
+    ranked = metrics.sort("total_executions", "agent_id", descending=[True, False])
+    show(f"agent_performance_metrics on {day}", _COLUMNS, ranked.to_dicts())

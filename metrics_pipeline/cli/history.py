@@ -1,15 +1,15 @@
 """`status` and `restatements`: the state of each stored day, and the stored values that were replaced."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from metrics_pipeline.cli.tables import print_table
-from metrics_pipeline.cli.values import storable
+from metrics_pipeline.cli.tables import Column, Format, FormatOption, show
+from metrics_pipeline.cli.values import day_option, storable
 from metrics_pipeline.errors import DagsterStorageError
-from metrics_pipeline.metrics.reconciliation import DayVerdict, LedgerRow
+from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict, LedgerRow
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.orchestration.reconciling import judge
 from metrics_pipeline.pipeline.opening import open_database, open_logs, require_ready
@@ -20,14 +20,57 @@ from metrics_pipeline.store.ledger import ledger_rows
 from metrics_pipeline.store.reads import Restatement
 from metrics_pipeline.store.reads import restatements as stored_restatements
 
-_FIRST_DAY = datetime(1, 1, 1)  # noqa: DTZ001 - an option's bounds are dates
-_LAST_DAY = datetime(9999, 12, 31)  # noqa: DTZ001
+#: The exit code of `status --exit-code`. Neither 1, which an error has, nor 2, a wrong option.
+_NEEDS_ATTENTION = 3
+
+_STYLES = {
+    DayState.AGGREGATED: "green",
+    DayState.NO_ACTIVITY: "green",
+    DayState.RUNNING: "cyan",
+    DayState.OTHER_ZONE: "yellow",
+    DayState.DIRTY: "yellow",
+    DayState.MISSING: "red",
+    DayState.DAMAGED: "bold red",
+    DayState.SHRUNK: "bold red",
+    DayState.UNREADABLE: "bold red",
+}
+
+_STATUS = (
+    Column("day", is_text=True),
+    Column("state", is_text=True, in_words=lambda state: state.words, style=lambda state: _STYLES.get(state, "")),
+    Column("why", is_folded=True),
+    Column("logs"),
+    Column("aggregated", rank=4),
+    Column("skipped", rank=1),
+    Column("agents", rank=2),
+    Column("aggregated_at", "when (UTC)", is_text=True, rank=3),
+    Column("run_id", "run", is_text=True, rank=5, in_words=lambda run_id: (run_id or "")[:8]),
+    Column("definition", rank=6),
+)
+
+_RESTATEMENTS = (
+    Column("agent", is_text=True),
+    Column("day", is_text=True),
+    Column("replaced_at", "replaced (UTC)", is_text=True, rank=1, in_words="{:%Y-%m-%d %H:%M:%S}".format),
+    Column("reason", is_text=True, rank=2),
+    Column("run_id", "run", is_text=True, rank=3, in_words=lambda run_id: run_id[:8]),
+    Column("changed", "what changed", is_folded=True),
+)
 
 
 def status(
     days: Annotated[
         int | None, typer.Option(min=1, max=3660, help="How many days back. Default: METRICS_LOOKBACK_DAYS.")
     ] = None,
+    form: FormatOption = Format.TABLE,
+    exit_code: Annotated[
+        bool,
+        typer.Option(
+            "--exit-code",
+            help="For cron and monitoring: end with code 3 if a shown day is missing, dirty, damaged, shrunk or "
+            "unreadable, or if Dagster's database does not answer.",
+        ),
+    ] = False,
 ) -> None:
     """Shows the state of the last days: whether the stored metrics of each day still equal its logs.
 
@@ -66,26 +109,26 @@ def status(
             verdicts = judge_days(snapshot, window, settings.time_zone, found=found.by_day)
     with database.connect() as connection:
         ledger = ledger_rows(connection, window[0], window[-1]) if window else {}
-    print_table(
+    show(
         f"{database.description}, days in {settings.time_zone}",
-        ("day", "state", "why", "logs", "aggregated", "skipped", "agents", "when (UTC)", "run", "definition"),
+        _STATUS,
         [_status_row(verdict, ledger.get(verdict.metric_date)) for verdict in verdicts],
-        left=("day", "state", "why", "when (UTC)", "run"),
+        form,
     )
-    print(f"{findings(verdicts)} {how_judged(verdicts)}".rstrip())
+    if form is Format.TABLE:
+        print(f"{findings(verdicts, names_days=False)} {how_judged(verdicts)}".rstrip())
     if unknown:
         typer.echo(unknown, err=True)
+    if exit_code and (unknown or any(verdict.state.is_fault for verdict in verdicts)):
+        raise typer.Exit(_NEEDS_ATTENTION)
 
 
 def restatements(
     agent: Annotated[str | None, typer.Option(callback=storable, help="Only this agent. Default: all.")] = None,
-    first: Annotated[
-        datetime, typer.Option("--from", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The first metric day.")
-    ] = _FIRST_DAY,
-    last: Annotated[
-        datetime, typer.Option("--to", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The last metric day.")
-    ] = _LAST_DAY,
+    first: Annotated[date | None, day_option("--from", help="The first metric day. Default: the first stored.")] = None,
+    last: Annotated[date | None, day_option("--to", help="The last metric day. Default: the last stored.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="The maximum number of rows, newest first.")] = 100,
+    form: FormatOption = Format.TABLE,
 ) -> None:
     """Shows the stored values that were replaced, when, by which run and why.
 
@@ -94,36 +137,33 @@ def restatements(
     database = open_database(Settings.from_environment())
     require_ready(database)
     with database.connect() as connection:
-        found = stored_restatements(connection, first.date(), last.date(), agent_id=agent, limit=limit)
-    if not found:
+        found = stored_restatements(connection, first or date.min, last or date.max, agent_id=agent, limit=limit)
+    if not found and form is Format.TABLE:
         print("No stored value was replaced.")
         return
-    print_table(
-        f"Restatements in {database.description}",
-        ("agent", "day", "replaced (UTC)", "reason", "run", "what changed"),
-        [_restatement_row(restatement) for restatement in found],
-        left=("agent", "day", "replaced (UTC)", "reason", "run", "what changed"),
-    )
+    rows = [_restatement_row(restatement) for restatement in found]
+    show(f"Restatements in {database.description}", _RESTATEMENTS, rows, form)
 
 
-def _status_row(verdict: DayVerdict, row: LedgerRow | None) -> tuple[str, ...]:
-    if row is None:
-        return (str(verdict.metric_date), verdict.state.words, verdict.reason, "", "", "", "", "", "", "")
-    return (
-        str(verdict.metric_date),
-        verdict.state.words,
-        verdict.reason,
-        f"{row.source_logs:,}",
-        f"{row.aggregated_logs:,}",
-        f"{row.skipped_logs:,}",
-        f"{row.agents:,}",
-        f"{row.aggregated_at:%Y-%m-%d %H:%M}",
-        row.run_id[:8],
-        f"{row.definition_version} (old)" if verdict.is_outdated else row.definition_version,
-    )
+def _status_row(verdict: DayVerdict, row: LedgerRow | None) -> dict[str, Any]:
+    old = " (old)" if verdict.is_outdated else ""
+    return {
+        "day": verdict.metric_date,
+        "state": verdict.state,
+        "why": verdict.reason,
+        "logs": row and row.source_logs,
+        "aggregated": row and row.aggregated_logs,
+        "skipped": row and row.skipped_logs,
+        "agents": row and row.agents,
+        "aggregated_at": row and row.aggregated_at,
+        "run_id": row and row.run_id,
+        "definition": row and f"{row.definition_version}{old}",
+        "read_at": verdict.verified_at,
+        "judged_by": verdict.judged_by,
+    }
 
 
-def _restatement_row(restatement: Restatement) -> tuple[str, ...]:
+def _restatement_row(restatement: Restatement) -> dict[str, Any]:
     changed = (
         ["cleared"]
         if restatement.new_row is None
@@ -133,14 +173,14 @@ def _restatement_row(restatement: Restatement) -> tuple[str, ...]:
             if old != restatement.new_row[name]
         ]
     )
-    return (
-        restatement.agent_id,
-        str(restatement.metric_date),
-        f"{restatement.replaced_at:%Y-%m-%d %H:%M:%S}",
-        restatement.reason,
-        restatement.run_id[:8],
-        ", ".join(changed) or "the distribution of latencies or users only",
-    )
+    return {
+        "agent": restatement.agent_id,
+        "day": restatement.metric_date,
+        "replaced_at": restatement.replaced_at,
+        "reason": restatement.reason,
+        "run_id": restatement.run_id,
+        "changed": ", ".join(changed) or "the distribution of latencies or users only",
+    }
 
 
 def _plain(value: object) -> str:

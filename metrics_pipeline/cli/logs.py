@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from metrics_pipeline.cli.tables import printable
+from metrics_pipeline.cli.values import day_option
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.log_files.loading import LoadedLogs, load_log_files
 from metrics_pipeline.log_files.log_file import MAX_MIB, MAX_ROWS, Reading
@@ -37,10 +38,7 @@ def generate(
     agents: Annotated[int, typer.Option(min=1, max=100_000, help="The number of agents; a few get most logs.")] = 20,
     seed: Annotated[int, typer.Option(help="The same seed gives the same logs.")] = 1,
     until: Annotated[
-        datetime | None,
-        typer.Option(
-            metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The last day. Default: yesterday in METRICS_TIME_ZONE."
-        ),
+        date | None, day_option("--until", help="The last day. Default: yesterday in METRICS_TIME_ZONE.")
     ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", help="Write generated logs also into the database that METRICS_DATABASE_URL names.")
@@ -59,7 +57,7 @@ def generate(
     - `metrics-pipeline logs generate --days 1 --until 2025-03-30 --seed 42`
     """
     settings = Settings.from_environment()
-    last = until.date() if until else last_complete_day(datetime.now(UTC), settings.time_zone)
+    last = until or last_complete_day(datetime.now(UTC), settings.time_zone)
     if not _FIRST_DAY + timedelta(days=days) <= last <= _LAST_DAY:
         raise PermanentError(f"{days} days until {last} do not lie between {_FIRST_DAY} and {_LAST_DAY}.")
     first = last - timedelta(days=days - 1)

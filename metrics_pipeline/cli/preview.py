@@ -1,11 +1,14 @@
 """`backfill --preview`: what a backfill would change, day by day."""
 
 from datetime import date
+from decimal import Decimal
+from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import track
 
-from metrics_pipeline.cli.tables import print_table
+from metrics_pipeline.cli.tables import Column, Format, show
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.comparison import DayChange
 from metrics_pipeline.metrics.windows import day_window, days_between
@@ -16,7 +19,28 @@ from metrics_pipeline.settings import Settings
 _MAX_NAMED_AGENTS = 5
 
 
-def preview_days(settings: Settings, first: date, last: date, options: AggregationOptions) -> None:
+def _signed(number: int | Decimal) -> str:
+    return f"{number:+,f}" if isinstance(number, Decimal) else f"{number:+,}"
+
+
+def _first_of(agents: tuple[str, ...]) -> str:
+    more = len(agents) - _MAX_NAMED_AGENTS
+    return ", ".join(agents[:_MAX_NAMED_AGENTS]) + (f" and {more} more" if more > 0 else "")
+
+
+_COLUMNS = (
+    Column("day", is_text=True),
+    Column("inserted"),
+    Column("changed"),
+    Column("unchanged", rank=2),
+    Column("executions", in_words=_signed),
+    Column("tokens", rank=3, in_words=_signed),
+    Column("cost_usd", "cost USD", in_words=_signed),
+    Column("changed_agents", "changed agents", is_folded=True, rank=1, in_words=_first_of),
+)
+
+
+def preview_days(settings: Settings, first: date, last: date, options: AggregationOptions, form: Format) -> None:
     """Computes the days without writing; prints a row for each, then the days that would fail and why."""
     database = open_database(settings)
     logs = open_logs(database)
@@ -29,25 +53,19 @@ def preview_days(settings: Settings, first: date, last: date, options: Aggregati
             changes.append(preview_day(database, logs, day_window(day, settings.time_zone), options))
         except PermanentError as error:
             failures.append(f"{day} would fail and stay as it is: {error}")
-    print_table(
-        "Preview: nothing was written",
-        ("day", "inserted", "changed", "unchanged", "executions", "tokens", "cost USD", "changed agents"),
-        [_row(change) for change in changes],
-    )
+    show("Preview: nothing was written", _COLUMNS, [_row(change) for change in changes], form)
     for failure in failures:
-        print(failure)
+        typer.echo(failure, err=form is not Format.TABLE)
 
 
-def _row(change: DayChange) -> tuple[str, ...]:
-    named = ", ".join(change.changed_agents[:_MAX_NAMED_AGENTS])
-    more = len(change.changed_agents) - _MAX_NAMED_AGENTS
-    return (
-        str(change.metric_date),
-        f"{change.inserted:,}",
-        f"{change.changed:,}",
-        f"{change.unchanged:,}",
-        f"{change.executions:+,}",
-        f"{change.tokens:+,}",
-        f"{change.cost_usd:+,f}",
-        f"{named} and {more} more" if more > 0 else named,
-    )
+def _row(change: DayChange) -> dict[str, Any]:
+    return {
+        "day": change.metric_date,
+        "inserted": change.inserted,
+        "changed": change.changed,
+        "unchanged": change.unchanged,
+        "executions": change.executions,
+        "tokens": change.tokens,
+        "cost_usd": change.cost_usd,
+        "changed_agents": change.changed_agents,
+    }

@@ -1,18 +1,13 @@
 """`report`: the metrics of a window as a table, CSV or JSON."""
 
-import csv
-import sys
-from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from enum import StrEnum
 from typing import Annotated, Any
 
-import simplejson
 import typer
 
-from metrics_pipeline.cli.tables import print_table
-from metrics_pipeline.cli.values import storable
+from metrics_pipeline.cli.tables import Column, Format, FormatOption, show
+from metrics_pipeline.cli.values import day_option, storable
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.pipeline.opening import open_database
@@ -21,39 +16,30 @@ from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.distributions import GROUP_COLUMNS, Grouping, read_window
 
 
-class Format(StrEnum):
-    """How a report is printed."""
-
-    TABLE = "table"
-    CSV = "csv"
-    JSON = "json"
+def _percent(rate: Decimal | None) -> str:
+    return "" if rate is None else f"{rate:.2%}"
 
 
-_SHOWN = {
-    "total_executions": "executions",
-    "success_rate": "success rate",
-    "p50_latency_ms": "p50 ms",
-    "p95_latency_ms": "p95 ms",
-    "p99_latency_ms": "p99 ms",
-    "unique_users": "users",
-    "total_cost_usd": "cost USD",
-    "cost_per_unassisted_success": "per unassisted success",
-    "human_intervention_rate": "intervention rate",
-    "is_exact": "exact",
-}
+_COLUMNS = (
+    Column("total_executions", "executions"),
+    Column("success_rate", "success", in_words=_percent),
+    Column("p50_latency_ms", "p50 ms", rank=3),
+    Column("p95_latency_ms", "p95 ms", rank=1),
+    Column("p99_latency_ms", "p99 ms", rank=4),
+    Column("unique_users", "users", rank=2),
+    Column("total_cost_usd", "cost USD"),
+    Column("cost_per_unassisted_success", "USD per unassisted success", rank=6),
+    Column("human_intervention_rate", "interventions", rank=5, in_words=_percent),
+    Column("is_exact", "exact", rank=7),
+)
 
 
 def report(
-    first: Annotated[
-        datetime, typer.Option("--from", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The first day.")
-    ],
-    last: Annotated[
-        datetime | None,
-        typer.Option("--to", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The last day. Default: yesterday."),
-    ] = None,
+    first: Annotated[date, day_option("--from", help="The first day.")],
+    last: Annotated[date | None, day_option("--to", help="The last day. Default: yesterday.")] = None,
     by: Annotated[list[Grouping] | None, typer.Option(help="One row for each of these. May be repeated.")] = None,
     agent: Annotated[str | None, typer.Option(callback=storable, help="Only this agent. Default: all.")] = None,
-    form: Annotated[Format, typer.Option("--format", help="CSV and JSON have all columns and digits.")] = Format.TABLE,
+    form: FormatOption = Format.TABLE,
 ) -> None:
     """Prints the metrics of a window: sums, rates, percentiles and users over all of its stored days.
 
@@ -66,35 +52,26 @@ def report(
     - `metrics-pipeline report --from 2025-01-01 --to 2025-12-31 --by month --by agent --format csv`
     """
     settings = Settings.from_environment()
-    last_day = last.date() if last else last_complete_day(datetime.now(UTC), settings.time_zone)
-    if first.date() > last_day:
-        raise PermanentError(f"The first day, {first.date()}, comes after the last, {last_day}. Swap --from and --to.")
+    last_day = last or last_complete_day(datetime.now(UTC), settings.time_zone)
+    if first > last_day:
+        raise PermanentError(f"The first day, {first}, comes after the last, {last_day}. Swap --from and --to.")
     database = open_database(settings)
     groups = list(dict.fromkeys(by or ()))
     with database.snapshot() as snapshot:
         require_current(snapshot)
-        rows = read_window(snapshot, first.date(), last_day, by=groups, agent_id=agent).to_dicts()
+        rows = read_window(snapshot, first, last_day, by=groups, agent_id=agent).to_dicts()
     for row in rows:
         row["error_distribution"] = {each["error_type"]: each["executions"] for each in row["error_distribution"]}
-    if form is Format.JSON:
-        print(simplejson.dumps(rows, use_decimal=False, default=_json_form, ensure_ascii=False, indent=2))
-    elif form is Format.CSV:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(rows[0] if rows else [])
-        writer.writerows([_cell(value) for value in row.values()] for row in rows)
-    elif not rows:
+    if not rows and form is Format.TABLE:
         print("No day of the window is stored.")
-    else:
-        _print(f"{first.date()} to {last_day}, {database.description}", [GROUP_COLUMNS[each] for each in groups], rows)
+        return
+    keys = [Column(GROUP_COLUMNS[each], is_text=True) for each in groups]
+    show(f"{first} to {last_day}, {database.description}", (*keys, *_COLUMNS), rows, form)
+    if form is Format.TABLE:
+        _name_days_without_distribution(rows)
 
 
-def _print(title: str, keys: list[str], rows: list[dict[str, Any]]) -> None:
-    print_table(
-        title,
-        [*keys, *_SHOWN.values()],
-        [[*(_cell(row[key]) for key in keys), *(_shown(name, row[name]) for name in _SHOWN)] for row in rows],
-        left=keys,
-    )
+def _name_days_without_distribution(rows: list[dict[str, Any]]) -> None:
     missing = sorted({day for row in rows for day in row["days_without_distribution"]})
     if missing:
         print(
@@ -102,27 +79,3 @@ def _print(title: str, keys: list[str], rows: list[dict[str, Any]]) -> None:
             f"their logs exist, metrics-pipeline backfill --from {missing[0]} --to {missing[-1]} stores them; sealed "
             "days were stored by a version that kept none."
         )
-
-
-def _shown(name: str, value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return _cell(value)
-    return f"{value:.2%}" if name.endswith("_rate") else f"{value:,f}" if isinstance(value, Decimal) else f"{value:,}"
-
-
-def _json_form(value: object) -> Any:
-    if isinstance(value, Decimal):
-        return simplejson.RawJSON(f"{value:f}")
-    if isinstance(value, date):
-        return value.isoformat()
-    raise TypeError(f"{type(value)} has no form in JSON")
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, Mapping):
-        return simplejson.dumps(value, ensure_ascii=False)
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "" if value is None else f"{value:f}" if isinstance(value, Decimal) else str(value)

@@ -14,10 +14,10 @@ import typer
 from rich.console import Console
 
 from metrics_pipeline.cli.runs import INTERRUPTED
-from metrics_pipeline.cli.tables import print_table
+from metrics_pipeline.cli.tables import Column, Format, FormatOption, show
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.retention import NEVER, RetentionPolicy, cutoffs
-from metrics_pipeline.names import LOGS_TABLE
+from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE, METRICS_TABLE
 from metrics_pipeline.orchestration.in_process import Report, run_retention
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.orchestration.retention import retention_metadata
@@ -26,12 +26,15 @@ from metrics_pipeline.retention.pace import Pace
 from metrics_pipeline.retention.run import apply_retention
 from metrics_pipeline.settings import Settings, retention_variable
 
+_RESTATEMENTS_TABLE = "metric_restatements"
+
 
 def retention(
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Delete nothing; print what would be deleted and what is held back."),
     ] = False,
+    form: FormatOption = Format.TABLE,
     **limits: int | str | None,
 ) -> None:
     """Deletes raw logs, metrics and resolved alerts that are older than the policy keeps, as a Dagster run.
@@ -60,7 +63,7 @@ def retention(
                     status.update(message)
 
             report = _preview(settings, policy, pace, show) if dry_run else _run(settings, policy, pace, show)
-    _print_report(report, is_dry_run=dry_run)
+    _print_report(report, form, is_dry_run=dry_run)
 
 
 def _given(limited: type[RetentionPolicy | Pace], limits: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +90,7 @@ def _option(name: str, type_: Any, default: object, option: Any) -> inspect.Para
 
 # Typer makes the options of a command from its signature.
 cast("Any", retention).__signature__ = inspect.Signature(
-    [inspect.signature(retention).parameters["dry_run"], *_options()]
+    [*(inspect.signature(retention).parameters[name] for name in ("dry_run", "form")), *_options()]
 )
 
 
@@ -121,33 +124,34 @@ def _run(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Callable
     return outcome.report
 
 
-def _print_report(report: Report, *, is_dry_run: bool) -> None:
+def _print_report(report: Report, form: Format, *, is_dry_run: bool) -> None:
+    if form is not Format.TABLE:
+        show("", (), _rows(report, is_dry_run=is_dry_run), form)
+        return
     done = "would be deleted" if is_dry_run else "deleted"
     if report["days"]:
-        print_table(
+        show(
             f"Days with rows that are old enough; first day kept: raw logs {report['keeps_raw_logs_from']}, "
             f"metrics {report['keeps_metrics_from']}",
-            ("day", f"logs {done}", f"metrics {done}", "logs held back", "why"),
-            [
-                (
-                    day["day"],
-                    f"{day['logs_deleted']:,}",
-                    f"{day['metrics_deleted']:,}",
-                    f"{day['logs_held_back']:,}",
-                    day["reason"],
-                )
-                for day in report["days"]
-            ],
-            left=("day", "why"),
+            (
+                Column("day", is_text=True),
+                Column("logs_deleted", f"logs {done}"),
+                Column("metrics_deleted", f"metrics {done}", rank=1),
+                Column("logs_held_back", "held back"),
+                Column("reason", "why", is_folded=True),
+            ),
+            report["days"],
         )
-    print_table(
+    show(
         "Rows",
-        ("table", done, "held back"),
+        (Column("table", is_text=True), Column("deleted", done), Column("held_back", "held back")),
         [
-            ("agent_execution_logs", f"{report['agent_execution_logs_deleted']:,}", f"{report['logs_held_back']:,}"),
-            ("agent_performance_metrics", f"{report['agent_performance_metrics_deleted']:,}", ""),
-            ("metric_restatements", f"{report['metric_restatements_deleted']:,}", ""),
-            ("alert_history", f"{report['alert_history_deleted']:,}", ""),
+            {
+                "table": table,
+                "deleted": report[f"{table}_deleted"],
+                "held_back": report["logs_held_back"] if table == LOGS_TABLE else None,
+            }
+            for table in (LOGS_TABLE, METRICS_TABLE, _RESTATEMENTS_TABLE, ALERTS_TABLE)
         ],
     )
     for partition in report["partitions_dropped"]:
@@ -156,3 +160,26 @@ def _print_report(report: Report, *, is_dry_run: bool) -> None:
         print(f"No alert was deleted: {report['alert_history_held_back']}.")
     if report["is_out_of_time"]:
         print("The time budget is used up. Run the command again to go on.")
+
+
+def _rows(report: Report, *, is_dry_run: bool) -> list[dict[str, Any]]:
+    """A row per day and table; restatements and alerts are not counted by day."""
+
+    def row(day: str | None, table: str, deleted: int, held_back: int = 0, why: str = "") -> dict[str, Any]:
+        return {
+            "day": day,
+            "table": table,
+            "is_dry_run": is_dry_run,
+            "deleted": deleted,
+            "held_back": held_back,
+            "why": why or None,
+        }
+
+    return [
+        *(
+            row(day["day"], LOGS_TABLE, day["logs_deleted"], day["logs_held_back"], day["reason"])
+            for day in report["days"]
+        ),
+        *(row(day["day"], METRICS_TABLE, day["metrics_deleted"]) for day in report["days"]),
+        *(row(None, table, report[f"{table}_deleted"]) for table in (_RESTATEMENTS_TABLE, ALERTS_TABLE)),
+    ]

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from metrics_pipeline.cli.preview import preview_days
-from metrics_pipeline.cli.tables import print_table
+from metrics_pipeline.cli.tables import Column, Format, FormatOption, show
+from metrics_pipeline.cli.values import day_option
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.orchestration.in_process import DaysOutcome, Report, run_days
@@ -29,16 +30,30 @@ _ACCEPT_DELETED = typer.Option(
     "metric_restatements."
 )
 
+_COUNTS = {
+    "logs": "logs_read",
+    "aggregated": "logs_aggregated",
+    "skipped": "logs_skipped",
+    "agents": "agents",
+    "inserted": "rows_inserted",
+    "changed": "rows_changed",
+    "unchanged": "rows_unchanged",
+}
+_COLUMNS = (
+    Column("day", is_text=True),
+    *(Column(name, rank={"aggregated": 1}.get(name, 0)) for name in _COUNTS),
+    Column("seconds", rank=2, in_words="{:.2f}".format),
+)
+
 #: The exit code that shells report for a command that Ctrl-C ended: 128 + SIGINT.
 INTERRUPTED = 130
 
 
 def aggregate(
-    day: Annotated[
-        datetime | None, typer.Option("--date", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="Default: yesterday.")
-    ] = None,
+    day: Annotated[date | None, day_option("--date", help="Default: yesterday.")] = None,
     include_inactive_agents: Annotated[bool, _INCLUDE_INACTIVE] = False,
     accept_deleted_logs: Annotated[bool, _ACCEPT_DELETED] = False,
+    form: FormatOption = Format.TABLE,
 ) -> None:
     """Aggregates one day, as a Dagster run.
 
@@ -48,23 +63,20 @@ def aggregate(
     Example: `metrics-pipeline aggregate --date 2025-07-11`
     """
     settings = Settings.from_environment()
-    chosen = day.date() if day else _yesterday(settings)
-    _run(settings, chosen, chosen, Reason.MANUAL, AggregationOptions(include_inactive_agents, accept_deleted_logs))
+    chosen = day or _yesterday(settings)
+    options = AggregationOptions(include_inactive_agents, accept_deleted_logs)
+    _run(settings, chosen, chosen, Reason.MANUAL, options, form)
 
 
 def backfill(
-    first: Annotated[
-        datetime, typer.Option("--from", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The first day.")
-    ],
-    last: Annotated[
-        datetime | None,
-        typer.Option("--to", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The last day. Default: yesterday."),
-    ] = None,
+    first: Annotated[date, day_option("--from", help="The first day.")],
+    last: Annotated[date | None, day_option("--to", help="The last day. Default: yesterday.")] = None,
     include_inactive_agents: Annotated[bool, _INCLUDE_INACTIVE] = False,
     accept_deleted_logs: Annotated[bool, _ACCEPT_DELETED] = False,
     preview: Annotated[
         bool, typer.Option("--preview", help="Compute everything, write nothing, and print what would change.")
     ] = False,
+    form: FormatOption = Format.TABLE,
 ) -> None:
     """Aggregates every day of a range, as one Dagster run.
 
@@ -81,24 +93,26 @@ def backfill(
     """
     settings = Settings.from_environment()
     options = AggregationOptions(include_inactive_agents, accept_deleted_logs)
-    last_day = last.date() if last else _yesterday(settings)
+    last_day = last or _yesterday(settings)
     if preview:
-        require_complete_days(settings, first.date(), last_day)
-        preview_days(settings, first.date(), last_day, options)
+        require_complete_days(settings, first, last_day)
+        preview_days(settings, first, last_day, options, form)
     else:
-        _run(settings, first.date(), last_day, Reason.BACKFILL, options)
+        _run(settings, first, last_day, Reason.BACKFILL, options, form)
 
 
 def _yesterday(settings: Settings) -> date:
     return last_complete_day(datetime.now(UTC), settings.time_zone)
 
 
-def _run(settings: Settings, first: date, last: date, reason: Reason, options: AggregationOptions) -> None:
+def _run(
+    settings: Settings, first: date, last: date, reason: Reason, options: AggregationOptions, form: Format
+) -> None:
     require_complete_days(settings, first, last)
     # Checked before the run: inside it, connecting to an unreachable database would be retried for minutes.
     require_ready(open_database(settings))
     with open_instance(settings) as instance:
-        run_with_progress(instance, first, last, reason, options)
+        run_with_progress(instance, first, last, reason, options, form)
 
 
 def run_with_progress(
@@ -107,8 +121,9 @@ def run_with_progress(
     last: date,
     reason: Reason,
     options: AggregationOptions,
+    form: Format = Format.TABLE,
 ) -> None:
-    """Runs the days with a progress bar on stderr, and prints a table of the stored ones on stdout.
+    """Runs the days with a progress bar on stderr, and prints the stored ones on stdout.
 
     Raises PermanentError for a run that failed, and typer.Exit for one that a signal ended.
     """
@@ -139,21 +154,29 @@ def run_with_progress(
                 reason=reason,
                 on_day=advance,
             )
+
+    def say(sentence: str) -> None:
+        # JSON and CSV on stdout are for programs.
+        typer.echo(sentence, err=form is not Format.TABLE)
+
     if outcome.continued_run_id is not None:
-        typer.echo(
+        say(
             f"Went on where run {outcome.continued_run_id} stopped; its days that still equal their logs were left out."
         )
     for why in outcome.left_out.values():
-        typer.echo(f"Left out: {why}")
-    if outcome.days:
-        _print_summary(outcome)
+        say(f"Left out: {why}")
+    if outcome.days or form is not Format.TABLE:
+        _print_days(outcome, form)
+    for day, report in outcome.days.items():
+        if report["warning"] != "none":
+            say(f"{day}: {report['warning']}")
     if outcome.is_interrupted:
         typer.echo(f"Interrupted. {len(outcome.days)} days are stored; run the command again to go on.", err=True)
         raise typer.Exit(INTERRUPTED)
     if outcome.failure is not None:
         raise PermanentError(f"Run {outcome.run_id} failed. {outcome.failure}")
     if not outcome.days:
-        typer.echo(f"Run {outcome.run_id} had nothing left to do.")
+        say(f"Run {outcome.run_id} had nothing left to do.")
 
 
 def require_complete_days(settings: Settings, first: date, last: date) -> None:
@@ -172,28 +195,15 @@ def require_complete_days(settings: Settings, first: date, last: date) -> None:
         )
 
 
-def _print_summary(outcome: DaysOutcome) -> None:
-    counts = (
-        "logs_read",
-        "logs_aggregated",
-        "logs_skipped",
-        "agents",
-        "rows_inserted",
-        "rows_changed",
-        "rows_unchanged",
-    )
-    print_table(
-        f"Run {outcome.run_id}",
-        ("day", "logs", "aggregated", "skipped", "agents", "inserted", "changed", "unchanged", "seconds"),
-        [
-            (
-                str(day),
-                *(f"{report[key]:,}" for key in counts),
-                f"{sum(value for key, value in report.items() if key.startswith('seconds_')):.2f}",
-            )
-            for day, report in outcome.days.items()
-        ],
-    )
-    for day, report in outcome.days.items():
-        if report["warning"] != "none":
-            print(f"{day}: {report['warning']}")
+def _print_days(outcome: DaysOutcome, form: Format) -> None:
+    rows = [
+        {
+            "day": day,
+            **{name: report[key] for name, key in _COUNTS.items()},
+            "seconds": sum(value for key, value in report.items() if key.startswith("seconds_")),
+            "run_id": outcome.run_id,
+            "warning": None if report["warning"] == "none" else report["warning"],
+        }
+        for day, report in outcome.days.items()
+    ]
+    show(f"Run {outcome.run_id}", _COLUMNS, rows, form)

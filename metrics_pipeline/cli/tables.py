@@ -1,32 +1,147 @@
-"""How the commands print tables and foreign text: complete at any width, also into a file."""
+"""How the commands print rows: as a table that fits the terminal, as CSV or as JSON; and foreign text on one line."""
 
-from collections.abc import Collection, Iterable, Sequence
+import csv
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any
 
+import simplejson
+import typer
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
+
+#: The narrowest column of sentences: below it, a sentence takes more lines than one can follow.
+_FOLDED_WIDTH = 24
 
 
-def print_table(
-    title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[str] | None = None
-) -> None:
-    """Prints the rows under their headings. The columns in `left` are aligned left (default: the first), others right.
+class Format(StrEnum):
+    """How rows are printed."""
 
-    The terminal wraps a table that is wider than itself; nothing is truncated, because a number without its last
-    digits is a wrong number. Unprintable characters are escaped, and no value is read as markup.
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+#: The option --format of a command that prints rows.
+FormatOption = Annotated[Format, typer.Option("--format", help="CSV and JSON have all columns and digits.")]
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Decimal):
+        return f"{value:,f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    return "" if value is None else str(value)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    name: the rows' key. heading: default: the name. is_text: aligned left, not right. is_folded: sentences, which may
+    take several lines; any other cell stays in one piece. rank: on a terminal that is too narrow, the column with the
+    highest rank is left out first, one of rank 0 never. in_words: a value as the table shows it. style: its colour.
     """
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in headings:
-        is_left = heading in (headings[:1] if left is None else left)
-        table.add_column(heading, justify="left" if is_left else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(printable, row))
-    # An agent may be called [bold] or :smile:. One console measures and prints, otherwise a cell would be truncated.
+
+    name: str
+    heading: str = ""
+    is_text: bool = False
+    is_folded: bool = False
+    rank: int = 0
+    in_words: Callable[[Any], str] = _in_words
+    style: Callable[[Any], str] = lambda _value: ""
+
+
+def show(title: str, columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], form: Format = Format.TABLE) -> None:
+    """Prints the rows on stdout.
+
+    JSON and CSV have every key of the rows, the table only `columns`. On a terminal the table is as wide as that, and
+    says which columns it leaves out; into a pipe or a file goes all of it, a line for each row. No number is truncated:
+    without its last digits it would be another number. Foreign text is escaped, and never read as markup.
+    """
+    if form is Format.JSON:
+        print(simplejson.dumps(list(rows), use_decimal=False, default=_in_json, ensure_ascii=False, indent=2))
+    elif form is Format.CSV:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(rows[0] if rows else [column.name for column in columns])
+        writer.writerows([_in_csv(value) for value in row.values()] for row in rows)
+    else:
+        _show_table(title, columns, rows)
+
+
+def _show_table(title: str, columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> None:
     console = Console(highlight=False, markup=False, emoji=False)
-    needed = Measurement.get(console, console.options.update(max_width=100_000), table).maximum
-    console.width = max(console.width, needed)
-    console.print(table)
+    if not console.is_terminal:
+        console.width = 1_000_000
+        with console.capture() as captured:
+            console.print(_table(columns, rows, is_plain=True))
+        print("\n".join([printable(title), *(line.rstrip() for line in captured.get().splitlines())]))
+        return
+    shown = list(columns)
+    everything = console.options.update(max_width=1_000_000)
+
+    def least_width() -> int:
+        return Measurement.get(console, everything, _table(shown, rows)).minimum
+
+    while least_width() > console.width and (last := max(shown, key=lambda column: column.rank)).rank:
+        shown.remove(last)
+    # Where even the columns of rank 0 are too wide, the terminal wraps them.
+    console.width = max(console.width, least_width())
+    console.print(Text(printable(title), style="bold"), _table(shown, rows), sep="\n")
+    left_out = [column.heading or column.name for column in columns if column not in shown]
+    if left_out:
+        console.print(Text(f"Left out, because the terminal is narrow: {', '.join(left_out)}.", style="dim"))
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], *, is_plain: bool = False) -> Table:
+    table = Table(
+        box=None if is_plain else box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0) if is_plain else (0, 1)
+    )
+    for column in columns:
+        is_folded = column.is_folded and not is_plain
+        table.add_column(
+            column.heading or column.name,
+            justify="left" if column.is_text or column.is_folded else "right",
+            no_wrap=not is_folded,
+            min_width=_FOLDED_WIDTH if is_folded else None,
+            overflow="fold",
+        )
+    for row in rows:
+        table.add_row(
+            *(Text(printable(column.in_words(row[column.name])), column.style(row[column.name])) for column in columns)
+        )
+    return table
+
+
+def _in_json(value: object) -> Any:
+    if isinstance(value, Decimal):
+        return simplejson.RawJSON(f"{value:f}")
+    if isinstance(value, date):
+        return value.isoformat()
+    raise TypeError(f"{type(value)} has no form in JSON")
+
+
+def _in_csv(value: object) -> str:
+    if isinstance(value, Mapping | tuple):
+        return simplejson.dumps(value, ensure_ascii=False, use_decimal=False, default=_in_json)
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else f"{value:f}" if isinstance(value, Decimal) else str(value)
 
 
 def printable(text: str) -> str:

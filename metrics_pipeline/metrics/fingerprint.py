@@ -4,9 +4,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from decimal import Decimal
 from typing import Any
 
-from metrics_pipeline.metrics.catalog import FURTHER_FINGERPRINT
+from metrics_pipeline.metrics.catalog import FURTHER_FINGERPRINT, NANO_USD_PER_USD
 from metrics_pipeline.metrics.costs import fingerprint_cost
 
 #: The engine that computed a fingerprint, and the version of its statement. Only equal kinds can be compared.
@@ -83,7 +84,9 @@ class SourceFingerprint:
         """
         stored, now = self.numbers, present.numbers
         deltas = {name: now[name] - stored[name] for name in stored if name in now and now[name] != stored[name]}
-        changes = [f"{name} {delta:+}" for name, delta in deltas.items() if name in _TOTALS and name != "content_hash"]
+        changes = [
+            _in_words(name, delta) for name, delta in deltas.items() if name in _TOTALS and name != "content_hash"
+        ]
         return changes or ["values corrected without a change of any total"] * bool(deltas)
 
     def equals(self, present: "SourceFingerprint") -> bool:
@@ -97,3 +100,16 @@ class SourceFingerprint:
 
 
 _TOTALS = tuple(each.name for each in fields(SourceFingerprint) if each.name not in ("further", "kind"))
+
+
+#: A smaller change is shown with all its digits.
+_CENT = Decimal("0.01")
+
+
+def _in_words(name: str, change: int) -> str:
+    if name == "cost_nano_usd":
+        usd = Decimal(change) / NANO_USD_PER_USD
+        return f"cost {usd:+,.2f} USD" if abs(usd) >= _CENT else f"cost {usd.normalize():+f} USD"
+    if name == "latency_ms":
+        return f"latency {change:+,} ms"
+    return f"{name} {change:+,}"

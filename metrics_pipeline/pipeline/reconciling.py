@@ -93,14 +93,18 @@ def how_judged(verdicts: Sequence[DayVerdict]) -> str:
     return f"Compared with the logs: {', '.join(said)}{since}." if said else ""
 
 
-def findings(verdicts: Sequence[DayVerdict]) -> str:
-    """What an operator should know about the days, in a sentence or two."""
+def findings(verdicts: Sequence[DayVerdict], *, names_days: bool = True) -> str:
+    """What an operator should know about the days, in a sentence or two.
+
+    Without `names_days`, for a reader who has the days before them: how many are in each state.
+    """
     if not verdicts:
         return "No day has ended yet."
     counts = Counter(verdict.state for verdict in verdicts)
     days = "1 day" if len(verdicts) == 1 else f"{len(verdicts)} days"
     said = [f"{days}: " + ", ".join(f"{counts[state]} {state.words}" for state in DayState if counts[state])]
-    said += [_said(days) for days in _alike([verdict for verdict in verdicts if verdict.state.is_fault])]
+    if names_days:
+        said += [_said(days) for days in _alike([verdict for verdict in verdicts if verdict.state.is_fault])]
     outdated = [verdict.metric_date for verdict in verdicts if verdict.is_outdated]
     if outdated:
         said.append(

@@ -26,7 +26,7 @@ def home() -> Iterator[Path]:
 
 
 def rows(stdout: str) -> dict[str, list[str]]:
-    return {line.split()[0]: line.split()[1:] for line in stdout.splitlines() if re.match(r" \d{4}-\d\d-\d\d ", line)}
+    return {line.split()[0]: line.split()[1:] for line in stdout.splitlines() if re.match(r"\d{4}-\d\d-\d\d ", line)}
 
 
 @pytest.mark.long

@@ -1,5 +1,6 @@
 """`status` and `restatements`: every state of a day, every filter, and names with markup or control characters."""
 
+import json
 import re
 from collections.abc import Callable
 from datetime import date, datetime, timedelta, tzinfo
@@ -32,7 +33,7 @@ class Noon(datetime):
 
 @pytest.fixture
 def command(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Rows, str]]:
-    """Runs a command at noon of 2025-07-14 and returns the cells of each row below the rule, and all of stdout."""
+    """Runs a command at noon of 2025-07-14 and returns the cells of each row below the headings, and all of stdout."""
     monkeypatch.setattr(history, "datetime", Noon)
     (tmp_path / "dagster").mkdir(exist_ok=True)
     environment = {
@@ -46,9 +47,7 @@ def command(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def run(*arguments: object, **more: str) -> tuple[Rows, str]:
         result = CliRunner().invoke(app, list(map(str, arguments)), env=environment | more, catch_exceptions=False)
         assert result.exit_code == 0, result.output
-        lines = result.stdout.split("\n")
-        rules = [number for number, line in enumerate(lines) if line.strip(" ─") == "" and "─" in line]
-        rows = lines[rules[0] + 1 :] if rules else []
+        rows = result.stdout.split("\n")[2:]
         return [re.split(r"\s{2,}", line.strip()) for line in rows if line.strip()], result.stdout
 
     return run
@@ -96,7 +95,7 @@ def test_status_shows_each_state_of_a_day_and_what_was_stored_of_it(
         [
             "2025-07-10",
             "dirty",
-            "logs +1234, failed +1234, latency_ms +123400, tokens +12340, cost_nano_usd +1234",
+            "logs +1,234, failed +1,234, latency +123,400 ms, tokens +12,340, cost +0.000001234 USD",
             *stored,
             "2025-07-11 02:03",
             "01234567",
@@ -111,8 +110,6 @@ def test_status_shows_each_state_of_a_day_and_what_was_stored_of_it(
     assert judged.startswith("6 by content, 1 not since they were stored; the oldest reading")
     assert found == (
         "7 days: 2 aggregated, 1 missing, 1 dirty, 1 sealed, 1 running, 1 other zone; "
-        "2025-07-09 is missing (never aggregated, 3 logs); 2025-07-10 is dirty (logs +1234, failed +1234, "
-        "latency_ms +123400, tokens +12340, cost_nano_usd +1234); "
         "1 stored under an older definition, the first 2025-07-08: a backfill renews them."
     )
 
@@ -241,3 +238,25 @@ def test_an_agent_whose_bytes_are_no_utf_8_is_a_usage_error(database_url: str) -
     )
     assert result.exit_code == 2
     assert "Invalid value for '--agent': 'caf\\udce9' is not text in UTF-8" in result.stderr
+
+
+def test_status_tells_cron_and_programs_whether_a_day_needs_attention(
+    states: None, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "datetime", Noon)
+    environment = {
+        "METRICS_DATABASE_URL": database_url,
+        "METRICS_PIPELINE_HOME": str(tmp_path / "home"),
+        "DAGSTER_HOME": str(tmp_path / "dagster"),
+    }
+
+    def status(*options: str) -> tuple[int, list[dict[str, object]]]:
+        result = CliRunner().invoke(app, ["status", "--format", "json", *options], env=environment)
+        return result.exit_code, json.loads(result.stdout)
+
+    code, rows = status("--days", "5", "--exit-code")
+    assert code == 3
+    assert [row["state"] for row in rows] == ["missing", "dirty", "sealed", "running", "other_zone"]
+    assert (rows[1]["logs"], rows[0]["logs"]) == (3, None)
+    assert status("--days", "5")[0] == 0
+    assert status("--days", "3", "--exit-code")[0] == 0

@@ -37,7 +37,9 @@ def preview(database_url: str, tmp_path: Path) -> Preview:
 
 
 def rows(result: Result) -> list[list[str]]:
-    return [re.split(r"\s{2,}", line.strip()) for line in result.stdout.split("\n") if re.match(r" 2\d{3}-", line)]
+    return [
+        re.split(r"\s{2,}", line.strip()) for line in result.stdout.split("\n") if re.match(r"2\d{3}-\d\d-\d\d  ", line)
+    ]
 
 
 @pytest.fixture

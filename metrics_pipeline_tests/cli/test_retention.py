@@ -68,7 +68,7 @@ def test_every_limit_is_an_option_that_says_its_default() -> None:
     command = typer.main.get_command(app).commands["retention"]
     options = {option.opts[0]: option for option in command.params}
     assert options.keys() == {
-        "--dry-run", "--raw-log-days", "--metric-days", "--alert-days", "--batch-rows", "--pause-ms",
+        "--dry-run", "--format", "--raw-log-days", "--metric-days", "--alert-days", "--batch-rows", "--pause-ms",
         "--time-budget-minutes",
     }  # fmt: skip
     assert options["--metric-days"].default is None

@@ -51,7 +51,7 @@ def waiting_for_locks(database: Database) -> int:
 def table(stdout: str) -> dict[str, list[str]]:
     """The cells of each day's row."""
     return {
-        cells[0]: cells[1:] for line in stdout.splitlines() if re.match(r" ?2\d{3}-", line) and (cells := line.split())
+        cells[0]: cells[1:] for line in stdout.splitlines() if re.match(r"2\d{3}-", line) and (cells := line.split())
     }
 
 

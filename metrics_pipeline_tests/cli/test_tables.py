@@ -1,41 +1,120 @@
-"""Tables are complete at any width."""
+"""Tables fit a terminal, and are complete in a pipe; the same rows as CSV and JSON have every digit."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
 
 import pytest
 
-from metrics_pipeline.cli.tables import print_table
+from metrics_pipeline.cli.tables import Column, Format, show
 
-HEADINGS = ("agent", *(f"a rather long heading {n}" for n in range(8)))
-ROWS = [("support-triage/claude-opus-4.1 äöü", *(f"{n:,}" for n in range(1_000_000_000, 1_000_000_008)))]
+COLUMNS = (
+    Column("day", is_text=True),
+    Column("state", is_text=True, style=lambda state: "yellow" if state == "dirty" else ""),
+    Column("why", is_folded=True),
+    Column("logs"),
+    Column("agent", is_text=True, rank=1),
+    Column("cost_usd", "cost USD", rank=2),
+    Column("run_id", "run", is_text=True, rank=3),
+)
+WHY = "logs +1,234, failed +1,234, latency +123,400 ms, tokens +12,340, cost +861.09 USD"
+DIRTY = {
+    "day": date(2025, 7, 10),
+    "state": "dirty",
+    "why": WHY,
+    "logs": 1_234_567,
+    "agent": "support-triage/claude-opus-4.1 äöü",
+    "cost_usd": Decimal("12345.678900000"),
+    "run_id": "01234567",
+    "seen_at": datetime(2025, 7, 11, 2, 3),  # noqa: DTZ001 - only its form counts
+}
+SEALED = dict.fromkeys(DIRTY) | {"day": date(2025, 7, 11), "state": "sealed", "cost_usd": Decimal("1E-9")}
+
+NARROW = """\
+Days
+
+ day          state    why                                                 logs
+ ──────────────────────────────────────────────────────────────────────────────
+ 2025-07-10   dirty    logs +1,234, failed +1,234, latency +123,400   1,234,567
+                       ms, tokens +12,340, cost +861.09 USD
+ 2025-07-11   sealed
+
+Left out, because the terminal is narrow: agent, cost USD, run."""
+
+Shown = Callable[..., list[str]]
 
 
-@pytest.mark.parametrize("columns", ["20", "80", "500"])
-def test_no_cell_is_cut_or_broken_over_lines(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: str
-) -> None:
-    monkeypatch.setenv("COLUMNS", columns)
-    print_table("Numbers", HEADINGS, ROWS)
-    title, _, headings, rule, row, _ = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    assert title == "Numbers"
-    assert all(heading in headings for heading in HEADINGS)
-    assert all(cell in row for cell in ROWS[0])
-    assert set(rule.replace(" ", "")) == {"─"}
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shown:
+    """The lines that are printed on a terminal of so many columns; with 0, into a pipe."""
+
+    def lines(columns: int, rows: Sequence[Mapping[str, object]] = (DIRTY, SEALED), title: str = "Days") -> list[str]:
+        monkeypatch.setenv("COLUMNS", str(columns or 20))
+        monkeypatch.setenv("TERM", "xterm-256color")
+        monkeypatch.setenv("FORCE_COLOR", "1" if columns else "")
+        show(title, COLUMNS, rows)
+        return [line.rstrip() for line in capsys.readouterr().out.split("\n")[:-1]]
+
+    return lines
 
 
-def test_the_first_column_is_aligned_left_and_numbers_right(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table("T", ("agent", "logs"), [("a", "1"), ("bcd", "1,000,000")])
-    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    assert lines[4:6] == [" a               1", " bcd     1,000,000"]
+def plain(lines: Sequence[str]) -> list[str]:
+    """Without styles."""
+    return [re.sub("\x1b\\[[0-9;]*m", "", line).rstrip() for line in lines]
 
 
-def test_a_cell_that_looks_like_markup_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table("[bold]", ("agent", "logs"), [("[red]x[/red] [link=http://h]y", "1")])
+def test_at_80_columns_sentences_are_folded_and_the_least_important_columns_left_out(shown: Shown) -> None:
+    assert plain(shown(80)) == NARROW.splitlines()
+
+
+@pytest.mark.parametrize(("columns", "left_out"), [(64, "agent, cost USD, run"), (120, "run"), (150, ""), (200, "")])
+def test_a_table_fits_its_terminal_and_no_number_is_truncated(shown: Shown, columns: int, left_out: str) -> None:
+    lines = plain(shown(columns))
+    assert max(map(len, lines)) <= columns
+    assert lines[-1] == (f"Left out, because the terminal is narrow: {left_out}." if left_out else "")
+    assert "1,234,567" in lines[4]
+    assert ("12,345.678900000" in lines[4], "01234567" in lines[4]) == ("cost" not in left_out, not left_out)
+
+
+def test_states_have_colours_on_a_terminal_only(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert any("\x1b[33mdirty" in line for line in shown(80))
+    assert not any("\x1b" in line for line in shown(0))
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not any("\x1b[33m" in line for line in shown(80))
+
+
+def test_a_pipe_gets_all_columns_and_a_line_for_each_row(shown: Shown) -> None:
+    assert shown(0) == [
+        "Days",
+        f"day         state   why{' ' * 85}logs  agent                                       cost USD  run",
+        f"2025-07-10  dirty   {WHY}  1,234,567  support-triage/claude-opus-4.1 äöü  12,345.678900000  01234567",
+        f"2025-07-11  sealed  {' ' * len(WHY)}{' ' * 54}0.000000001",
+    ]
+
+
+def test_the_formats_for_programs_have_every_key_and_digit(capsys: pytest.CaptureFixture[str]) -> None:
+    show("Days", COLUMNS, [DIRTY, SEALED], Format.JSON)
     printed = capsys.readouterr().out
-    assert "[red]x[/red] [link=http://h]y" in printed
+    assert '"cost_usd": 12345.678900000' in printed
+    assert [list(row) for row in json.loads(printed)] == [list(DIRTY)] * 2
+    assert json.loads(printed)[1]["logs"] is None
+    show("Days", COLUMNS, [DIRTY, SEALED], Format.CSV)
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["cost_usd"] for row in rows] == ["12345.678900000", "0.000000001"]
+    assert [row["logs"] for row in rows] == ["1234567", ""]
+    assert rows[0]["seen_at"] == "2025-07-11T02:03:00"
+    show("Days", COLUMNS, [], Format.CSV)
+    assert capsys.readouterr().out == "day,state,why,logs,agent,cost_usd,run_id\n"
 
 
 @pytest.mark.parametrize(
-    ("agent", "shown"),
+    ("agent", "said"),
     [
+        ("[red]x[/red] [link=http://h]y", "[red]x[/red] [link=http://h]y"),
         (":smile: :warning:", ":smile: :warning:"),
         ("a\nb\r\n2025-07-11", "a\\nb\\r\\n2025-07-11"),
         ("\x1b[2J\x1b[31mred\x07\x08\t\x7f\x9b", "\\x1b[2J\\x1b[31mred\\x07\\x08\\t\\x7f\\x9b"),
@@ -43,11 +122,11 @@ def test_a_cell_that_looks_like_markup_is_printed_as_it_is(capsys: pytest.Captur
         ("日本語 äöü 🙂 'quoted' \\", "日本語 äöü 🙂 'quoted' \\"),
     ],
 )
-@pytest.mark.parametrize("columns", ["8", "200"])
+@pytest.mark.parametrize("columns", [0, 200])
 def test_a_hostile_name_stays_in_its_row_and_commands_nothing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], agent: str, shown: str, columns: str
+    shown: Shown, agent: str, said: str, columns: int
 ) -> None:
-    monkeypatch.setenv("COLUMNS", columns)
-    print_table("T", ("agent", "logs"), [(agent, "1,234,567")])
-    _, _, _, _, row, _ = capsys.readouterr().out.split("\n")[:-1]
-    assert row.strip() == f"{shown}   1,234,567"
+    lines = plain(shown(columns, [SEALED | {"agent": agent}], title=f"T {agent}"))
+    (row,) = [line for line in lines if "sealed" in line]
+    assert row.split("sealed")[1].removesuffix("0.000000001").strip() == said
+    assert lines[0] == f"T {said}"

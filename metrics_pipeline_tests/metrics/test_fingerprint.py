@@ -26,8 +26,28 @@ def test_its_text_is_json_of_its_kind_and_integers_in_a_fixed_order() -> None:
 def test_two_that_differ_in_one_number_are_unequal_and_say_so(name: str) -> None:
     present = replace(STORED, **{name: getattr(STORED, name) - 3})
     assert present != STORED
-    expected = "values corrected without a change of any total" if name == "content_hash" else f"{name} -3"
-    assert STORED.differences(present) == [expected]
+    expected = {
+        "content_hash": "values corrected without a change of any total",
+        "latency_ms": "latency -3 ms",
+        "cost_nano_usd": "cost -0.000000003 USD",
+    }
+    assert STORED.differences(present) == [expected.get(name, f"{name} -3")]
+
+
+@pytest.mark.parametrize(
+    ("nano_usd", "said"),
+    [
+        (-861_091_585_738, "cost -861.09 USD"),
+        (12_345_678_000_000_000, "cost +12,345,678.00 USD"),
+        (10_000_000, "cost +0.01 USD"),
+        (9_216_000, "cost +0.009216 USD"),
+        (10**38, "cost +100,000,000,000,000,000,000,000,000,000.00 USD"),
+    ],
+)
+def test_money_is_said_in_dollars_and_cents_and_less_than_a_cent_with_all_digits(nano_usd: int, said: str) -> None:
+    assert SourceFingerprint.of_no_logs().differences(
+        replace(SourceFingerprint.of_no_logs(), cost_nano_usd=nano_usd)
+    ) == [said]
 
 
 def test_differences_name_every_total_that_changed_and_not_the_hash() -> None:

@@ -64,14 +64,14 @@ def verdict(
             STORED,
             SourceFingerprint(11, 8, 2, 900, 45, 1_500_000_001, 5),
             DayState.DIRTY,
-            "logs +1, successful +1, tokens -5, cost_nano_usd +1",
+            "logs +1, successful +1, tokens -5, cost +0.000000001 USD",
         ),
         (STORED, CORRECTED, DayState.DIRTY, "values corrected without a change of any total"),
         (
             STORED,
             NO_LOGS,
             DayState.DIRTY,
-            "logs -10, successful -7, failed -2, latency_ms -900, tokens -50, cost_nano_usd -1500000000",
+            "logs -10, successful -7, failed -2, latency -900 ms, tokens -50, cost -1.50 USD",
         ),
         (ledger_row(NO_LOGS), NO_LOGS, DayState.NO_ACTIVITY, "equal to its logs"),
         (

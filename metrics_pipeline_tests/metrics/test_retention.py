@@ -89,10 +89,20 @@ def test_logs_that_were_never_aggregated_stay() -> None:
     assert reason(NOTHING, stored=None) is not None
 
 
-@pytest.mark.parametrize("field", ["logs", "successful", "failed", "latency_ms", "tokens", "cost_nano_usd"])
-def test_logs_that_differ_in_any_total_stay(field: str) -> None:
+@pytest.mark.parametrize(
+    ("field", "difference"),
+    [
+        ("logs", "logs +1"),
+        ("successful", "successful +1"),
+        ("failed", "failed +1"),
+        ("latency_ms", "latency +1 ms"),
+        ("tokens", "tokens +1"),
+        ("cost_nano_usd", "cost +0.000000001 USD"),
+    ],
+)
+def test_logs_that_differ_in_any_total_stay(field: str, difference: str) -> None:
     said = reason(replace(THREE, **{field: getattr(THREE, field) + 1}))
-    assert said == f"differs from what was aggregated ({field} +1): backfill the day"
+    assert said == f"differs from what was aggregated ({difference}): backfill the day"
 
 
 def test_logs_that_differ_in_their_hash_only_stay() -> None:
@@ -123,7 +133,7 @@ def test_a_half_pruned_day_goes_on_if_pruned_and_standing_logs_add_up_to_the_agg
 def test_a_half_pruned_day_stays_if_pruned_and_standing_logs_do_not_add_up() -> None:
     said = "half pruned by an earlier version, and the rest differs from what was aggregated "
     assert reason(ONE, stored=SEALED, pruned=ONE) == (
-        said + "(logs -1, failed -1, latency_ms -40, tokens -5, cost_nano_usd -300)"
+        said + "(logs -1, failed -1, latency -40 ms, tokens -5, cost -0.0000003 USD)"
     )
     assert (reason(THREE, stored=SEALED, pruned=ONE) or "").startswith(said + "(logs +1")
     assert (reason(replace(TWO, content_hash=0), stored=SEALED, pruned=ONE) or "").startswith(said + "(values")

@@ -69,13 +69,13 @@ def test_it_runs_every_quarter_of_an_hour_by_default() -> None:
         (
             """INSERT INTO agent_execution_logs (agent_id, "timestamp", status, latency_ms, cost_usd)
                VALUES ('b', '2025-07-12 23:59:59.999999Z', 'success', 7, 0.000000001)""",
-            "logs +1, successful +1, latency_ms +7, cost_nano_usd +1",
+            "logs +1, successful +1, latency +7 ms, cost +0.000000001 USD",
             {"b"},
         ),
         (
             """UPDATE agent_execution_logs SET status = 'success', cost_usd = 2
                 WHERE status = 'running' AND "timestamp" < '2025-07-13'""",
-            "successful +1, cost_nano_usd +2000000000",
+            "successful +1, cost +2.00 USD",
             {"a"},
         ),
         (

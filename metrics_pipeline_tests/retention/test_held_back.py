@@ -51,7 +51,7 @@ def test_a_day_that_was_never_aggregated_is_held_back_and_the_others_go(database
         ("INSERT INTO agent_execution_logs (agent_id, timestamp, status) VALUES ('a', '2025-03-04 23:00Z', 'x')", "+1"),
         ("DELETE FROM agent_execution_logs WHERE latency_ms = 2", "logs -1"),
         ("UPDATE agent_execution_logs SET status = 'failed' WHERE latency_ms = 2", "successful -1, failed +1"),
-        ("UPDATE agent_execution_logs SET cost_usd = 0.2 WHERE latency_ms = 2", "cost_nano_usd +100000000"),
+        ("UPDATE agent_execution_logs SET cost_usd = 0.2 WHERE latency_ms = 2", "cost +0.10 USD"),
         ("UPDATE agent_execution_logs SET agent_id = 'a' WHERE latency_ms = 0", "values corrected"),
         ("""UPDATE agent_execution_logs SET metadata = '{"user_id": "u"}' WHERE latency_ms = 2""", "values corrected"),
     ],

@@ -59,7 +59,7 @@ def test_a_half_pruned_day_that_is_cut_off_again_stays_as_it_was(half_pruned: Da
 @pytest.mark.parametrize(
     ("statement", "logs", "difference"),
     [
-        ("DELETE FROM agent_execution_logs WHERE latency_ms = 8", 4, "logs -1, successful -1, latency_ms -8"),
+        ("DELETE FROM agent_execution_logs WHERE latency_ms = 8", 4, "logs -1, successful -1, latency -8 ms"),
         ("UPDATE agent_execution_logs SET token_count = 3 WHERE latency_ms = 8", 5, "tokens +3"),
         (
             "INSERT INTO agent_execution_logs (agent_id, timestamp, status) VALUES ('a', '2025-03-04 23:00Z', 'x')",

@@ -51,7 +51,7 @@ def test_a_log_that_arrives_while_its_day_is_pruned_stays_and_is_reported(databa
 
 
 CHANGES = {
-    "UPDATE agent_execution_logs SET cost_usd = 7 WHERE id = :last": "cost_nano_usd +6900000000",
+    "UPDATE agent_execution_logs SET cost_usd = 7 WHERE id = :last": "cost +6.90 USD",
     "UPDATE agent_execution_logs SET \"timestamp\" = '2025-03-06' WHERE id = :last": "logs -1",
     "DELETE FROM agent_execution_logs WHERE id = :last": "logs -1",
     # After which every value is as before.

@@ -43,7 +43,7 @@ def test_a_slice_that_deletes_other_logs_than_were_verified_takes_the_whole_day_
     [(logs, reason)] = held_back(report).values()
     assert logs == 9
     assert "could not be deleted: a trigger, a rule or a policy of the table kept logs" in reason
-    assert "(logs -1, successful -1, latency_ms -6, cost_nano_usd -100000000)" in reason
+    assert "(logs -1, successful -1, latency -6 ms, cost -0.10 USD)" in reason
     assert (report.pruned_logs, report.sealed_days) == ({}, [])
     assert contents(database) == before
 
