@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 
 help:
 	@echo 'make demo   aggregate a week of made-up logs on the embedded PostgreSQL and print the result'
-	@echo 'make dev    open the Dagster UI on http://127.0.0.1:3000'
+	@echo 'make dev    open the Dagster UI on http://127.0.0.1:3000, or another port: make dev PORT=3001'
 	@echo 'make test   run the test suite on a real (embedded) PostgreSQL'
 	@echo 'make faults kill, cut and stop everything with SEEDS=10 seeds of each scenario, or with SEED=7 only'
 	@echo 'make lint   ruff, mypy, and the layers of the house plan'
@@ -19,8 +19,9 @@ help:
 demo: $(VENV)/.installed
 	@$(BIN)/metrics-pipeline demo
 
+PORT ?= 3000
 dev: $(VENV)/.installed
-	@$(BIN)/metrics-pipeline dev
+	@$(BIN)/metrics-pipeline dev --port $(PORT)
 
 test: $(VENV)/.installed-test
 	@$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal $(PYTEST_ARGUMENTS)

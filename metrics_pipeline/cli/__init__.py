@@ -3,9 +3,11 @@
 import io
 import os
 import sys
+from typing import Annotated
 
 import typer
 
+from metrics_pipeline import __version__
 from metrics_pipeline.cli import api, days, db, demo, dev, history, instance, logs, report, retention, runs, users
 from metrics_pipeline.cli.tables import printable
 from metrics_pipeline.errors import PipelineError
@@ -34,6 +36,24 @@ Start with `metrics-pipeline demo`, then open the Dagster UI with `metrics-pipel
 {_environment()}
 """,
 )
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"metrics-pipeline {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    # The options before a command; the help is the app's.
+    pass
+
+
 app.command("demo")(demo.demo)
 app.command("dev")(dev.dev)
 app.command("aggregate")(runs.aggregate)

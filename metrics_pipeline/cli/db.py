@@ -1,5 +1,9 @@
 """`db`: the revision of our tables, the contract with the tables of other systems, and the grants on both."""
 
+import os
+import shutil
+import signal
+import subprocess
 from collections import defaultdict
 from datetime import UTC, datetime
 from typing import Annotated
@@ -7,6 +11,7 @@ from typing import Annotated
 import typer
 from sqlalchemy import Connection, text
 
+from metrics_pipeline.embedded.installation import binaries
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.change_feed import describe_feed, trigger_statements
 from metrics_pipeline.logs.contract import SOURCE_TABLES, UpstreamContract, check_contract
@@ -199,6 +204,50 @@ def grants(
         typer.echo(_ON_PARTITIONS)
     # One transaction, because psql continues after an error.
     typer.echo("\n".join(["BEGIN;", *statements, "COMMIT;"]))
+
+
+@app.command()
+def url() -> None:
+    """Prints the database's address for other programs, without a password.
+
+    The embedded server runs as long as a command of ours does, such as `dev`; `metrics-pipeline db shell` starts it.
+
+    Example: `psql "$(metrics-pipeline db url)"`
+    """
+    typer.echo(open_database(Settings.from_environment()).url.without_secrets())
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def shell(context: typer.Context) -> None:
+    """Opens psql on the database, also on the embedded one. What follows is passed on to psql.
+
+    psql comes with the embedded PostgreSQL; otherwise the one in your PATH is used.
+
+    **Examples**
+
+    - `metrics-pipeline db shell`
+    - `metrics-pipeline db shell -c 'TABLE metric_day_ledger' --csv`
+    """
+    database = open_database(Settings.from_environment())
+    # psql handles Ctrl-C itself. Not SIG_IGN, which it would inherit.
+    signal.signal(signal.SIGINT, lambda _signal, _frame: None)
+    environment = {**os.environ, **database.url.environment()}
+    raise typer.Exit(subprocess.run([_psql(), *context.args], env=environment, check=False).returncode)
+
+
+def _psql() -> str:
+    # The wheel's first: an older psql does not know the catalog of a newer server.
+    try:
+        bundled = binaries() / "psql"
+    except PermanentError:
+        bundled = None
+    program = str(bundled) if bundled is not None and bundled.is_file() else shutil.which("psql")
+    if program is None:
+        raise PermanentError(
+            "There is no psql: neither in PATH nor with the embedded PostgreSQL. Install PostgreSQL's client programs, "
+            "or connect another client to what `metrics-pipeline db url` prints."
+        )
+    return program
 
 
 @app.command()

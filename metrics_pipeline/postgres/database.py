@@ -79,6 +79,7 @@ class Database:
 
     Attributes:
         engine: SQLAlchemy on psycopg 3, without a pool except for kept connections. Its exceptions are the driver's.
+        url: what libpq connects with.
         description: database, host, port and user in words; never a password.
         is_embedded: whether it is our own server, whose tables we may create without being asked.
         login: what the last session found.
@@ -88,7 +89,7 @@ class Database:
         """`before_connecting`, of the embedded server only, is a listener of SQLAlchemy's event `do_connect`."""
         self.description = url.description
         self.is_embedded = before_connecting is not None
-        self._url = url
+        self.url = url
         self._before_connecting = before_connecting
         self.login = Login()
         #: The open connections, also of the databases that are derived from this one, and when to give each one up.
@@ -209,7 +210,7 @@ class Database:
             "postgresql+psycopg://",
             # The URL has no parameters, so no message or repr of SQLAlchemy can show a secret.
             # prepare_threshold: PgBouncer before 1.21 loses prepared statements in transaction mode.
-            connect_args={**self._url.parameters, "prepare_threshold": None},
+            connect_args={**self.url.parameters, "prepare_threshold": None},
             # Not the server's default: a statement that waited for a lock must see what the lock's holder committed.
             isolation_level="READ COMMITTED",
             hide_parameters=True,

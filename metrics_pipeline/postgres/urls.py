@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from urllib.parse import quote, urlencode
 
 from psycopg import ProgrammingError, pq
 from psycopg.conninfo import conninfo_to_dict
@@ -21,6 +22,8 @@ _OF_OTHER_CLIENTS = (
     "schema", "currentSchema", "pgbouncer", "ssl", "sslaccept", "connection_limit", "pool_timeout", "socket_timeout",
     "statement_cache_size", "prepareThreshold",
 )  # fmt: skip
+
+_PLACE = ("host", "hostaddr", "port", "service", "sslmode", "sslrootcert", "target_session_attrs")
 
 _DEFAULTS = {
     # Used only if neither the URL nor PGAPPNAME names the application.
@@ -57,6 +60,20 @@ class DatabaseUrl:
             raise SettingsError(f"{source} is not a PostgreSQL URL that libpq can use.{what} {_REMEDY}")
         # Not the client's default encoding: only UTF-8 can carry every text of a database.
         return cls(_DEFAULTS | given | {"client_encoding": "UTF8"}, _describe(given))
+
+    def without_secrets(self) -> str:
+        """A URL for other programs of libpq's. It names the server, the database and the user, but no password."""
+        user, database = (quote(self.parameters.get(name, ""), safe="") for name in ("user", "dbname"))
+        place = {name: self.parameters[name] for name in _PLACE if name in self.parameters}
+        return f"postgresql://{f'{user}@' if user else ''}/{database}?{urlencode(place, safe='/', quote_via=quote)}"
+
+    def environment(self) -> dict[str, str]:
+        """The parameters as libpq's environment variables, for a program whose arguments others may read."""
+        return {
+            option.envvar.decode(): self.parameters[option.keyword.decode()]
+            for option in pq.Conninfo.get_defaults()
+            if option.envvar is not None and option.keyword.decode() in self.parameters
+        }
 
 
 def _given(url: str) -> dict[str, str] | None:

@@ -1,7 +1,10 @@
+import psycopg
 import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
+from metrics_pipeline import __version__
+from metrics_pipeline.cli import app as commands
 from metrics_pipeline.cli.db import app
 from metrics_pipeline.errors import PermanentError, SettingsError, TransientError
 from metrics_pipeline.postgres.database import Database
@@ -154,3 +157,22 @@ def test_a_url_or_server_that_cannot_be_used_is_one_error_without_a_password(com
     assert isinstance(malformed.exception, SettingsError)
     for result in (unreachable, malformed):
         assert "s3cret" not in f"{result.exception} {result.output}"
+
+
+def test_the_database_can_be_opened_in_psql_and_named_to_other_programs_without_its_password(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("METRICS_DATABASE_URL", database_url)
+    shell = CliRunner().invoke(commands, ["db", "shell", "--csv", "-c", "SELECT current_database() AS name, 1 AS n"])
+    assert (shell.exit_code, capfd.readouterr().out.splitlines()[0]) == (0, "name,n")
+    assert CliRunner().invoke(commands, ["db", "shell", "-c", "SELECT nonsense"]).exit_code == 1
+    printed = CliRunner().invoke(commands, ["db", "url"]).stdout.strip()
+    with psycopg.connect(printed) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    monkeypatch.setenv("METRICS_DATABASE_URL", "postgresql://alice:s3cr%40t@db.example:5433/m?sslmode=require")
+    printed = CliRunner().invoke(commands, ["db", "url"]).stdout
+    assert printed == "postgresql://alice@/m?host=db.example&port=5433&sslmode=require\n"
+
+
+def test_the_version_is_printed() -> None:
+    assert CliRunner().invoke(commands, ["--version"]).stdout == f"metrics-pipeline {__version__}\n"

@@ -30,7 +30,7 @@ DIRTY = {
     "agent": "support-triage/claude-opus-4.1 äöü",
     "cost_usd": Decimal("12345.678900000"),
     "run_id": "01234567",
-    "seen_at": datetime(2025, 7, 11, 2, 3),  # noqa: DTZ001 - only its form counts
+    "seen_at": datetime(2025, 7, 11, 2, 3),
 }
 SEALED = dict.fromkeys(DIRTY) | {"day": date(2025, 7, 11), "state": "sealed", "cost_usd": Decimal("1E-9")}
 
