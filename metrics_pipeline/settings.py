@@ -41,6 +41,9 @@ _TOKEN_ENTRY = re.compile(
 
 _MIN_KEY_CHARACTERS = 32
 
+#: In the home: the first day of the embedded database, so that the UI does not show years of days that never were.
+_START_DATE_FILE = "start_date"
+
 
 @dataclass(frozen=True)
 class Variable:
@@ -240,7 +243,7 @@ class Settings:
     )
     start_date: date = _variable(
         "METRICS_START_DATE",
-        "The first day that is aggregated.",
+        "The first day that is aggregated. Unset, the embedded database of the demo begins with its first day.",
         f"a date from {_FIRST_DATE} to {_LAST_DATE}, written as YYYY-MM-DD",
         _date,
         default=date(2025, 1, 1),
@@ -336,6 +339,8 @@ class Settings:
         except PermanentError as error:
             names = ", ".join(variable.name for variable in _RETENTION.values())
             raise SettingsError(f"{names} contradict each other. {error}") from error
+        if not {"start_date", "database_url"} & values.keys():
+            values |= _remembered_start_date(values["home"])
         if values["home"] == NO_HOME and "database_url" not in values:
             raise SettingsError(no_home("the embedded server needs one"))
         return cls(**values, retention=policy)
@@ -353,6 +358,19 @@ VARIABLES: dict[str, Variable] = {
         _RETENTION if setting.name == "retention" else {setting.name: setting.metadata["variable"]}
     ).items()
 }
+
+
+def _remembered_start_date(home: Path) -> dict[str, date]:
+    path = home / _START_DATE_FILE
+    try:
+        return {"start_date": _date(path.read_text(encoding="utf-8").strip())} if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} does not hold a date. Remove it, or set METRICS_START_DATE.") from error
+
+
+def remember_start_date(home: Path, first: date) -> None:
+    """Makes `first` the default of METRICS_START_DATE for the embedded database under `home`. Raises OSError."""
+    (home / _START_DATE_FILE).write_text(f"{first}\n", encoding="utf-8")
 
 
 def read_env_file() -> None:

@@ -16,8 +16,10 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.change_feed import describe_feed, trigger_statements
 from metrics_pipeline.logs.contract import SOURCE_TABLES, UpstreamContract, check_contract
 from metrics_pipeline.logs.inspection import describe_data, require_tables_to_open
+from metrics_pipeline.logs.postgres_logs import PostgresLogs
 from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE
 from metrics_pipeline.pipeline.opening import open_database
+from metrics_pipeline.pipeline.reconciling import first_day, why_start_later
 from metrics_pipeline.postgres import upgrading
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.privileges import Purpose, grant_statements, require_privileges
@@ -113,7 +115,8 @@ def check(
     would not be counted. It changes nothing. If something is missing, the error names all of it, and what the role can
     therefore not be used for; the exit code is 1.
     """
-    database = open_database(Settings.from_environment())
+    settings = Settings.from_environment()
+    database = open_database(settings)
     with database.connect() as connection:
         typer.echo(f"Checking {database.description}")
         revision = upgrading.current_revision(connection)
@@ -142,6 +145,8 @@ def check(
             found, suspicious = describe_data(connection, reading, datetime.now(UTC))
             feed, incomplete = describe_feed(connection)
             found.append(feed)
+            first = first_day(connection, PostgresLogs(database, reading), settings.time_zone)
+            found += filter(None, [why_start_later(settings, first)])
             warnings += suspicious + incomplete
             for sentence in found:
                 typer.echo(sentence)

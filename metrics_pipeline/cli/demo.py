@@ -12,9 +12,10 @@ from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.pipeline.aggregation import AggregationOptions
-from metrics_pipeline.pipeline.opening import open_database
+from metrics_pipeline.pipeline.opening import open_database, open_logs
+from metrics_pipeline.pipeline.reconciling import first_day
 from metrics_pipeline.sample.agents import SampleSpec
-from metrics_pipeline.settings import Settings, forget_database_url
+from metrics_pipeline.settings import Settings, forget_database_url, remember_start_date
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline.store.reads import metrics_of_day
 
@@ -60,6 +61,10 @@ def demo() -> None:
 
         new = store_sample(database, _SPEC, days_between(first, last), settings.time_zone, count)
         typer.echo(f"            {made:,} logs, of which {new:,} are new")
+        with database.snapshot() as snapshot:
+            known = first_day(snapshot, open_logs(database), settings.time_zone)
+        if settings.start_date == Settings.start_date and known is not None:
+            remember_start_date(settings.home, known)
         typer.echo("Dagster     running daily_metrics_job")
         run_with_progress(instance, first, last, Reason.BACKFILL, AggregationOptions())
     with database.connect() as connection:

@@ -1,5 +1,6 @@
 """`status` and `restatements`: the state of each stored day, and the stored values that were replaced."""
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any
@@ -13,7 +14,15 @@ from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict, Ledger
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.orchestration.reconciling import judge
 from metrics_pipeline.pipeline.opening import open_database, open_logs, require_ready
-from metrics_pipeline.pipeline.reconciling import findings, how_judged, judge_days, lookback
+from metrics_pipeline.pipeline.reconciling import (
+    findings,
+    first_day,
+    holes_before,
+    how_judged,
+    judge_days,
+    lookback,
+    why_start_later,
+)
 from metrics_pipeline.pipeline.watching import USUAL_EFFORT, look_at_days
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.ledger import ledger_rows
@@ -22,6 +31,8 @@ from metrics_pipeline.store.reads import restatements as stored_restatements
 
 #: The exit code of `status --exit-code`. Neither 1, which an error has, nor 2, a wrong option.
 _NEEDS_ATTENTION = 3
+
+_MAX_NAMED_HOLES = 5
 
 _STYLES = {
     DayState.AGGREGATED: "green",
@@ -109,6 +120,8 @@ def status(
             verdicts = judge_days(snapshot, window, settings.time_zone, found=found.by_day)
     with database.connect() as connection:
         ledger = ledger_rows(connection, window[0], window[-1]) if window else {}
+        first = first_day(connection, logs, settings.time_zone)
+        holes = holes_before(connection, max(first, settings.start_date), window[0]) if first and window else []
     show(
         f"{database.description}, days in {settings.time_zone}",
         _STATUS,
@@ -117,10 +130,24 @@ def status(
     )
     if form is Format.TABLE:
         print(f"{findings(verdicts, names_days=False)} {how_judged(verdicts)}".rstrip())
+        for sentence in filter(None, [_older(holes, window), why_start_later(settings, first)]):
+            print(sentence)
     if unknown:
         typer.echo(unknown, err=True)
     if exit_code and (unknown or any(verdict.state.is_fault for verdict in verdicts)):
         raise typer.Exit(_NEEDS_ATTENTION)
+
+
+def _older(holes: Sequence[tuple[date, date]], window: Sequence[date]) -> str:
+    if not holes:
+        return ""
+    days = sum((last - first).days + 1 for first, last in holes)
+    named = ", ".join(f"{first} to {last}" if first < last else f"{first}" for first, last in holes[:_MAX_NAMED_HOLES])
+    more = f" and {len(holes) - _MAX_NAMED_HOLES} more gaps" if len(holes) > _MAX_NAMED_HOLES else ""
+    return (
+        f"Never aggregated before {window[0]}, where no schedule looks: {days:,} {'day' if days == 1 else 'days'} "
+        f"({named}{more}). Aggregate them: metrics-pipeline backfill --from {holes[0][0]} --to {holes[-1][1]}"
+    )
 
 
 def restatements(

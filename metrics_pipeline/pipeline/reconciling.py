@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
@@ -21,7 +22,7 @@ from metrics_pipeline.metrics.verification import JudgedBy, Unreadable, Verifica
 from metrics_pipeline.metrics.windows import DayWindow, day_window, days_between, last_complete_day
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.audit import stored_totals
-from metrics_pipeline.store.ledger import ledger_rows
+from metrics_pipeline.store.ledger import first_stored_at, ledger_rows
 from metrics_pipeline.store.verifications import verifications
 
 
@@ -81,6 +82,35 @@ def finished_days(snapshot: Connection, logs: LogSource, windows: Sequence[DayWi
     stored = ledger_rows(snapshot, windows[0].metric_date, windows[-1].metric_date)
     present = present_fingerprints(snapshot, logs, windows, stored)
     return {day for day, now in present.items() if day in stored and is_finished(stored[day], now)}
+
+
+def first_day(snapshot: Connection, logs: LogSource, time_zone: str) -> date | None:
+    """The day of the oldest log, or the oldest stored day if that is earlier; None if there is neither."""
+    instants = [at for at in (logs.first_log_at(snapshot), first_stored_at(snapshot)) if at is not None]
+    return min(instants).astimezone(ZoneInfo(time_zone)).date() if instants else None
+
+
+def why_start_later(settings: Settings, first: date | None) -> str:
+    """Proposes METRICS_START_DATE if it has its default and the first day is later; otherwise an empty text."""
+    if first is None or settings.start_date != Settings.start_date or first <= settings.start_date:
+        return ""
+    return (
+        f"METRICS_START_DATE is {settings.start_date}, and the first log is of {first}: set "
+        f"METRICS_START_DATE={first}, so that the days before are not shown as missing."
+    )
+
+
+def holes_before(snapshot: Connection, first: date, until: date) -> list[tuple[date, date]]:
+    """The first and the last day of each gap in the ledger from `first` to the day before `until`."""
+    stored = ledger_rows(snapshot, first, until)
+    missing = [day for day in days_between(first, until)[:-1] if day not in stored] if first < until else []
+    holes: list[tuple[date, date]] = []
+    for day in missing:
+        if holes and day - holes[-1][1] == timedelta(days=1):
+            holes[-1] = (holes[-1][0], day)
+        else:
+            holes.append((day, day))
+    return holes
 
 
 def how_judged(verdicts: Sequence[DayVerdict]) -> str:

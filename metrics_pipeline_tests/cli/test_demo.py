@@ -46,6 +46,11 @@ def test_the_demo_shows_a_week_and_the_second_time_changes_nothing(start: Start,
     assert f"agent_performance_metrics on {last}" in stdout
     assert "pricing-advisor" in stdout
     assert "metrics-pipeline dev" in stdout
+    # The first partition is the first day, so the UI shows 7 of 7.
+    environment = {"METRICS_PIPELINE_HOME": str(home)}
+    assert str(Settings.from_environment(environment).start_date) == min(week)
+    chosen = Settings.from_environment(environment | {"METRICS_START_DATE": "2025-03-01"})
+    assert str(chosen.start_date) == "2025-03-01"
 
     second = start("demo")
     stdout, _ = second.communicate()

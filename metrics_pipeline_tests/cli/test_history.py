@@ -88,7 +88,7 @@ def test_status_shows_each_state_of_a_day_and_what_was_stored_of_it(
 ) -> None:
     rows, stdout = command("status")
     stored = ["3", "2", "1", "2"]
-    assert rows[:-1] == [
+    assert rows[:-2] == [
         ["2025-07-07", "aggregated", "equal to its logs", *stored, "2025-07-08 02:03", "01234567", "1"],
         ["2025-07-08", "aggregated", "equal to its logs", *stored, "2025-07-09 02:03", "01234567", "0 (old)"],
         ["2025-07-09", "missing", "never aggregated, 3 logs"],
@@ -106,7 +106,7 @@ def test_status_shows_each_state_of_a_day_and_what_was_stored_of_it(
         ["2025-07-13", "other zone", "stored as a day of Asia/Tokyo", *stored, "2025-07-14 02:03", "01234567", "1"],
     ]
     assert stdout.startswith(f"{database.description}, days in UTC")
-    found, judged = stdout.splitlines()[-1].split(" Compared with the logs: ")
+    found, judged = stdout.splitlines()[-2].split(" Compared with the logs: ")
     assert judged.startswith("6 by content, 1 not since they were stored; the oldest reading")
     assert found == (
         "7 days: 2 aggregated, 1 missing, 1 dirty, 1 sealed, 1 running, 1 other zone; "
@@ -129,7 +129,8 @@ def test_status_looks_back_as_far_as_it_is_told_and_never_before_the_start_date(
     states: None, command: Callable[..., tuple[Rows, str]]
 ) -> None:
     def days(*arguments: object, **environment: str) -> list[str]:
-        return [row[0] for row in command("status", *arguments, **environment)[0][:-1]]
+        rows, _ = command("status", *arguments, **environment)
+        return [row[0] for row in rows if re.fullmatch(r"2\d{3}-\d\d-\d\d", row[0])]
 
     assert days("--days", 2) == ["2025-07-12", "2025-07-13"]
     assert days(METRICS_LOOKBACK_DAYS="1") == ["2025-07-13"]
@@ -260,3 +261,17 @@ def test_status_tells_cron_and_programs_whether_a_day_needs_attention(
     assert (rows[1]["logs"], rows[0]["logs"]) == (3, None)
     assert status("--days", "5")[0] == 0
     assert status("--days", "3", "--exit-code")[0] == 0
+
+
+def test_status_names_a_hole_that_is_older_than_the_look_back_and_proposes_the_first_day(
+    states: None, command: Callable[..., tuple[Rows, str]]
+) -> None:
+    _, stdout = command("status", "--days", 2)
+    hole, proposal = stdout.splitlines()[-2:]
+    assert hole == (
+        "Never aggregated before 2025-07-12, where no schedule looks: 1 day (2025-07-09). Aggregate them: "
+        "metrics-pipeline backfill --from 2025-07-09 --to 2025-07-09"
+    )
+    assert proposal.startswith("METRICS_START_DATE is 2025-01-01, and the first log is of 2025-07-07: set")
+    _, stdout = command("status", "--days", 2, METRICS_START_DATE="2025-07-10")
+    assert stdout.splitlines()[-1].startswith("2 days: 1 running, 1 other zone. Compared")
