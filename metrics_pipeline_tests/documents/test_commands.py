@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 from typer.main import get_command
 
 from metrics_pipeline.cli import app
@@ -107,3 +108,13 @@ def test_a_unit_runs_as_the_user_and_in_the_environment_of_the_page(unit: Path) 
     assert "User=dagster\n" in text
     assert "EnvironmentFile=/etc/metrics-pipeline.env\n" in text
     assert "UMask=0077\n" in text
+
+
+def test_the_containers_run_the_commands_of_the_units() -> None:
+    services = yaml.safe_load((_EXAMPLES / "compose.yaml").read_text())["services"]
+    for unit in _units():
+        program, *arguments = _command_of(unit)
+        in_container = shlex.split(services[unit.stem.removeprefix("metrics-pipeline-")]["command"])
+        # In a container only its own network reaches 0.0.0.0; compose publishes the port on 127.0.0.1.
+        assert [each.replace("0.0.0.0", "127.0.0.1") for each in in_container] == [Path(program).name, *arguments]
+        assert all(port.startswith("127.0.0.1:") for service in services.values() for port in service.get("ports", []))
