@@ -37,6 +37,9 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
         if held >= 0:
             os.close(held)
             held = -1
+            # Not print: a handler may interrupt a print. After SIGHUP there may be no terminal.
+            with suppress(OSError):
+                os.write(sys.stderr.fileno(), b"Stopping, which takes some seconds.\n")
 
     for signal_ in _SIGNALS:
         # Under nohup SIGHUP is ignored, and stays ignored.

@@ -80,6 +80,7 @@ def test_a_signal_ends_the_command_gently_and_its_exit_code_is_ours(
     os.killpg(family.process.pid, signal_)  # as a terminal does
     output, errors = family.process.communicate(timeout=HANGING_SECONDS)
     assert (output, errors.count("Traceback"), family.process.returncode) == ("told to end\n", 1, 7)
+    assert errors.startswith("Stopping, which takes some seconds.\n")
     assert "KeyboardInterrupt" in errors  # the child's, which was told as well
     assert family.is_gone()
 
