@@ -32,13 +32,21 @@ class Windows:
     _lock: Lock = field(init=False, default_factory=Lock)
     _kept: OrderedDict[Hashable, pl.DataFrame] = field(init=False, default_factory=OrderedDict)
 
-    def read(self, first: date, last: date, by: tuple[Grouping, ...], agent_id: str | None) -> pl.DataFrame:
+    def read(
+        self,
+        first: date,
+        last: date,
+        by: tuple[Grouping, ...],
+        agent_id: str | None,
+        *,
+        with_distributions: bool = True,
+    ) -> pl.DataFrame:
         """What store.distributions.read_window() says of these days.
 
         Raises ProblemError (503) if other requests keep both slots for 20 seconds.
         """
         with self.database.snapshot() as snapshot:
-            key = (window_version(snapshot, first, last), first, last, by, agent_id)
+            key = (window_version(snapshot, first, last), first, last, by, agent_id, with_distributions)
             with self._lock:
                 if key in self._kept:
                     self._kept.move_to_end(key)
@@ -51,7 +59,9 @@ class Windows:
                     headers={"Retry-After": "10"},
                 )
             try:
-                frame = read_window(snapshot, first, last, by=by, agent_id=agent_id)
+                frame = read_window(
+                    snapshot, first, last, by=by, agent_id=agent_id, with_distributions=with_distributions
+                )
             finally:
                 self._slots.release()
         with self._lock:

@@ -199,20 +199,27 @@ def _big_endian(code: str, numbers: pl.Series) -> bytes:
 
 
 def read_window(
-    connection: Connection, first: date, last: date, *, by: Sequence[Grouping] = (), agent_id: str | None = None
+    connection: Connection,
+    first: date,
+    last: date,
+    *,
+    by: Sequence[Grouping] = (),
+    agent_id: str | None = None,
+    with_distributions: bool = True,
 ) -> pl.DataFrame:
     """The metrics of the stored days from `first` to `last`, of one agent or of all, one row for each group.
 
     The columns are those of window_metrics(): first GROUP_COLUMNS of `by`, in this order and sorted by them. A day of
     which no row is stored adds nothing; a window without any stored row gives no row, also without `by`. Logs are not
     read. The connection's transaction must see one state of the database (Database.snapshot()).
+    Without `with_distributions`, which take most of the time, the columns OF_DISTRIBUTIONS say nothing.
     """
     rows = _rows(connection, first, last, agent_id)
     keys = [GROUP_COLUMNS[each] for each in by]
     rows = rows.with_columns(period_of(each).alias(each) for each in by if each in ("week", "month"))
     if not keys:
         keys, rows = ["window"], rows.with_columns(window=pl.lit(0))
-    merged = _merged(connection, rows, keys)
+    merged = _merged(connection, rows if with_distributions else rows.clear(), keys)
     return window_metrics(rows, merged, keys).select(pl.exclude("window"))
 
 
