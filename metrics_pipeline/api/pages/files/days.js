@@ -1,6 +1,6 @@
 // The state of every day of a year, and one day: which logs are in its metrics, by which run, and that none is lost.
 
-import { address, get, Problem } from "./api.js";
+import { address, get } from "./api.js";
 import { underChart } from "./charts.js";
 import { h } from "./dom.js";
 import { addDays, day, daysBetween, dayWithWeekday, instant, money, month, NONE, percent, unitMoney, whole } from "./format.js";
@@ -91,7 +91,9 @@ export async function oneDay(main, query, info) {
     return;
   }
   const [agents, [total], restated] = await Promise.all([
-    agentsOf(iso), get("activity", ofDay), get("restatements", { limit: 1000, ...ofDay }),
+    // The API refuses to list the rows of a day that has none, because an empty list would look like a day without activity.
+    row.aggregated_at && row.state !== "expired" ? get("metrics", { date: iso, limit: 1000, sort: "-total_executions" }) : [],
+    get("activity", ofDay), get("restatements", { limit: 1000, ...ofDay }),
   ]);
   main.replaceChildren(...[
     h("h1", {}, dayWithWeekday(iso)),
@@ -112,16 +114,6 @@ export async function oneDay(main, query, info) {
       underChart(() => "", { href: address("metrics", { date: iso, limit: 1000, format: "csv" }), name: `${iso}.csv` }).lastChild),
     h("section", {}, h("h2", {}, "Replaced values"), restatementTable(restated, info, true)),
   ].flat().filter(Boolean));
-}
-
-/** The day's rows; none of a day that was never aggregated or has expired. */
-async function agentsOf(iso) {
-  try {
-    return await get("metrics", { date: iso, limit: 1000, sort: "-total_executions" });
-  } catch (error) {
-    if (error instanceof Problem && (error.status === 404 || error.status === 410)) return [];
-    throw error;
-  }
 }
 
 function proof(row, agents, total) {
