@@ -179,7 +179,7 @@ def test_a_missing_day_of_an_agent_is_a_gap_and_replaced_values_name_their_run(t
         for day, state in (
             (
                 FIRST + timedelta(days=number),
-                "aggregated aggregated aggregated missing dirty aggregated".split()[number],
+                ["aggregated", "aggregated", "aggregated", "missing", "dirty", "aggregated"][number],
             )
             for number in range(6)
         )
