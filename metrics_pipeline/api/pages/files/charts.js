@@ -59,7 +59,10 @@ function stretches(values) {
 const LAYERS = {
   line({ values, kind }, { x, y }) {
     return stretches(values).map((indices) => [
-      s("path", { class: `line ${kind}`, d: `M${indices.map((index) => `${x(index)},${y(values[index])}`).join("L")}` }),
+      s("path", {
+        class: `line ${kind}`,
+        d: `M${indices.map((index) => `${x(index)},${y(values[index])}`).join("L")}`,
+      }),
       (indices.length === 1 || values.length <= 62) &&
         indices.map((index) => s("circle", { class: `dot ${kind}`, cx: x(index), cy: y(values[index]), r: 2 })),
     ]);
@@ -67,7 +70,10 @@ const LAYERS = {
   band({ low, high, kind }, { x, y, step }) {
     return stretches(low).map((indices) => {
       // A day alone is as wide as its bar would be.
-      const places = indices.length > 1 ? indices.map((i) => [x(i), i]) : [-0.3, 0.3].map((d) => [x(indices[0]) + d * step, indices[0]]);
+      const places =
+        indices.length > 1
+          ? indices.map((i) => [x(i), i])
+          : [-0.3, 0.3].map((d) => [x(indices[0]) + d * step, indices[0]]);
       const up = places.map(([at, index]) => `${at},${y(high[index])}`);
       const down = places.toReversed().map(([at, index]) => `${at},${y(low[index])}`);
       return s("path", { class: `band ${kind}`, d: `M${[...up, ...down].join("L")}Z` });
@@ -81,7 +87,13 @@ const LAYERS = {
         if (!known(values[index])) return null;
         const [from, to] = [y(below), y(below + values[index])];
         below += values[index];
-        return s("rect", { class: `bar ${kind}`, x: x(index) - width / 2, y: to, width, height: Math.max(0, from - to) });
+        return s("rect", {
+          class: `bar ${kind}`,
+          x: x(index) - width / 2,
+          y: to,
+          width,
+          height: Math.max(0, from - to),
+        });
       });
     });
   },
@@ -107,7 +119,21 @@ let patterns = 0;
  * states: the state of each day. axis: { ticks, place } and `write` for its labels. read(index): a day in words.
  * columns: { name: index => value }, the table. csv: { href, name }.
  */
-export function dayChart({ title, note, unit, days, states, axis, write, layers, legend = [], read, columns, csv, tall }) {
+export function dayChart({
+  title,
+  note,
+  unit,
+  days,
+  states,
+  axis,
+  write,
+  layers,
+  legend = [],
+  read,
+  columns,
+  csv,
+  tall,
+}) {
   const empty = "Point at a day, or use the arrow keys.";
   const readout = h("output", {}, empty);
   const frame = h("div", { class: "frame" });
@@ -166,8 +192,15 @@ export function dayChart({ title, note, unit, days, states, axis, write, layers,
             point((shown ?? (keys[event.key] > 0 ? -1 : days.length)) + keys[event.key]);
           },
         },
-        s("defs", {}, s("pattern", { id: hatch, width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
-          s("line", { class: "hatch", y2: 6 }))),
+        s(
+          "defs",
+          {},
+          s(
+            "pattern",
+            { id: hatch, width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
+            s("line", { class: "hatch", y2: 6 }),
+          ),
+        ),
         axis.ticks.map((tick) => [
           s("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: y(tick), y2: y(tick) }),
           s("text", { class: "tick", x: MARGIN.left - 6, y: y(tick) + 4 }, write(tick)),
@@ -176,9 +209,12 @@ export function dayChart({ title, note, unit, days, states, axis, write, layers,
         columnsOfDays,
         layers.map((layer) => LAYERS[layer.type](layer, { x, y, step, inner })),
         s("line", { class: "axis", x1: MARGIN.left, x2: width - MARGIN.right, y1: bottom, y2: bottom }),
-        days.map((each, index) =>
-          (days.length - 1 - index) % every === 0 && x(index) > MARGIN.left + 14 &&
-          s("text", { class: "date", x: Math.min(x(index), width - 22), y: bottom + 30 }, dayOfMonth(each))),
+        days.map(
+          (each, index) =>
+            (days.length - 1 - index) % every === 0 &&
+            x(index) > MARGIN.left + 14 &&
+            s("text", { class: "date", x: Math.min(x(index), width - 22), y: bottom + 30 }, dayOfMonth(each)),
+        ),
         guide,
       ),
     );
@@ -188,7 +224,12 @@ export function dayChart({ title, note, unit, days, states, axis, write, layers,
     "figure",
     { class: tall ? "chart wide" : "chart" },
     h("figcaption", {}, h("h3", {}, title), note && h("p", { class: "note" }, note)),
-    legend.length > 0 && h("ul", { class: "legend" }, legend.map(({ kind, name }) => h("li", {}, swatch(kind), name))),
+    legend.length > 0 &&
+      h(
+        "ul",
+        { class: "legend" },
+        legend.map(({ kind, name }) => h("li", {}, swatch(kind), name)),
+      ),
     frame,
     h("p", { class: "readout" }, readout),
     underChart(() => tableOf(days, columns, states), csv),
@@ -196,7 +237,11 @@ export function dayChart({ title, note, unit, days, states, axis, write, layers,
 }
 
 export const swatch = (kind) =>
-  s("svg", { class: "swatch", width: 12, height: 12, "aria-hidden": "true" }, s("rect", { class: `bar ${kind}`, width: 12, height: 12, rx: 2 }));
+  s(
+    "svg",
+    { class: "swatch", width: 12, height: 12, "aria-hidden": "true" },
+    s("rect", { class: `bar ${kind}`, width: 12, height: 12, rx: 2 }),
+  );
 
 function said(states, iso) {
   const { name, reason } = stateOf(states, iso);
@@ -206,7 +251,10 @@ function said(states, iso) {
 /** The way to the same values as a table and as CSV. The table is made when it is opened. */
 export function underChart(table, csv) {
   const details = h("details", {}, h("summary", {}, "Table"));
-  details.addEventListener("toggle", () => details.children.length === 1 && details.append(h("div", { class: "scroll" }, table())));
+  details.addEventListener(
+    "toggle",
+    () => details.children.length === 1 && details.append(h("div", { class: "scroll" }, table())),
+  );
   return h("div", { class: "under" }, details, h("a", { href: csv.href, download: csv.name, click: download }, "CSV"));
 }
 
@@ -215,10 +263,30 @@ function tableOf(days, columns, states) {
   return h(
     "table",
     {},
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Day"), h("th", { scope: "col" }, "State"), names.map((name) => h("th", { scope: "col", class: "number" }, name)))),
-    h("tbody", {}, days.map((each, index) =>
-      h("tr", {}, h("th", { scope: "row" }, h("a", { href: `?day=${each}` }, each)), h("td", {}, stateOf(states, each).name.replace("_", " ")),
-        names.map((name) => h("td", { class: "number" }, exact(columns[name](index))))))),
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        h("th", { scope: "col" }, "Day"),
+        h("th", { scope: "col" }, "State"),
+        names.map((name) => h("th", { scope: "col", class: "number" }, name)),
+      ),
+    ),
+    h(
+      "tbody",
+      {},
+      days.map((each, index) =>
+        h(
+          "tr",
+          {},
+          h("th", { scope: "row" }, h("a", { href: `?day=${each}` }, each)),
+          h("td", {}, stateOf(states, each).name.replace("_", " ")),
+          names.map((name) => h("td", { class: "number" }, exact(columns[name](index)))),
+        ),
+      ),
+    ),
   );
 }
 
@@ -228,16 +296,31 @@ export function sparkline(days, rows) {
   const step = width / days.length;
   const largest = Math.max(1, ...rows.map((row) => row?.total_executions ?? 0));
   const path = (part) =>
-    rows.map((row, index) => {
-      if (!row) return "";
-      const [low, high] = part(row).map((value) => height - (value / largest) * (height - 1));
-      return low === high ? "" : `M${(index * step).toFixed(1)},${low.toFixed(1)}V${high.toFixed(1)}h${(step * 0.75).toFixed(1)}V${low.toFixed(1)}Z`;
-    }).join("");
+    rows
+      .map((row, index) => {
+        if (!row) return "";
+        const [low, high] = part(row).map((value) => height - (value / largest) * (height - 1));
+        return low === high
+          ? ""
+          : `M${(index * step).toFixed(1)},${low.toFixed(1)}V${high.toFixed(1)}h${(step * 0.75).toFixed(1)}V${low.toFixed(1)}Z`;
+      })
+      .join("");
   return s(
     "svg",
-    { class: "spark", width: 90, height, viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": `executions a day, at most ${largest}` },
+    {
+      class: "spark",
+      width: 90,
+      height,
+      viewBox: `0 0 ${width} ${height}`,
+      preserveAspectRatio: "none",
+      role: "img",
+      "aria-label": `executions a day, at most ${largest}`,
+    },
     s("path", { class: "bar good", d: path((row) => [0, row.total_executions - row.failed_executions]) }),
-    s("path", { class: "bar failed", d: path((row) => [row.total_executions - row.failed_executions, row.total_executions]) }),
+    s("path", {
+      class: "bar failed",
+      d: path((row) => [row.total_executions - row.failed_executions, row.total_executions]),
+    }),
   );
 }
 
@@ -245,7 +328,9 @@ const LEVELS = 6;
 
 /** Executions by day and interval of latency: the darker, the more. counts: rows of GET /api/v1/latencies. */
 export function heatMap({ title, note, days, states, counts, csv }) {
-  const intervals = [...new Map(counts.map((row) => [row.from_ms ?? -1, row])).values()].sort((a, b) => (a.from_ms ?? -1) - (b.from_ms ?? -1));
+  const intervals = [...new Map(counts.map((row) => [row.from_ms ?? -1, row])).values()].sort(
+    (a, b) => (a.from_ms ?? -1) - (b.from_ms ?? -1),
+  );
   const largest = Math.max(1, ...counts.map((row) => row.executions));
   const place = new Map(days.map((each, index) => [each, index]));
   const row = new Map(intervals.map((each, index) => [each.from_ms ?? -1, index]));
@@ -257,11 +342,22 @@ export function heatMap({ title, note, days, states, counts, csv }) {
     ...each,
   }));
   const rows = Math.max(1, intervals.length);
-  const name = (each) => (each.below_ms === null ? `from ${whole(each.from_ms)}` : `${each.from_ms === null ? "below 0" : `${whole(each.from_ms)} to ${whole(each.below_ms)}`}`);
+  const name = (each) =>
+    each.below_ms === null
+      ? `from ${whole(each.from_ms)}`
+      : `${each.from_ms === null ? "below 0" : `${whole(each.from_ms)} to ${whole(each.below_ms)}`}`;
   const every = Math.ceil(rows / 8);
   const figure = dayChart({
-    title, note, unit: "ms", days, states, csv,
-    axis: { ticks: intervals.map((_, index) => index).filter((index) => index % every === 0), place: (index) => index / rows },
+    title,
+    note,
+    unit: "ms",
+    days,
+    states,
+    csv,
+    axis: {
+      ticks: intervals.map((_, index) => index).filter((index) => index % every === 0),
+      place: (index) => index / rows,
+    },
     write: (index) => short(intervals[index].from_ms ?? 0),
     legend: Array.from({ length: LEVELS }, (_, index) => ({
       kind: `level${index + 1}`,
@@ -270,9 +366,19 @@ export function heatMap({ title, note, days, states, counts, csv }) {
     layers: [{ type: "cells", cells, rows }],
     read: (index) => {
       const found = cells.filter((each) => each.index === index).sort((a, b) => b.executions - a.executions);
-      return found.length === 0 ? "no latencies" : `most often ${found.slice(0, 3).map((each) => `${name(each)} ms (${whole(each.executions)})`).join(", ")}`;
+      return found.length === 0
+        ? "no latencies"
+        : `most often ${found
+            .slice(0, 3)
+            .map((each) => `${name(each)} ms (${whole(each.executions)})`)
+            .join(", ")}`;
     },
-    columns: Object.fromEntries(intervals.map((each, index) => [`${name(each)} ms`, (at) => cells.find((cell) => cell.index === at && cell.row === index)?.executions ?? null])),
+    columns: Object.fromEntries(
+      intervals.map((each, index) => [
+        `${name(each)} ms`,
+        (at) => cells.find((cell) => cell.index === at && cell.row === index)?.executions ?? null,
+      ]),
+    ),
   });
   return figure;
 }

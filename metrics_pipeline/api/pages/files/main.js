@@ -22,7 +22,11 @@ function askForToken(isRefused) {
   };
   main.replaceChildren(
     h("h1", {}, "Token"),
-    h("p", {}, "This server shows its numbers to those who have one of its read tokens. The token is kept in this tab only."),
+    h(
+      "p",
+      {},
+      "This server shows its numbers to those who have one of its read tokens. The token is kept in this tab only.",
+    ),
     isRefused && h("p", { class: "notice", role: "alert" }, "The server does not know this token."),
     h("form", { class: "period", submit: take }, h("label", {}, "Read token ", box), h("button", {}, "Open")),
   );
@@ -35,7 +39,19 @@ async function show() {
     const info = await get("info");
     document.querySelector("#pipeline").replaceChildren(
       `Days of ${info.time_zone}. Newest aggregated: ${info.newest_stored_day ? day(info.newest_stored_day) : "none"}. `,
-      token.get() ? h("button", { type: "button", click: () => { token.forget(); location.reload(); } }, "Forget the token") : "",
+      token.get()
+        ? h(
+            "button",
+            {
+              type: "button",
+              click: () => {
+                token.forget();
+                location.reload();
+              },
+            },
+            "Forget the token",
+          )
+        : "",
     );
     await view(main, query, info);
     document.documentElement.dataset.ready = "all";
@@ -46,7 +62,11 @@ async function show() {
       token.forget();
       askForToken(isRefused);
     } else {
-      main.replaceChildren(h("h1", {}, "No answer"), h("p", { class: "notice", role: "alert" }, error.message), h("p", {}, h("a", { href: location.href }, "Try again")));
+      main.replaceChildren(
+        h("h1", {}, "No answer"),
+        h("p", { class: "notice", role: "alert" }, error.message),
+        h("p", {}, h("a", { href: location.href }, "Try again")),
+      );
       if (error instanceof TypeError) throw error;
     }
   } finally {

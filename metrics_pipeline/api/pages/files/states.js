@@ -10,7 +10,11 @@ const STATES = {
   shrunk: { sign: "▾", meaning: "logs that are in its metrics are gone", isDoubtful: true },
   unreadable: { sign: "?", meaning: "one of its logs cannot be read", isDoubtful: true },
   other_zone: { sign: "z", meaning: "stored as a day of another time zone", isDoubtful: true },
-  expired: { sign: "–", meaning: "its metrics were older than the retention period and were deleted", isDoubtful: true },
+  expired: {
+    sign: "–",
+    meaning: "its metrics were older than the retention period and were deleted",
+    isDoubtful: true,
+  },
   not_over: { sign: "…", meaning: "the day has not ended, and is in no total", isDoubtful: true },
   before: { sign: "", meaning: "before the first day of this pipeline", isDoubtful: true },
 };
