@@ -11,7 +11,7 @@ help:
 	@echo 'make dev    open the Dagster UI on http://127.0.0.1:3000, or another port: make dev PORT=3001'
 	@echo 'make test   run the test suite on a real (embedded) PostgreSQL'
 	@echo 'make faults kill, cut and stop everything with SEEDS=10 seeds of each scenario, or with SEED=7 only'
-	@echo 'make lint   ruff, mypy, and the layers of the house plan'
+	@echo 'make lint   ruff, mypy, the layers of the house plan, and biome for the page'
 	@echo 'make docs   write the parts of docs/ that come from the code'
 	@echo 'make audit  look the exact versions of the dependencies up among the known vulnerabilities'
 	@echo 'make bench  measure the aggregation of a day against its alternatives; options: make bench BENCH_ARGUMENTS=--help'
@@ -35,6 +35,7 @@ lint: $(VENV)/.installed-lint
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/biome check --error-on-warnings --indent-style=space --line-width=120 metrics_pipeline/api/pages/files
 
 docs: $(VENV)/.installed
 	@$(BIN)/python -m metrics_pipeline_tests.documents

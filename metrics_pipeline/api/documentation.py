@@ -3,13 +3,13 @@
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
-from starlette.responses import HTMLResponse, RedirectResponse
+from starlette.responses import HTMLResponse
 
 _FILES = "/docs/files"
 
 
 def install_documentation(app: FastAPI) -> None:
-    """Adds /docs, its files, and a redirect from / to it. The OpenAPI document is at /openapi.json."""
+    """Adds /docs and its files. The OpenAPI document is at /openapi.json."""
     # The package contains Swagger UI. Its own FastAPI subclass would decide more than where the files are.
     app.mount(_FILES, StaticFiles(packages=[("fastapi_offline", "static")]), name="files")
 
@@ -25,7 +25,3 @@ def install_documentation(app: FastAPI) -> None:
             # By default, Swagger UI sends the address of the document to a validator on the internet.
             swagger_ui_parameters={"validatorUrl": None, "displayRequestDuration": True, "tryItOutEnabled": True},
         )
-
-    @app.get("/", include_in_schema=False)
-    async def root() -> RedirectResponse:
-        return RedirectResponse("docs")

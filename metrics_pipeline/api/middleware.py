@@ -48,7 +48,8 @@ def request_log(app: ASGIApp) -> ASGIApp:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update({**_BROWSER_HEADERS, "X-Request-ID": request_id})
+                headers = MutableHeaders(scope=message)
+                headers.update({**_BROWSER_HEADERS, **headers, "X-Request-ID": request_id})
             await send(message)
 
         try:

@@ -53,6 +53,15 @@ class Agent(BaseModel):
     last_active_date: date | None = Field(description="The newest aggregated day with executions.")
 
 
+class LatencyCount(BaseModel):
+    """How many executions of a day had a latency in an interval."""
+
+    metric_date: date
+    from_ms: int | None = Field(description="The smallest latency of the interval; null: there is none.")
+    below_ms: int | None = Field(description="The latency above the interval; null: there is none.")
+    executions: int = Field(examples=[12])
+
+
 class Restatement(BaseModel):
     """A stored row whose values were replaced."""
 
@@ -109,6 +118,8 @@ _WINDOW_TYPES: dict[str, Any] = {
     **{metric.name: _TYPES[metric.sql_type] for metric in METRICS},
     "cost_per_unassisted_success": ExactNumber,
     "human_intervention_rate": ExactNumber,
+    "success_rate_low": ExactNumber,
+    "success_rate_high": ExactNumber,
     "days_stored": int,
     "is_exact": bool,
     "latency_error": float,
@@ -120,6 +131,8 @@ _MAY_BE_NULL = {
     *(metric.name for metric in METRICS if metric.over_days in (OverDays.QUOTIENT, OverDays.DISTRIBUTION)),
     "cost_per_unassisted_success",
     "human_intervention_rate",
+    "success_rate_low",
+    "success_rate_high",
 }
 _WINDOW_FIELDS: dict[str, Any] = {
     name: (_WINDOW_TYPES[name] | None if name in _MAY_BE_NULL else _WINDOW_TYPES[name], Field(description=meaning))
@@ -147,6 +160,15 @@ WindowChange: type[BaseModel] = create_model(
 )
 
 
+_CHOSEN_FIELDS: dict[str, Any] = {
+    name: (type_ | None, Field(default=None, description=info.description))
+    for name, (type_, info) in _WINDOW_FIELDS.items()
+}
+_ChosenMetrics: type[BaseModel] = create_model(
+    "ChosenMetrics", __doc__="The metrics of a window that `fields` names.", **_CHOSEN_FIELDS
+)
+
+
 class Comparison(BaseModel):
     """A group of a window beside the same group in the period before."""
 
@@ -169,6 +191,18 @@ class ActivityRow(WindowMetrics):  # type: ignore[misc, valid-type]
     is_comparable: bool = Field(
         default=False, description="Only with compare=previous: whether both periods have as many stored days."
     )
+
+
+class ChosenRow(_ChosenMetrics):  # type: ignore[misc, valid-type]
+    """A group of a window with the metrics that `fields` names, also in previous and change."""
+
+    agent_id: str = Field(default="", examples=["support-triage"])
+    metric_date: date = Field(default=date.min, examples=["2025-07-11"])
+    week: date = Field(default=date.min, examples=["2025-07-07"])
+    month: date = Field(default=date.min, examples=["2025-07-01"])
+    previous: _ChosenMetrics | None = None  # type: ignore[valid-type]
+    change: _ChosenMetrics | None = None  # type: ignore[valid-type]
+    is_comparable: bool = False
 
 
 class ErrorCount(BaseModel):
@@ -296,6 +330,9 @@ class Info(BaseModel):
     newest_whole_day: date = Field(description="Yesterday in that zone.")
     newest_stored_day: date | None = Field(description="The newest aggregated day.")
     lookback_days: int = Field(description="For how many days late logs are looked for.")
+    dagster_url: str = Field(
+        description="The Dagster UI; it shows a run at /runs/ and its id.", examples=["http://127.0.0.1:3000"]
+    )
     raw_log_days: int | None = Field(description="For how many days raw logs are kept; null: for ever.")
     metric_days: int | None = Field(description="For how many days metrics are kept; null: for ever.")
     alert_days: int | None = Field(description="For how many days resolved alerts are kept; null: for ever.")

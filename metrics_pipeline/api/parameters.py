@@ -30,7 +30,8 @@ def _iso_date(value: object) -> object:
     return value
 
 
-def _stored_text(value: str | None) -> str | None:
+def stored_text(value: str | None) -> str | None:
+    """The text. Raises ValueError for one that no column of PostgreSQL can hold."""
     if value is not None and "\0" in value:
         raise ValueError("a text of PostgreSQL cannot hold a NUL character")
     return value
@@ -41,7 +42,7 @@ IsoDate = Annotated[date, BeforeValidator(_iso_date)]
 OptionalDate = Annotated[date | None, BeforeValidator(_iso_date), WithJsonSchema({"type": "string", "format": "date"})]
 OptionalFormat = Annotated[Format | None, WithJsonSchema({"type": "string", "enum": [*Format]})]
 #: Text that a column of PostgreSQL can hold.
-OptionalText = Annotated[str | None, AfterValidator(_stored_text), WithJsonSchema({"type": "string"})]
+OptionalText = Annotated[str | None, AfterValidator(stored_text), WithJsonSchema({"type": "string"})]
 
 
 class Parameters(BaseModel):

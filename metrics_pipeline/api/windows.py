@@ -13,7 +13,7 @@ import polars as pl
 from metrics_pipeline.api.problems import ProblemError
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.answers.windows import window_version
-from metrics_pipeline.store.distributions import Grouping, read_window
+from metrics_pipeline.store.distributions import Grouping, read_window, stored_rows
 
 _AT_ONCE = 2
 _WAIT_SECONDS = 20
@@ -29,20 +29,29 @@ class Windows:
 
     database: Database
     _slots: BoundedSemaphore = field(init=False, default_factory=lambda: BoundedSemaphore(_AT_ONCE))
+    _reading: Lock = field(init=False, default_factory=Lock)
     _lock: Lock = field(init=False, default_factory=Lock)
     _kept: OrderedDict[Hashable, pl.DataFrame] = field(init=False, default_factory=OrderedDict)
 
-    def read(self, first: date, last: date, by: tuple[Grouping, ...], agent_id: str | None) -> pl.DataFrame:
+    def read(
+        self,
+        first: date,
+        last: date,
+        by: tuple[Grouping, ...],
+        agent_id: str | None,
+        *,
+        with_distributions: bool = True,
+    ) -> pl.DataFrame:
         """What store.distributions.read_window() says of these days.
 
         Raises ProblemError (503) if other requests keep both slots for 20 seconds.
         """
         with self.database.snapshot() as snapshot:
-            key = (window_version(snapshot, first, last), first, last, by, agent_id)
-            with self._lock:
-                if key in self._kept:
-                    self._kept.move_to_end(key)
-                    return self._kept[key]
+            days = (window_version(snapshot, first, last), first, last, agent_id)
+            key = (*days, by, with_distributions)
+            kept = self._look_up(key)
+            if kept is not None:
+                return kept
             if not self._slots.acquire(timeout=_WAIT_SECONDS):
                 raise ProblemError(
                     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -51,9 +60,31 @@ class Windows:
                     headers={"Retry-After": "10"},
                 )
             try:
-                frame = read_window(snapshot, first, last, by=by, agent_id=agent_id)
+                # A page asks for several groupings of the same days at once, and reading these takes most of the time.
+                with self._reading:
+                    rows = self._look_up(days)
+                    if rows is None:
+                        rows = self._keep(days, stored_rows(snapshot, first, last, agent_id))
+                frame = read_window(
+                    snapshot,
+                    first,
+                    last,
+                    by=by,
+                    agent_id=agent_id,
+                    rows=rows,
+                    with_distributions=with_distributions,
+                )
             finally:
                 self._slots.release()
+        return self._keep(key, frame)
+
+    def _look_up(self, key: Hashable) -> pl.DataFrame | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def _keep(self, key: Hashable, frame: pl.DataFrame) -> pl.DataFrame:
         with self._lock:
             self._kept[key] = frame
             while sum(each.estimated_size() for each in self._kept.values()) > _KEPT_BYTES:

@@ -52,9 +52,10 @@ def api(
         typer.Option(help="The address or network of a proxy whose X-Forwarded-For is believed. May be repeated."),
     ] = None,
 ) -> None:
-    """Serves the metrics over HTTP: series, summaries, days, coverage, restatements, and Dagster runs on request.
+    """Serves the metrics over HTTP: a page to look at, and the API with series, windows, days and Dagster runs.
 
-    The documentation is at /docs. Without METRICS_API_TOKENS every user of this machine may read and start runs.
+    The page is at /, the documentation of the API at /docs. Without METRICS_API_TOKENS every user of this machine may
+    read and start runs.
     METRICS_API_DATABASE_URL and DAGSTER_WEBSERVER_URL are described by `metrics-pipeline --help`. The log has one JSON
     object per line. Stop the API with Ctrl-C.
 
@@ -81,7 +82,8 @@ def api(
             if settings.api_database_url is not None
             else open_database(settings)
         )
-        typer.echo(f"API: http://{f'[{host}]' if ':' in host else host}:{port}/docs (Ctrl-C stops it)", err=True)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        typer.echo(f"Page: {address}   API: {address}/docs   (Ctrl-C stops them)", err=True)
         # Uvicorn raises KeyboardInterrupt again after the last request is answered.
         with suppress(KeyboardInterrupt):
             app = build_app(settings, database)

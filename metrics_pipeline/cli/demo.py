@@ -69,7 +69,7 @@ def demo() -> None:
         run_with_progress(instance, first, last, Reason.BACKFILL, AggregationOptions())
     with database.connect() as connection:
         _print_agents(metrics_of_day(connection, last), last)
-    typer.echo("Open the Dagster UI with these days and runs: make dev   (or: metrics-pipeline dev)")
+    typer.echo("Open the Dagster UI and the page with these days: make dev   (or: metrics-pipeline dev)")
 
 
 def _print_agents(metrics: pl.DataFrame, day: date) -> None:

@@ -1,4 +1,4 @@
-"""`dev`: the Dagster UI and daemon on the shared instance."""
+"""`dev`: the Dagster UI and daemon on the shared instance, and the page beside them."""
 
 import socket
 import sys
@@ -15,8 +15,11 @@ from metrics_pipeline.settings import Settings
 def dev(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The UI's port.")] = 3000,
     host: Annotated[str, typer.Option(help="The address the UI listens on.")] = "127.0.0.1",
+    page_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="The port of the page and the API, on 127.0.0.1 only.")
+    ] = 8000,
 ) -> None:
-    """Opens the Dagster UI with its daemon, so that schedules and sensors run.
+    """Opens the Dagster UI with its daemon, so that schedules and sensors run, and serves the page of the metrics.
 
     Runs and events are kept in the embedded PostgreSQL under METRICS_PIPELINE_HOME, for the next time. Stop it with
     Ctrl-C. However it ends, none of its processes is left.
@@ -24,13 +27,29 @@ def dev(
     settings = Settings.from_environment()
     _require_free(host, port)
     print(f"Dagster UI: http://{host}:{port} (Ctrl-C stops it)", flush=True)
+    environment = settings.child_environment(instance_folder(settings))
+    # The page links runs to the UI.
+    environment.setdefault("DAGSTER_WEBSERVER_URL", f"http://{f'[{host}]' if ':' in host else host}:{port}")
     exit_code = supervisor.run(
         # Dagster recommends its `dg dev` instead, which does the same and would need one more package.
         [sys.executable, "-W", "ignore:Function `dev_command` is superseded", "-m", "dagster", "dev",
          "--workspace", str(workspace_file(settings)), "--host", host, "--port", str(port), "--log-level", "warning"],
-        settings.child_environment(instance_folder(settings)),
+        environment,
+        beside=_page(page_port),
     )  # fmt: skip
     raise typer.Exit(exit_code)
+
+
+def _page(port: int) -> list[str]:
+    """The command that serves the page; empty if its port is in use, for example by `metrics-pipeline api`."""
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            pass
+    except OSError as error:
+        print(f"The page is not served: port {port}: {error.strerror}. Choose another with --page-port.", flush=True)
+        return []
+    print(f"Page:       http://127.0.0.1:{port}", flush=True)
+    return [sys.executable, "-P", "-c", "from metrics_pipeline.cli import main; main()", "api", "--port", str(port)]
 
 
 def _require_free(host: str, port: int) -> None:

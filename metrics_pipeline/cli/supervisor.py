@@ -24,8 +24,10 @@ _REST_SECONDS = 10.0
 _WATCH_SECONDS = 0.1
 
 
-def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+def run(command: Sequence[str], environment: Mapping[str, str], *, beside: Sequence[str] = ()) -> int:
     """Runs the command until it ends or this process gets a signal, and returns the command's exit code.
+
+    `beside` is a second command that runs as long as the first; it may end before. Its standard output is not shown.
 
     SIGINT, SIGTERM and SIGHUP to this process, and its death, reach the command as one SIGINT. Call it in the main
     thread, as the last thing that the process does.
@@ -47,7 +49,7 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
             signal.signal(signal_, let_go)
     # In a session of its own, so that Ctrl-C reaches the guard only through the pipe.
     guard = subprocess.Popen(
-        [sys.executable, "-P", __file__, str(watched), *command],
+        [sys.executable, "-P", __file__, str(watched), str(len(command)), *command, *beside],
         env=environment,
         pass_fds=(watched,),
         start_new_session=True,
@@ -56,19 +58,22 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     return guard.wait()
 
 
-def _guard(pipe: int, command: Sequence[str]) -> int:
+def _guard(pipe: int, command: Sequence[str], beside: Sequence[str] = ()) -> int:
     for signal_ in _SIGNALS:
         # systemd signals every process at once, and the guard must outlive the command to stop what it leaves. Not
         # SIG_IGN: the command would inherit it. So it starts with the default action even where a shell ignores Ctrl-C.
         signal.signal(signal_, lambda _signal, _frame: None)
     process = subprocess.Popen(command, process_group=0)
+    if beside:
+        # Ended with whatever else is left of the group.
+        subprocess.Popen(beside, process_group=process.pid, stdout=subprocess.DEVNULL)
     while process.poll() is None and not select.select([pipe], [], [], _WATCH_SECONDS)[0]:
         pass
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
             process.wait(_END_SECONDS)
-    # The processes that are left: runs in progress, and all of them if the command itself was killed.
+    # The processes that are left: runs in progress, the command beside, and all if the command itself was killed.
     for signal_ in (signal.SIGINT, signal.SIGKILL):
         for member in _members(process.pid):
             with suppress(ProcessLookupError):
@@ -96,4 +101,5 @@ def _group_of(pid: int) -> int | None:
 
 
 if __name__ == "__main__":
-    sys.exit(_guard(int(sys.argv[1]), sys.argv[2:]))
+    length = int(sys.argv[2])
+    sys.exit(_guard(int(sys.argv[1]), sys.argv[3 : 3 + length], sys.argv[3 + length :]))

@@ -17,6 +17,8 @@ from metrics_pipeline.metrics.expressions import decimal, rounded_quotient, weig
 _SUMS = [metric.name for metric in METRICS if metric.over_days is OverDays.SUM]
 _NANO = Decimal("0.000000001")
 _RATE = Decimal("0.000001")
+# The 97.5th percentile of the standard normal distribution.
+_Z = 1.959963984540054
 
 #: What a row of window metrics holds besides its keys and the metrics of the catalog, with its type and meaning.
 FURTHER_COLUMNS: Mapping[str, tuple[pl.DataType, str]] = {
@@ -25,6 +27,8 @@ FURTHER_COLUMNS: Mapping[str, tuple[pl.DataType, str]] = {
         "Total cost / (successful executions - human interventions) in USD; null unless that is positive.",
     ),
     "human_intervention_rate": (pl.Decimal(38, 6), "Human interventions / total executions."),
+    "success_rate_low": (pl.Decimal(38, 6), "Lower bound of the 95 % Wilson score interval of success_rate."),
+    "success_rate_high": (pl.Decimal(38, 6), "Upper bound of the 95 % Wilson score interval of success_rate."),
     "days_stored": (pl.Int64(), "How many days of the window are stored, including those without executions."),
     "is_exact": (
         pl.Boolean(),
@@ -43,6 +47,12 @@ FURTHER_COLUMNS: Mapping[str, tuple[pl.DataType, str]] = {
         "The days with executions that lack a distribution; then mean, percentiles and unique_users are null.",
     ),
 }
+
+#: The columns that are computed from distributions, or tell how.
+OF_DISTRIBUTIONS = frozenset(
+    {metric.name for metric in METRICS if metric.over_days is OverDays.DISTRIBUTION}
+    | {"is_exact", "latency_error", "unique_users_error", "days_without_distribution"}
+)
 
 
 def period_of(by: str) -> pl.Expr:
@@ -88,6 +98,7 @@ def window_metrics(days: pl.DataFrame, distributions: pl.DataFrame, keys: Sequen
     cost = pl.col("total_cost_usd").to_physical().cast(pl.Int128)
     executions, interventions = pl.col("total_executions"), pl.col("human_interventions")
     unassisted = pl.col("successful_executions") - interventions
+    low, high = _wilson_bounds(pl.col("successful_executions"), executions)
     from_distribution = {
         "avg_latency_ms": _quotient(pl.col("total_latency_ms"), latencies),
         "p50_latency_ms": weighted_percentile(counts, 0.50),
@@ -110,6 +121,8 @@ def window_metrics(days: pl.DataFrame, distributions: pl.DataFrame, keys: Sequen
             avg_cost_per_execution=decimal(_quotient(cost, executions), _NANO),
             cost_per_unassisted_success=decimal(_quotient(cost, unassisted), _NANO),
             human_intervention_rate=decimal(_quotient(interventions * 1_000_000, executions), _RATE),
+            success_rate_low=low,
+            success_rate_high=high,
             latency_error=pl.when("latencies_exact").then(0.0).otherwise(LATENCY_ERROR),
             unique_users_error=pl.when("users_exact").then(0.0).otherwise(USERS_STANDARD_ERROR),
             **{name: pl.when(is_known).then(value) for name, value in from_distribution.items()},
@@ -129,3 +142,18 @@ _TYPES = {
 
 def _quotient(numerator: pl.Expr, denominator: pl.Expr) -> pl.Expr:
     return pl.when(denominator > 0).then(rounded_quotient(numerator, denominator))
+
+
+def _wilson_bounds(successes: pl.Expr, executions: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
+    """The bounds of the 95 % Wilson score interval, in double precision, rounded to 6 places."""
+    centre = successes + _Z**2 / 2
+    half = _Z * (successes * (1 - successes / executions) + _Z**2 / 4).sqrt()
+    low, high = (
+        decimal(
+            # A bound without executions is not a number, which a strict cast refuses.
+            (bound / (executions + _Z**2) * 1_000_000).round().cast(pl.Int64, strict=False),
+            _RATE,
+        )
+        for bound in (centre - half, centre + half)
+    )
+    return low, high

@@ -199,20 +199,30 @@ def _big_endian(code: str, numbers: pl.Series) -> bytes:
 
 
 def read_window(
-    connection: Connection, first: date, last: date, *, by: Sequence[Grouping] = (), agent_id: str | None = None
+    connection: Connection,
+    first: date,
+    last: date,
+    *,
+    by: Sequence[Grouping] = (),
+    agent_id: str | None = None,
+    rows: pl.DataFrame | None = None,
+    with_distributions: bool = True,
 ) -> pl.DataFrame:
     """The metrics of the stored days from `first` to `last`, of one agent or of all, one row for each group.
 
     The columns are those of window_metrics(): first GROUP_COLUMNS of `by`, in this order and sorted by them. A day of
     which no row is stored adds nothing; a window without any stored row gives no row, also without `by`. Logs are not
     read. The connection's transaction must see one state of the database (Database.snapshot()).
+    `rows` is what stored_rows() says of the same state, for callers that read it once for several groupings. Without
+    `with_distributions`, which take most of the time, the columns OF_DISTRIBUTIONS say nothing.
     """
-    rows = _rows(connection, first, last, agent_id)
+    if rows is None:
+        rows = stored_rows(connection, first, last, agent_id)
     keys = [GROUP_COLUMNS[each] for each in by]
     rows = rows.with_columns(period_of(each).alias(each) for each in by if each in ("week", "month"))
     if not keys:
         keys, rows = ["window"], rows.with_columns(window=pl.lit(0))
-    merged = _merged(connection, rows, keys)
+    merged = _merged(connection, rows if with_distributions else rows.clear(), keys)
     return window_metrics(rows, merged, keys).select(pl.exclude("window"))
 
 
@@ -232,7 +242,7 @@ class DistributionAudit:
 
 def audit_day(connection: Connection, metric_date: date) -> DistributionAudit:
     """Computes from each distribution of the day what agent_performance_metrics says, and its digest."""
-    rows = _rows(connection, metric_date, metric_date, None)
+    rows = stored_rows(connection, metric_date, metric_date, None)
     merged = _merged(connection, rows, ["agent_id"])
     again = window_metrics(rows, merged, ["agent_id"])
     both = rows.filter("has_distribution").join(again, on="agent_id", suffix="_again").join(merged, on="agent_id")
@@ -286,7 +296,7 @@ def read_distributions(connection: Connection, wanted: pl.DataFrame) -> pl.DataF
     )
 
 
-def _rows(connection: Connection, first: date, last: date, agent_id: str | None) -> pl.DataFrame:
+def stored_rows(connection: Connection, first: date, last: date, agent_id: str | None) -> pl.DataFrame:
     """The stored rows in the schema of AGENT_DAY, and has_distribution."""
     window = {"first": first, "last": last, "agent_id": agent_id}
     without_errors = {name: dtype for name, dtype in AGENT_DAY.schema.items() if name != "error_distribution"}

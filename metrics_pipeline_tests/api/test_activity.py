@@ -112,6 +112,37 @@ def test_a_window_is_compared_with_the_days_before(stored: Database, api: httpx2
     assert (whole["previous"], whole["change"], whole["is_comparable"]) == (None, None, False)
 
 
+def test_only_the_chosen_fields_are_answered_also_of_the_days_before(stored: Database, api: httpx2.Client) -> None:
+    whole = {row["agent_id"]: row for row in rows(api, "group_by=agent")}
+    # Without a distribution the sums are the same, and nothing says that one is missing.
+    execute(stored, "DELETE FROM agent_day_distributions", "UPDATE metric_day_ledger SET run_id = run_id")
+    chosen = rows(api, "group_by=agent&fields=success_rate_high,total_cost_usd&sort=-total_cost_usd")
+    assert chosen == [
+        {name: whole[agent][name] for name in ("agent_id", "success_rate_high", "total_cost_usd")} for agent in "bac"
+    ]
+    last = f"start_date={DAY}&end_date={DAY}&compare=previous&agent_id=a&fields=failed_executions"
+    assert json.loads(api.get(f"/api/v1/activity?{last}").text) == [
+        {
+            "failed_executions": 1,
+            "previous": {"failed_executions": 1},
+            "change": {"failed_executions": 0},
+            "is_comparable": True,
+        }
+    ]
+    assert rows(api, "fields=p95_latency_ms") == [{"p95_latency_ms": None}]
+
+
+def test_latencies_are_counted_by_day_and_interval(stored: Database, api: httpx2.Client) -> None:
+    path = f"/api/v1/latencies?start_date={DAY}&end_date={DAY}&agent_id="
+    assert api.get(f"{path}a").json() == [
+        {"metric_date": str(DAY), "from_ms": 100, "below_ms": 150, "executions": 1},
+        {"metric_date": str(DAY), "from_ms": 700, "below_ms": 1000, "executions": 1},
+    ]
+    # -3 is below the first interval; the other log of b has no latency.
+    assert api.get(f"{path}b&format=csv").text.splitlines()[1:] == [f"{DAY},,0,1"]
+    assert api.get(f"{path}typo").status_code == 404
+
+
 def test_a_day_without_distribution_makes_percentiles_null_and_is_named(stored: Database, api: httpx2.Client) -> None:
     held = api.get(PATH).headers["ETag"]
     assert api.get(PATH, headers={"If-None-Match": held}).status_code == 304
@@ -135,6 +166,8 @@ def test_a_day_without_distribution_makes_percentiles_null_and_is_named(stored: 
         ("group_by=day,week", "group_by"),
         ("group_by=agent,agent", "group_by"),
         ("group_by=day&compare=previous", "compare"),
+        ("group_by=error_type&fields=success_rate", "fields"),
+        ("fields=latency", "fields"),
         ("sort=agent_id", "sort"),
         ("sort=created_at", "sort"),
         ("start_date=2024-01-01", "start_date"),
@@ -173,3 +206,4 @@ def test_info_names_zone_days_retention_and_versions(stored: Database, api: http
     assert info["time_zone"] == "UTC"
     assert (info["newest_stored_day"], info["newest_whole_day"]) == (str(DAY), str(DAY))
     assert (info["raw_log_days"], info["metric_days"], info["alert_days"]) == (30, 365, 90)
+    assert info["dagster_url"] == "http://127.0.0.1:3000"

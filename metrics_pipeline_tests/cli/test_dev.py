@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from metrics_pipeline.cli import main
@@ -17,7 +18,7 @@ from metrics_pipeline_tests.orchestration.runs import DAYS, assert_equal_to_orac
 from metrics_pipeline_tests.private_files import everything_in, listening_sockets, open_to_others
 from metrics_pipeline_tests.processes import CLI, processes, wait_until
 
-from .ui import REPOSITORY, Ui, launch_run, running_ui
+from .ui import REPOSITORY, Ui, free_port, launch_run, running_ui
 
 UNDER_UMASK_0 = ("/bin/sh", "-c", 'umask 0; exec "$@"', "sh", *CLI, "dev")
 
@@ -41,8 +42,13 @@ def home() -> Iterator[Path]:
 def test_dev_serves_the_ui_runs_schedules_and_launched_runs_until_ctrl_c(
     home: Path, logs: None, database: Database, database_url: str
 ) -> None:
-    with running_ui(home, UNDER_UMASK_0, METRICS_DATABASE_URL=database_url) as ui:
+    page = free_port()
+    command = (*UNDER_UMASK_0, "--page-port", str(page))
+    with running_ui(home, command, METRICS_DATABASE_URL=database_url) as ui:
         assert_runs(ui, database)
+        assert httpx2.get(f"http://127.0.0.1:{page}/", trust_env=False).text.startswith("<!doctype html>")
+        info = httpx2.get(f"http://127.0.0.1:{page}/api/v1/info", trust_env=False).json()
+        assert f"Dagster UI: {info['dagster_url']} (Ctrl-C" in ui.output()
         assert len(processes(home)) >= 4
         assert_is_private(home)
         assert_ends(ui, home, signal.SIGINT)

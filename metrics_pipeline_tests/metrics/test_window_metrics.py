@@ -98,6 +98,9 @@ def test_a_window_by_hand() -> None:
         "unique_users": 3,
         "cost_per_unassisted_success": Decimal("0.175"),
         "human_intervention_rate": Decimal("0.166667"),
+        # 3 of 6: (3 + z²/2 ± z √(3 · 3 / 6 + z²/4)) / (6 + z²) with z = 1.959964.
+        "success_rate_low": Decimal("0.187616"),
+        "success_rate_high": Decimal("0.812384"),
         "days_stored": 3,
         "is_exact": True,
         "latency_error": 0,
@@ -111,6 +114,7 @@ def test_a_window_without_executions_has_no_rates_and_is_exact() -> None:
     assert {name for name, value in found.items() if value is None} == {
         "success_rate", "avg_latency_ms", "p50_latency_ms", "p95_latency_ms", "p99_latency_ms",
         "avg_cost_per_execution", "cost_per_unassisted_success", "human_intervention_rate",
+        "success_rate_low", "success_rate_high",
     }  # fmt: skip
     assert (found["unique_users"], found["days_stored"], found["is_exact"]) == (0, 2, True)
 

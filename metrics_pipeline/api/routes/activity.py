@@ -1,6 +1,6 @@
 """The metrics of any window of days, in groups: fleet tables, totals per day, monthly reports, errors by type."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
 from itertools import combinations
@@ -15,7 +15,14 @@ from starlette.responses import Response
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.formats import to_json
-from metrics_pipeline.api.models import ActivityRow, Comparison, ErrorCount, WindowChange, WindowMetrics
+from metrics_pipeline.api.models import (
+    ActivityRow,
+    ChosenRow,
+    Comparison,
+    ErrorCount,
+    WindowChange,
+    WindowMetrics,
+)
 from metrics_pipeline.api.parameters import (
     MAX_WINDOW_DAYS,
     OptionalDate,
@@ -28,6 +35,7 @@ from metrics_pipeline.api.parameters import (
 from metrics_pipeline.api.problems import invalid_parameter
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
 from metrics_pipeline.api.windows import differences, window_objects
+from metrics_pipeline.metrics.window_metrics import OF_DISTRIBUTIONS
 from metrics_pipeline.store.answers.metrics import is_known
 from metrics_pipeline.store.distributions import GROUP_COLUMNS, Grouping
 
@@ -67,6 +75,13 @@ class ActivityParameters(PageParameters):
         examples=["agent,month"],
         pattern=f"^({'|'.join(_GROUPS)})(,({'|'.join(_GROUPS)}))*$",
     )
+    fields: OptionalText = Field(
+        default=None,
+        description="Only these metrics, separated by commas. An answer without percentiles, mean latency and users "
+        "takes a small part of the time of a whole one. Default: all. Not with error_type.",
+        examples=["total_executions,total_cost_usd"],
+        pattern=f"^({'|'.join(_VALUES)})(,({'|'.join(_VALUES)}))*$",
+    )
     agent_id: OptionalText = Field(
         default=None, description="Only this agent. Default: all.", examples=["support-triage"]
     )
@@ -91,6 +106,8 @@ class ActivityParameters(PageParameters):
             raise invalid_parameter("group_by", f"names a group twice, or more than one of {', '.join(_PERIODS)}.")
         if self.compare is not None and {*asked} - {"agent"}:
             raise invalid_parameter("compare", "is for the groups of agents, or for the whole window.")
+        if self.fields is not None and _ERROR_TYPE in asked:
+            raise invalid_parameter("fields", "is not for error_type, whose rows hold counts only.")
         by: tuple[Grouping, ...] = tuple(each for each in GROUP_COLUMNS if each in asked)
         return by, _ERROR_TYPE in asked
 
@@ -98,7 +115,7 @@ class ActivityParameters(PageParameters):
 @router.get(
     "/activity",
     summary="The metrics of a window, in groups",
-    response_model=list[ActivityRow | ErrorCount],
+    response_model=list[ActivityRow | ErrorCount | ChosenRow],
     responses=list_responses(ActivityRow, 404),
 )
 def activity(request: Request, context: ApiContext, parameters: Annotated[ActivityParameters, Query()]) -> Response:
@@ -123,17 +140,27 @@ def activity(request: Request, context: ApiContext, parameters: Annotated[Activi
             if not is_known(connection, agent_id):
                 raise unknown_agent(agent_id)
     keys = [GROUP_COLUMNS[each] for each in by]
-    frame = context.windows.read(first, last, by, agent_id)
+    fields = _VALUES if parameters.fields is None else tuple(dict.fromkeys(parameters.fields.split(",")))
+    columns = [*keys, *fields]
+    needed = {*fields, parameters.sort.value.removeprefix("-") if parameters.sort else ""}
+    has_distributions = not by_error_type and not needed.isdisjoint(OF_DISTRIBUTIONS)
+    frame = context.windows.read(first, last, by, agent_id, with_distributions=has_distributions)
     frame = frame.filter(pl.col("total_executions") >= parameters.min_executions)
-    columns = [*keys, *_VALUES]
     if by_error_type:
         frame, columns = _by_error_type(frame, keys), [*keys, *ErrorCount.model_fields]
     page = _sorted(frame, parameters.sort).slice(parameters.offset, parameters.limit + 1)
-    answers = window_objects(page.select(columns))
-    if parameters.compare is not None:
+    if parameters.compare is None:
+        answers = window_objects(page.select(columns))
+    else:
         days = (last - first).days + 1
-        before = context.windows.read(first - timedelta(days=days), first - timedelta(days=1), by, agent_id)
-        answers = _compared(answers, before, keys)
+        before = context.windows.read(
+            first - timedelta(days=days),
+            first - timedelta(days=1),
+            by,
+            agent_id,
+            with_distributions=has_distributions,
+        )
+        answers = _compared(page, before, keys, fields)
         columns = [*columns, *Comparison.model_fields]
     pinned = {**request.query_params, "start_date": str(first), "end_date": str(last)}
     rows, link = parameters.page([to_json(answer) for answer in answers], pinned)
@@ -158,17 +185,21 @@ def _by_error_type(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     )
 
 
-def _compared(answers: Sequence[Mapping[str, Any]], before: pl.DataFrame, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """The answers with the fields of Comparison. A group that has no stored day before has null there."""
-    groups = {tuple(row[key] for key in keys): row for row in window_objects(before)}
+def _compared(
+    page: pl.DataFrame, before: pl.DataFrame, keys: Sequence[str], fields: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The rows with the fields of Comparison. A group that has no stored day before has null there."""
+    columns = list(dict.fromkeys([*keys, *fields, "days_stored"]))
+    numbers = [name for name in _NUMBERS if name in fields]
+    groups = {tuple(row[key] for key in keys): row for row in window_objects(before.select(columns))}
     compared = []
-    for answer in answers:
+    for answer in window_objects(page.select(columns)):
         previous = groups.get(tuple(answer[key] for key in keys))
         compared.append(
             {
-                **answer,
-                "previous": previous and {name: previous[name] for name in _VALUES},
-                "change": previous and differences(previous, answer, _NUMBERS),
+                **{name: answer[name] for name in (*keys, *fields)},
+                "previous": previous and {name: previous[name] for name in fields},
+                "change": previous and differences(previous, answer, numbers),
                 "is_comparable": previous is not None and previous["days_stored"] == answer["days_stored"],
             }
         )

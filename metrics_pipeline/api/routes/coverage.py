@@ -12,12 +12,17 @@ from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.formats import to_json
 from metrics_pipeline.api.models import DayCoverage
-from metrics_pipeline.api.parameters import ListParameters, OptionalDate, day_range, require_whole_days, understood
+from metrics_pipeline.api.parameters import (
+    MAX_WINDOW_DAYS,
+    ListParameters,
+    OptionalDate,
+    day_range,
+    require_whole_days,
+    understood,
+)
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
 
 router = APIRouter(prefix="/api/v1", tags=["days"], dependencies=[Depends(may_read), Depends(understood)])
-
-_MAX_DAYS = 92
 
 
 class CoverageParameters(ListParameters):
@@ -38,7 +43,7 @@ class CoverageParameters(ListParameters):
 def coverage(request: Request, context: ApiContext, parameters: Annotated[CoverageParameters, Query()]) -> Response:
     """What is stored of each day, compared with its logs as they were last looked at, newest day first.
 
-    At most 92 days. The sensor looks at the days of the look-back window every 15 minutes.
+    At most 366 days. The sensor looks at the days of the look-back window every 15 minutes.
     """
     form = parameters.form(request)
     settings = context.settings
@@ -46,7 +51,7 @@ def coverage(request: Request, context: ApiContext, parameters: Annotated[Covera
     start = parameters.start_date
     require_whole_days(context, start or end, end, ("start_date" if start else "end_date", "end_date"))
     default_start = max(end - timedelta(days=settings.lookback_days - 1), settings.start_date)
-    first, last = day_range(start or default_start, end, default_end=end, default_days=1, max_days=_MAX_DAYS)
+    first, last = day_range(start or default_start, end, default_end=end, default_days=1, max_days=MAX_WINDOW_DAYS)
     rows = [
         # Every field is one of the verdict or else of the ledger's row, which may not exist.
         to_json({name: getattr(verdict, name, getattr(ledger, name, None)) for name in DayCoverage.model_fields})

@@ -118,5 +118,6 @@ def info(context: ApiContext) -> Info:
         newest_whole_day=context.yesterday(),
         newest_stored_day=newest,
         lookback_days=settings.lookback_days,
+        dagster_url=settings.dagster_webserver_url,
         **asdict(settings.retention),
     )

@@ -1,0 +1,284 @@
+// One agent over a period: every metric by day, how its latencies are distributed, and the values that were replaced.
+
+import { address, get } from "./api.js";
+import { dayChart, heatMap, linear, logarithmic } from "./charts.js";
+import { h } from "./dom.js";
+import { coverageOf } from "./fleet.js";
+import {
+  daysBetween,
+  money,
+  moneyAxis,
+  moneyChange,
+  percent,
+  percentAxis,
+  pointsChange,
+  short,
+  unitMoney,
+  unitMoneyChange,
+  whole,
+  wholeChange,
+} from "./format.js";
+import {
+  cards,
+  changed,
+  comparisonNote,
+  dayNotice,
+  inexact,
+  periodForm,
+  periodNote,
+  periodOf,
+  restatementTable,
+} from "./parts.js";
+import { statesOf } from "./states.js";
+
+const SHOWN_ERRORS = 6;
+
+export async function agent(main, query, info) {
+  const id = query.get("agent");
+  document.title = `${id} · metrics_pipeline`;
+  const period = periodOf(query, info);
+  const window = { agent_id: id, start_date: period.first, end_date: period.last };
+  const [rows, [total], counts, coverage, restated] = await Promise.all([
+    get("activity", { group_by: "day", limit: 10_000, ...window }),
+    get("activity", { compare: "previous", ...window }),
+    get("latencies", window),
+    coverageOf(period, info),
+    get("restatements", { limit: 1000, ...window }),
+  ]);
+  const head = [
+    h("h1", {}, id),
+    periodForm(period, info, { agent: id }),
+    periodNote(period, info),
+    dayNotice(coverage, period),
+  ].filter(Boolean);
+  if (!total) {
+    main.replaceChildren(
+      ...head,
+      h("p", { class: "notice" }, "No day of this agent is stored in this period, so there is no number to show."),
+    );
+    return;
+  }
+  const days = daysBetween(period.first, period.last);
+  const byDay = new Map(rows.map((row) => [row.metric_date, row]));
+  const stored = days.map((each) => byDay.get(each));
+  const shared = {
+    days,
+    states: statesOf(coverage, info),
+    csv: { href: address("activity", { group_by: "day", limit: 10_000, format: "csv", ...window }), name: `${id}.csv` },
+  };
+  const raw = (name) => stored.map((row) => row?.[name] ?? null);
+  const numbers = (name) => raw(name).map((each) => (each === null ? null : Number(each)));
+  const read = (say) => (index) =>
+    stored[index] ? (stored[index].total_executions === 0 ? "no executions" : say(stored[index])) : "not stored";
+  const columns = (...names) => Object.fromEntries(names.map((name) => [name, (index) => raw(name)[index]]));
+  const bars = (title, unit, name, write, axis = short) =>
+    dayChart({
+      ...shared,
+      title,
+      unit,
+      axis: linear(numbers(name)),
+      write: axis,
+      layers: [{ type: "bars", parts: [{ values: numbers(name), kind: "good" }] }],
+      read: read((row) => `${write(row[name])} ${unit === "USD" ? "" : unit}`.trim()),
+      columns: columns(name),
+    });
+
+  main.replaceChildren(
+    ...head,
+    figures(total),
+    comparisonNote(total) ?? "",
+    h(
+      "section",
+      { class: "charts" },
+      successChart(shared, numbers, read, columns),
+      latencyChart(shared, stored, numbers, read, columns),
+      heatMap({
+        ...shared,
+        title: "Distribution of latencies",
+        note: "Executions by latency, from the stored distributions: it stays after the logs are deleted.",
+        counts,
+        csv: { href: address("latencies", { format: "csv", ...window }), name: `${id}-latencies.csv` },
+      }),
+      executionsChart(shared, numbers, read, columns),
+      bars("Cost", "USD", "total_cost_usd", money, moneyAxis),
+      errorChart(shared, stored, total, read),
+      bars("Tokens", "tokens", "total_tokens", whole),
+      bars("Users", "users of the day", "unique_users", whole),
+      bars("Human interventions", "executions", "human_interventions", whole),
+    ),
+    h("section", {}, h("h2", {}, "Replaced values"), restatementTable(restated, info, false)),
+  );
+}
+
+function figures(total) {
+  const why = inexact(total);
+  const mark = why ? "≈ " : "";
+  const ms = (each) => `${wholeChange(each)} ms`;
+  return cards([
+    {
+      label: "Executions",
+      raw: total.total_executions,
+      text: whole(total.total_executions),
+      change: changed(total, "total_executions", wholeChange),
+    },
+    {
+      label: "Success rate",
+      raw: total.success_rate,
+      text: percent(total.success_rate),
+      more: total.success_rate && `95 %: ${percent(total.success_rate_low)} – ${percent(total.success_rate_high)}`,
+      change: changed(total, "success_rate", pointsChange),
+    },
+    {
+      label: "p50",
+      raw: total.p50_latency_ms,
+      text: `${mark}${whole(total.p50_latency_ms)} ms`,
+      more: why,
+      change: changed(total, "p50_latency_ms", ms),
+    },
+    {
+      label: "p95",
+      raw: total.p95_latency_ms,
+      text: `${mark}${whole(total.p95_latency_ms)} ms`,
+      change: changed(total, "p95_latency_ms", ms),
+    },
+    {
+      label: "p99",
+      raw: total.p99_latency_ms,
+      text: `${mark}${whole(total.p99_latency_ms)} ms`,
+      change: changed(total, "p99_latency_ms", ms),
+    },
+    {
+      label: "Users",
+      raw: total.unique_users,
+      text: `${mark}${whole(total.unique_users)}`,
+      change: changed(total, "unique_users", wholeChange),
+    },
+    {
+      label: "Cost",
+      raw: total.total_cost_usd,
+      text: money(total.total_cost_usd),
+      change: changed(total, "total_cost_usd", moneyChange),
+    },
+    {
+      label: "Cost per unassisted success",
+      raw: total.cost_per_unassisted_success,
+      text: unitMoney(total.cost_per_unassisted_success),
+      change: changed(total, "cost_per_unassisted_success", unitMoneyChange),
+    },
+    {
+      label: "Human interventions",
+      raw: total.human_interventions,
+      text: whole(total.human_interventions),
+      change: changed(total, "human_interventions", wholeChange),
+    },
+  ]);
+}
+
+function successChart(shared, numbers, read, columns) {
+  const low = numbers("success_rate_low");
+  const least = Math.min(...low.filter((each) => each !== null), 1);
+  const bottom = Math.floor(least * 10) / 10;
+  return dayChart({
+    ...shared,
+    title: "Success rate",
+    note: `With its 95 % Wilson interval.${bottom > 0 ? ` The axis begins at ${percentAxis(bottom)}.` : ""}`,
+    unit: "of executions",
+    axis: linear(numbers("success_rate_high"), { low: bottom, high: 1 }),
+    write: percentAxis,
+    layers: [
+      { type: "band", low, high: numbers("success_rate_high"), kind: "c0" },
+      { type: "line", values: numbers("success_rate"), kind: "c0" },
+    ],
+    read: read(
+      (row) =>
+        `${percent(row.success_rate)} (${percent(row.success_rate_low)} to ${percent(row.success_rate_high)}) of ${whole(row.total_executions)}`,
+    ),
+    columns: columns("success_rate", "success_rate_low", "success_rate_high", "total_executions"),
+  });
+}
+
+function latencyChart(shared, stored, numbers, read, columns) {
+  const [p50, p95, p99] = ["p50_latency_ms", "p95_latency_ms", "p99_latency_ms"].map(numbers);
+  const estimated = stored.filter((row) => row && !row.is_exact).length;
+  return dayChart({
+    ...shared,
+    title: "Latency",
+    note: `Logarithmic axis.${estimated ? ` On ${estimated} days the values are estimates or not known.` : ""}`,
+    unit: "ms",
+    axis: logarithmic([...p50, ...p99]),
+    write: short,
+    legend: [
+      { kind: "c1", name: "p50 (line) to p95" },
+      { kind: "c2", name: "p95 to p99" },
+    ],
+    layers: [
+      { type: "band", low: p95, high: p99, kind: "c2" },
+      { type: "band", low: p50, high: p95, kind: "c1" },
+      { type: "line", values: p50, kind: "c1" },
+    ],
+    read: read(
+      (row) =>
+        `p50 ${whole(row.p50_latency_ms)}, p95 ${whole(row.p95_latency_ms)}, p99 ${whole(row.p99_latency_ms)} ms${row.is_exact ? "" : ` (${inexact(row)})`}`,
+    ),
+    columns: columns("p50_latency_ms", "p95_latency_ms", "p99_latency_ms", "is_exact"),
+  });
+}
+
+function executionsChart(shared, numbers, read, columns) {
+  const [total, good, failed] = ["total_executions", "successful_executions", "failed_executions"].map(numbers);
+  const others = total.map((each, index) => (each === null ? null : each - good[index] - failed[index]));
+  return dayChart({
+    ...shared,
+    title: "Executions",
+    unit: "executions",
+    axis: linear(total),
+    write: short,
+    legend: [
+      { kind: "good", name: "successful" },
+      { kind: "others", name: "any other status" },
+      { kind: "failed", name: "failed" },
+    ],
+    layers: [
+      {
+        type: "bars",
+        parts: [
+          { values: good, kind: "good" },
+          { values: others, kind: "others" },
+          { values: failed, kind: "failed" },
+        ],
+      },
+    ],
+    read: read((row) => `${whole(row.total_executions)} executions, ${whole(row.failed_executions)} failed`),
+    columns: columns("total_executions", "successful_executions", "failed_executions"),
+  });
+}
+
+function errorChart(shared, stored, total, read) {
+  const types = Object.entries(total.error_distribution)
+    .toSorted(([, left], [, right]) => right - left)
+    .map(([type]) => type);
+  const [shown, rest] = [types.slice(0, SHOWN_ERRORS), types.slice(SHOWN_ERRORS)];
+  const count = (list) =>
+    stored.map((row) => (row ? list.reduce((all, type) => all + (row.error_distribution[type] ?? 0), 0) : null));
+  const parts = shown.map((type, index) => ({ name: type, kind: `c${index}`, values: count([type]) }));
+  if (rest.length) parts.push({ name: `${rest.length} other types`, kind: "others", values: count(rest) });
+  if (parts.length === 0) parts.push({ name: "none", kind: "failed", values: count([]) });
+  return dayChart({
+    ...shared,
+    title: "Failed executions by error type",
+    unit: "failed executions",
+    axis: linear(stored.map((row) => row?.failed_executions ?? null)),
+    write: short,
+    legend: types.length ? parts : [],
+    layers: [{ type: "bars", parts }],
+    read: read(
+      (row) =>
+        Object.entries(row.error_distribution)
+          .toSorted(([, a], [, b]) => b - a)
+          .slice(0, 4)
+          .map(([type, failed]) => `${type} ${whole(failed)}`)
+          .join(", ") || "none failed",
+    ),
+    columns: Object.fromEntries(parts.map(({ name, values }) => [name, (index) => values[index]])),
+  });
+}

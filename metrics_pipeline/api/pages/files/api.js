@@ -1,0 +1,60 @@
+// Asking the public API. Money and rates arrive as text with the digits of the database.
+
+const TOKEN = "metrics_pipeline token";
+
+/** An answer that is not the one that was asked for: an RFC 9457 problem. */
+export class Problem extends Error {
+  constructor(status, problem) {
+    super(problem.detail ?? `The server answered ${status}.`);
+    this.status = status;
+    this.kind = problem.type?.split(":").pop();
+  }
+}
+
+/** The read token is kept for this tab only, and goes away with it. */
+export const token = {
+  get: () => sessionStorage.getItem(TOKEN),
+  set: (value) => sessionStorage.setItem(TOKEN, value),
+  forget: () => sessionStorage.removeItem(TOKEN),
+};
+
+/** The relative address of a question; parameters without a value are left out. */
+export function address(path, parameters = {}) {
+  const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined);
+  return `api/v1/${path}?${new URLSearchParams(given)}`;
+}
+
+async function ask(url) {
+  const headers = token.get() ? { Authorization: `Bearer ${token.get()}` } : {};
+  const response = await fetch(url, { headers });
+  if (response.ok) return response;
+  throw new Problem(response.status, await response.json().catch(() => ({})));
+}
+
+/** One object, or all rows of a list, page by page. */
+export async function get(path, parameters) {
+  let url = address(path, path === "info" ? {} : { decimals: "string", ...parameters });
+  let rows = null;
+  while (url) {
+    const response = await ask(url);
+    const answer = await response.json();
+    if (!Array.isArray(answer)) return answer;
+    rows = rows ? [...rows, ...answer] : answer;
+    const next = /<([^>]*)>; rel="next"/.exec(response.headers.get("Link"))?.[1];
+    url = next && `api/v1/${path}${next}`;
+  }
+  return rows;
+}
+
+/** Downloads what a link names. A link alone cannot send the token. */
+export async function download(event) {
+  if (!token.get()) return;
+  event.preventDefault();
+  const link = event.currentTarget;
+  const response = await ask(link.href);
+  const copy = document.createElement("a");
+  copy.href = URL.createObjectURL(await response.blob());
+  copy.download = link.download;
+  copy.click();
+  URL.revokeObjectURL(copy.href);
+}

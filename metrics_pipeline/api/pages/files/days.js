@@ -1,0 +1,382 @@
+// The state of every day of a year, and one day: which logs are in its metrics, by which run, and that none is lost.
+
+import { address, get } from "./api.js";
+import { underChart } from "./charts.js";
+import { h } from "./dom.js";
+import { coverageOf } from "./fleet.js";
+import {
+  addDays,
+  day,
+  daysBetween,
+  dayWithWeekday,
+  instant,
+  money,
+  month,
+  NONE,
+  percent,
+  unitMoney,
+  whole,
+} from "./format.js";
+import { agentLink, restatementTable, run, value } from "./parts.js";
+import { describe, isDoubtful, NAMES, stateOf, statesOf } from "./states.js";
+
+export async function calendar(main, query, info) {
+  const newest = Number(info.newest_whole_day.slice(0, 4));
+  const year = /^\d{4}$/.test(query.get("days")) ? Number(query.get("days")) : newest;
+  document.title = `Days of ${year} · metrics_pipeline`;
+  const bounds = { first: `${year}-01-01`, last: `${year}-12-31` };
+  const known = {
+    first: bounds.first,
+    last: bounds.last < info.newest_whole_day ? bounds.last : info.newest_whole_day,
+  };
+  const coverage = await coverageOf(known, info);
+  const states = statesOf(coverage, info);
+  const days = daysBetween(bounds.first, bounds.last);
+  const counts = Map.groupBy(days, (each) => stateOf(states, each).name);
+  const link = (to, name) => h("a", { href: `?days=${to}`, rel: to < year ? "prev" : "next" }, name);
+  const faults = alike(coverage.filter((row) => isDoubtful(describe(row.state))));
+  main.replaceChildren(
+    h("h1", {}, `Days of ${year}`),
+    h(
+      "p",
+      { class: "tools" },
+      year > Number(info.start_date.slice(0, 4)) && link(year - 1, `← ${year - 1}`),
+      " ",
+      year < newest && link(year + 1, `${year + 1} →`),
+    ),
+    h("p", { class: "note" }, `Each day of ${info.time_zone} as its logs were last looked at.`),
+    h(
+      "ul",
+      { class: "states" },
+      NAMES.filter((name) => counts.has(name)).map((name) =>
+        h(
+          "li",
+          {},
+          h("span", { class: `day ${name}`, "aria-hidden": "true" }, describe(name).sign),
+          h("strong", {}, `${counts.get(name).length} ${name.replace("_", " ")}`),
+          ` ${describe(name).meaning}`,
+        ),
+      ),
+    ),
+    h(
+      "div",
+      { class: "year" },
+      [...Map.groupBy(days, (each) => each.slice(0, 7)).values()].map((ofMonth) => monthGrid(ofMonth, states)),
+    ),
+    h(
+      "section",
+      {},
+      h("h2", {}, "Days that need a look"),
+      faults.length === 0
+        ? h("p", { class: "note" }, "None.")
+        : h(
+            "div",
+            { class: "scroll" },
+            h(
+              "table",
+              {},
+              h(
+                "thead",
+                {},
+                h(
+                  "tr",
+                  {},
+                  ["Day", "State", "Why"].map((name) => h("th", { scope: "col" }, name)),
+                ),
+              ),
+              h(
+                "tbody",
+                {},
+                faults.map(({ row, last }) =>
+                  h(
+                    "tr",
+                    {},
+                    h(
+                      "th",
+                      { scope: "row" },
+                      h("a", { href: `?day=${row.metric_date}` }, row.metric_date),
+                      last !== row.metric_date && [" back to ", h("a", { href: `?day=${last}` }, last)],
+                    ),
+                    h("td", {}, badge(row)),
+                    h("td", {}, row.reason),
+                  ),
+                ),
+              ),
+            ),
+          ),
+    ),
+    coverage.length > 0 &&
+      underChart(() => coverageTable(coverage, info), {
+        href: address("coverage", {
+          start_date: coverage.at(-1).metric_date,
+          end_date: coverage[0].metric_date,
+          format: "csv",
+        }),
+        name: `days-${year}.csv`,
+      }),
+  );
+}
+
+/** Consecutive days with the same state and reason, newest first: half a year of missing days is one row. */
+function alike(rows) {
+  const found = [];
+  for (const row of rows) {
+    const latest = found.at(-1);
+    if (
+      latest?.row.state === row.state &&
+      latest.row.reason === row.reason &&
+      addDays(latest.last, -1) === row.metric_date
+    )
+      latest.last = row.metric_date;
+    else found.push({ row, last: row.metric_date });
+  }
+  return found;
+}
+
+const badge = (row) =>
+  h("span", { class: `badge ${row.state}` }, describe(row.state).sign, " ", row.state.replace("_", " "));
+
+function monthGrid(ofMonth, states) {
+  const first = (new Date(ofMonth[0]).getUTCDay() + 6) % 7;
+  return h(
+    "section",
+    { class: "month" },
+    h("h3", {}, month(ofMonth[0])),
+    h(
+      "p",
+      { class: "weekdays", "aria-hidden": "true" },
+      ["M", "T", "W", "T", "F", "S", "S"].map((name) => h("span", {}, name)),
+    ),
+    h(
+      "ol",
+      {},
+      ofMonth.map((each, index) => {
+        const state = stateOf(states, each);
+        const words = `${dayWithWeekday(each)}: ${state.name.replace("_", " ")}${state.reason ? `, ${state.reason}` : ""}${state.is_outdated ? ", older definition" : ""}`;
+        const number = Number(each.slice(8));
+        const inside = [h("span", { "aria-hidden": "true" }, number), h("b", { "aria-hidden": "true" }, state.sign)];
+        const attributes = { class: `day ${state.name}`, title: words, "aria-label": words };
+        return h(
+          "li",
+          { class: index === 0 && `start${first}` },
+          state.reason ? h("a", { href: `?day=${each}`, ...attributes }, inside) : h("span", attributes, inside),
+        );
+      }),
+    ),
+  );
+}
+
+function coverageTable(coverage, info) {
+  const names = ["Day", "State", "Logs read", "Aggregated", "Skipped", "Agents", "Stored", "Run"];
+  return h(
+    "table",
+    {},
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        names.map((name) => h("th", { scope: "col" }, name)),
+      ),
+    ),
+    h(
+      "tbody",
+      {},
+      coverage.map((row) =>
+        h(
+          "tr",
+          {},
+          h("th", { scope: "row" }, h("a", { href: `?day=${row.metric_date}` }, row.metric_date)),
+          h("td", {}, row.state.replace("_", " ")),
+          [row.source_logs, row.aggregated_logs, row.skipped_logs, row.agents].map((count) =>
+            h("td", { class: "number" }, whole(count)),
+          ),
+          h("td", {}, instant(row.aggregated_at)),
+          h("td", {}, run(row.run_id, info)),
+        ),
+      ),
+    ),
+  );
+}
+
+export async function oneDay(main, query, info) {
+  const iso = query.get("day");
+  document.title = `${iso} · metrics_pipeline`;
+  const ofDay = { start_date: iso, end_date: iso };
+  const neighbours = h(
+    "p",
+    { class: "tools" },
+    h("a", { href: `?day=${addDays(iso, -1)}`, rel: "prev" }, `← ${day(addDays(iso, -1))}`),
+    " ",
+    h("a", { href: `?day=${addDays(iso, 1)}`, rel: "next" }, `${day(addDays(iso, 1))} →`),
+    " ",
+    h("a", { href: `?days=${iso.slice(0, 4)}` }, `All days of ${iso.slice(0, 4)}`),
+  );
+  const [row] = iso > info.newest_whole_day || iso < info.start_date ? [] : await get("coverage", ofDay);
+  if (!row) {
+    main.replaceChildren(
+      h("h1", {}, dayWithWeekday(iso)),
+      neighbours,
+      h(
+        "p",
+        { class: "notice" },
+        iso < info.start_date
+          ? `The first day of this pipeline is ${day(info.start_date)}.`
+          : "This day is not over, so it has no metrics and is in no total.",
+      ),
+    );
+    return;
+  }
+  const [agents, [total], restated] = await Promise.all([
+    // The API refuses to list the rows of a day that has none, because an empty list would look like a day without activity.
+    row.aggregated_at && row.state !== "expired"
+      ? get("metrics", { date: iso, limit: 1000, sort: "-total_executions" })
+      : [],
+    get("activity", ofDay),
+    get("restatements", { limit: 1000, ...ofDay }),
+  ]);
+  main.replaceChildren(
+    ...[
+      h("h1", {}, dayWithWeekday(iso)),
+      neighbours,
+      h(
+        "p",
+        { class: "verdict" },
+        badge(row),
+        " ",
+        row.reason,
+        row.is_outdated && "; stored under an older definition of the metrics",
+      ),
+      h(
+        "dl",
+        { class: "facts" },
+        [
+          ["Logs read", value(row.source_logs, whole(row.source_logs))],
+          ["Aggregated", value(row.aggregated_logs, whole(row.aggregated_logs))],
+          [
+            "Skipped",
+            [
+              value(row.skipped_logs, whole(row.skipped_logs)),
+              row.skipped_logs > 0 && h("span", { class: "note" }, " of agents that are inactive or not registered"),
+            ],
+          ],
+          ["Agents with a row", value(row.agents, whole(row.agents))],
+          ["Stored", [instant(row.aggregated_at), row.run_id && [" by run ", run(row.run_id, info)]]],
+          ["Definition", row.definition_version ?? NONE],
+          ["Logs last read", row.verified_at ? instant(row.verified_at) : "not since it was stored"],
+          ["Known to be unchanged", row.confirmed_at ? `${instant(row.confirmed_at)}, by ${row.judged_by}` : NONE],
+        ].map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, text))),
+      ),
+      row.aggregated_at && h("section", {}, h("h2", {}, "No log is lost"), proof(row, agents, total)),
+      agents.length > 0 &&
+        h(
+          "section",
+          {},
+          h("h2", {}, "Agents"),
+          agentsTable(agents, iso),
+          underChart(() => "", {
+            href: address("metrics", { date: iso, limit: 1000, format: "csv" }),
+            name: `${iso}.csv`,
+          }).lastChild,
+        ),
+      h("section", {}, h("h2", {}, "Replaced values"), restatementTable(restated, info, true)),
+    ]
+      .flat()
+      .filter(Boolean),
+  );
+}
+
+function proof(row, agents, total) {
+  const add = (name) => agents.reduce((all, each) => all + each[name], 0);
+  const errors = agents
+    .flatMap((each) => Object.values(each.error_distribution))
+    .reduce((all, count) => all + count, 0);
+  const equations = [
+    [
+      "logs read",
+      row.source_logs,
+      "aggregated + skipped",
+      row.aggregated_logs + row.skipped_logs,
+      `${whole(row.aggregated_logs)} + ${whole(row.skipped_logs)}`,
+    ],
+    ["aggregated", row.aggregated_logs, `executions of ${whole(agents.length)} agents`, add("total_executions")],
+    ["failed executions", add("failed_executions"), "their error types", errors],
+    total && ["executions of the window", total.total_executions, "executions of the agents", add("total_executions")],
+  ].filter(Boolean);
+  if (row.state === "expired")
+    return h("p", { class: "note" }, "The rows of this day were deleted, so only its counts are left.");
+  return h(
+    "ul",
+    { class: "proof" },
+    equations.map(([left, leftNumber, right, rightNumber, detail]) => {
+      const holds = leftNumber === rightNumber;
+      return h(
+        "li",
+        { class: holds ? "holds" : "fails" },
+        h("b", {}, holds ? "✓" : "✗"),
+        ` ${left} ${whole(leftNumber)} ${holds ? "=" : "≠"} ${right} ${whole(rightNumber)}`,
+        detail && h("span", { class: "note" }, ` (${detail})`),
+      );
+    }),
+  );
+}
+
+function agentsTable(agents, iso) {
+  const names = [
+    "Agent",
+    "Executions",
+    "Success rate",
+    "p50 ms",
+    "p95 ms",
+    "p99 ms",
+    "Users",
+    "Tokens",
+    "Cost",
+    "Per execution",
+    "Interventions",
+  ];
+  const cell = (raw, write) => h("td", { class: "number" }, value(raw, write(raw)));
+  const idle = () => h("td", { class: "number note" }, NONE);
+  return h(
+    "div",
+    { class: "scroll tall" },
+    h(
+      "table",
+      {},
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          names.map((name, index) => h("th", { scope: "col", class: index ? "number" : "" }, name)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        agents.map((each) =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, agentLink(each.agent_id, { first: addDays(iso, -29), last: iso })),
+            cell(each.total_executions, whole),
+            // Without executions a stored row has rate 1 and latencies 0, which would look like good ones.
+            each.total_executions === 0
+              ? [idle(), idle(), idle(), idle()]
+              : [
+                  cell(each.success_rate, percent),
+                  ...["p50_latency_ms", "p95_latency_ms", "p99_latency_ms"].map((name) => cell(each[name], whole)),
+                ],
+            cell(each.unique_users, whole),
+            cell(each.total_tokens, whole),
+            cell(each.total_cost_usd, money),
+            each.total_executions === 0 ? idle() : cell(each.avg_cost_per_execution, unitMoney),
+            cell(each.human_interventions, whole),
+          ),
+        ),
+      ),
+    ),
+  );
+}

@@ -1,0 +1,21 @@
+// Building elements. Every text becomes a text node, so foreign names and error types can never be markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function build(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (typeof value === "function") element.addEventListener(name, value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
+  }
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
+  return element;
+}
+
+/** An HTML element. An attribute that is a function listens to the event of that name. */
+export const h = (tag, attributes, ...children) => build(document.createElement(tag), attributes, children);
+
+/** An SVG element. */
+export const s = (tag, attributes, ...children) => build(document.createElementNS(SVG, tag), attributes, children);

@@ -1,0 +1,77 @@
+// Chooses the view that the URL names, and asks for a token if the API does.
+
+import { agent } from "./agent.js";
+import { get, Problem, token } from "./api.js";
+import { calendar, oneDay } from "./days.js";
+import { h } from "./dom.js";
+import { fleet } from "./fleet.js";
+import { day } from "./format.js";
+
+const main = document.querySelector("#main");
+const query = new URLSearchParams(location.search);
+const isDays = query.has("days") || query.has("day");
+const view = query.has("agent") ? agent : query.has("day") ? oneDay : isDays ? calendar : fleet;
+document.querySelector(isDays ? "#to-days" : "#to-fleet").setAttribute("aria-current", "page");
+
+function askForToken(isRefused) {
+  const box = h("input", { type: "password", name: "token", required: true, autocomplete: "off" });
+  const take = (event) => {
+    event.preventDefault();
+    token.set(box.value.trim());
+    show();
+  };
+  main.replaceChildren(
+    h("h1", {}, "Token"),
+    h(
+      "p",
+      {},
+      "This server shows its numbers to those who have one of its read tokens. The token is kept in this tab only.",
+    ),
+    isRefused && h("p", { class: "notice", role: "alert" }, "The server does not know this token."),
+    h("form", { class: "period", submit: take }, h("label", {}, "Read token ", box), h("button", {}, "Open")),
+  );
+  box.focus();
+}
+
+async function show() {
+  main.setAttribute("aria-busy", "true");
+  try {
+    const info = await get("info");
+    document.querySelector("#pipeline").replaceChildren(
+      `Days of ${info.time_zone}. Newest aggregated: ${info.newest_stored_day ? day(info.newest_stored_day) : "none"}. `,
+      token.get()
+        ? h(
+            "button",
+            {
+              type: "button",
+              click: () => {
+                token.forget();
+                location.reload();
+              },
+            },
+            "Forget the token",
+          )
+        : "",
+    );
+    await view(main, query, info);
+    document.documentElement.dataset.ready = "all";
+  } catch (error) {
+    if (!(error instanceof Problem) && !(error instanceof TypeError)) throw error;
+    if (error.status === 401) {
+      const isRefused = token.get() !== null;
+      token.forget();
+      askForToken(isRefused);
+    } else {
+      main.replaceChildren(
+        h("h1", {}, "No answer"),
+        h("p", { class: "notice", role: "alert" }, error.message),
+        h("p", {}, h("a", { href: location.href }, "Try again")),
+      );
+      if (error instanceof TypeError) throw error;
+    }
+  } finally {
+    main.setAttribute("aria-busy", "false");
+  }
+}
+
+show();

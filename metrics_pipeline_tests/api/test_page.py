@@ -1,0 +1,262 @@
+"""The page in a real browser: its numbers are the API's, gaps are gaps, and nothing is asked of another host."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx2
+import psycopg
+import pytest
+
+from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.postgres.urls import DatabaseUrl
+from metrics_pipeline_tests.databases import scratch_database
+from metrics_pipeline_tests.days import DAY, Log, aggregate, judged, store_agents, store_logs
+
+from .serving import Serve, serving
+from .test_access import READ, TOKENS
+
+CHROMIUM = Path("/usr/bin/chromium")
+if not CHROMIUM.exists():
+    pytest.skip("Chromium is not installed (Debian's package chromium)", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+FIRST = DAY - timedelta(days=5)
+MISSING, DIRTY = DAY - timedelta(days=2), DAY - timedelta(days=1)
+#: An agent's name is foreign text: as markup it would be a script, as an address it would need escapes.
+HOSTILE = "<img src=x onerror=alert(1)>/a&b=c d"
+WINDOW = f"from={FIRST}&to={DAY}"
+_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def stored(server_uri: str, _template: str, _server_connection: psycopg.Connection) -> Iterator[Database]:
+    """Six days of two agents: one day was never aggregated, and one has a late log."""
+    with scratch_database(server_uri, _template, _server_connection) as uri:
+        database = Database(DatabaseUrl.parse(uri))
+        days = [FIRST + timedelta(days=number) for number in range(6)]
+        store_agents(database, {"a": "active", HOSTILE: "active", "gone": "inactive"})
+        store_logs(
+            database,
+            [
+                Log(agent, status, latency, 7, cost, error, f'{{"user_id": "{user}"}}', day_window(day, "UTC").start)
+                for day in days
+                for agent, status, latency, cost, error, user in [
+                    ("a", "success", 100 + day.day, "0.1", None, f"u{day.day}"),
+                    ("a", "failed", 900, "0.000000001", "timeout", "u1"),
+                    (HOSTILE, "failed", 35, "12345678901.5", "<b>bold</b>", "u2"),
+                    ("gone", "success", 1, None, None, "u3"),
+                ]
+            ],
+        )
+        for day in days:
+            if day != MISSING:
+                aggregate(database, day_window(day, "UTC"))
+        for day in (DIRTY, DAY):
+            store_logs(database, [Log("a", "success", 50, timestamp=day_window(day, "UTC").start)])
+        aggregate(database, run_id="the run that replaced it")
+        judged(database, *days)
+        yield database
+        database.engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def serve_page(stored: Database) -> Iterator[Serve]:
+    with serving(stored) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def api(serve_page: Serve) -> httpx2.Client:
+    return serve_page()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Tab:
+    """A tab of the browser, and everything in it that went wrong."""
+
+    page: Any
+    base: str
+    wrong: list[str] = field(default_factory=list)
+
+    def open(self, query: str = "") -> None:
+        self.page.goto(f"{self.base}/?{query}")
+        self.page.wait_for_selector("html[data-ready=all]")
+
+    def texts(self, selector: str) -> list[str]:
+        return [" ".join(text.split()) for text in self.page.locator(selector).all_inner_texts()]
+
+    def values(self, selector: str) -> list[str]:
+        """The digits that programs read."""
+        return [each.get_attribute("value") for each in self.page.locator(f"{selector} data").all()]
+
+
+@pytest.fixture
+def tab(chromium: Any, api: httpx2.Client) -> Iterator[Tab]:
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    tab = Tab(context.new_page(), str(api.base_url))
+    tab.page.on("console", lambda message: tab.wrong.append(message.text))
+    tab.page.on("pageerror", lambda error: tab.wrong.append(str(error)))
+
+    def note(request: Any) -> None:
+        if urlsplit(request.url).hostname != "127.0.0.1":
+            tab.wrong.append(request.url)
+
+    tab.page.on("request", note)
+    yield tab
+    context.close()
+    # Violations of the Content-Security-Policy are messages on the console.
+    assert tab.wrong == []
+
+
+def activity(api: httpx2.Client, query: str) -> list[dict[str, Any]]:
+    answer = api.get(f"/api/v1/activity?start_date={FIRST}&end_date={DAY}&{query}")
+    return json.loads(answer.text, parse_float=Decimal)
+
+
+def test_the_fleet_has_the_numbers_of_the_api(tab: Tab, api: httpx2.Client) -> None:
+    tab.open(f"{WINDOW}&sort=agent_id")
+    (total,) = activity(api, "")
+    names = ["total_executions", "success_rate", "total_cost_usd", "cost_per_unassisted_success",
+             "human_interventions", "unique_users"]  # fmt: skip
+    shown = tab.values(".cards dd:not(.more)")
+    assert [Decimal(digits) for digits in shown[:6]] == [Decimal(total[name]) for name in names]
+    assert shown[6:] == [str(total[f"p{q}_latency_ms"]) for q in (50, 95, 99)]
+    rows = activity(api, "group_by=agent")
+    assert tab.texts("#agents tbody th a") == [row["agent_id"] for row in rows] == [HOSTILE, "a"]
+    for number, row in enumerate(rows, start=1):
+        cells = tab.values(f"#agents tbody tr:nth-child({number})")
+        percentiles = [str(row[f"p{q}_latency_ms"]) for q in (50, 95, 99)]
+        assert [cells[0], cells[1], *cells[3:6], cells[6], cells[7]] == [
+            str(row["total_executions"]), str(row["success_rate"]), *percentiles, str(row["unique_users"]),
+            str(row["total_cost_usd"]),
+        ]  # fmt: skip
+    # 5 of 15 executions succeeded, and each digit of the money is kept.
+    assert "$61,728,394,508.00" in tab.texts(".cards dd")
+    assert tab.texts(".notice strong") == ["✕ 1 day is missing", "≠ 1 day is dirty"]
+    tab.page.get_by_role("searchbox").fill("IMG")
+    assert tab.texts("#agents tbody th a") == [HOSTILE]
+    tab.page.get_by_role("button", name="Cost", exact=True).click()
+    assert "sort=-total_cost_usd" in tab.page.url
+    tab.page.get_by_role("link", name=HOSTILE).click()
+    tab.page.wait_for_selector("html[data-ready=all]")
+    assert tab.texts("h1") == [HOSTILE]
+
+
+def test_a_missing_day_of_an_agent_is_a_gap_and_replaced_values_name_their_run(tab: Tab, api: httpx2.Client) -> None:
+    tab.open(f"agent=a&{WINDOW}")
+    chart = tab.page.locator("figure", has=tab.page.get_by_role("heading", name="Success rate", exact=True))
+    # Days 1 to 3 are one line, and the two after the missing one another.
+    lines = [each.get_attribute("d") for each in chart.locator("path.line").all()]
+    assert [line.count("L") + 1 for line in lines] == [3, 2]
+    chart.get_by_text("Table", exact=True).click()
+    cells = chart.locator("tbody tr").all_inner_texts()
+    days = {row["metric_date"]: row for row in activity(api, "group_by=day&agent_id=a")}
+    assert [line.split("\t")[:3] for line in cells] == [
+        [str(day), state, str(days[str(day)]["success_rate"]) if str(day) in days else "–"]
+        for day, state in (
+            (
+                FIRST + timedelta(days=number),
+                ["aggregated", "aggregated", "aggregated", "missing", "dirty", "aggregated"][number],
+            )
+            for number in range(6)
+        )
+    ]
+    svg = chart.locator("svg[role=img]")
+    svg.focus()
+    svg.press("End")
+    svg.press("ArrowLeft")
+    assert tab.texts("figure:first-of-type output")[0].startswith(
+        "Mon 3 Mar 2025: 50.00% (9.45% to 90.55%) of 2 (dirty"
+    )
+    assert "total_executions: 2 → 3" in tab.texts(".differences li")
+    link = tab.page.locator(".restatements td a").first.get_attribute("href")
+    assert link == f"http://127.0.0.1:3000/runs/{quote('the run that replaced it')}"
+    address = chart.get_by_role("link", name="CSV").get_attribute("href")
+    assert api.get(f"/{address}").text.count("\n") == 6
+
+
+def test_the_calendar_and_a_day_prove_that_no_log_is_lost(tab: Tab) -> None:
+    tab.open("days=2025")
+    day = tab.page.get_by_label("Sun 2 Mar 2025: missing, never aggregated, 4 logs")
+    assert day.get_attribute("href") == f"?day={MISSING}"
+    assert tab.page.get_by_label("Wed 5 Mar 2025: not over").count() == 1
+    tab.open(f"day={DAY}")
+    assert tab.values(".facts") == ["5", "4", "1", "2"]
+    assert tab.texts(".proof li")[:2] == [
+        "✓ logs read 5 = aggregated + skipped 5 (4 + 1)",
+        "✓ aggregated 4 = executions of 2 agents 4",
+    ]
+    assert tab.page.locator(".proof .fails").count() == 0
+    for unknown in (MISSING, DAY + timedelta(days=1)):
+        tab.open(f"day={unknown}")
+        assert tab.page.locator(".proof").count() == 0
+
+
+def test_it_is_readable_on_a_phone_and_in_the_dark(tab: Tab) -> None:
+    tab.page.emulate_media(color_scheme="dark")
+    tab.page.set_viewport_size({"width": 360, "height": 700})
+    for query in (WINDOW, f"agent=a&{WINDOW}", "days=2025", f"day={DAY}"):
+        tab.open(query)
+        assert tab.page.evaluate("document.documentElement.scrollWidth") == 360, query
+        assert tab.page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(20, 24, 29)"
+
+
+def test_with_tokens_it_holds_no_data_until_it_has_one(chromium: Any, serve_page: Serve) -> None:
+    guarded = serve_page(api_tokens=TOKENS)
+    page = guarded.get("/")
+    policy = page.headers["Content-Security-Policy"]
+    assert "unsafe" not in policy
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+    context = chromium.new_context()
+    tab = Tab(context.new_page(), str(guarded.base_url))
+    tab.page.goto(f"{tab.base}/?{WINDOW}")
+    box = tab.page.get_by_label("Read token")
+    box.fill("wrong")
+    box.press("Enter")
+    tab.page.get_by_role("alert").wait_for()
+    tab.page.get_by_label("Read token").fill(READ)
+    tab.page.get_by_role("button", name="Open").click()
+    tab.page.wait_for_selector("html[data-ready=all]")
+    assert tab.values(".cards")[0] == "16"
+    with tab.page.expect_download() as download:
+        tab.page.get_by_role("link", name="CSV").first.click()
+    assert Path(download.value.path()).read_text().startswith("agent_id,total_executions,")
+    # Another tab begins without it.
+    other = context.new_page()
+    other.goto(tab.base)
+    other.get_by_label("Read token").wait_for()
+    context.close()
+
+
+def test_its_files_may_be_kept_until_they_change(api: httpx2.Client) -> None:
+    page = api.get("/").text
+    addresses = [part.split('"')[0] for part in page.split('href="page/')[1:]]
+    assert len(addresses) > 10
+    for address in addresses:
+        file = api.get(f"/page/{address}")
+        assert file.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+        assert file.headers["Content-Encoding" if len(file.content) > 1000 else "X-Request-ID"]
+    assert api.get("/page/of-another-version/main.js").status_code == 404
