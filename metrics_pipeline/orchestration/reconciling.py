@@ -45,6 +45,8 @@ _READ_SECONDS = 35
 _BEGIN_SECONDS = 20
 _LOCK_SECONDS = 5
 
+_FAILURES_LOOKED_AT = 100
+
 #: States in which the stored metrics are right, so that Dagster should show the partition as materialised.
 _STORED = (DayState.AGGREGATED, DayState.NO_ACTIVITY, DayState.SEALED)
 
@@ -232,6 +234,12 @@ def attempts(instance: dg.DagsterInstance, verdict: DayVerdict) -> Attempts:
     """The ended runs that were requested for this state of the day."""
     tags = {f"{DAY_STATE_TAG}{verdict.metric_date}": verdict.fingerprint}
     return Attempts(verdict.metric_date, instance.get_run_records(dg.RunsFilter(tags=tags, statuses=_ENDED)))
+
+
+def failed_runs(instance: dg.DagsterInstance, day: date) -> list[dg.DagsterRun]:
+    """The failed runs, among the last hundred failures, that would have stored the day, newest first."""
+    failures = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), limit=_FAILURES_LOOKED_AT)
+    return [run for run in failures if may_write_metrics(run) and day in _days_of(run)]
 
 
 def _has_refused(run: dg.DagsterRun) -> bool:
