@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 #: `main` as the console script calls it.
-CLI = (sys.executable, "-c", "from metrics_pipeline.cli import main; main()")
+CLI = (sys.executable, "-c", "from metrics_pipeline.__main__ import main; main()")
 _PAUSING = "from metrics_pipeline.orchestration import failures; failures.FIRST_PAUSE_SECONDS = {}; " + CLI[-1]
 #: The same with a tenth of a second before a step's second attempt.
 IMPATIENT = (*CLI[:2], _PAUSING.format(0.1))

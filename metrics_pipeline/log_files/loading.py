@@ -13,7 +13,6 @@ from sqlalchemy import Connection, text
 
 from metrics_pipeline.errors import LogFileError
 from metrics_pipeline.log_files.log_file import LogFile, Reading
-from metrics_pipeline.log_files.parquet_file import ParquetFile
 from metrics_pipeline.log_files.problems import shown
 from metrics_pipeline.log_files.staged_checks import (
     check_precision,
@@ -26,7 +25,15 @@ from metrics_pipeline.log_files.staging import LogStaging, refusals_named
 from metrics_pipeline.log_files.text_files import CsvFile, JsonFile, NdjsonFile
 from metrics_pipeline.log_files.validation import check_batch
 
-_FORMATS: Mapping[str, type[LogFile]] = {
+
+def _parquet_file(path: Path, reading: Reading) -> LogFile:
+    # Imported here: pyarrow's modules for it take 0.1 s, and every command imports this one.
+    from metrics_pipeline.log_files.parquet_file import ParquetFile
+
+    return ParquetFile(path, reading)
+
+
+_FORMATS: Mapping[str, Callable[[Path, Reading], LogFile]] = {
     ".csv": CsvFile,
     ".csv.gz": CsvFile,
     ".tsv": CsvFile,
@@ -36,7 +43,7 @@ _FORMATS: Mapping[str, type[LogFile]] = {
     ".jsonl": NdjsonFile,
     ".jsonl.gz": NdjsonFile,
     ".json": JsonFile,
-    ".parquet": ParquetFile,
+    ".parquet": _parquet_file,
 }
 
 

@@ -59,7 +59,12 @@ _DRIVER_PREFIX = re.compile(r"^(?:connection (?:failed|is bad): )?(?:connection 
 # (starting, stopping, no free connection) quote no name; lasting reasons quote a user or a database. The words in these
 # patterns are the exceptions to that rule, including PgBouncer's.
 _LOGIN_REFUSED = re.compile(r"failed: [^:\n]{1,40}:  (.+)")
-_PASSING_REFUSAL = re.compile("too many connections|connection slots|not currently accepting connections")
+_PASSING_REFUSAL = re.compile("too many connections|not currently accepting connections")
+# What the server lacks to start a session. With a full disk, it cannot write pg_internal.init.
+_LACK = re.compile(
+    "No space left on device|Disk quota exceeded|Cannot allocate memory|out of memory|Too many open files"
+    "|too many clients|connection slots"
+)
 _LASTING_REFUSAL = re.compile('["«»“”„]|no such|authentication failed')
 # PgBouncer's words, always English, that no repetition changes, and the remedy.
 _POOLER = {
@@ -158,6 +163,9 @@ def _translate_words(error: BaseException, description: str) -> PipelineError:
     if pooler := _pooler_remedy(str(error)):
         return PermanentError(f"The pooler refused the connection to {description}: {_words(error)}. {pooler}.")
     refusals = _LOGIN_REFUSED.findall(str(error))
+    if any(map(_LACK.search, refusals)):
+        kind, what, remedy = _BY_SQLSTATE["53"]
+        return kind(f"{what} in {description}: {_words(error)}. {remedy}.")
     if any(_LASTING_REFUSAL.search(words) and not _PASSING_REFUSAL.search(words) for words in refusals):
         return PermanentError(f"The server refused the login to {description}: {_words(error)}. {_LOGIN}.")
     if _LASTING_FAULT_ON_OUR_SIDE.search(str(error)):

@@ -69,7 +69,7 @@ def _server(home: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-c", "from metrics_pipeline.cli import main; main()", "api", "--port", str(port)],
+        [sys.executable, "-c", "from metrics_pipeline.__main__ import main; main()", "api", "--port", str(port)],
         env={"PATH": os.environ["PATH"], "METRICS_PIPELINE_HOME": str(home)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

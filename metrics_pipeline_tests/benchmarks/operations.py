@@ -105,7 +105,7 @@ def _backfill(home: Path, days: Sequence[date], logs_per_day: int) -> dict[str, 
     for day in days:
         floor.run(url, str(day))
     floors = time.perf_counter() - started
-    command = [sys.executable, "-c", "from metrics_pipeline.cli import main; main()", "backfill"]
+    command = [sys.executable, "-c", "from metrics_pipeline.__main__ import main; main()", "backfill"]
     command += ["--from", str(days[0]), "--to", str(days[-1])]
     environment = {**os.environ, "METRICS_DATABASE_URL": url, "METRICS_PIPELINE_HOME": str(home)}
     started = time.perf_counter()

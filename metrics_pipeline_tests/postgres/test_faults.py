@@ -343,6 +343,21 @@ def test_a_login_refused_in_any_language_is_told_from_one_to_be_tried_again(word
     assert "connection to server" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "FATAL:  could not write init file: No space left on device",
+        'FATAL:  could not open file "base/5/1259": Too many open files',
+        "FATAL:  out of memory",
+        "FATAL:  sorry, too many clients already",
+        'FATAL:  remaining connection slots are reserved for roles with privileges of the "x" role',
+    ],
+)
+def test_a_server_that_lacks_a_resource_for_a_session_is_not_said_to_be_away(words: str) -> None:
+    with pytest.raises(TransientError, match="Free connections, memory or disk space there"), database_faults("x"):
+        raise psycopg.OperationalError(f'connection failed: connection to server on socket "/s" failed: {words}')
+
+
 def test_what_a_pooler_never_lets_through_is_permanent_and_says_how_to_do_without() -> None:
     class Refused(psycopg.errors.ProtocolViolation):
         diag = SimpleNamespace(message_primary="transaction blocks not allowed in statement pooling mode")

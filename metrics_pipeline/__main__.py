@@ -1,0 +1,18 @@
+"""The start of the process of `metrics-pipeline`, before anything is imported."""
+
+import gc
+
+
+def main() -> None:
+    """Imports the command line and runs it."""
+    # What is imported stays. Looking for garbage among it takes a quarter of the time of importing it.
+    gc.disable()
+    from metrics_pipeline.cli import main as run
+
+    gc.freeze()
+    gc.enable()
+    run()
+
+
+if __name__ == "__main__":
+    main()
