@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import dagster as dg
 
@@ -20,7 +21,8 @@ What each agent did yesterday (1 d) and in the last 7 and 28 days, as the tables
 failed ones, and cost. Every run of daily_metrics_job brings it up to date, and so does the button Materialize, which
 reads stored metrics and writes nothing.
 
-The change (±) is that of the last 7 days against the 7 days before; it is empty if one of these days is not stored.
+The change (±, of the rate in percentage points) is that of the last 7 days against the 7 days before; it is empty if
+one of these days is not stored.
 """
 
 #: An event holds them all, and the UI shows them without pages.
@@ -56,9 +58,9 @@ def build_overview_asset(
                 "day": str(day),
                 "stored": f"{stored['week']} of 7, {stored['month']} of 28",
                 "agents": overview.number_of_agents,
-                "runs": _table(overview, lambda activity: f"{activity.executions:,}", _change_of_executions),
+                "runs": _table(overview, lambda activity: _short(activity.executions, "{}"), _change_of_executions),
                 "failed": _table(overview, _failure_rate, _change_of_failure_rate),
-                "cost_usd": _table(overview, lambda activity: f"{activity.cost_usd:,.2f}", _change_of_cost),
+                "cost_usd": _table(overview, lambda activity: _short(activity.cost_usd, "{:.2f}"), _change_of_cost),
             }
         )
 
@@ -86,8 +88,12 @@ def _table(
     return dg.MetadataValue.table([record(agent) for agent in overview.agents], dg.TableSchema(columns))
 
 
+def _short(number: int | Decimal, form: str) -> str:
+    return f"{number / 1000:,.1f}k" if number >= 1000 else form.format(number)
+
+
 def _failure_rate(activity: Activity) -> str:
-    return f"{activity.failures / activity.executions:.2%}" if activity.executions else ""
+    return f"{activity.failures / activity.executions:.1%}" if activity.executions else ""
 
 
 def _change_of_executions(before: Activity, after: Activity) -> str:
@@ -97,7 +103,7 @@ def _change_of_executions(before: Activity, after: Activity) -> str:
 def _change_of_failure_rate(before: Activity, after: Activity) -> str:
     if not (before.executions and after.executions):
         return ""
-    return f"{100 * (after.failures / after.executions - before.failures / before.executions):+.1f} pp"
+    return f"{100 * (after.failures / after.executions - before.failures / before.executions):+.1f}"
 
 
 def _change_of_cost(before: Activity, after: Activity) -> str:
