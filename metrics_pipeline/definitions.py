@@ -10,11 +10,13 @@ import dagster as dg
 from metrics_pipeline.metrics.retention import RetentionPolicy
 from metrics_pipeline.orchestration.assets import build_metrics_asset
 from metrics_pipeline.orchestration.checks.assembly import build_checks
+from metrics_pipeline.orchestration.consumers import CONSUMERS
 from metrics_pipeline.orchestration.jobs import (
     build_daily_checks_job,
     build_daily_metrics_job,
     build_data_retention_job,
 )
+from metrics_pipeline.orchestration.overview import build_overview_asset
 from metrics_pipeline.orchestration.partitions import build_daily_partitions
 from metrics_pipeline.orchestration.resources import build_database_resource
 from metrics_pipeline.orchestration.retention import build_retention_asset
@@ -55,7 +57,9 @@ def build_defs(**overrides: Unpack[SettingsOverrides]) -> dg.Definitions:
         assets=[
             *upstream_assets(settings.retention),
             build_metrics_asset(partitions, settings.owners, settings.user_key),
+            build_overview_asset(settings),
             build_retention_asset(settings),
+            *CONSUMERS,
         ],
         asset_checks=checks,
         jobs=[job, checks_job, retention_job],

@@ -14,6 +14,7 @@ ALERTS_TABLE = "alert_history"
 # Assets. The asset of a table has the table's name.
 METRICS_ASSET = METRICS_TABLE
 RETENTION_ASSET = "data_retention"
+OVERVIEW_ASSET = "agent_overview"
 
 # Jobs, schedules and sensors.
 DAILY_METRICS_JOB = "daily_metrics_job"
@@ -39,15 +40,17 @@ PARTITION_RANGE_END_TAG = "dagster/asset_partition_range_end"
 BACKFILL_TAG = "dagster/backfill"
 
 #: The reason of a run, set by its starter if Dagster's own tags do not show it.
-REASON_TAG = "metrics_pipeline/reason"
-#: The state of the day (DayVerdict.fingerprint) that a run was requested for.
-DAY_STATE_TAG = "metrics_pipeline/day_state"
-#: Set to the run's own id on a run whose day was refused or contradicts its logs: the same state would fail again.
-FAILED_PERMANENTLY_TAG = "metrics_pipeline/failed_permanently"
+REASON_TAG = "reason"
+
+# The UI shows no tag whose name begins with ".dagster/". Dagster's own names after it have no "metrics_".
+#: The state of a day (DayVerdict.fingerprint) that a run was requested for. The day is appended to the name.
+DAY_STATE_TAG = ".dagster/metrics_day_state."
+#: Set to the run's own id on a run whose days were refused or contradict their logs: the same state would fail again.
+FAILED_PERMANENTLY_TAG = ".dagster/metrics_failed_permanently"
 #: The instant that a retention run counts its days from, in ISO 8601, if it is not the start of the run.
-SCHEDULED_AT_TAG = "metrics_pipeline/scheduled_at"
+SCHEDULED_AT_TAG = ".dagster/metrics_scheduled_at"
 #: run id/host/process id/identity of the process that works on a run: a process id alone may be reused.
-PROCESS_TAG = "metrics_pipeline/process"
+PROCESS_TAG = ".dagster/metrics_process"
 
 # Keys of PostgreSQL's advisory locks. Running processes of an older version use them too, so they must not change.
 #: One process at a time creates or migrates tables.

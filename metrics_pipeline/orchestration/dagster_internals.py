@@ -29,8 +29,10 @@ from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import ConfigurableClassData
 from dagster._utils.interrupts import capture_interrupts
+from dagster_shared.libraries import DagsterLibraryRegistry
 from sqlalchemy import Engine
 
+from metrics_pipeline import __version__
 from metrics_pipeline.names import LOCATION, REPOSITORY
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from dagster_postgres.event_log import PostgresEventLogStorage
     from dagster_postgres.run_storage import PostgresRunStorage
     from dagster_postgres.schedule_storage import PostgresScheduleStorage
+
+# The page of the code location lists our version beside Dagster's. If it moves, the code location does not load.
+DagsterLibraryRegistry.register("metrics-pipeline", __version__, is_dagster_package=False)
 
 # What dg.define_asset_job returns. If it moves, the code location does not load.
 AssetJob = UnresolvedAssetJobDefinition

@@ -45,7 +45,7 @@ def step_outcome(context: dg.AssetExecutionContext | dg.AssetCheckExecutionConte
 def raise_failed_days(failures: Mapping[str, PermanentError]) -> None:
     """Raises one PermanentError that names the failed days of the run in order, each with its reason.
 
-    A single failure keeps its type.
+    A single failure keeps its type. Several are a DayRefusedError if no day can succeed before it changes.
     """
     # The message of a database fault does not name the day.
     reasons = [str(error) if key in str(error) else f"{key}: {error}" for key, error in failures.items()]
@@ -53,6 +53,7 @@ def raise_failed_days(failures: Mapping[str, PermanentError]) -> None:
         (error,) = failures.values()
         raise type(error)(*reasons) from error
     if failures:
-        raise PermanentError(
+        are_all_final = all(isinstance(error, (DayRefusedError, InvariantError)) for error in failures.values())
+        raise (DayRefusedError if are_all_final else PermanentError)(
             "\n".join([f"{len(failures)} days failed and stay as they were; the others are stored.", *reasons])
         )

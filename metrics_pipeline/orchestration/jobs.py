@@ -5,20 +5,21 @@ from collections.abc import Sequence
 import dagster as dg
 
 from metrics_pipeline.names import DAILY_CHECKS_JOB, DAILY_METRICS_JOB, DATA_RETENTION_JOB
-from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTION_ASSET_KEY
+from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, OVERVIEW_ASSET_KEY, RETENTION_ASSET_KEY
 from metrics_pipeline.orchestration.dagster_internals import AssetJob
 
 
 def build_daily_metrics_job() -> AssetJob:
-    """Aggregates the days of its partitions, and then evaluates the checks of the asset."""
+    """Aggregates the days of its partitions, and then evaluates the asset's checks and renews the overview."""
     return dg.define_asset_job(
         DAILY_METRICS_JOB,
-        selection=dg.AssetSelection.assets(METRICS_ASSET_KEY),
+        selection=dg.AssetSelection.assets(METRICS_ASSET_KEY, OVERVIEW_ASSET_KEY),
         # A separate process for each step would cost as much as the run's start-up of 2.5 s.
         executor_def=dg.in_process_executor,
         description=(
             "Turns the logs of each selected day into one row of metrics per agent, then evaluates the asset's checks "
-            "once. Set `include_inactive_agents` to add agents that are not active, for backfills of retired ones."
+            "once and renews agent_overview. Set include_inactive_agents to add agents that are not active, for "
+            "backfills of retired ones."
         ),
     )
 

@@ -1,6 +1,8 @@
 """The state of days including what Dagster knows: the runs that write them, those that ended, and the partitions."""
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -42,6 +44,8 @@ _READ_SECONDS = 35
 #: No further day is begun then: a day of 20 million logs is read in 15 seconds.
 _BEGIN_SECONDS = 20
 _LOCK_SECONDS = 5
+
+_FAILURES_LOOKED_AT = 100
 
 #: States in which the stored metrics are right, so that Dagster should show the partition as materialised.
 _STORED = (DayState.AGGREGATED, DayState.NO_ACTIVITY, DayState.SEALED)
@@ -156,13 +160,27 @@ def days_to_report_again(
     return {stored[key] for key in unmaterialized_partitions(instance, METRICS_ASSET_KEY, list(stored), partitions)}
 
 
-def request_for(verdict: DayVerdict, run_key: str) -> dg.RunRequest:
-    """A request for a run of the day, tagged with the state of the day that caused it."""
-    return dg.RunRequest(
-        run_key=run_key,
-        partition_key=verdict.metric_date.isoformat(),
-        tags={DAY_STATE_TAG: verdict.fingerprint, REASON_TAG: Reason.LATE_LOGS.value},
-    )
+def requests_for(wanted: Mapping[str, DayVerdict]) -> list[dg.RunRequest]:
+    """One request for each block of adjacent days, tagged with the state of each day that caused it.
+
+    wanted: the verdicts in the order of their days, each under the run key that its day alone would have.
+    """
+    requests = []
+    # In a block of adjacent days, the day's ordinal minus its place in the list is the same.
+    places = enumerate(wanted.items())
+    for _, block in itertools.groupby(places, key=lambda place: place[1][1].metric_date.toordinal() - place[0]):
+        verdicts = dict(item for _, item in block)
+        days = [verdict.metric_date.isoformat() for verdict in verdicts.values()]
+        tags = {f"{DAY_STATE_TAG}{verdict.metric_date}": verdict.fingerprint for verdict in verdicts.values()}
+        tags[REASON_TAG] = Reason.LATE_LOGS.value
+        if len(days) == 1:
+            requests.append(dg.RunRequest(run_key=next(iter(verdicts)), partition_key=days[0], tags=tags))
+        else:
+            # A request has no field for a range.
+            span = {PARTITION_RANGE_START_TAG: days[0], PARTITION_RANGE_END_TAG: days[-1]}
+            digest = hashlib.sha256(" ".join(verdicts).encode()).hexdigest()[:16]
+            requests.append(dg.RunRequest(run_key=f"{days[0]}..{days[-1]}@{digest}", tags=tags | span))
+    return requests
 
 
 @dataclass(frozen=True)
@@ -214,8 +232,14 @@ class Attempts:
 
 def attempts(instance: dg.DagsterInstance, verdict: DayVerdict) -> Attempts:
     """The ended runs that were requested for this state of the day."""
-    tags = {PARTITION_TAG: verdict.metric_date.isoformat(), DAY_STATE_TAG: verdict.fingerprint}
+    tags = {f"{DAY_STATE_TAG}{verdict.metric_date}": verdict.fingerprint}
     return Attempts(verdict.metric_date, instance.get_run_records(dg.RunsFilter(tags=tags, statuses=_ENDED)))
+
+
+def failed_runs(instance: dg.DagsterInstance, day: date) -> list[dg.DagsterRun]:
+    """The failed runs, among the last hundred failures, that would have stored the day, newest first."""
+    failures = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), limit=_FAILURES_LOOKED_AT)
+    return [run for run in failures if may_write_metrics(run) and day in _days_of(run)]
 
 
 def _has_refused(run: dg.DagsterRun) -> bool:

@@ -24,13 +24,11 @@ _TOP_AGENTS = 10
 _TOP_ERRORS = 50
 #: Dagster keeps events forever, and a text in PostgreSQL may have a gigabyte.
 _MAX_TEXT_CHARACTERS = 500
-#: The columns of a table of agents, with short headings so that the table fits on the page.
+#: The value of a table of agents, and the one beside it. More columns are cut on a screen of 1280 pixels.
 _AGENT_COLUMNS = {
-    "total_executions": "executions",
-    "failed_executions": "failed",
-    "success_rate": "success rate",
-    "p95_latency_ms": "p95 ms",
-    "total_cost_usd": "cost USD",
+    "failed_executions": ("failed", "total_executions", "of"),
+    "total_cost_usd": ("USD", "total_executions", "runs"),
+    "p95_latency_ms": ("p95 ms", "total_executions", "runs"),
 }
 
 
@@ -63,7 +61,9 @@ def stored_materialization(
     ).records
     last = known[0].asset_materialization if known else None
     metadata: dict[str, Any] = {
-        **(last.metadata if last is not None else {}),
+        "day": dg.MetadataValue.text(partition_key),
+        LEFT_OUT: dg.MetadataValue.text(why),
+        **{name: value for name, value in (last.metadata if last is not None else {}).items() if name != LEFT_OUT},
         "logs_read": dg.MetadataValue.int(stored.source_logs),
         "logs_aggregated": dg.MetadataValue.int(stored.aggregated_logs),
         "logs_skipped": dg.MetadataValue.int(stored.skipped_logs),
@@ -72,7 +72,7 @@ def stored_materialization(
     return _materialization(
         asset_key,
         partition_key,
-        metadata | {LEFT_OUT: dg.MetadataValue.text(why)},
+        metadata,
         stored.source_fingerprint,
         stored.definition_version,
         run_tags,
@@ -117,38 +117,33 @@ def day_metadata(day: AggregatedDay) -> Mapping[str, dg.MetadataValue]:
     errors = _error_counts(frame)
     executions = totals["total_executions"]
     total_seconds = sum(seconds.values())
+    failed, cost = totals["failed_executions"], totals["total_cost_usd"] or Decimal(0)
+    # Over all executions and users of the day, not a sum or a mean over the agents.
+    p95_ms, users = day.computed.totals.p95_latency_ms, day.computed.totals.unique_users
     return {
-        "logs_read": dg.MetadataValue.int(metrics.fingerprint.logs),
-        "logs_aggregated": dg.MetadataValue.int(metrics.aggregated_logs),
-        "logs_skipped": dg.MetadataValue.int(metrics.skipped_logs),
-        "logs_with_cost_not_a_number": dg.MetadataValue.int(metrics.not_finite_costs),
-        "agents": dg.MetadataValue.int(frame.height),
+        # For people: the UI shows the keys in this order, and numbers without separators.
+        "day": dg.MetadataValue.text(f"{window.metric_date:%A}, {window.metric_date}"),
+        "in_short": dg.MetadataValue.text(
+            f"{executions:,} executions of {frame.height:,} agents, {failed:,} failed "
+            f"({failed / executions if executions else 0:.2%}), ${cost:,.2f}, {totals['total_tokens']:,} tokens, "
+            f"p95 {p95_ms:,} ms, {users:,} users"
+        ),
         "warning": dg.MetadataValue.text(none_counted(metrics.fingerprint) or "none"),
-        "dagster/partition_row_count": dg.MetadataValue.int(frame.height),
+        # For plots: each number under its name, also if it is in the text above.
         "executions": dg.MetadataValue.int(executions),
-        "failed_executions": dg.MetadataValue.int(totals["failed_executions"]),
+        "failed_executions": dg.MetadataValue.int(failed),
+        "failure_rate": dg.MetadataValue.float(round(failed / executions, 6) if executions else 0.0),
         "success_rate": dg.MetadataValue.float(
             round(totals["successful_executions"] / executions, 6) if executions else 1.0
         ),
-        # Over all executions and users of the day, not a sum or a mean over the agents.
-        "p95_latency_ms": dg.MetadataValue.int(day.computed.totals.p95_latency_ms),
-        "unique_users": dg.MetadataValue.int(day.computed.totals.unique_users),
+        # Floats, because Dagster does not plot decimals; the exact sum is in the table.
+        "cost_usd": dg.MetadataValue.float(float(cost)),
+        "cost_per_execution_usd": dg.MetadataValue.float(round(float(cost) / executions, 9) if executions else 0.0),
+        "p95_latency_ms": dg.MetadataValue.int(p95_ms),
+        "unique_users": dg.MetadataValue.int(users),
         "tokens": dg.MetadataValue.int(totals["total_tokens"]),
-        # A float, because Dagster does not plot decimals; the exact sum is in the table.
-        "cost_usd": dg.MetadataValue.float(float(totals["total_cost_usd"] or 0)),
         "human_interventions": dg.MetadataValue.int(totals["human_interventions"]),
-        "distributions": dg.MetadataValue.int(distributions.height),
-        "distributions_not_exact": dg.MetadataValue.int(
-            distributions.filter(~(pl.col("latencies_exact") & pl.col("users_exact"))).height
-        ),
-        "rows_inserted": dg.MetadataValue.int(day.published.inserted),
-        "rows_changed": dg.MetadataValue.int(day.published.changed),
-        "rows_unchanged": dg.MetadataValue.int(day.published.unchanged),
-        **{f"seconds_{step}": dg.MetadataValue.float(round(value, 4)) for step, value in seconds.items()},
-        "logs_per_second": dg.MetadataValue.float(round(metrics.fingerprint.logs / total_seconds, 1)),
-        "window": dg.MetadataValue.text(str(window)),
-        "time_zone": dg.MetadataValue.text(window.time_zone),
-        "definition_version": dg.MetadataValue.text(DEFINITION_VERSION),
+        "agents": dg.MetadataValue.int(frame.height),
         "agents_with_most_failures": dg.MetadataValue.md(_top_agents(frame, "failed_executions")),
         "agents_with_highest_cost": dg.MetadataValue.md(_top_agents(frame, "total_cost_usd")),
         "agents_with_worst_p95": dg.MetadataValue.md(_top_agents(frame, "p95_latency_ms")),
@@ -156,12 +151,29 @@ def day_metadata(day: AggregatedDay) -> Mapping[str, dg.MetadataValue]:
         "error_distribution": dg.MetadataValue.json(
             {_shortened(error_type): count for error_type, count in errors.head(_TOP_ERRORS).iter_rows()}
         ),
+        "logs_read": dg.MetadataValue.int(metrics.fingerprint.logs),
+        "logs_aggregated": dg.MetadataValue.int(metrics.aggregated_logs),
+        "logs_skipped": dg.MetadataValue.int(metrics.skipped_logs),
         "skipped_agents": dg.MetadataValue.json(
             [
                 {**agent, "agent_id": agent["agent_id"] and _shortened(agent["agent_id"])}
                 for agent in metrics.skipped.head(_TOP_AGENTS).iter_rows(named=True)
             ]
         ),
+        "logs_with_cost_not_a_number": dg.MetadataValue.int(metrics.not_finite_costs),
+        "rows_inserted": dg.MetadataValue.int(day.published.inserted),
+        "rows_changed": dg.MetadataValue.int(day.published.changed),
+        "rows_unchanged": dg.MetadataValue.int(day.published.unchanged),
+        "distributions": dg.MetadataValue.int(distributions.height),
+        "distributions_not_exact": dg.MetadataValue.int(
+            distributions.filter(~(pl.col("latencies_exact") & pl.col("users_exact"))).height
+        ),
+        "window": dg.MetadataValue.text(str(window)),
+        "time_zone": dg.MetadataValue.text(window.time_zone),
+        "definition_version": dg.MetadataValue.text(DEFINITION_VERSION),
+        "dagster/partition_row_count": dg.MetadataValue.int(frame.height),
+        **{f"seconds_{step}": dg.MetadataValue.float(round(value, 4)) for step, value in seconds.items()},
+        "logs_per_second": dg.MetadataValue.float(round(metrics.fingerprint.logs / total_seconds, 1)),
     }
 
 
@@ -174,21 +186,22 @@ def _shortened(text: str) -> str:
 
 
 def _top_agents(frame: pl.DataFrame, column: str) -> str:
-    """The agents with the highest values of `column`, the first one after the id; values of 0 are left out."""
-    columns = list(dict.fromkeys(["agent_id", column, *_AGENT_COLUMNS]))
+    """The agents with the highest values of `column`, and their executions; values of 0 are left out."""
+    heading, beside, heading_beside = _AGENT_COLUMNS[column]
     # Lazy, because one step less per table saves a millisecond per day.
     ranked = (
         frame.lazy()
         .filter(pl.col(column) > 0)
         .sort(column, "agent_id", descending=[True, False])
-        .select(columns)
+        .select("agent_id", column, beside)
         .collect(engine="in-memory")
     )
-    rows = ranked.head(_TOP_AGENTS).iter_rows()
     return markdown_table(
-        [_AGENT_COLUMNS.get(name, "agent") for name in columns],
-        # str() of a Decimal zero is 0E-9.
-        [[f"{value.normalize():f}" if isinstance(value, Decimal) else value for value in row] for row in rows],
+        ["agent", heading, heading_beside],
+        [
+            (agent, f"{value:,.2f}" if isinstance(value, Decimal) else f"{value:,}", f"{executions:,}")
+            for agent, value, executions in ranked.head(_TOP_AGENTS).iter_rows()
+        ],
         nothing="None.",
         more=ranked.height - _TOP_AGENTS,
     )

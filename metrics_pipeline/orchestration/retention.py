@@ -15,7 +15,7 @@ from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTI
 from metrics_pipeline.orchestration.failures import step_outcome
 from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.orchestration.reports import expired_materialization
-from metrics_pipeline.orchestration.upstream import agent_execution_logs, alert_history
+from metrics_pipeline.orchestration.upstream import agent_execution_logs, alert_history, kept
 from metrics_pipeline.pipeline.opening import require_ready
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.retention.pace import Pace
@@ -24,7 +24,8 @@ from metrics_pipeline.retention.run import apply_retention
 from metrics_pipeline.settings import Settings
 
 _DESCRIPTION = """
-Deletes raw logs, metrics and resolved alerts that are older than the policy keeps.
+Deletes raw logs, metrics and resolved alerts that are older than the policy keeps: raw logs are {raw_logs}, metrics
+{metrics}, resolved alerts {alerts}.
 
 Raw logs of a day are deleted only if its metrics are stored and equal exactly these logs. The day is then
 sealed: nobody aggregates it again. Every other day is held back, with the reason in the check `no_logs_held_back`.
@@ -65,7 +66,11 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
         kinds={"postgres"},
         owners=settings.owners,
         tags={"written_by": "metrics_pipeline"},
-        description=_DESCRIPTION,
+        description=_DESCRIPTION.format(
+            raw_logs=kept(settings.retention.raw_log_days),
+            metrics=kept(settings.retention.metric_days),
+            alerts=kept(settings.retention.alert_days),
+        ),
         output_required=False,
         config_schema={"dry_run": dry_run, **limits, **pace},
         check_specs=[

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from metrics_pipeline.errors import TransientError
+from metrics_pipeline.metrics.reconciliation import DayVerdict
 from metrics_pipeline.metrics.windows import DUE_HOUR
 from metrics_pipeline.names import (
     DAILY_CHECKS_SCHEDULE,
@@ -15,7 +16,7 @@ from metrics_pipeline.names import (
 from metrics_pipeline.orchestration.dagster_internals import AssetJob
 from metrics_pipeline.orchestration.markdown import with_values
 from metrics_pipeline.orchestration.partitions import build_daily_partitions
-from metrics_pipeline.orchestration.reconciling import attempts, days_to_report_again, judge_in_time, request_for
+from metrics_pipeline.orchestration.reconciling import attempts, days_to_report_again, judge_in_time, requests_for
 from metrics_pipeline.pipeline.reconciling import how_judged, lookback
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
@@ -24,9 +25,9 @@ from metrics_pipeline.store.publishing import Reason
 _DAILY_METRICS = """
 Every night at 02:00 in METRICS_TIME_ZONE, two hours after the end of yesterday so that late logs are in, asks for
 yesterday and for every day of the last METRICS_LOOKBACK_DAYS that is missing or whose logs have changed since, and for
-stored days whose partition is not green. One tick thus heals a week of downtime. It leaves out days that a run will
-write, and days that a run refused, as long as nothing about them changes: mend the cause, then materialise those by
-hand. The tick's log, or its skip reason, says what was found.
+stored days whose partition is not green. Adjacent days are one run, and one tick heals a week of downtime. It leaves
+out days that a run will write, and days that a run refused, as long as nothing about them changes: mend the cause, then
+materialise those by hand. The tick's log, or its skip reason, says what was found.
 """
 
 _DATA_RETENTION = """
@@ -80,7 +81,8 @@ def build_daily_metrics_schedule(job: AssetJob, settings: Settings) -> dg.Schedu
             tags = {REASON_TAG: Reason.LATE_LOGS.value}
             return [dg.RunRequest(run_key=yesterday, partition_key=yesterday, tags=tags)]
         again = days_to_report_again(context.instance, partitions, verdicts)
-        requests, found = [], [said]
+        wanted: dict[str, DayVerdict] = {}
+        found = [said]
         for verdict in verdicts:
             if not (verdict.needs_run or verdict.metric_date in again):
                 continue
@@ -89,10 +91,9 @@ def build_daily_metrics_schedule(job: AssetJob, settings: Settings) -> dg.Schedu
                 found.append(f"{refused}.")
             else:
                 # The key contains the tick's date, so a day that is still unfinished tomorrow is requested again.
-                key = f"{verdict.metric_date}@{context.scheduled_execution_time:%Y-%m-%d}"
-                requests.append(request_for(verdict, key))
+                wanted[f"{verdict.metric_date}@{context.scheduled_execution_time:%Y-%m-%d}"] = verdict
         context.log.info(f"{' '.join(found)} {how_judged(verdicts)}")
-        return requests or dg.SkipReason(" ".join(found))
+        return requests_for(wanted) or dg.SkipReason(" ".join(found))
 
     return daily_metrics_schedule
 

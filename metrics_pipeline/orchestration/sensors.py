@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from metrics_pipeline.metrics.reconciliation import DayState
+from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict
 from metrics_pipeline.metrics.windows import last_due_day
 from metrics_pipeline.names import (
     CHECKS_AFTER_CANCELLATION_SENSOR,
@@ -22,7 +22,7 @@ from metrics_pipeline.orchestration.reconciling import (
     days_to_report_again,
     judge_in_time,
     may_write_metrics,
-    request_for,
+    requests_for,
 )
 from metrics_pipeline.pipeline.reconciling import how_judged, lookback
 from metrics_pipeline.postgres.database import Database
@@ -36,7 +36,8 @@ _DESCRIPTION = """
 Every 15 minutes compares the logs of the last METRICS_LOOKBACK_DAYS with what was aggregated of them, and asks for the
 days that differ: a log arrived late or was corrected, or another program deleted or altered the stored rows. It also
 asks for the newest day that is due (03:00 in METRICS_TIME_ZONE) if that is missing, and for stored days whose partition
-is not green. A day that a run is about to write is left alone, and so is one that has shrunk.
+is not green. Adjacent days are one run. A day that a run is about to write is left alone, and so is one that has
+shrunk.
 
 Only logs of days that may have changed are read; the tick's log says by which evidence the days were judged. Where that
 is a count, corrections of older days are found by the checks at night.
@@ -71,7 +72,8 @@ def build_late_logs_sensor(
         verdicts, said = judge_in_time(context.instance, database, settings, days)
         again = days_to_report_again(context.instance, partitions, verdicts)
         due = last_due_day(at, settings.time_zone)
-        requests, found = [], [said]
+        wanted: dict[str, DayVerdict] = {}
+        found = [said]
         for verdict in verdicts:
             day, state = verdict.metric_date, verdict.state
             is_lost = state is DayState.MISSING and day == due
@@ -85,12 +87,12 @@ def build_late_logs_sensor(
             else:
                 # Dagster starts one run per run key, so a repeated or interrupted evaluation requests nothing twice.
                 key = f"{day}@{verdict.fingerprint}"
-                requests.append(request_for(verdict, f"{key}#{len(ended.runs)}" if ended.runs else key))
+                wanted[f"{key}#{len(ended.runs)}" if ended.runs else key] = verdict
         message = " ".join(found)
         context.log.info(f"{message} {how_judged(verdicts)}")
         # The UI shows the cursor of a sensor, and no message of a tick that asks for something.
         context.update_cursor(message)
-        return requests or dg.SkipReason(message)
+        return requests_for(wanted) or dg.SkipReason(message)
 
     return late_logs_sensor
 

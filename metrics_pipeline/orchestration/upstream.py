@@ -15,7 +15,7 @@ are written: `late_logs_sensor` finds corrected, late and deleted logs and has t
 """
 
 _REGISTRY = """
-The agents of the platform. Each one with status `active` gets a row of metrics every day, also without logs. An agent
+The agents of the platform. Each one with status active gets a row of metrics every day, also without logs. An agent
 that is retired later keeps its rows.
 """
 
@@ -40,14 +40,15 @@ alert_history = _upstream(ALERTS_TABLE)
 SOURCE_ASSETS = (agent_execution_logs, agent_registry)
 
 
-def _kept(days: int | None) -> str:
+def kept(days: int | None) -> str:
+    """For how long rows are kept, in words."""
     return "kept for ever" if days is None else f"kept for {count_of_days(days)}"
 
 
 def upstream_assets(retention: RetentionPolicy) -> tuple[dg.AssetSpec, ...]:
     """The assets as the UI shows them: their descriptions say for how many days `retention` keeps the rows."""
     return (
-        agent_execution_logs.replace_attributes(description=_LOGS.format(kept=_kept(retention.raw_log_days))),
+        agent_execution_logs.replace_attributes(description=_LOGS.format(kept=kept(retention.raw_log_days))),
         agent_registry.replace_attributes(description=_REGISTRY),
-        alert_history.replace_attributes(description=_ALERTS.format(kept=_kept(retention.alert_days))),
+        alert_history.replace_attributes(description=_ALERTS.format(kept=kept(retention.alert_days))),
     )

@@ -49,7 +49,7 @@ def test_a_trigger_starts_a_run_of_yesterday_or_of_the_day_that_is_named(
         "executionMetadata": {
             "tags": [
                 {"key": "dagster/partition", "value": "2025-03-04"},
-                {"key": "metrics_pipeline/reason", "value": "manual"},
+                {"key": "reason", "value": "manual"},
             ]
         },
     }

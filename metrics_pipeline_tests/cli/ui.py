@@ -73,6 +73,10 @@ class Ui:
                 start_new_session=True,
             )
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
     def output(self) -> str:
         return self._output.read_text()
 

@@ -12,7 +12,7 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from metrics_pipeline.definitions import build_defs
-from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.metrics.windows import day_window, days_between
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.sensors import build_late_logs_sensor
 from metrics_pipeline.postgres.database import Database
@@ -99,5 +99,12 @@ def waiting_run(
 
 
 def asked(tick: ScheduleExecutionData | SensorExecutionData) -> list[str]:
-    """The days that a tick asks for."""
-    return [request.partition_key for request in tick.run_requests]
+    """The days that a tick asks for, also those of a range."""
+    return [day.isoformat() for request in tick.run_requests for day in days_of(request)]
+
+
+def days_of(request: dg.RunRequest) -> list[date]:
+    """The days of one run."""
+    span = request.partition_key_range
+    first, last = (span.start, span.end) if span else (request.partition_key, request.partition_key)
+    return days_between(date.fromisoformat(first), date.fromisoformat(last))

@@ -36,12 +36,13 @@ class Ended:
     @property
     def days(self) -> list[str | None]:
         """The partitions that it materialised, in that order."""
-        return [event.partition for event in self.of_type(dg.DagsterEventType.ASSET_MATERIALIZATION)]
+        return [materialization.partition for materialization in self.materializations]
 
     @property
     def materializations(self) -> list[dg.AssetMaterialization]:
+        """Those of agent_performance_metrics."""
         events = self.of_type(dg.DagsterEventType.ASSET_MATERIALIZATION)
-        return [event.step_materialization_data.materialization for event in events]
+        return [event.step_materialization_data.materialization for event in events if event.asset_key == KEY]
 
     @property
     def failure(self) -> str:

@@ -204,8 +204,8 @@ def test_a_restatement_says_why_its_run_was_started(run: Run, logs: None, databa
     for cost, tags, reason in (
         (1, {}, "manual"),
         (2, {"dagster/backfill": "abc"}, "backfill"),
-        (3, {"metrics_pipeline/reason": "late logs"}, "late logs"),
-        (4, {"metrics_pipeline/reason": "manual", "dagster/backfill": "abc"}, "manual"),
+        (3, {"reason": "late logs"}, "late logs"),
+        (4, {"reason": "manual", "dagster/backfill": "abc"}, "manual"),
     ):
         execute(database, "DELETE FROM metric_restatements")
         execute(database, "UPDATE agent_execution_logs SET cost_usd = :cost", cost=cost)
@@ -217,9 +217,9 @@ def test_a_restatement_says_why_its_run_was_started(run: Run, logs: None, databa
 def test_a_reason_that_is_none_fails_the_run_in_a_sentence_and_stores_nothing(
     run: Run, logs: None, database: Database
 ) -> None:
-    ended = run(DAYS[0], tags={"metrics_pipeline/reason": "because"})
+    ended = run(DAYS[0], tags={"reason": "because"})
     assert ended.failure == (
-        "The tag metrics_pipeline/reason is 'because', which is not one of late logs, backfill, "
+        "The tag reason is 'because', which is not one of late logs, backfill, "
         "manual, definition change. Start the run without it."
     )
     assert ledger(database) == {}

@@ -15,10 +15,12 @@ import pytest
 import yaml
 from dagster._utils.schedules import cron_string_iterator
 
+from metrics_pipeline import __version__
 from metrics_pipeline.definitions import SettingsOverrides, build_defs
 from metrics_pipeline.embedded import release
 from metrics_pipeline.errors import SettingsError
 from metrics_pipeline.metrics.catalog import AGENT_DAY
+from metrics_pipeline.metrics.retention import RetentionPolicy
 from metrics_pipeline.metrics.windows import last_due_day
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.database import Database
@@ -96,18 +98,49 @@ def test_what_may_be_overridden_are_fields_of_the_settings() -> None:
     assert get_type_hints(SettingsOverrides).items() <= get_type_hints(Settings).items()
 
 
-def test_the_graph_leads_from_the_upstream_tables_to_the_metrics() -> None:
+def test_the_graph_leads_from_the_upstream_tables_over_the_metrics_to_their_readers() -> None:
     graph = build_defs().resolve_asset_graph()
     metrics = graph.get(dg.AssetKey("agent_performance_metrics"))
     upstream = {"agent_execution_logs", "agent_registry", "alert_history"}
     assert {key.to_user_string() for key in metrics.parent_keys} == {"agent_execution_logs", "agent_registry"}
-    assert {key.to_user_string() for key in graph.external_asset_keys} == upstream
+    assert {key.to_user_string() for key in graph.external_asset_keys} == upstream | {"metrics_api"}
+    assert {key.to_user_string() for key in metrics.child_keys} == {"agent_overview", "data_retention", "metrics_api"}
     assert metrics.is_materializable
+
+
+def test_the_texts_of_the_ui_hold_the_values_of_the_settings_and_no_password() -> None:
+    defs = build_defs(
+        database_url="postgresql://u:s3cret@db.example/metrics",
+        time_zone="Asia/Tokyo",
+        lookback_days=21,
+        retention=RetentionPolicy(raw_log_days=61, metric_days=None, alert_days=7),
+    )
+    about = defs.resources["database"].description
+    assert f"- metrics_pipeline {__version__}\n" in about
+    assert "- Database: database metrics on db.example:5432 (user u)\n- Time zone: Asia/Tokyo;" in about
+    assert "- Look-back: 21 days\n- Kept: raw logs 61 days, metrics never deleted, resolved alerts 7 days" in about
+    graph = defs.resolve_asset_graph()
+    described = {key.to_user_string(): graph.get(key).description for key in graph.get_all_asset_keys()}
+    assert (
+        "raw logs are kept for 61 days, metrics\nkept for ever, resolved alerts kept for 7 days."
+        in (described["data_retention"])
+    )
+    assert "calendar day in Asia/Tokyo" in described["agent_performance_metrics"]
+    texts = [
+        *described.values(),
+        *(graph.get(key).description for key in graph.asset_check_keys),
+        *(each.description or "" for each in defs.resolve_all_job_defs()),  # Dagster adds one
+        *(schedule.description for schedule in defs.schedules),
+        *(sensor.description for sensor in defs.sensors),
+    ]
+    assert not [text for text in [about, *texts] if "s3cret" in text or "METRICS_" in text]
+    # The catalog and the lineage show the beginning of a description, and Markdown as it is written.
+    assert not [text for text in described.values() if set("`*") & set(text.strip().split("\n\n")[0])]
 
 
 def test_each_column_is_described_and_led_back_to_columns_that_exist() -> None:
     graph = build_defs().resolve_asset_graph()
-    tables = {dg.AssetKey("agent_performance_metrics"), *graph.external_asset_keys}
+    tables = {dg.AssetKey("agent_performance_metrics"), *graph.external_asset_keys} - {dg.AssetKey("metrics_api")}
     metadata = {key.to_user_string(): graph.get(key).metadata for key in tables}
     columns = {
         table: {column.name: column for column in found["dagster/column_schema"].columns}

@@ -19,7 +19,7 @@ from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict
 from metrics_pipeline.names import DAY_STATE_TAG, FAILED_PERMANENTLY_TAG, PROCESS_TAG, REASON_TAG
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.processes import own_process
-from metrics_pipeline.orchestration.reconciling import attempts, judge, request_for, running_days
+from metrics_pipeline.orchestration.reconciling import attempts, judge, requests_for, running_days
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.pipeline.reconciling import findings, lookback
 from metrics_pipeline.postgres.database import Database
@@ -97,8 +97,8 @@ def test_a_run_whose_process_was_killed_is_ended_and_its_day_not_running(instanc
 
 
 def test_only_a_run_that_itself_refused_this_state_of_this_day_makes_it_hopeless(instance: dg.DagsterInstance) -> None:
-    request = request_for(verdict(), "key")
-    assert request.tags == {DAY_STATE_TAG: "f" * 16, REASON_TAG: "late logs"}
+    (request,) = requests_for({"key": verdict()})
+    assert request.tags == {f"{DAY_STATE_TAG}2025-07-12": "f" * 16, REASON_TAG: "late logs"}
     tags = {PARTITION_NAME_TAG: "2025-07-12", **request.tags}
     refused = waiting_run(instance, dg.DagsterRunStatus.STARTED, tags)
     # A run that repeats it inherits its tags, and is cancelled or fails for another reason.
@@ -116,7 +116,7 @@ def test_only_a_run_that_itself_refused_this_state_of_this_day_makes_it_hopeless
 def test_a_state_that_runs_leave_as_it_was_is_asked_for_five_times_with_growing_waits(
     instance: dg.DagsterInstance,
 ) -> None:
-    tags = {PARTITION_NAME_TAG: "2025-07-12", **request_for(verdict(), "key").tags}
+    tags = {PARTITION_NAME_TAG: "2025-07-12", **requests_for({"key": verdict()})[0].tags}
     ended = itertools.cycle(
         [dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS]  # its publish was lost
     )

@@ -23,6 +23,21 @@ def test_the_table_of_failing_agents_has_one_row_per_agent_whatever_its_name(dat
     store_logs(database, [Log(agent, "failed", 10, cost_usd="0.5"), Log(agent), Log("fine")])
     heading, _, row = day_metadata(aggregate(database))["agents_with_most_failures"].value.split("\n")
     cells = row.removeprefix("| ").removesuffix(" |").split(" | ")
-    assert len(cells) == heading.count("|") - 1 == 6
-    assert [html.unescape(cell) for cell in cells] == [agent, "1", "2", "0.5", "10", "0.5"]
+    assert len(cells) == heading.count("|") - 1 == 3
+    assert [html.unescape(cell) for cell in cells] == [agent, "1", "2"]
     assert not set("[]()<>*`:/\\\r") & set(row)
+
+
+def test_a_day_is_told_first_in_units_that_people_read_and_timings_last(database: Database) -> None:
+    store_agents(database, {"a": "active", "idle": "active"})
+    store_logs(database, [Log("a", "failed", 1234, 2_000_000, cost_usd="1499.996")] + [Log("a", token_count=0)] * 3)
+    metadata = day_metadata(aggregate(database))
+    assert list(metadata)[:3] == ["day", "in_short", "warning"]
+    assert metadata["day"].value == "Tuesday, 2025-03-04"
+    assert metadata["in_short"].value == (
+        "4 executions of 2 agents, 1 failed (25.00%), $1,500.00, 2,000,000 tokens, p95 1,234 ms, 0 users"
+    )
+    assert metadata["failure_rate"].value == 0.25
+    assert metadata["cost_per_execution_usd"].value == 374.999
+    assert metadata["agents_with_highest_cost"].value.splitlines()[2] == "| a | 1,500.00 | 4 |"
+    assert all(name.startswith("seconds_") for name in list(metadata)[-6:-1])

@@ -280,7 +280,7 @@ def test_an_instant_that_is_none_fails_the_run_in_a_sentence_and_deletes_nothing
     store_days(database, 0)
     before = contents(database)
     said = failure(run(database_url, instance, tags={SCHEDULED_AT_TAG: tag}))
-    assert f"The tag metrics_pipeline/scheduled_at is {tag!r}, which is not an instant in ISO 8601." in said
+    assert f"The tag .dagster/metrics_scheduled_at is {tag!r}, which is not an instant in ISO 8601." in said
     assert contents(database) == before
 
 

@@ -21,7 +21,7 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline_tests.days import Log, execute, query, store_agents, store_logs, written_rows
 
-from .nights import Nights, asked, waiting_run
+from .nights import Nights, asked, days_of, waiting_run
 from .runs import assert_equal_to_oracle, partitions
 
 SATURDAY, SUNDAY = DAYS = [date(2025, 7, 12), date(2025, 7, 13)]
@@ -162,11 +162,36 @@ def test_each_state_of_a_day_is_asked_for_once(nights: Nights) -> None:
         assert_equal_to_oracle(nights.database, *DAYS)
 
 
-def test_two_days_in_the_same_state_have_keys_of_their_own(nights: Nights) -> None:
+def test_adjacent_days_are_one_run_that_heals_each_of_them(nights: Nights) -> None:
     for day in DAYS:
         correct(nights, "9", day)
-    keys = {request.run_key for request in nights.sensor(NOON).run_requests}
-    assert len(keys) == 2
+    tick = nights.sensor(NOON)
+    (request,) = tick.run_requests
+    assert days_of(request) == DAYS
+    assert nights.sensor(NOON).run_requests[0].run_key == request.run_key
+    (result,) = nights.launch(request)
+    assert result.success
+    assert_equal_to_oracle(nights.database, *DAYS)
+    assert partitions(nights.instance) == ({"2025-07-12", "2025-07-13"}, set())
+    assert nights.sensor(NOON).skip_message == "2 days: 2 aggregated."
+
+
+def test_of_adjacent_days_only_those_that_the_run_refused_are_not_asked_for_again(nights: Nights) -> None:
+    for day, cost in zip(DAYS, ("1e11", "9"), strict=True):
+        correct(nights, cost, day)
+    (refused,) = nights.launch(*nights.sensor(NOON).run_requests)
+    assert not refused.success
+    assert_equal_to_oracle(nights.database, SUNDAY)
+    tick = nights.sensor(NOON)
+    assert asked(tick) == []
+    assert f"2025-07-12 is not asked for: run {refused.run_id} (http" in tick.skip_message
+
+    # Both are refused by one run.
+    correct(nights, "1e11", SUNDAY)
+    correct(nights, "2e11", SATURDAY)
+    (refused,) = nights.launch(*nights.sensor(NOON).run_requests)
+    said = nights.sensor(NOON).skip_message
+    assert all(f"{day} is not asked for: run {refused.run_id} (http" in said for day in DAYS)
 
 
 def test_a_day_that_is_being_written_is_left_alone_until_its_run_has_ended(nights: Nights) -> None:

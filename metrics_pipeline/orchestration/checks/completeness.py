@@ -10,7 +10,7 @@ from metrics_pipeline.metrics.verification import JudgedBy
 from metrics_pipeline.metrics.windows import DUE_HOUR, day_window, last_due_day
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
-from metrics_pipeline.orchestration.reconciling import attempts, judge
+from metrics_pipeline.orchestration.reconciling import attempts, failed_runs, judge
 from metrics_pipeline.pipeline.reconciling import lookback
 from metrics_pipeline.pipeline.watching import Effort
 from metrics_pipeline.store.ledger import first_stored_at, newest_stored_day
@@ -66,7 +66,7 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
     oldest = min((verdict.verified_at for verdict in verdicts if verdict.verified_at is not None), default=None)
     broken = [verdict for verdict in verdicts if verdict.state.is_fault]
     ended = {verdict.metric_date: attempts(situation.instance, verdict) for verdict in broken}
-    refused = [day for day, runs in ended.items() if runs.refused_by is not None]
+    refused = {day: runs.refused_by for day, runs in ended.items() if runs.refused_by is not None}
     return dg.AssetCheckResult(
         passed=not broken,
         severity=dg.AssetCheckSeverity.ERROR,
@@ -80,6 +80,7 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
         ),
         metadata={
             "days": f"{days[0]} to {days[-1]}" if days else "none",
+            **{f"run_that_refused_{day}": dg.MetadataValue.dagster_run(run) for day, run in refused.items()},
             "days_checked": len(days),
             "days_before_the_first_log": len(due_days) - len(days),
             **{f"days_{state}": counts[state] for state in DayState},
@@ -112,6 +113,7 @@ def freshness(situation: Situation) -> dg.AssetCheckResult:
     newest = newest_stored_day(situation.connection, due)
     is_any_due = due >= settings.start_date
     passed = newest == due or not is_any_due
+    failed = [] if passed else failed_runs(situation.instance, due)
     return dg.AssetCheckResult(
         passed=passed,
         severity=dg.AssetCheckSeverity.ERROR,
@@ -125,6 +127,7 @@ def freshness(situation: Situation) -> dg.AssetCheckResult:
         ),
         metadata={
             "day_due": str(due) if is_any_due else "none",
+            **({"last_failed_run": dg.MetadataValue.dagster_run(failed[0].run_id)} if failed else {}),
             "newest_stored_day": str(newest or "none"),
             "days_behind": max(0, (due - (newest or settings.start_date - timedelta(days=1))).days),
             "evaluated_at": dg.MetadataValue.timestamp(situation.now),

@@ -11,6 +11,7 @@ from metrics_pipeline.metrics.windows import day_window, last_due_day
 from metrics_pipeline.orchestration.assets import build_metrics_asset
 from metrics_pipeline.orchestration.checks.assembly import build_checks
 from metrics_pipeline.orchestration.jobs import build_daily_metrics_job
+from metrics_pipeline.orchestration.overview import build_overview_asset
 from metrics_pipeline.orchestration.partitions import build_daily_partitions
 from metrics_pipeline.orchestration.upstream import upstream_assets
 from metrics_pipeline.postgres.database import Database
@@ -128,7 +129,11 @@ def test_the_days_of_its_own_run_are_judged(database: Database, instance: dg.Dag
     store_logs(database, [Log("a")])
     settings = Settings(Path("/nowhere"), start_date=DAY)
     defs = dg.Definitions(
-        assets=[*upstream_assets(settings.retention), build_metrics_asset(build_daily_partitions(settings), (), None)],
+        assets=[
+            *upstream_assets(settings.retention),
+            build_metrics_asset(build_daily_partitions(settings), (), None),
+            build_overview_asset(settings),
+        ],
         asset_checks=build_checks(settings, now=lambda: TOMORROW),
         jobs=[build_daily_metrics_job()],
         resources={"database": database},
@@ -194,6 +199,19 @@ def test_yesterday_is_overdue_from_three_on_the_wall(
 )
 def test_where_clocks_change_three_on_the_wall_decides(at: str, day: str) -> None:
     assert last_due_day(datetime.fromisoformat(at), "Europe/Berlin").isoformat() == day
+
+
+def test_an_overdue_day_leads_to_the_run_that_failed(
+    stored: Database, evaluate: Evaluate, instance: dg.DagsterInstance
+) -> None:
+    execute(stored, "DELETE FROM metric_day_ledger WHERE metric_date = '2025-03-04'")
+    assert "last_failed_run" not in values(evaluate("freshness"))
+    last = ""
+    for day in ("2025-03-04", "2025-03-04", "2025-03-03"):
+        run = waiting_run(instance, dg.DagsterRunStatus.STARTED, {PARTITION_NAME_TAG: day})
+        instance.report_run_failed(run)
+        last = run.run_id if day == "2025-03-04" else last
+    assert values(evaluate("freshness"))["last_failed_run"] == last
 
 
 def test_storing_an_older_day_leaves_an_overdue_one_red(stored: Database, evaluate: Evaluate) -> None:
