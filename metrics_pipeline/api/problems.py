@@ -115,7 +115,7 @@ _MEANINGS = {
     HTTPStatus.NOT_ACCEPTABLE: "None of the accepted media types can be given.",
     HTTPStatus.GONE: "The day's metrics were older than the retention period and were deleted.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The request has a body; its parameters belong into the query.",
-    HTTPStatus.CONFLICT: "The state of a day, or a run that is under way, forbids it.",
+    HTTPStatus.CONFLICT: "The state of a day, a run that is under way, or a list that has changed forbids it.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "A parameter is malformed, out of range or unknown; `errors` names it.",
     HTTPStatus.INTERNAL_SERVER_ERROR: "The database refuses the request until somebody changes something.",
     HTTPStatus.BAD_GATEWAY: "The Dagster run failed; `detail` says why.",
