@@ -113,7 +113,7 @@ _MEANINGS = {
     HTTPStatus.FORBIDDEN: "The token may only read, or the request comes from another site's page.",
     HTTPStatus.NOT_FOUND: "It does not exist.",
     HTTPStatus.NOT_ACCEPTABLE: "None of the accepted media types can be given.",
-    HTTPStatus.GONE: "The day's metrics were older than the retention period and were deleted.",
+    HTTPStatus.GONE: "The day's metrics expired and were deleted; or the feed of changes must begin again.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The request has a body; its parameters belong into the query.",
     HTTPStatus.CONFLICT: "The state of a day, a run that is under way, or a list that has changed forbids it.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "A parameter is malformed, out of range or unknown; `errors` names it.",
