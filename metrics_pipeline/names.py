@@ -40,6 +40,9 @@ BACKFILL_TAG = "dagster/backfill"
 
 #: The reason of a run, set by its starter if Dagster's own tags do not show it.
 REASON_TAG = "metrics_pipeline/reason"
+#: A digest of the Idempotency-Key of the API's request that started a run or a backfill, and what it asked for.
+IDEMPOTENCY_KEY_TAG = "metrics_pipeline/idempotency_key"
+IDEMPOTENT_REQUEST_TAG = "metrics_pipeline/idempotent_request"
 #: The state of the day (DayVerdict.fingerprint) that a run was requested for.
 DAY_STATE_TAG = "metrics_pipeline/day_state"
 #: Set to the run's own id on a run whose day was refused or contradicts its logs: the same state would fail again.

@@ -39,6 +39,12 @@ BACKFILL = f"""query ($id: String!) {{
         }}
     }}
 }}"""
+KEYED = f"""query ($runs: RunsFilter!) {{
+    runsOrError(filter: $runs, limit: 100) {{ {_ERROR_FIELDS} ... on Runs {{ results {{ {_RUN_FIELDS} }} }} }}
+    partitionBackfillsOrError(limit: 100) {{
+        {_ERROR_FIELDS} ... on PartitionBackfills {{ results {{ id tags {{ key value }} }} }}
+    }}
+}}"""
 LAUNCH_RUN = f"""mutation ($params: ExecutionParams!) {{
     launchRun(executionParams: $params) {{
         {_ERROR_FIELDS}

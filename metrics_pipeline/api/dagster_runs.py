@@ -11,6 +11,7 @@ from metrics_pipeline.api import dagster_queries
 from metrics_pipeline.api.models import Backfill, Run
 from metrics_pipeline.metrics.windows import days_between
 from metrics_pipeline.names import (
+    BACKFILL_TAG,
     DAILY_METRICS_JOB,
     LOCATION,
     METRICS_ASSET,
@@ -62,9 +63,9 @@ class DagsterRuns:
         """The backfill in the Dagster UI."""
         return f"{self._url}/runs/b/{backfill_id}"
 
-    async def start_day(self, day: date) -> str:
-        """Starts a run of the daily job for `day`, and returns its id."""
-        tags = {PARTITION_TAG: day.isoformat(), REASON_TAG: Reason.MANUAL.value}
+    async def start_day(self, day: date, tags: Mapping[str, str]) -> str:
+        """Starts a run of the daily job for `day`, with further `tags`, and returns its id."""
+        tags = {PARTITION_TAG: day.isoformat(), REASON_TAG: Reason.MANUAL.value, **tags}
         params = {
             "selector": {
                 "repositoryName": REPOSITORY,
@@ -72,17 +73,34 @@ class DagsterRuns:
                 "pipelineName": DAILY_METRICS_JOB,
             },
             "runConfigData": {},
-            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
+            "executionMetadata": {"tags": _tag_list(tags)},
         }
         answer = (await self._ask(dagster_queries.LAUNCH_RUN, params=params))["launchRun"]
         return str(_expect(answer, "LaunchRunSuccess")["run"]["runId"])
 
-    async def start_backfill(self, first: date, last: date) -> str:
-        """Starts a backfill of the days from `first` to `last`, and returns its id."""
+    async def start_backfill(self, first: date, last: date, tags: Mapping[str, str]) -> str:
+        """Starts a backfill of the days from `first` to `last`, whose runs get the `tags` too, and returns its id."""
         days = [day.isoformat() for day in days_between(first, last)]
-        params = {"assetSelection": [{"path": [METRICS_ASSET]}], "partitionNames": days}
+        params = {"assetSelection": [{"path": [METRICS_ASSET]}], "partitionNames": days, "tags": _tag_list(tags)}
         answer = (await self._ask(dagster_queries.LAUNCH_BACKFILL, params=params))["launchPartitionBackfill"]
         return str(_expect(answer, "LaunchBackfillSuccess")["backfillId"])
+
+    async def started_with(self, tag: str, value: str) -> tuple[str, Mapping[str, str]] | None:
+        """The id and the tags of the run or backfill that was started with this tag; None if there is none.
+
+        A backfill without runs is found among the newest hundred.
+        """
+        answer = await self._ask(dagster_queries.KEYED, runs={"tags": _tag_list({tag: value})})
+        runs = _expect(answer["runsOrError"], "Runs")["results"]
+        # Newest first. The repetitions of a run have its tags.
+        for run in runs[-1:]:
+            tags = _tags(run)
+            return tags.get(BACKFILL_TAG, run["runId"]), tags
+        for found in _expect(answer["partitionBackfillsOrError"], "PartitionBackfills")["results"]:
+            tags = _tags(found)
+            if tags.get(tag) == value:
+                return found["id"], tags
+        return None
 
     async def run(self, run_id: str) -> Run | None:
         """The run, without its error; None if our code location has no such run."""
@@ -218,8 +236,16 @@ def _selects_asset(found: Mapping[str, Any]) -> bool:
     return any(key["path"] == [METRICS_ASSET] for key in found["assetSelection"] or [])
 
 
+def _tags(found: Mapping[str, Any]) -> dict[str, str]:
+    return {tag["key"]: tag["value"] for tag in found["tags"]}
+
+
+def _tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"key": key, "value": value} for key, value in tags.items()]
+
+
 def _days_of_run(run: Mapping[str, Any]) -> Sequence[date]:
-    tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+    tags = _tags(run)
     first = tags.get(PARTITION_TAG) or tags.get(PARTITION_RANGE_START_TAG, "")
     last = tags.get(PARTITION_TAG) or tags.get(PARTITION_RANGE_END_TAG, "")
     try:
