@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import httpx2
@@ -13,6 +13,7 @@ from metrics_pipeline.metrics.windows import days_between
 from metrics_pipeline.names import (
     BACKFILL_TAG,
     DAILY_METRICS_JOB,
+    DATA_RETENTION_JOB,
     LOCATION,
     METRICS_ASSET,
     PARTITION_RANGE_END_TAG,
@@ -23,7 +24,8 @@ from metrics_pipeline.names import (
 )
 from metrics_pipeline.store.publishing import Reason
 
-_UNFINISHED_RUNS = ("NOT_STARTED", "MANAGED", "QUEUED", "STARTING", "STARTED", "CANCELING")
+_QUEUED_RUNS = ("NOT_STARTED", "QUEUED")
+_UNFINISHED_RUNS = (*_QUEUED_RUNS, "MANAGED", "STARTING", "STARTED", "CANCELING")
 _UNFINISHED_BACKFILLS = ("REQUESTED", "CANCELING", "FAILING")
 _MAX_EVENT_PAGES = 50
 
@@ -40,6 +42,33 @@ class Work:
     is_backfill: bool
     days: frozenset[date]
     ui_url: str
+
+
+@dataclass(frozen=True)
+class EndedRun:
+    """A run that has ended, as seconds since 1970."""
+
+    has_failed: bool
+    started_at: float | None
+    ended_at: float
+
+
+@dataclass(frozen=True)
+class DagsterState:
+    """What monitoring wants to know of Dagster.
+
+    newest_success: of daily_metrics_job, as is `last_run`, however it ended. retention: the newest success of
+    data_retention_job. queued, running, failed: how many runs of our code location, the failed ones in the last day.
+    heartbeats: of each daemon that the instance needs, as seconds since 1970; 0 if there was none.
+    """
+
+    newest_success: EndedRun | None
+    last_run: EndedRun | None
+    retention: EndedRun | None
+    queued: int
+    running: int
+    failed: int
+    heartbeats: Mapping[str, float]
 
 
 class DagsterRuns:
@@ -110,11 +139,36 @@ class DagsterRuns:
         found = _expect(answer, "Run")
         return self._run(found) if _is_ours(found) else None
 
-    async def latest_finished_run(self) -> Run | None:
-        """The newest run of the daily job that succeeded; None before the first."""
-        runs = {"pipelineName": DAILY_METRICS_JOB, "statuses": ["SUCCESS"]}
-        answer = (await self._ask(dagster_queries.LATEST, filter=runs))["runsOrError"]
-        return next((self._run(found) for found in _expect(answer, "Runs")["results"]), None)
+    async def state(self, now: datetime) -> DagsterState:
+        """The newest runs, how many wait, run and failed, and the daemon's heartbeats."""
+        answer = await self._ask(
+            dagster_queries.WATCHED,
+            newest={"pipelineName": DAILY_METRICS_JOB, "statuses": ["SUCCESS"]},
+            ended={"pipelineName": DAILY_METRICS_JOB, "statuses": ["SUCCESS", "FAILURE", "CANCELED"]},
+            retention={"pipelineName": DATA_RETENTION_JOB, "statuses": ["SUCCESS"]},
+            active={"statuses": _UNFINISHED_RUNS},
+            failed={"statuses": ["FAILURE"], "updatedAfter": (now - timedelta(days=1)).timestamp()},
+        )
+
+        def runs(name: str) -> list[Mapping[str, Any]]:
+            return [run for run in _expect(answer[name], "Runs")["results"] if _is_of_our_location(run)]
+
+        def newest(name: str) -> EndedRun | None:
+            return next(
+                (EndedRun(run["status"] != "SUCCESS", run["startTime"], run["endTime"]) for run in runs(name)), None
+            )
+
+        waiting = [run["status"] in _QUEUED_RUNS for run in runs("active")]
+        daemons = answer["instance"]["daemonHealth"]["allDaemonStatuses"]
+        return DagsterState(
+            newest("newest"),
+            newest("ended"),
+            newest("retention"),
+            queued=sum(waiting),
+            running=len(waiting) - sum(waiting),
+            failed=len(runs("failed")),
+            heartbeats={each["daemonType"]: each["lastHeartbeatTime"] or 0 for each in daemons if each["required"]},
+        )
 
     async def failure(self, run_id: str) -> str | None:
         """Why the run failed, in the words of the step that failed; None if it did not say."""
@@ -228,8 +282,12 @@ def _expect(answer: Mapping[str, Any], typename: str) -> Mapping[str, Any]:
 
 def _is_ours(run: Mapping[str, Any]) -> bool:
     # A run that a command started has no origin.
+    return _is_of_our_location(run) and (run["repositoryOrigin"] is not None or run["jobName"] == DAILY_METRICS_JOB)
+
+
+def _is_of_our_location(run: Mapping[str, Any]) -> bool:
     origin = run["repositoryOrigin"]
-    return bool(run["jobName"] == DAILY_METRICS_JOB if origin is None else origin["repositoryLocationName"] == LOCATION)
+    return origin is None or bool(origin["repositoryLocationName"] == LOCATION)
 
 
 def _selects_asset(found: Mapping[str, Any]) -> bool:

@@ -76,7 +76,7 @@ def test_a_command_that_is_wrong_is_noticed(line: str) -> None:
 
 
 def test_the_documents_name_exactly_the_variables_that_exist() -> None:
-    texts = [path.read_text() for path in [*pages(), *_EXAMPLES.iterdir()]]
+    texts = [path.read_text() for path in [*pages(), *filter(Path.is_file, _EXAMPLES.rglob("*"))]]
     named = {name for text in texts for name in _VARIABLE.findall(text)}
     assert named == {name for name, *_ in variables() if name.startswith("METRICS_")}
 
