@@ -43,6 +43,9 @@ BACKFILL_TAG = "dagster/backfill"
 REASON_TAG = "reason"
 
 # The UI shows no tag whose name begins with ".dagster/". Dagster's own names after it have no "metrics_".
+#: A digest of the Idempotency-Key of the API's request that started a run or a backfill, and what it asked for.
+IDEMPOTENCY_KEY_TAG = ".dagster/metrics_idempotency_key"
+IDEMPOTENT_REQUEST_TAG = ".dagster/metrics_idempotent_request"
 #: The state of a day (DayVerdict.fingerprint) that a run was requested for. The day is appended to the name.
 DAY_STATE_TAG = ".dagster/metrics_day_state."
 #: Set to the run's own id on a run whose days were refused or contradict their logs: the same state would fail again.

@@ -19,7 +19,8 @@ from metrics_pipeline.api.gauges import Gauges
 from metrics_pipeline.api.middleware import head_and_options, raw_agent_ids, request_log
 from metrics_pipeline.api.pages import install_page
 from metrics_pipeline.api.problems import install_problems
-from metrics_pipeline.api.routes import activity, coverage, latencies, metrics, operations, records, runs
+from metrics_pipeline.api.routes import activity, changes, coverage, latencies, metrics, operations, records, runs
+from metrics_pipeline.api.traffic import Traffic
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 
@@ -73,8 +74,9 @@ def build_app(
         watch.cancel()
         await context.close()
 
+    traffic = Traffic()
     layers = [
-        Middleware(request_log),
+        Middleware(request_log, traffic=traffic),
         Middleware(head_and_options),
         # Level 5 takes a third of the time of level 9, and its answers are 2 % larger.
         Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5),
@@ -97,10 +99,10 @@ def build_app(
         redirect_slashes=False,  # an agent id may end in a slash
     )
     app.state.context = context
-    app.state.gauges = Gauges(context)
+    app.state.gauges = Gauges(context, traffic)
     install_problems(app, needs_token=bool(settings.api_tokens))
     # The runs come before the metrics, whose paths match any agent id.
-    for family in (operations, runs, metrics, activity, latencies, records, coverage):
+    for family in (operations, runs, metrics, activity, latencies, records, coverage, changes):
         app.include_router(family.router)
     install_documentation(app)
     install_page(app)

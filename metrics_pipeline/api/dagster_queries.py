@@ -9,8 +9,15 @@ _RUN_FIELDS = """
 _ERROR_FIELDS = "__typename ... on Error { message }"
 
 RUN = f"query ($id: ID!) {{ runOrError(runId: $id) {{ {_ERROR_FIELDS} ... on Run {{ {_RUN_FIELDS} }} }} }}"
-LATEST = f"""query ($filter: RunsFilter!) {{
-    runsOrError(filter: $filter, limit: 1) {{ {_ERROR_FIELDS} ... on Runs {{ results {{ {_RUN_FIELDS} }} }} }}
+_RUN = "results { runId jobName status startTime endTime repositoryOrigin { repositoryLocationName } }"
+WATCHED = f"""query ($newest: RunsFilter!, $ended: RunsFilter!, $retention: RunsFilter!, $active: RunsFilter!,
+        $failed: RunsFilter!) {{
+    newest: runsOrError(filter: $newest, limit: 1) {{ {_ERROR_FIELDS} ... on Runs {{ {_RUN} }} }}
+    ended: runsOrError(filter: $ended, limit: 1) {{ {_ERROR_FIELDS} ... on Runs {{ {_RUN} }} }}
+    retention: runsOrError(filter: $retention, limit: 1) {{ {_ERROR_FIELDS} ... on Runs {{ {_RUN} }} }}
+    active: runsOrError(filter: $active, limit: 1000) {{ {_ERROR_FIELDS} ... on Runs {{ {_RUN} }} }}
+    failed: runsOrError(filter: $failed, limit: 1000) {{ {_ERROR_FIELDS} ... on Runs {{ {_RUN} }} }}
+    instance {{ daemonHealth {{ allDaemonStatuses {{ daemonType required lastHeartbeatTime }} }} }}
 }}"""
 EVENTS = """query ($id: ID!, $cursor: String) {
     runOrError(runId: $id) { ... on Run { eventConnection(afterCursor: $cursor, limit: 1000) {
@@ -37,6 +44,12 @@ BACKFILL = f"""query ($id: String!) {{
             id status creationTime endTimestamp assetSelection {{ path }} partitionNames error {{ message }}
             runs {{ runId }}
         }}
+    }}
+}}"""
+KEYED = f"""query ($runs: RunsFilter!) {{
+    runsOrError(filter: $runs, limit: 100) {{ {_ERROR_FIELDS} ... on Runs {{ results {{ {_RUN_FIELDS} }} }} }}
+    partitionBackfillsOrError(limit: 100) {{
+        {_ERROR_FIELDS} ... on PartitionBackfills {{ results {{ id tags {{ key value }} }} }}
     }}
 }}"""
 LAUNCH_RUN = f"""mutation ($params: ExecutionParams!) {{

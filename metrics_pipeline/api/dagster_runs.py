@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import httpx2
@@ -11,7 +11,9 @@ from metrics_pipeline.api import dagster_queries
 from metrics_pipeline.api.models import Backfill, Run
 from metrics_pipeline.metrics.windows import days_between
 from metrics_pipeline.names import (
+    BACKFILL_TAG,
     DAILY_METRICS_JOB,
+    DATA_RETENTION_JOB,
     LOCATION,
     METRICS_ASSET,
     PARTITION_RANGE_END_TAG,
@@ -22,7 +24,8 @@ from metrics_pipeline.names import (
 )
 from metrics_pipeline.store.publishing import Reason
 
-_UNFINISHED_RUNS = ("NOT_STARTED", "MANAGED", "QUEUED", "STARTING", "STARTED", "CANCELING")
+_QUEUED_RUNS = ("NOT_STARTED", "QUEUED")
+_UNFINISHED_RUNS = (*_QUEUED_RUNS, "MANAGED", "STARTING", "STARTED", "CANCELING")
 _UNFINISHED_BACKFILLS = ("REQUESTED", "CANCELING", "FAILING")
 _MAX_EVENT_PAGES = 50
 
@@ -39,6 +42,33 @@ class Work:
     is_backfill: bool
     days: frozenset[date]
     ui_url: str
+
+
+@dataclass(frozen=True)
+class EndedRun:
+    """A run that has ended, as seconds since 1970."""
+
+    has_failed: bool
+    started_at: float | None
+    ended_at: float
+
+
+@dataclass(frozen=True)
+class DagsterState:
+    """What monitoring wants to know of Dagster.
+
+    newest_success: of daily_metrics_job, as is `last_run`, however it ended. retention: the newest success of
+    data_retention_job. queued, running, failed: how many runs of our code location, the failed ones in the last day.
+    heartbeats: of each daemon that the instance needs, as seconds since 1970; 0 if there was none.
+    """
+
+    newest_success: EndedRun | None
+    last_run: EndedRun | None
+    retention: EndedRun | None
+    queued: int
+    running: int
+    failed: int
+    heartbeats: Mapping[str, float]
 
 
 class DagsterRuns:
@@ -62,9 +92,9 @@ class DagsterRuns:
         """The backfill in the Dagster UI."""
         return f"{self._url}/runs/b/{backfill_id}"
 
-    async def start_day(self, day: date) -> str:
-        """Starts a run of the daily job for `day`, and returns its id."""
-        tags = {PARTITION_TAG: day.isoformat(), REASON_TAG: Reason.MANUAL.value}
+    async def start_day(self, day: date, tags: Mapping[str, str]) -> str:
+        """Starts a run of the daily job for `day`, with further `tags`, and returns its id."""
+        tags = {PARTITION_TAG: day.isoformat(), REASON_TAG: Reason.MANUAL.value, **tags}
         params = {
             "selector": {
                 "repositoryName": REPOSITORY,
@@ -72,17 +102,34 @@ class DagsterRuns:
                 "pipelineName": DAILY_METRICS_JOB,
             },
             "runConfigData": {},
-            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
+            "executionMetadata": {"tags": _tag_list(tags)},
         }
         answer = (await self._ask(dagster_queries.LAUNCH_RUN, params=params))["launchRun"]
         return str(_expect(answer, "LaunchRunSuccess")["run"]["runId"])
 
-    async def start_backfill(self, first: date, last: date) -> str:
-        """Starts a backfill of the days from `first` to `last`, and returns its id."""
+    async def start_backfill(self, first: date, last: date, tags: Mapping[str, str]) -> str:
+        """Starts a backfill of the days from `first` to `last`, whose runs get the `tags` too, and returns its id."""
         days = [day.isoformat() for day in days_between(first, last)]
-        params = {"assetSelection": [{"path": [METRICS_ASSET]}], "partitionNames": days}
+        params = {"assetSelection": [{"path": [METRICS_ASSET]}], "partitionNames": days, "tags": _tag_list(tags)}
         answer = (await self._ask(dagster_queries.LAUNCH_BACKFILL, params=params))["launchPartitionBackfill"]
         return str(_expect(answer, "LaunchBackfillSuccess")["backfillId"])
+
+    async def started_with(self, tag: str, value: str) -> tuple[str, Mapping[str, str]] | None:
+        """The id and the tags of the run or backfill that was started with this tag; None if there is none.
+
+        A backfill without runs is found among the newest hundred.
+        """
+        answer = await self._ask(dagster_queries.KEYED, runs={"tags": _tag_list({tag: value})})
+        runs = _expect(answer["runsOrError"], "Runs")["results"]
+        # Newest first. The repetitions of a run have its tags.
+        for run in runs[-1:]:
+            tags = _tags(run)
+            return tags.get(BACKFILL_TAG, run["runId"]), tags
+        for found in _expect(answer["partitionBackfillsOrError"], "PartitionBackfills")["results"]:
+            tags = _tags(found)
+            if tags.get(tag) == value:
+                return found["id"], tags
+        return None
 
     async def run(self, run_id: str) -> Run | None:
         """The run, without its error; None if our code location has no such run."""
@@ -92,11 +139,36 @@ class DagsterRuns:
         found = _expect(answer, "Run")
         return self._run(found) if _is_ours(found) else None
 
-    async def latest_finished_run(self) -> Run | None:
-        """The newest run of the daily job that succeeded; None before the first."""
-        runs = {"pipelineName": DAILY_METRICS_JOB, "statuses": ["SUCCESS"]}
-        answer = (await self._ask(dagster_queries.LATEST, filter=runs))["runsOrError"]
-        return next((self._run(found) for found in _expect(answer, "Runs")["results"]), None)
+    async def state(self, now: datetime) -> DagsterState:
+        """The newest runs, how many wait, run and failed, and the daemon's heartbeats."""
+        answer = await self._ask(
+            dagster_queries.WATCHED,
+            newest={"pipelineName": DAILY_METRICS_JOB, "statuses": ["SUCCESS"]},
+            ended={"pipelineName": DAILY_METRICS_JOB, "statuses": ["SUCCESS", "FAILURE", "CANCELED"]},
+            retention={"pipelineName": DATA_RETENTION_JOB, "statuses": ["SUCCESS"]},
+            active={"statuses": _UNFINISHED_RUNS},
+            failed={"statuses": ["FAILURE"], "updatedAfter": (now - timedelta(days=1)).timestamp()},
+        )
+
+        def runs(name: str) -> list[Mapping[str, Any]]:
+            return [run for run in _expect(answer[name], "Runs")["results"] if _is_of_our_location(run)]
+
+        def newest(name: str) -> EndedRun | None:
+            return next(
+                (EndedRun(run["status"] != "SUCCESS", run["startTime"], run["endTime"]) for run in runs(name)), None
+            )
+
+        waiting = [run["status"] in _QUEUED_RUNS for run in runs("active")]
+        daemons = answer["instance"]["daemonHealth"]["allDaemonStatuses"]
+        return DagsterState(
+            newest("newest"),
+            newest("ended"),
+            newest("retention"),
+            queued=sum(waiting),
+            running=len(waiting) - sum(waiting),
+            failed=len(runs("failed")),
+            heartbeats={each["daemonType"]: each["lastHeartbeatTime"] or 0 for each in daemons if each["required"]},
+        )
 
     async def failure(self, run_id: str) -> str | None:
         """Why the run failed, in the words of the step that failed; None if it did not say."""
@@ -210,16 +282,28 @@ def _expect(answer: Mapping[str, Any], typename: str) -> Mapping[str, Any]:
 
 def _is_ours(run: Mapping[str, Any]) -> bool:
     # A run that a command started has no origin.
+    return _is_of_our_location(run) and (run["repositoryOrigin"] is not None or run["jobName"] == DAILY_METRICS_JOB)
+
+
+def _is_of_our_location(run: Mapping[str, Any]) -> bool:
     origin = run["repositoryOrigin"]
-    return bool(run["jobName"] == DAILY_METRICS_JOB if origin is None else origin["repositoryLocationName"] == LOCATION)
+    return origin is None or bool(origin["repositoryLocationName"] == LOCATION)
 
 
 def _selects_asset(found: Mapping[str, Any]) -> bool:
     return any(key["path"] == [METRICS_ASSET] for key in found["assetSelection"] or [])
 
 
+def _tags(found: Mapping[str, Any]) -> dict[str, str]:
+    return {tag["key"]: tag["value"] for tag in found["tags"]}
+
+
+def _tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"key": key, "value": value} for key, value in tags.items()]
+
+
 def _days_of_run(run: Mapping[str, Any]) -> Sequence[date]:
-    tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+    tags = _tags(run)
     first = tags.get(PARTITION_TAG) or tags.get(PARTITION_RANGE_START_TAG, "")
     last = tags.get(PARTITION_TAG) or tags.get(PARTITION_RANGE_END_TAG, "")
     try:

@@ -1,16 +1,18 @@
-"""The gauges of /metrics, in OpenMetrics: the state of the days, the newest one, and how long runs take."""
+"""The gauges of /metrics, in OpenMetrics: the state of the days, the newest one, Dagster's runs and daemon."""
 
 import logging
 import time
 from dataclasses import dataclass, field
 from threading import Lock, Thread
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Gauge
-from prometheus_client.openmetrics.exposition import generate_latest
-from sqlalchemy import text
+from sqlalchemy import RowMapping, text
 
 from metrics_pipeline.api.context import Context
-from metrics_pipeline.api.models import COVERAGE_STATES, Run
+from metrics_pipeline.api.dagster_runs import DagsterState
+from metrics_pipeline.api.models import COVERAGE_STATES
+from metrics_pipeline.api.traffic import Traffic
 from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.logs.contract import check_contract
 from metrics_pipeline.metrics.retention import cutoffs
@@ -18,6 +20,7 @@ from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.names import LOGS_TABLE
 from metrics_pipeline.pipeline.reconciling import lookback
 from metrics_pipeline.retention.raw_logs import count_logs_before
+from metrics_pipeline.store.answers.monitoring import busiest_agents, day_totals, gaps
 from metrics_pipeline.store.ledger import ledger_rows, newest_stored_day
 
 _log = logging.getLogger(__name__)
@@ -28,31 +31,67 @@ _COUNT_SECONDS = 60
 _LOCK_SECONDS = 1
 
 
+#: What store.answers.monitoring.day_totals() tells.
+_TOTALS = {
+    "agents": "Agents with a row of the newest aggregated day.",
+    "executions": "Executions of the newest aggregated day.",
+    "failed_executions": "Failed executions of the newest aggregated day.",
+    "tokens": "Tokens of the newest aggregated day.",
+    "cost_usd": "Cost of the newest aggregated day.",
+}
+
+
+class _SetGauge(Protocol):
+    def __call__(self, name: str, meaning: str, value: float, **labels: str) -> None: ...
+
+
 @dataclass
 class Gauges:
-    """Renders the gauges of one server, from our tables.
+    """The gauges of one server, from our tables.
 
     The logs that retention held back are counted by a thread, one at a time and on a connection of its own: no answer
     waits for the logs, and a lock on them costs no other gauge.
     """
 
     context: Context
+    traffic: Traffic
     _lock: Lock = field(init=False, default_factory=Lock)
     _counted_at: float = field(init=False, default=float("-inf"))
     _held_back: int | None = field(init=False, default=None)
 
-    def render(self, latest_run: Run | None, *, is_dagster_up: bool) -> bytes:
-        """The OpenMetrics text. Raises the errors of a database that does not answer."""
+    def registry(self, dagster: DagsterState | None, *, agents: int) -> CollectorRegistry:
+        """The registry with all of them, and with gauges for at most `agents` agents.
+
+        dagster: None if it does not answer. Raises the errors of a database that does not answer.
+        """
         registry = CollectorRegistry()
+        registry.register(self.traffic)
 
-        def gauge(name: str, meaning: str, value: float) -> None:
-            Gauge(f"metrics_pipeline_{name}", meaning, registry=registry).set(value)
+        def gauge(name: str, meaning: str, value: float, **labels: str) -> None:
+            found = families.get(name)
+            if found is None:
+                found = families[name] = Gauge(f"metrics_pipeline_{name}", meaning, [*labels], registry=registry)
+            (found.labels(**labels) if labels else found).set(value)
 
-        with self.context.database.connect() as connection:
+        families: dict[str, Gauge] = {}
+        with self.context.database.snapshot() as connection:
             day = newest_stored_day(connection)
             newest = ledger_rows(connection, day, day)[day] if day is not None else None
+            if day is not None:
+                for name, value in day_totals(connection, day).items():
+                    gauge(f"newest_day_{name}", _TOTALS[name], float(value))
+                for agent in busiest_agents(connection, day, agents):
+                    _gauge_agent(gauge, agent)
+            unstored, oldest_gap = gaps(connection, self.context.yesterday())
             # Of the clock that the days were judged by.
             now = connection.execute(text("SELECT now()")).scalar_one()
+        gauge("gaps", "How many days since the first stored one are not stored.", unstored)
+        if oldest_gap is not None:
+            gauge(
+                "oldest_gap_timestamp_seconds",
+                "The start of the oldest day that is not stored, although an older one is.",
+                day_window(oldest_gap, self.context.settings.time_zone).start.timestamp(),
+            )
         looked_back = lookback(self.context.settings, self.context.now())
         days = self.context.judged_days(looked_back[0], looked_back[-1]) if looked_back else []
 
@@ -67,9 +106,9 @@ class Gauges:
                 "From the snapshot to the publication of the newest aggregated day.",
                 (newest.aggregated_at - newest.snapshot_at).total_seconds(),
             )
-        states = Gauge("metrics_pipeline_days", "Days of the look-back window by state.", ["state"], registry=registry)
         for state in COVERAGE_STATES:
-            states.labels(state.value).set(sum(verdict.state is state for verdict, _ in days))
+            in_state = sum(verdict.state is state for verdict, _ in days)
+            gauge("day_states", "Days of the look-back window by state.", in_state, state=state.value)
         gauge(
             "skipped_logs",
             "Logs of inactive or unregistered agents in the look-back window, which are in no metric.",
@@ -83,7 +122,7 @@ class Gauges:
                 held_back,
             )
         gauge(
-            "days_not_compared",
+            "not_compared",
             "Days of the look-back window whose logs were not read since they were stored.",
             sum(verdict.verified_at is None for verdict, _ in days),
         )
@@ -98,23 +137,14 @@ class Gauges:
             oldest = min((at for at in times if at is not None), default=None)
             if oldest is not None:
                 gauge(
-                    f"days_{name}_age_seconds",
+                    f"{name}_age_seconds",
                     f"How long ago a day of the look-back window was last {meaning}: the day for which it is longest.",
                     (now - oldest).total_seconds(),
                 )
-        gauge("dagster_up", "Whether the Dagster webserver answers.", is_dagster_up)
-        if latest_run is not None and latest_run.started_at and latest_run.ended_at:
-            gauge(
-                "run_duration_seconds",
-                "How long the newest successful run of daily_metrics_job took.",
-                (latest_run.ended_at - latest_run.started_at).total_seconds(),
-            )
-            gauge(
-                "run_end_timestamp_seconds",
-                "When the newest successful run of daily_metrics_job ended.",
-                latest_run.ended_at.timestamp(),
-            )
-        return bytes(generate_latest(registry))  # type: ignore[no-untyped-call]
+        gauge("dagster_up", "Whether the Dagster webserver answers.", dagster is not None)
+        if dagster is not None:
+            _gauge_dagster(gauge, dagster)
+        return registry
 
     def _logs_held_back(self) -> int | None:
         """The last count, which another thread renews if it is old; None until there is one."""
@@ -137,3 +167,43 @@ class Gauges:
         except PipelineError as error:
             self._held_back = None
             _log.warning("The logs that retention held back cannot be counted. %s", error)
+
+
+def _gauge_agent(gauge: _SetGauge, row: RowMapping) -> None:
+    agent = row["agent_id"]
+    gauge("agent_executions", "Executions of an agent on the newest day.", row["total_executions"], agent=agent)
+    gauge("agent_success_ratio", "Success rate of an agent on the newest day.", float(row["success_rate"]), agent=agent)
+    gauge("agent_cost_usd", "Cost of an agent on the newest day.", float(row["total_cost_usd"]), agent=agent)
+    for percentile in (50, 95, 99):
+        gauge(
+            "agent_latency_seconds",
+            "Latency of an agent on the newest day.",
+            row[f"p{percentile}_latency_ms"] / 1000,
+            agent=agent,
+            percentile=str(percentile),
+        )
+
+
+def _gauge_dagster(gauge: _SetGauge, dagster: DagsterState) -> None:
+    success, last, retention = dagster.newest_success, dagster.last_run, dagster.retention
+    if success is not None and success.started_at:
+        gauge(
+            "run_duration_seconds",
+            "How long the newest successful run of daily_metrics_job took.",
+            success.ended_at - success.started_at,
+        )
+        gauge(
+            "run_end_timestamp_seconds", "When the newest successful run of daily_metrics_job ended.", success.ended_at
+        )
+    if last is not None:
+        gauge("last_run_failed", "Whether the newest run of daily_metrics_job that has ended failed.", last.has_failed)
+    if retention is not None:
+        gauge(
+            "retention_end_timestamp_seconds",
+            "When the newest successful run of data_retention_job ended.",
+            retention.ended_at,
+        )
+    for status, runs in (("queued", dagster.queued), ("running", dagster.running), ("failed", dagster.failed)):
+        gauge("runs", "Dagster runs that wait, that run, and that failed within the last day.", runs, status=status)
+    for daemon, at in dagster.heartbeats.items():
+        gauge("daemon_heartbeat_timestamp_seconds", "When a daemon of Dagster last gave a sign.", at, daemon=daemon)

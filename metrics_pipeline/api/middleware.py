@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from metrics_pipeline.api.problems import ProblemError, problem_response
+from metrics_pipeline.api.traffic import Traffic
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _AGENT_PREFIX = "/api/v1/metrics/"
@@ -26,8 +27,8 @@ _access = logging.getLogger("metrics_pipeline.access")
 _log = logging.getLogger("metrics_pipeline.api")
 
 
-def request_log(app: ASGIApp) -> ASGIApp:
-    """The outermost layer: gives each request an id and a line in the access log, and turns defects into a 500.
+def request_log(app: ASGIApp, traffic: Traffic) -> ASGIApp:
+    """The outermost layer: an id and a line in the access log for each request, its count, and a 500 for a defect.
 
     A well-formed X-Request-ID of the client is kept, otherwise one is generated; the response repeats it. Neither the
     query nor a header is logged: a client may have put a secret there.
@@ -64,6 +65,8 @@ def request_log(app: ASGIApp) -> ASGIApp:
             )
             await problem_response(request_id, error)(scope, receive, send_with_headers)
         finally:
+            seconds = time.perf_counter() - started
+            traffic.answered(scope["method"], state.get("route"), status, seconds)
             _access.info(
                 "request",
                 extra={
@@ -71,7 +74,7 @@ def request_log(app: ASGIApp) -> ASGIApp:
                     "method": scope["method"],
                     "path": scope["path"],
                     "status": status,
-                    "duration_ms": round((time.perf_counter() - started) * 1000, 3),
+                    "duration_ms": round(seconds * 1000, 3),
                     "client": scope["client"][0] if scope.get("client") else None,
                     "token": state.get("token_name"),
                 },
@@ -121,6 +124,7 @@ def raw_agent_ids(app: ASGIApp) -> ASGIApp:
     """Routes paths below /api/v1/metrics/ as they were sent, before percent-decoding.
 
     Servers decode %2F to a slash. After that, an agent `x/summary` could not be told from the summary of agent `x`.
+    Notes the route, which only the layer next to the router sees.
     """
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,6 +133,10 @@ def raw_agent_ids(app: ASGIApp) -> ASGIApp:
             # A proxy with a path prefix may remove the prefix or not.
             if sent.startswith((_AGENT_PREFIX, scope.get("root_path", "") + _AGENT_PREFIX)):
                 scope = {**scope, "path": sent}
-        await app(scope, receive, send)
+        try:
+            await app(scope, receive, send)
+        finally:
+            if scope["type"] == "http":
+                scope["state"]["route"] = getattr(scope.get("route"), "path", None)
 
     return serve

@@ -78,6 +78,26 @@ class Restatement(BaseModel):
     )
 
 
+class ChangedDay(BaseModel):
+    """A day that was stored, sealed, restated or expired, as it is now."""
+
+    metric_date: date
+    aggregated_at: datetime | None = Field(
+        description="When it was last stored; null for a day that another program stored."
+    )
+    expired_at: datetime | None = Field(description="When retention deleted its metrics.")
+    rows: list[DayMetrics] = Field(description="All of its rows.")  # type: ignore[valid-type]
+
+
+class Changes(BaseModel):
+    """The days that have changed, and the days that exist."""
+
+    days: list[ChangedDay] = Field(description="Oldest first. Replace all rows of each.")
+    stored_days: list[date] = Field(description="Every day that has rows. Delete the rows of all other days.")
+    cursor: str = Field(description="The updated_since of the next request.")
+    has_more: bool = Field(description="Whether more days have changed already.")
+
+
 #: The states that the database can tell. Only Dagster knows whether a run is about to write a day.
 COVERAGE_STATES = tuple(state for state in DayState if state is not DayState.RUNNING)
 

@@ -1,7 +1,7 @@
 """The parameters that endpoints share: dates, ranges, pages and agents, each with its bounds."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import date, timedelta
 from http import HTTPStatus
 from typing import Annotated
@@ -78,26 +78,46 @@ class ListParameters(Parameters):
 
 
 class PageParameters(ListParameters):
-    """The parameters of every paged list. The Link header names the next page, if there is one."""
+    """The parameters of every paged list. The Link header names the next page, if there is one.
+
+    Its links carry the version of the list, so that pages of different states are never put together.
+    """
 
     limit: int = Field(default=100, ge=1, le=MAX_PAGE, description="The largest number of rows.")
     offset: int = Field(default=0, ge=0, le=_MAX_OFFSET, description="The number of rows to skip.")
+    version: OptionalText = Field(
+        default=None,
+        description="The state of the list that this page must belong to, as the Link header of another page names it. "
+        "409 if the list has changed since. Default: the present state.",
+    )
 
-    def page(self, found: Sequence[str], query: Mapping[str, str]) -> tuple[Sequence[str], dict[str, str]]:
-        """The page's rows out of `limit` + 1 that were read, and its Link header (RFC 8288).
+    def require_same_list(self, version: str, query: Mapping[str, str]) -> None:
+        """Raises ProblemError (409) if the page that the client came from was one of another state of the list."""
+        if self.version not in (None, version):
+            first = {name: value for name, value in query.items() if name not in ("version", "offset")}
+            raise ProblemError(
+                HTTPStatus.CONFLICT,
+                "The list has changed since the page that this link is from, so rows would be missing or come twice. "
+                "Start again with the first page: without offset and version, as the Link header names it.",
+                kind="list-changed",
+                headers={"Link": f'<?{urlencode(first)}>; rel="first"'},
+            )
 
-        The header names the next page and the previous one, if they exist.
+    def page_headers(self, query: Mapping[str, str], *, version: str, total: int) -> dict[str, str]:
+        """The headers of a page of a list with `total` rows: X-Total-Count, and Link (RFC 8288).
+
+        The latter names the next page and the previous one, if they exist.
         """
         links = []
-        if len(found) > self.limit and self.offset + self.limit <= _MAX_OFFSET:
+        if self.offset + self.limit < total and self.offset + self.limit <= _MAX_OFFSET:
             links.append((self.offset + self.limit, "next"))
         if self.offset:
             links.append((max(self.offset - self.limit, 0), "prev"))
         pages = [
-            f'<?{urlencode({**query, "limit": self.limit, "offset": offset})}>; rel="{relation}"'
+            f'<?{urlencode({**query, "limit": self.limit, "offset": offset, "version": version})}>; rel="{relation}"'
             for offset, relation in links
         ]
-        return found[: self.limit], {"Link": ", ".join(pages)} if pages else {}
+        return {"X-Total-Count": str(total)} | ({"Link": ", ".join(pages)} if pages else {})
 
 
 def day_range(

@@ -108,6 +108,7 @@ def test_a_series_covers_thirty_days_up_to_today_or_the_days_that_are_asked_for(
         return [row["metric_date"] for row in api.get("/api/v1/metrics/a", params=parameters).json()]
 
     assert days() == ["2025-03-04", "2025-02-04"]  # 2025-02-04 to 2025-03-05
+    assert days(order="asc") == ["2025-02-04", "2025-03-04"]
     assert days(start_date="2025-02-05") == ["2025-03-04"]
     assert days(end_date="2025-03-03") == ["2025-02-04"]
     assert days(start_date="2025-03-04", end_date="2025-03-04") == ["2025-03-04"]
@@ -250,7 +251,10 @@ def test_a_day_lists_its_agents_sorted_and_in_pages(database: Database, api: htt
     second = api.get(str(httpx2.URL("/api/v1/metrics").join(first.links["next"]["url"])))
     assert [row["agent_id"] for row in second.json()] == ["d"]
     assert set(second.links) == {"prev"}
-    assert second.links["prev"]["url"].endswith("limit=3&offset=0")
+    assert "limit=3&offset=0&version=" in second.links["prev"]["url"]
+    assert first.headers["X-Total-Count"] == second.headers["X-Total-Count"] == "4"
+    assert agents("min_executions=1") == "abc"
+    assert api.get("/api/v1/metrics?min_executions=1&limit=1").headers["X-Total-Count"] == "3"
     assert api.get("/api/v1/metrics?limit=4").links == {}
     beyond = api.get("/api/v1/metrics?offset=4")
     assert (beyond.status_code, beyond.json()) == (200, [])

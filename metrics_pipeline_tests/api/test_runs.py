@@ -151,6 +151,47 @@ def test_a_backfill_that_has_no_run_yet_holds_its_days(api: httpx2.Client, webse
     assert api.post(TRIGGER).json()["run_id"] == "its"
 
 
+def test_a_request_that_is_repeated_with_its_key_starts_nothing_twice(api: httpx2.Client, webserver: Webserver) -> None:
+    key = {"Idempotency-Key": "8e03978e"}
+    runs, backfills = (webserver.answers[f"{name}OrError"] for name in ("runs", "partitionBackfills"))
+    first = api.post(TRIGGER, headers=key)
+    tags = webserver.launched()[0]["executionMetadata"]["tags"][2:]
+    assert [tag["key"] for tag in tags] == [
+        ".dagster/metrics_idempotency_key",
+        "metrics_pipeline/idempotent_request",
+    ]
+    # The run has ended since, and failed and was repeated: the newest comes first.
+    again, run = graphql_run("again", "SUCCESS"), graphql_run("new", "FAILURE")
+    runs["results"] = [{**each, "tags": tags} for each in (again, run)]
+    second = api.post(TRIGGER, headers=key)
+    assert (second.status_code, second.json()) == (202, first.json())
+    assert webserver.asked[-1][1]["runs"]["tags"] == tags[:1]
+    # Another request with the same key is none, and wait is no part of what is asked for.
+    for path in (f"{TRIGGER}?target_date=2025-03-04", f"{BACKFILL}?start_date=2025-03-04"):
+        refused = api.post(path, headers=key)
+        assert refused.status_code == 422
+        assert refused.json()["type"] == "urn:metrics-pipeline:problem:idempotency-key"
+        assert refused.json()["errors"][0]["location"] == "header"
+    webserver.answers["runOrError"] = graphql_run("new", "FAILURE") | {
+        "eventConnection": {"cursor": "1", "hasMore": False, "events": []}
+    }
+    assert api.post(f"{TRIGGER}?wait=true", headers=key).json()["run_id"] == "new"
+    assert len(webserver.launched()) == 1
+
+    # A backfill has no run at first, and then runs that have its tags.
+    runs["results"] = []
+    started = api.post(f"{BACKFILL}?start_date=2025-03-01", headers=key)
+    tags = webserver.launched()[1]["tags"]
+    backfills["results"] = [{"id": "other", "tags": []}, {"id": "abc", "tags": tags}]
+    assert api.post(f"{BACKFILL}?start_date=2025-03-01", headers=key).json() == started.json()
+    backfills["results"] = []
+    runs["results"] = [{**graphql_run("one", "STARTED"), "tags": [*tags, {"key": "dagster/backfill", "value": "abc"}]}]
+    assert api.post(f"{BACKFILL}?start_date=2025-03-01", headers=key).json() == started.json()
+    assert len(webserver.launched()) == 2
+    twice = api.post(TRIGGER, headers=[("Idempotency-Key", "a"), ("Idempotency-Key", "a")])
+    assert twice.status_code == api.post(TRIGGER, headers={"Idempotency-Key": "x" * 256}).status_code == 422
+
+
 def test_of_two_servers_that_are_asked_at_once_one_starts_the_run(serve: Serve, webserver: Webserver) -> None:
     clients = [serve(dagster_webserver_url=webserver.url) for _ in range(2)]
     launch = webserver.answers["launchRun"]

@@ -1,6 +1,7 @@
 """A stand-in for Dagster's webserver that gives the answers that a test prepares."""
 
 import json
+import re
 import threading
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,6 +32,7 @@ class Webserver:
         self.answers: dict[str, Any] = {
             "runsOrError": {"__typename": "Runs", "results": []},
             "partitionBackfillsOrError": {"__typename": "PartitionBackfills", "results": []},
+            "instance": {"daemonHealth": {"allDaemonStatuses": []}},
             "launchRun": {"__typename": "LaunchRunSuccess", "run": {"runId": "new"}},
             "launchPartitionBackfill": {"__typename": "LaunchBackfillSuccess", "backfillId": "abc"},
         }
@@ -42,9 +44,16 @@ class Webserver:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                fields = [name for name in outer.answers if f" {name}(" in request["query"]]
+                # A field may have an alias, for which there may be an answer of its own.
+                found = re.findall(r"(?:(\w+): )?\b(\w+)(?:\(| \{)", request["query"])
+                fields = [name for _, name in found if name in outer.answers]
                 outer.asked.extend((name, request["variables"]) for name in fields)
-                body = json.dumps({"data": {name: outer.answers[name] for name in fields}}).encode()
+                data = {
+                    alias or name: outer.answers.get(alias, outer.answers[name])
+                    for alias, name in found
+                    if name in outer.answers
+                }
+                body = json.dumps({"data": data}).encode()
                 status, body = outer.raw or (200, body)
                 if outer.meeting is not None and "runsOrError" in fields:
                     with suppress(threading.BrokenBarrierError):

@@ -77,7 +77,7 @@ def test_a_command_that_is_wrong_is_noticed(line: str) -> None:
 
 
 def test_the_documents_name_exactly_the_variables_that_exist() -> None:
-    texts = [path.read_text() for path in [*pages(), *(path for path in _EXAMPLES.rglob("*") if path.is_file())]]
+    texts = [path.read_text() for path in [*pages(), *filter(Path.is_file, _EXAMPLES.rglob("*"))]]
     named = {name for text in texts for name in _VARIABLE.findall(text)}
     assert named == {name for name, *_ in variables() if name.startswith("METRICS_")}
 

@@ -1,5 +1,6 @@
 """The metrics of any window of days, in groups: fleet tables, totals per day, monthly reports, errors by type."""
 
+import hashlib
 from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
@@ -148,7 +149,8 @@ def activity(request: Request, context: ApiContext, parameters: Annotated[Activi
     frame = frame.filter(pl.col("total_executions") >= parameters.min_executions)
     if by_error_type:
         frame, columns = _by_error_type(frame, keys), [*keys, *ErrorCount.model_fields]
-    page = _sorted(frame, parameters.sort).slice(parameters.offset, parameters.limit + 1)
+    page = _sorted(frame, parameters.sort).slice(parameters.offset, parameters.limit)
+    state = [frame]
     if parameters.compare is None:
         answers = window_objects(page.select(columns))
     else:
@@ -160,11 +162,17 @@ def activity(request: Request, context: ApiContext, parameters: Annotated[Activi
             agent_id,
             with_distributions=has_distributions,
         )
+        state.append(before)
         answers = _compared(page, before, keys, fields)
         columns = [*columns, *Comparison.model_fields]
     pinned = {**request.query_params, "start_date": str(first), "end_date": str(last)}
-    rows, link = parameters.page([to_json(answer) for answer in answers], pinned)
-    return send_rows(request, rows, columns, form, link)
+    version = ""
+    if parameters.version is not None or parameters.offset or frame.height > parameters.limit:
+        # Of the numbers themselves: a day that is stored again without a change leaves the list as it is.
+        version = hashlib.sha256("".join(each.write_json() for each in state).encode()).hexdigest()
+    parameters.require_same_list(version, pinned)
+    headers = parameters.page_headers(pinned, version=version, total=frame.height)
+    return send_rows(request, [to_json(answer) for answer in answers], columns, form, headers)
 
 
 def _sorted(frame: pl.DataFrame, sort: ActivitySort | None) -> pl.DataFrame:

@@ -18,11 +18,12 @@ _TAG_HEADER = {
         "schema": {"type": "string"},
     }
 }
-_LINK_HEADER = {
+_PAGE_HEADERS = {
+    "X-Total-Count": {"description": "The rows of all pages together.", "schema": {"type": "integer"}},
     "Link": {
         "description": "The next and the previous page as relative references (RFC 8288), if there are any.",
         "schema": {"type": "string"},
-    }
+    },
 }
 _NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
     304: {"description": "The version in If-None-Match is still current.", "headers": _TAG_HEADER}
@@ -31,7 +32,7 @@ _NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
 
 def list_responses(model: type[BaseModel], *statuses: int, is_paged: bool = True) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that answers with a list of `model`, and with problems of these statuses."""
-    headers = _TAG_HEADER | (_LINK_HEADER if is_paged else {})
+    headers = _TAG_HEADER | (_PAGE_HEADERS if is_paged else {})
     return {
         200: {
             "description": "The rows, as a JSON array, as NDJSON or as CSV.",
@@ -42,7 +43,7 @@ def list_responses(model: type[BaseModel], *statuses: int, is_paged: bool = True
             },
         },
         **_NOT_MODIFIED,
-        **problems(401, 406, 422, 503, *statuses),
+        **problems(401, 406, 422, 503, *([409] if is_paged else []), *statuses),
     }
 
 
@@ -52,11 +53,11 @@ def object_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def send_rows(
-    request: Request, rows: Sequence[str], columns: Iterable[str], form: Form, link: dict[str, str]
+    request: Request, rows: Sequence[str], columns: Iterable[str], form: Form, headers: dict[str, str]
 ) -> Response:
-    """Rows whose version is their own content, or 304. `link` is the Link header of a page."""
-    tags = EntityTags(request, form, link)
+    """Rows whose version is their own content, or 304. `headers` are those of a page."""
+    tags = EntityTags(request, form, headers)
     version = hashlib.sha256("\n".join(rows).encode()).hexdigest()
     if tags.holds(version):
         return tags.not_modified(version)
-    return render_rows(rows, columns, form, link | tags.headers(version))
+    return render_rows(rows, columns, form, headers | tags.headers(version))

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from datetime import date, timedelta
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field, WithJsonSchema
@@ -55,6 +55,9 @@ class DayParameters(PageParameters):
         description="The column to sort by, ascending; with a minus before it, descending.",
         examples=["-total_cost_usd"],
     )
+    min_executions: int = Field(
+        default=0, ge=0, le=10**15, description="Only agents with at least so many executions; 1 leaves out idle ones."
+    )
 
 
 class SeriesParameters(ListParameters):
@@ -64,6 +67,7 @@ class SeriesParameters(ListParameters):
         default=None, description="The first day. Default: 29 days before end_date.", examples=["2025-06-12"]
     )
     end_date: OptionalDate = Field(default=None, description="The last day. Default: today.", examples=["2025-07-11"])
+    order: Literal["asc", "desc"] = Field(default="desc", description="asc: the oldest day first.")
 
 
 class SummaryParameters(Parameters):
@@ -101,14 +105,16 @@ def agents_of_a_day(
     form = parameters.form(request)
     day = parameters.date or context.yesterday()
     sort = parameters.sort.value
-    tags = EntityTags(request, "day", day, sort, parameters.limit, parameters.offset, form)
+    shape = (sort, parameters.min_executions, parameters.limit, parameters.offset, form)
+    tags = EntityTags(request, "day", day, *shape)
     with context.database.connect() as connection:
         answer = day_page(
             connection,
             day,
             sort=sort.removeprefix("-"),
             is_descending=sort.startswith("-"),
-            limit=parameters.limit + 1,
+            min_executions=parameters.min_executions,
+            limit=parameters.limit,
             offset=parameters.offset,
             held=tags.held,
         )
@@ -126,10 +132,13 @@ def agents_of_a_day(
             f"{day} was never aggregated. GET /api/v1/coverage tells the state of every day.",
             kind="day-not-aggregated",
         )
+    # The links name the day, because yesterday may be another one when they are followed.
+    pinned = {**request.query_params, "date": str(day)}
+    parameters.require_same_list(answer.version, pinned)
     if answer.rows is None or tags.holds(answer.version):
         return tags.not_modified(answer.version)
-    rows, link = parameters.page(answer.rows, request.query_params)
-    return render_rows(rows, COLUMNS, form, link | tags.headers(answer.version))
+    headers = parameters.page_headers(pinned, version=answer.version, total=answer.total)
+    return render_rows(answer.rows, COLUMNS, form, headers | tags.headers(answer.version))
 
 
 @router.get(
@@ -188,7 +197,7 @@ def agent_summary(
 # After the summary, whose path it also matches.
 @router.get(
     "/{agent_id:path}",
-    summary="One agent's days, newest first",
+    summary="One agent's days",
     response_model=list[DayMetrics],  # type: ignore[valid-type]
     responses=list_responses(DayMetrics, 404, is_paged=False),
 )
@@ -198,7 +207,10 @@ def agent_days(
     agent_id: AgentId,
     parameters: Annotated[SeriesParameters, Query()],
 ) -> Response:
-    """Every stored day of the agent in the range. A missing day was not aggregated, or not for this agent."""
+    """Every stored day of the agent in the range, newest first unless asked otherwise.
+
+    A missing day was not aggregated, or not for this agent.
+    """
     form = parameters.form(request)
     first, last = day_range(
         parameters.start_date,
@@ -206,9 +218,10 @@ def agent_days(
         default_end=context.yesterday() + timedelta(days=1),
         default_days=_DEFAULT_DAYS,
     )
-    tags = EntityTags(request, "series", agent_id, first, last, form)
+    is_ascending = parameters.order == "asc"
+    tags = EntityTags(request, "series", agent_id, first, last, is_ascending, form)
     with context.database.connect() as connection:
-        answer = agent_series(connection, agent_id, first, last, held=tags.held)
+        answer = agent_series(connection, agent_id, first, last, is_ascending=is_ascending, held=tags.held)
     if not answer.is_known:
         raise unknown_agent(agent_id)
     if answer.rows is None or tags.holds(answer.version):

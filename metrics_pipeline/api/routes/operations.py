@@ -4,9 +4,13 @@ import asyncio
 import logging
 from dataclasses import asdict
 from http import HTTPStatus
+from typing import Annotated
 
-from fastapi import APIRouter, Depends
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
+import prometheus_client
+from fastapi import APIRouter, Depends, Query
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import Field
 from sqlalchemy.exc import TimeoutError as NoConnectionFreeError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -18,7 +22,7 @@ from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.dagster_runs import DagsterUnavailableError
 from metrics_pipeline.api.gauges import Gauges
 from metrics_pipeline.api.models import Health, Info, Readiness
-from metrics_pipeline.api.parameters import understood
+from metrics_pipeline.api.parameters import Parameters, understood
 from metrics_pipeline.api.problems import problems
 from metrics_pipeline.errors import PermanentError, PipelineError
 from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
@@ -31,6 +35,18 @@ router = APIRouter(tags=["operations"])
 _DAGSTER_SECONDS = 3
 
 _log = logging.getLogger("metrics_pipeline.api")
+
+
+class GaugeParameters(Parameters):
+    """What is told besides."""
+
+    agents: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="Gauges for so many agents of the newest day, those with the most executions. Default: none; "
+        "an agent is six time series.",
+    )
 
 
 @router.get("/healthz", summary="The process answers", response_model=Health)
@@ -81,21 +97,29 @@ def readyz(request: Request, context: ApiContext) -> Response:
     dependencies=[Depends(may_read)],
     response_class=Response,
     responses={
-        200: {"content": {"application/openmetrics-text": {"schema": {"type": "string"}}}},
-        **problems(401, 503),
+        200: {
+            "content": {
+                "application/openmetrics-text": {"schema": {"type": "string"}},
+                "text/plain": {"schema": {"type": "string"}},
+            }
+        },
+        **problems(401, 422, 503),
     },
 )
-async def openmetrics(request: Request, context: ApiContext) -> Response:
-    """Days by state, logs that are in no metric, the newest aggregated day, and how long runs take."""
+async def openmetrics(
+    request: Request, context: ApiContext, parameters: Annotated[GaugeParameters, Query()]
+) -> Response:
+    """Days by state, the newest aggregated day and its totals, Dagster's runs and daemons, this server's requests."""
     gauges: Gauges = request.app.state.gauges
-    latest, is_up = None, True
+    dagster = None
     try:
-        latest = await asyncio.wait_for(context.dagster.latest_finished_run(), _DAGSTER_SECONDS)
+        dagster = await asyncio.wait_for(context.dagster.state(context.now()), _DAGSTER_SECONDS)
     except (DagsterUnavailableError, TimeoutError) as error:
-        is_up = False
         _log.warning("The gauges say nothing of runs: %s", error, extra={"request_id": request.state.request_id})
-    text = await run_in_threadpool(gauges.render, latest, is_dagster_up=is_up)
-    return Response(text, media_type=CONTENT_TYPE_LATEST)
+    registry = await run_in_threadpool(gauges.registry, dagster, agents=parameters.agents)
+    if request.headers.get("accept", "").startswith("text/plain"):
+        return Response(prometheus_client.generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)  # type: ignore[no-untyped-call]
 
 
 @router.get(

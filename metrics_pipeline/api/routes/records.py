@@ -4,12 +4,13 @@ from datetime import date
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import Field
+from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import ApiContext
+from metrics_pipeline.api.formats import Form
 from metrics_pipeline.api.models import Agent, Restatement
 from metrics_pipeline.api.parameters import OptionalDate, OptionalText, PageParameters, understood, unknown_agent
 from metrics_pipeline.api.problems import invalid_parameter
@@ -17,6 +18,7 @@ from metrics_pipeline.api.routes.answers import list_responses, send_rows
 from metrics_pipeline.store.answers.agents import agents_page
 from metrics_pipeline.store.answers.metrics import is_known
 from metrics_pipeline.store.answers.restatements import restatements_page
+from metrics_pipeline.store.answers.rows import Page
 
 router = APIRouter(prefix="/api/v1", dependencies=[Depends(may_read), Depends(understood)])
 
@@ -42,9 +44,8 @@ def all_agents(
     """Registered agents, and those that are no longer registered but have stored metrics, in the order of their ids."""
     form = parameters.form(request)
     with context.database.connect() as connection:
-        found = agents_page(connection, limit=parameters.limit + 1, offset=parameters.offset)
-    rows, link = parameters.page(found, request.query_params)
-    return send_rows(request, rows, Agent.model_fields, form, link)
+        page = agents_page(connection, limit=parameters.limit, offset=parameters.offset)
+    return _send_page(request, page, Agent, form, parameters)
 
 
 @router.get(
@@ -67,13 +68,20 @@ def all_restatements(
     with context.database.connect() as connection:
         if parameters.agent_id is not None and not is_known(connection, parameters.agent_id):
             raise unknown_agent(parameters.agent_id)
-        found = restatements_page(
+        page = restatements_page(
             connection,
             first,
             last,
             agent_id=parameters.agent_id,
-            limit=parameters.limit + 1,
+            limit=parameters.limit,
             offset=parameters.offset,
         )
-    rows, link = parameters.page(found, request.query_params)
-    return send_rows(request, rows, Restatement.model_fields, form, link)
+    return _send_page(request, page, Restatement, form, parameters)
+
+
+def _send_page(
+    request: Request, page: Page, model: type[BaseModel], form: Form, parameters: PageParameters
+) -> Response:
+    parameters.require_same_list(page.version, request.query_params)
+    headers = parameters.page_headers(request.query_params, version=page.version, total=page.total)
+    return send_rows(request, page.rows, model.model_fields, form, headers)

@@ -17,11 +17,13 @@ from starlette.responses import JSONResponse
 from metrics_pipeline.api.authentication import may_read, may_trigger
 from metrics_pipeline.api.context import ApiContext, Context
 from metrics_pipeline.api.dagster_runs import Work
+from metrics_pipeline.api.idempotency import IdempotencyKey, KeyedRequest
 from metrics_pipeline.api.models import Backfill, Completed, Run, Started, StartedBackfill, StartedStatus
 from metrics_pipeline.api.parameters import IsoDate, OptionalDate, Parameters, day_range, require_whole_days, understood
 from metrics_pipeline.api.problems import ProblemError, problems
 from metrics_pipeline.metrics.reconciliation import DayState, LedgerRow, why_closed
 from metrics_pipeline.metrics.windows import days_between
+from metrics_pipeline.names import IDEMPOTENCY_KEY_TAG
 from metrics_pipeline.store.ledger import ledger_rows
 
 router = APIRouter(prefix="/api/v1", tags=["runs"])
@@ -63,7 +65,10 @@ class BackfillParameters(Parameters):
     },
 )
 async def trigger(
-    request: Request, context: ApiContext, parameters: Annotated[TriggerParameters, Query()]
+    request: Request,
+    context: ApiContext,
+    parameters: Annotated[TriggerParameters, Query()],
+    idempotency_key: IdempotencyKey = None,
 ) -> Completed | Response:
     """Starts a Dagster run that aggregates the day again.
 
@@ -72,15 +77,23 @@ async def trigger(
     pruned, or that is stored under another time zone, is refused with 409.
     """
     day, dagster = parameters.target_date or context.yesterday(), context.dagster
-    await run_in_threadpool(_require_open, context, day, day, ("target_date", "target_date"), _CLOSED)
-    async with context.starting_runs():
-        under_way = [work for work in await dagster.work_under_way() if day in work.days]
-        running = next((work.id for work in under_way if not work.is_backfill), None)
-        if under_way and running is None:
-            raise _already_running(request, under_way[0])
-        run_id = running or await dagster.start_day(day)
+    keyed = KeyedRequest.of(request, idempotency_key, f"trigger {parameters.target_date or 'yesterday'}")
+    status: StartedStatus = "started"
+    run_id = await _started_before(context, keyed)
+    if run_id is None:
+        await run_in_threadpool(_require_open, context, day, day, ("target_date", "target_date"), _CLOSED)
+        async with context.starting_runs():
+            under_way = [work for work in await dagster.work_under_way() if day in work.days]
+            running = next((work.id for work in under_way if not work.is_backfill), None)
+            # The same request may have come twice at once.
+            run_id = await _started_before(context, keyed) or running
+            if under_way and run_id is None:
+                raise _already_running(request, under_way[0])
+            if run_id is not None:
+                status = "already_running"
+            else:
+                run_id = await dagster.start_day(day, keyed.tags if keyed else {})
     ui_url = dagster.run_url(run_id)
-    status: StartedStatus = "already_running" if running else "started"
     if parameters.wait and (ended := await _wait(context, run_id)):
         if ended.status != "success":
             reason = await dagster.failure(run_id) or "The Dagster UI has the log of the run."
@@ -111,7 +124,10 @@ async def trigger(
     },
 )
 async def backfill(
-    request: Request, context: ApiContext, parameters: Annotated[BackfillParameters, Query()]
+    request: Request,
+    context: ApiContext,
+    parameters: Annotated[BackfillParameters, Query()],
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Starts a Dagster backfill that aggregates every day of the range again.
 
@@ -119,13 +135,19 @@ async def backfill(
     another time zone, or about to be written by a run or a backfill that is under way.
     """
     first, last = day_range(parameters.start_date, parameters.end_date, default_end=context.yesterday(), default_days=1)
-    await run_in_threadpool(_require_open, context, first, last, ("start_date", "end_date"), [DayState.OTHER_ZONE])
-    async with context.starting_runs():
-        wanted = set(days_between(first, last))
-        for work in await context.dagster.work_under_way():
-            if wanted & work.days:
-                raise _already_running(request, work)
-        backfill_id = await context.dagster.start_backfill(first, last)
+    asked = f"backfill {parameters.start_date} {parameters.end_date or 'yesterday'}"
+    keyed = KeyedRequest.of(request, idempotency_key, asked)
+    backfill_id = await _started_before(context, keyed)
+    if backfill_id is None:
+        await run_in_threadpool(_require_open, context, first, last, ("start_date", "end_date"), [DayState.OTHER_ZONE])
+        async with context.starting_runs():
+            backfill_id = await _started_before(context, keyed)
+            if backfill_id is None:
+                wanted = set(days_between(first, last))
+                for work in await context.dagster.work_under_way():
+                    if wanted & work.days:
+                        raise _already_running(request, work)
+                backfill_id = await context.dagster.start_backfill(first, last, keyed.tags if keyed else {})
     return _accepted(
         StartedBackfill(
             status="started",
@@ -197,6 +219,16 @@ def _require_open(
         closed = why_closed(row, context.settings.time_zone)
         if closed is not None and closed.state in refused:
             raise ProblemError(HTTPStatus.CONFLICT, closed.reason, kind=_CLOSED[closed.state])
+
+
+async def _started_before(context: Context, keyed: KeyedRequest | None) -> str | None:
+    """The id of what the same request has started before. Raises ProblemError (422) if it was another request."""
+    found = await context.dagster.started_with(IDEMPOTENCY_KEY_TAG, keyed.key) if keyed else None
+    if keyed is None or found is None:
+        return None
+    started, tags = found
+    keyed.require_same(tags)
+    return started
 
 
 async def _wait(context: Context, run_id: str) -> Run | None:

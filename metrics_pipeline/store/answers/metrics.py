@@ -29,11 +29,13 @@ class Answer:
     """Rows as JSON objects, or None if the client holds their present version.
 
     version: changes whenever the rows may have changed. is_known: whether the agent or the day exists at all.
+    total: the rows of all pages.
     """
 
     version: str
     is_known: bool
     rows: list[str] | None
+    total: int
 
 
 def is_known(connection: Connection, agent_id: str) -> bool:
@@ -41,11 +43,13 @@ def is_known(connection: Connection, agent_id: str) -> bool:
     return bool(connection.scalar(_IS_KNOWN, {"agent_id": agent_id}))
 
 
-def agent_series(connection: Connection, agent_id: str, first: date, last: date, *, held: Collection[str]) -> Answer:
-    """The agent's stored days from `first` to `last`, newest first. `held` are the versions that the client has."""
+def agent_series(
+    connection: Connection, agent_id: str, first: date, last: date, *, is_ascending: bool, held: Collection[str]
+) -> Answer:
+    """The agent's stored days from `first` to `last`. `held` are the versions that the client has."""
     parameters = {"agent_id": agent_id, "first": first, "last": last, "held": list(held)}
-    row = connection.execute(_SERIES, parameters).one()
-    return Answer(row.version, row.is_known, row.rows)
+    row = connection.execute(_SERIES[is_ascending], parameters).one()
+    return Answer(row.version, row.is_known, row.rows, len(row.rows or ()))
 
 
 def day_page(
@@ -54,36 +58,49 @@ def day_page(
     *,
     sort: str,
     is_descending: bool,
+    min_executions: int,
     limit: int,
     offset: int,
     held: Collection[str],
 ) -> Answer:
-    """At most `limit` agents of a day, by `sort`, one of SORTABLE, and then by their ids."""
-    row = connection.execute(
-        _day_statement(SORTABLE[SORTABLE.index(sort)], is_descending),
-        {"metric_date": metric_date, "limit": limit, "offset": offset, "held": list(held)},
-    ).one()
-    return Answer(row.version, row.is_known, row.rows)
+    """At most `limit` agents of a day, by `sort`, one of SORTABLE, and then by their ids.
+
+    Only agents with at least `min_executions` executions. The version is that of the whole day.
+    """
+    parameters = {
+        "metric_date": metric_date,
+        "min_executions": min_executions,
+        "limit": limit,
+        "offset": offset,
+        "held": list(held),
+    }
+    row = connection.execute(_day_statement(SORTABLE[SORTABLE.index(sort)], is_descending), parameters).one()
+    return Answer(row.version, row.is_known, row.rows, row.total)
 
 
 @cache
 def _day_statement(sort: str, is_descending: bool) -> TextClause:
+    wanted = "AND total_executions >= :min_executions"
     order = f"ORDER BY {sort} {'DESC' if is_descending else 'ASC'} NULLS LAST, agent_id LIMIT :limit OFFSET :offset"
+    total = f"(SELECT count(*) FROM agent_performance_metrics WHERE metric_date = :metric_date {wanted}) AS total"
     is_known = """
     (EXISTS (SELECT FROM metric_day_ledger WHERE metric_date = :metric_date)
      OR EXISTS (SELECT FROM agent_performance_metrics WHERE metric_date = :metric_date))"""
-    return _statement("metric_date = :metric_date", order, is_known)
+    return _statement("metric_date = :metric_date", f"{wanted} {order}", is_known, total)
 
 
-def _statement(condition: str, order: str, is_known: str) -> TextClause:
+def _statement(condition: str, order: str, is_known: str, *further: str) -> TextClause:
     select = f"SELECT {', '.join(COLUMNS)} FROM agent_performance_metrics WHERE {condition} {order}"
     return text(f"""
 WITH version AS MATERIALIZED ({rows_version(condition)})
-SELECT version.value AS version, {is_known} AS is_known,
+SELECT {", ".join(("version.value AS version", f"{is_known} AS is_known", *further))},
        CASE WHEN version.value = ANY(CAST(:held AS text[])) THEN NULL ELSE {as_array(select)} END AS rows
 FROM version""")
 
 
-_SERIES = _statement(
-    "agent_id = :agent_id AND metric_date BETWEEN :first AND :last", "ORDER BY metric_date DESC", IS_KNOWN
-)
+_SERIES = [
+    _statement(
+        "agent_id = :agent_id AND metric_date BETWEEN :first AND :last", f"ORDER BY metric_date {order}", IS_KNOWN
+    )
+    for order in ("DESC", "ASC")
+]

@@ -1,5 +1,16 @@
 """Rows as JSON text that PostgreSQL wrote, so that no number is parsed on its way to the client."""
 
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Page:
+    """A part of a list. total: the rows of the whole list. version: changes whenever the list may have changed."""
+
+    rows: list[str]
+    total: int
+    version: str
+
 
 def rows_version(condition: str) -> str:
     """The SELECT of a text that changes whenever a stored row that meets the condition is written or deleted.

@@ -1,0 +1,62 @@
+"""The recipes of docs/howto/api-clients.md give every digit: each is run as it is printed, against a server."""
+
+import importlib.util
+import re
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline_tests.days import DAY, Log, aggregate, store_agents, store_logs
+
+from .serving import Serve
+
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "api-clients.md"
+RECIPES = dict(re.findall(r"<!-- recipe: (\w+) -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL))
+#: More digits than a binary float has, and an agent whose name a CSV reader could take for a missing value.
+COST, AGENT = "12345678901.123456789", "NULL"
+
+
+@pytest.fixture
+def address(serve: Serve, database: Database) -> str:
+    store_agents(database, {AGENT: "active", "a": "active"})
+    store_logs(database, [Log(AGENT, "failed", 5, 7, COST, "timeout"), Log("a", cost_usd="0.1")])
+    aggregate(database)
+    return str(serve().base_url).rstrip("/")
+
+
+def run(recipe: str, address: str) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    code = RECIPES[recipe].replace("http://127.0.0.1:8000", address).replace("2025-07-11", str(DAY))
+    exec(compile(code, recipe, "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "duckdb"])
+def test_a_table_library_reads_every_digit_and_every_name(library: str, address: str) -> None:
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed; the extra bench has it")
+    day = run(library, address)["day"]
+    if library == "pandas":
+        rows = day.to_dict("records")
+    elif library == "polars":
+        rows = day.to_dicts()
+    else:
+        rows = [dict(zip(day.columns, row, strict=True)) for row in day.fetchall()]
+    costs = {row["agent_id"]: row["total_cost_usd"] for row in rows}
+    assert costs == {AGENT: Decimal(COST), "a": Decimal("0.1")}
+    assert all(isinstance(cost, Decimal) for cost in costs.values())
+
+
+def test_a_copy_is_complete_and_can_be_brought_up_to_date(
+    address: str, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for agents in (2, 3):
+        copy = run("copy", address)["copy"]
+        assert copy.execute("SELECT count(*) FROM metrics").fetchone() == (agents,)
+        copy.close()
+        store_agents(database, {"b": "active"}) if agents == 2 else None
+        aggregate(database)
