@@ -41,11 +41,12 @@ BACKFILL_TAG = "dagster/backfill"
 
 #: The reason of a run, set by its starter if Dagster's own tags do not show it.
 REASON_TAG = "reason"
+#: A digest of the Idempotency-Key of the API's request that started a run or a backfill, and what it asked for. The
+#: webserver tells no client of a hidden tag.
+IDEMPOTENCY_KEY_TAG = "metrics_pipeline/idempotency_key"
+IDEMPOTENT_REQUEST_TAG = "metrics_pipeline/idempotent_request"
 
 # The UI shows no tag whose name begins with ".dagster/". Dagster's own names after it have no "metrics_".
-#: A digest of the Idempotency-Key of the API's request that started a run or a backfill, and what it asked for.
-IDEMPOTENCY_KEY_TAG = ".dagster/metrics_idempotency_key"
-IDEMPOTENT_REQUEST_TAG = ".dagster/metrics_idempotent_request"
 #: The state of a day (DayVerdict.fingerprint) that a run was requested for. The day is appended to the name.
 DAY_STATE_TAG = ".dagster/metrics_day_state."
 #: Set to the run's own id on a run whose days were refused or contradict their logs: the same state would fail again.

@@ -157,7 +157,7 @@ def test_a_request_that_is_repeated_with_its_key_starts_nothing_twice(api: httpx
     first = api.post(TRIGGER, headers=key)
     tags = webserver.launched()[0]["executionMetadata"]["tags"][2:]
     assert [tag["key"] for tag in tags] == [
-        ".dagster/metrics_idempotency_key",
+        "metrics_pipeline/idempotency_key",
         "metrics_pipeline/idempotent_request",
     ]
     # The run has ended since, and failed and was repeated: the newest comes first.
