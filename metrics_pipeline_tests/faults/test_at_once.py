@@ -14,6 +14,7 @@ from .stage import Play, Stage
 _BUSY = ("Trying again may help", "SET statement_timeout = 0", "was published by another run")
 
 
+@pytest.mark.half_the_seeds
 def test_two_backfills_at_once_under_late_logs_and_locks_end_with_the_oracles_numbers(stage: Stage) -> None:
     url, database = stage.prepared(Play(BACKFILL, store_days))
     limit_ms = stage.random.choice([0, 20, 100])

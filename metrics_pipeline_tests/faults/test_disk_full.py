@@ -99,6 +99,7 @@ def _store_many_agents(database: Database) -> None:
     correct(database, CORRECTED)
 
 
+@pytest.mark.half_the_seeds
 def test_a_backfill_on_a_full_disk_publishes_whole_days_or_none_and_heals(
     stage: Stage, private_home: Path, small_disk: SmallDisk
 ) -> None:

@@ -4,6 +4,8 @@ import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
 from metrics_pipeline.postgres.database import Database
@@ -62,6 +64,7 @@ def test_retention_that_is_killed_anywhere_deletes_no_log_that_is_not_in_the_met
     finish(stage, database, url, metrics, logs)
 
 
+@pytest.mark.half_the_seeds
 def test_retention_whose_server_is_stopped_anywhere_deletes_no_log_that_is_not_in_the_metrics(
     stage: Stage, private_home: Path
 ) -> None:

@@ -22,6 +22,7 @@ from .private_server import private_database, stopped
 from .stage import Play, Stage
 
 
+@pytest.mark.half_the_seeds
 def test_a_backfill_whose_server_is_stopped_anywhere_heals_by_itself_or_by_what_comes_next(
     stage: Stage, private_home: Path
 ) -> None:

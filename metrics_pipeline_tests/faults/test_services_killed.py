@@ -118,7 +118,7 @@ def _ended(instance: dg.DagsterInstance, services: Services, backfill_id: str) -
 
 
 # A case takes a minute and a half, most of which is Dagster's own waiting.
-@pytest.mark.half_the_seeds
+@pytest.mark.few_seeds
 @pytest.mark.long
 def test_a_backfill_in_production_survives_the_death_of_every_service(
     stage: Stage, production: tuple[Path, dict[str, str]]

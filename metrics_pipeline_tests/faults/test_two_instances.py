@@ -28,6 +28,7 @@ def other_home() -> Iterator[Path]:
         yield home
 
 
+@pytest.mark.half_the_seeds
 def test_two_instances_that_run_the_same_days_at_once_end_with_the_oracles_numbers(
     stage: Stage, home: Path, other_home: Path
 ) -> None:
