@@ -4,6 +4,7 @@ import threading
 import time
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from .days import BACKFILL, CORRECTED, DAYS, assert_healed, correct, evaluate_schedule_and_sensor, store_days
