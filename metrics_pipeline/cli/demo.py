@@ -10,7 +10,6 @@ from metrics_pipeline.cli.tables import Column, show
 from metrics_pipeline.errors import SettingsError
 from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
-from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.pipeline.aggregation import AggregationOptions
 from metrics_pipeline.pipeline.opening import open_database, open_logs
 from metrics_pipeline.pipeline.reconciling import first_day
@@ -50,6 +49,8 @@ def demo() -> None:
         raise SettingsError(f"METRICS_START_DATE is {first}, and no day has ended since. Choose an earlier one.")
 
     typer.echo(f"PostgreSQL  starting the embedded server under {settings.home}")
+    from metrics_pipeline.orchestration.instance import open_instance
+
     with open_instance(settings) as instance:
         database = open_database(settings)
         typer.echo(f"Logs        making up a week of {_SPEC.agents} agents, {first} to {last}")

@@ -8,7 +8,6 @@ import typer
 
 from metrics_pipeline.cli import supervisor
 from metrics_pipeline.errors import PermanentError
-from metrics_pipeline.orchestration.instance import instance_folder, workspace_file
 from metrics_pipeline.settings import Settings
 
 
@@ -24,6 +23,8 @@ def dev(
     Runs and events are kept in the embedded PostgreSQL under METRICS_PIPELINE_HOME, for the next time. Stop it with
     Ctrl-C. However it ends, none of its processes is left.
     """
+    from metrics_pipeline.orchestration.instance import instance_folder, workspace_file
+
     settings = Settings.from_environment()
     _require_free(host, port)
     print(f"Dagster UI: http://{host}:{port} (Ctrl-C stops it)", flush=True)
@@ -49,7 +50,7 @@ def _page(port: int) -> list[str]:
         print(f"The page is not served: port {port}: {error.strerror}. Choose another with --page-port.", flush=True)
         return []
     print(f"Page:       http://127.0.0.1:{port}", flush=True)
-    return [sys.executable, "-P", "-c", "from metrics_pipeline.cli import main; main()", "api", "--port", str(port)]
+    return [sys.executable, "-P", "-m", "metrics_pipeline", "api", "--port", str(port)]
 
 
 def _require_free(host: str, port: int) -> None:

@@ -11,8 +11,6 @@ from metrics_pipeline.cli.tables import Column, Format, FormatOption, show
 from metrics_pipeline.cli.values import day_option, storable
 from metrics_pipeline.errors import DagsterStorageError
 from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict, LedgerRow
-from metrics_pipeline.orchestration.instance import open_instance
-from metrics_pipeline.orchestration.reconciling import judge
 from metrics_pipeline.pipeline.opening import open_database, open_logs, require_ready
 from metrics_pipeline.pipeline.reconciling import (
     findings,
@@ -110,6 +108,9 @@ def status(
     logs = open_logs(database)
     unknown = ""
     try:
+        from metrics_pipeline.orchestration.instance import open_instance
+        from metrics_pipeline.orchestration.reconciling import judge
+
         with open_instance(settings) as instance:
             verdicts = judge(instance, database, logs, settings.time_zone, window, is_recorded=False)
     except DagsterStorageError as error:

@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from metrics_pipeline.orchestration.instance import CONFIGURATION, SOCKET, WORKSPACE, write_instance
-
 app = typer.Typer(no_args_is_help=True, help="Set up a Dagster instance for production.")
 
 _NEXT_STEPS = """\
@@ -42,6 +40,8 @@ def init(
 
     Example: `metrics-pipeline instance init /srv/dagster`
     """
+    from metrics_pipeline.orchestration.instance import CONFIGURATION, SOCKET, WORKSPACE, write_instance
+
     write_instance(folder, force=force)
     home = folder.absolute()
     typer.echo(_NEXT_STEPS.format(folder=home, configuration=CONFIGURATION, workspace=WORKSPACE, socket=home / SOCKET))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -18,15 +18,15 @@ from metrics_pipeline.cli.tables import Column, Format, FormatOption, show
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.retention import NEVER, RetentionPolicy, cutoffs
 from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE, METRICS_TABLE
-from metrics_pipeline.orchestration.in_process import Report, run_retention
-from metrics_pipeline.orchestration.instance import open_instance
-from metrics_pipeline.orchestration.retention import retention_metadata
 from metrics_pipeline.pipeline.opening import open_database, require_ready
 from metrics_pipeline.retention.pace import Pace
 from metrics_pipeline.retention.run import apply_retention
 from metrics_pipeline.settings import Settings, retention_variable
 
 _RESTATEMENTS_TABLE = "metric_restatements"
+
+if TYPE_CHECKING:
+    from metrics_pipeline.orchestration.in_process import Report
 
 
 def retention(
@@ -94,7 +94,7 @@ cast("Any", retention).__signature__ = inspect.Signature(
 )
 
 
-def _preview(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Callable[[str], None]) -> Report:
+def _preview(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Callable[[str], None]) -> "Report":
     database = open_database(settings)
     started = time.perf_counter()
     report = apply_retention(
@@ -106,13 +106,18 @@ def _preview(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Call
         is_dry_run=True,
         on_progress=show,
     )
+    from metrics_pipeline.orchestration.retention import retention_metadata
+
     metadata = retention_metadata(report, time.perf_counter() - started)
     return {key: value.value for key, value in metadata.items()}
 
 
-def _run(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Callable[[str], None]) -> Report:
+def _run(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Callable[[str], None]) -> "Report":
     # Checked here first: inside a run, a database that cannot be reached is tried again for minutes.
     require_ready(open_database(settings), [LOGS_TABLE])
+    from metrics_pipeline.orchestration.in_process import run_retention
+    from metrics_pipeline.orchestration.instance import open_instance
+
     with open_instance(settings) as instance:
         config = {"dry_run": False, **asdict(policy), **asdict(pace)}
         outcome = run_retention(instance, config, on_message=show)
@@ -124,7 +129,7 @@ def _run(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Callable
     return outcome.report
 
 
-def _print_report(report: Report, form: Format, *, is_dry_run: bool) -> None:
+def _print_report(report: "Report", form: Format, *, is_dry_run: bool) -> None:
     if form is not Format.TABLE:
         show("", (), _rows(report, is_dry_run=is_dry_run), form)
         return
@@ -162,7 +167,7 @@ def _print_report(report: Report, form: Format, *, is_dry_run: bool) -> None:
         print("The time budget is used up. Run the command again to go on.")
 
 
-def _rows(report: Report, *, is_dry_run: bool) -> list[dict[str, Any]]:
+def _rows(report: "Report", *, is_dry_run: bool) -> list[dict[str, Any]]:
     """A row per day and table; restatements and alerts are not counted by day."""
 
     def row(day: str | None, table: str, deleted: int, held_back: int = 0, why: str = "") -> dict[str, Any]:
