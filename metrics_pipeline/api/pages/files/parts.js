@@ -106,7 +106,8 @@ export function dayNotice(coverage, period) {
   const kinds = NAMES.filter((name) => wrong.some((row) => row.state === name));
   return h(
     "div",
-    { class: "notice", role: "status" },
+    // Days before the first one are no fault.
+    { class: wrong.length > 0 ? "notice" : "note", role: "status" },
     kinds.map((name) => {
       const rows = wrong.filter((row) => row.state === name);
       const { sign, meaning } = describe(name);
