@@ -40,7 +40,7 @@ def test_the_server_answers_logs_json_without_tokens_and_ends_with_ctrl_c(start:
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=HANGING_SECONDS)
     assert process.returncode == 0
-    assert stderr == f"API: {url}/docs (Ctrl-C stops it)\n"
+    assert stderr == f"Page: {url}   API: {url}/docs   (Ctrl-C stops them)\n"
     lines = [json.loads(line) for line in stdout.splitlines()]
     (mine,) = [line for line in lines if line.get("request_id") == "mine"]
     assert mine.pop("duration_ms") > 0

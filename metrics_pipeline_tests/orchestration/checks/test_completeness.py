@@ -74,7 +74,7 @@ def test_missing_and_dirty_days_are_named_with_the_reason(stored: Database, eval
     assert verdict.description == "2 of 3 days are not right: 2025-03-02 is missing, 2025-03-03 is dirty."
     assert "| 2025-03-02 | missing | never aggregated, 1 logs |" in values(verdict)["unfinished_days"]
     assert (
-        "| 2025-03-03 | dirty | logs &#43;1, successful &#43;1, latency&#95;ms &#43;7 |"
+        "| 2025-03-03 | dirty | logs &#43;1, successful &#43;1, latency &#43;7 ms |"
         in values(verdict)["unfinished_days"]
     )
 
