@@ -54,7 +54,7 @@ def build_defs(**overrides: Unpack[SettingsOverrides]) -> dg.Definitions:
     return dg.Definitions(
         assets=[
             *upstream_assets(settings.retention),
-            build_metrics_asset(partitions, settings.owners, settings.user_key),
+            build_metrics_asset(partitions, settings.owners, settings.user_key, settings.dimensions),
             build_retention_asset(settings),
         ],
         asset_checks=checks,

@@ -1,4 +1,4 @@
-"""agent_day_distributions: writing a day's distributions, reading windows, and comparing a day with its metrics."""
+"""The tables of distributions, one for each grain: writing a day's, reading windows, comparing a day with its rows."""
 
 import hashlib
 import sys
@@ -20,17 +20,15 @@ from psycopg.pq import Format
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.errors import PermanentError
-from metrics_pipeline.metrics.catalog import AGENT_DAY, ERROR_COUNT, METRIC_NAMES
+from metrics_pipeline.metrics.catalog import AGENT_DAY, ERROR_COUNT, METRIC_NAMES, Grain
 from metrics_pipeline.metrics.distributions import DISTRIBUTION_SCHEMA, UserKey, merge_distributions
 from metrics_pipeline.metrics.window_metrics import period_of, window_metrics
 
 _USER_KEY = text("SELECT secret FROM metric_user_key WHERE id = 1")
 
-_DIGESTS = text("SELECT agent_id, digest FROM agent_day_distributions WHERE metric_date = :metric_date")
-_DELETE = text("DELETE FROM agent_day_distributions WHERE metric_date = :metric_date AND agent_id = ANY(:agents)")
-_COPY = """
-COPY agent_day_distributions (agent_id, metric_date, latencies_ms, latency_executions, user_hashes, total_latency_ms,
-    latencies_exact, users_exact, user_key_id, digest) FROM STDIN (FORMAT BINARY)"""
+_COLUMNS = (
+    "latencies_ms, latency_executions, user_hashes, total_latency_ms, latencies_exact, users_exact, user_key_id, digest"
+)
 #: SQL for the digest of a row: what the package computes before it sends the row.
 DIGEST = """sha256(array_send(latencies_ms) || array_send(latency_executions) || array_send(user_hashes)
     || int8send(total_latency_ms) || boolsend(latencies_exact) || boolsend(users_exact))"""
@@ -83,7 +81,7 @@ _INT4, _INT8 = 23, 20
 _ARRAY, _EMPTY_ARRAY, _LENGTH = Struct(">iiiii"), Struct(">iii"), Struct(">i")
 _EXACTNESS = Struct(">q??")
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-_COPY_FIELDS = Struct(">h").pack(10)
+_COPY_FIELDS = Struct(">h")
 _COPY_END = Struct(">h").pack(-1)
 _NULL = _LENGTH.pack(-1)
 _EPOCH = date(2000, 1, 1)
@@ -91,11 +89,12 @@ _EPOCH = date(2000, 1, 1)
 
 @dataclass(frozen=True)
 class EncodedDay:
-    """The distributions of a day in the form of a binary COPY: the row and the digest of each agent."""
+    """The distributions of a day in the form of a binary COPY: the row and the digest for each of the grain's keys."""
 
     metric_date: date
-    rows: Mapping[str, bytes]
-    digests: Mapping[str, bytes]
+    grain: Grain
+    rows: Mapping[tuple[str, ...], bytes]
+    digests: Mapping[tuple[str, ...], bytes]
 
 
 def user_key(connection: Connection, configured: UserKey | None) -> UserKey:
@@ -103,24 +102,28 @@ def user_key(connection: Connection, configured: UserKey | None) -> UserKey:
     return configured or UserKey(bytes(connection.execute(_USER_KEY).scalar_one()))
 
 
-def encode_day(metric_date: date, distributions: pl.DataFrame) -> EncodedDay:
-    """Encodes the columns agent_id and DISTRIBUTION_SCHEMA. Lists become bytes as a whole, not value by value."""
+def encode_day(metric_date: date, distributions: pl.DataFrame, grain: Grain = AGENT_DAY) -> EncodedDay:
+    """Encodes the grain's keys and DISTRIBUTION_SCHEMA. Lists become bytes as a whole, not value by value."""
     pairs = distributions["latency_counts"].explode(empty_as_null=False, keep_nulls=False).struct
     pair_counts = distributions["latency_counts"].list.len()
     latencies = _int4_arrays(pairs.field("latency_ms"), pair_counts)
     executions = _int4_arrays(pairs.field("executions").cast(pl.Int32), pair_counts)
     users = _int8_arrays(distributions["user_hashes"])
     day = _LENGTH.pack((metric_date - _EPOCH).days)
-    numbers = distributions.select("agent_id", "user_key_id", "total_latency_ms", "latencies_exact", "users_exact")
+    numbers = distributions.select(*grain.day_keys, "user_key_id", "total_latency_ms", "latencies_exact", "users_exact")
+    begin = _COPY_FIELDS.pack(len(grain.keys) + _COLUMNS.count(",") + 1)
     rows, digests = {}, {}
-    for (agent, key_id, *exactness), *arrays in zip(numbers.iter_rows(), latencies, executions, users, strict=True):
-        flags = _EXACTNESS.pack(*exactness)
+    for (*texts, key_id, total, are_latencies_exact, are_users_exact), *arrays in zip(
+        numbers.iter_rows(), latencies, executions, users, strict=True
+    ):
+        flags = _EXACTNESS.pack(total, are_latencies_exact, are_users_exact)
         digest = hashlib.sha256(b"".join([*arrays, flags])).digest()
-        fields = (agent.encode(), day, *arrays, flags[:8], flags[8:9], flags[9:])
+        keys = tuple(texts)
+        fields = (*(text.encode() for text in keys), day, *arrays, flags[:8], flags[8:9], flags[9:])
         named = _NULL if key_id is None else _field(key_id.encode())
-        rows[agent] = b"".join([_COPY_FIELDS, *map(_field, fields), named, _field(digest)])
-        digests[agent] = digest
-    return EncodedDay(metric_date, rows, digests)
+        rows[keys] = b"".join([begin, *map(_field, fields), named, _field(digest)])
+        digests[keys] = digest
+    return EncodedDay(metric_date, grain, rows, digests)
 
 
 def write_day(connection: Connection, day: EncodedDay) -> None:
@@ -128,29 +131,40 @@ def write_day(connection: Connection, day: EncodedDay) -> None:
 
     Raises PermanentError if the table does not store what it is given.
     """
-    stored = _stored_digests(connection, day.metric_date)
-    outdated = [agent for agent, digest in stored.items() if day.digests.get(agent) != digest]
+    table, keys = day.grain.distributions, day.grain.day_keys
+    names = ", ".join(keys)
+    stored = _stored_digests(connection, day)
+    outdated = [each for each, digest in stored.items() if day.digests.get(each) != digest]
     if outdated:
-        connection.execute(_DELETE, {"metric_date": day.metric_date, "agents": outdated})
-    new = [row for agent, row in day.rows.items() if stored.get(agent) != day.digests[agent]]
+        columns = dict(zip(keys, map(list, zip(*outdated, strict=True)), strict=True))
+        given = ", ".join(f"CAST(:{name} AS text[])" for name in keys)
+        delete = (
+            f"DELETE FROM {table} WHERE metric_date = :metric_date AND ({names}) IN (SELECT * FROM unnest({given}))"
+        )
+        connection.execute(text(delete), {"metric_date": day.metric_date, **columns})
+    new = [row for each, row in day.rows.items() if stored.get(each) != day.digests[each]]
     if new:
         driver: Any = connection.connection.driver_connection
-        with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
+        statement = f"COPY {table} ({names}, metric_date, {_COLUMNS}) FROM STDIN (FORMAT BINARY)"
+        with driver.cursor() as cursor, cursor.copy(statement) as copy:
             copy.write(_COPY_HEADER)
             for row in new:
                 copy.write(row)
             copy.write(_COPY_END)
-    if (outdated or new) and _stored_digests(connection, day.metric_date) != day.digests:
+    if (outdated or new) and _stored_digests(connection, day) != day.digests:
         raise PermanentError(
-            f"{day.metric_date}: agent_day_distributions does not store what it is given, so nothing was written. "
-            "Find the trigger, rule or policy of the table that does this (\\d agent_day_distributions in psql) and "
-            "remove it."
+            f"{day.metric_date}: {table} does not store what it is given, so nothing was written. Find the trigger, "
+            f"rule or policy of the table that does this (\\d {table} in psql) and remove it."
         )
 
 
-def _stored_digests(connection: Connection, metric_date: date) -> dict[str, bytes]:
-    rows = connection.execute(_DIGESTS, {"metric_date": metric_date})
-    return {row.agent_id: bytes(row.digest) for row in rows}
+def _stored_digests(connection: Connection, day: EncodedDay) -> dict[tuple[str, ...], bytes]:
+    names = ", ".join(day.grain.day_keys)
+    statement = f"SELECT {names}, digest FROM {day.grain.distributions} WHERE metric_date = :metric_date"
+    return {
+        tuple(keys): bytes(digest)
+        for *keys, digest in connection.execute(text(statement), {"metric_date": day.metric_date})
+    }
 
 
 def _field(value: bytes) -> bytes:
