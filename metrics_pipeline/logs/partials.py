@@ -135,7 +135,10 @@ def _by_value(found: Mapping[str, Sequence[Any]], dimensions: Sequence[Dimension
     logs = pl.Series(found["total_executions"], dtype=pl.Int64)
     numbers, flags = _native("q", found["numbers"]), pl.col("flags")
     texts = {
-        name: pl.Series(b"\0".join(found[name]).decode().split("\0") if len(logs) else [], dtype=pl.String)
+        name: pl.Series([b"\0".join(found[name])] if len(logs) else [], dtype=pl.Binary)
+        .cast(pl.String)
+        .str.split("\0")
+        .explode()
         for name in ("costs", "users", "errors", *(f"values_{number}" for number in range(len(dimensions))))
     }
     flag = {name: flags & (1 << bit) != 0 for bit, name in enumerate(LOG_FLAGS)}

@@ -141,7 +141,7 @@ class PostgresLogs:
         parts: Sequence[SlicePartials],
         irregular: Sequence[str | None],
     ) -> ExtractedValues:
-        partials, merged = keep_largest(pl.concat(part.by_value for part in parts))
+        partials, merged = keep_largest(part.by_value for part in parts)
         costs = [pl.DataFrame(schema=VALUE_COSTS_SCHEMA)]
         if irregular:
             kept = partials.filter(pl.col("value_kind") != OTHER).select(VALUE_KEYS).unique()

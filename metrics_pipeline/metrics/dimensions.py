@@ -129,24 +129,42 @@ def largest_values(executions: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
-def keep_largest(partials: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+def keep_largest(parts: Iterable[pl.DataFrame]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Merges all but the MAX_VALUES largest values of each agent and dimension into one row OTHER.
 
-    partials: VALUE_PARTIALS_SCHEMA, in any parts. Returns them with the keys of the rows that are kept, and
+    parts: VALUE_PARTIALS_SCHEMA. Returns the same partial aggregates under the keys of the rows that are kept, and
     ExtractedValues.merged.
     """
-    keys = list(VALUE_KEYS)
-    kept = largest_values(partials.lazy().select(*keys, "total_executions")).with_columns(is_kept=True).collect()
-    joined = partials.lazy().join(kept.lazy(), on=keys, how="left", nulls_equal=True)
-    is_kept = pl.col("is_kept").is_not_null()
+    left, keys = list(parts), list(VALUE_KEYS)
+    executions = pl.concat(part.lazy().select(*keys, "total_executions") for part in left)
+    kept = largest_values(executions).with_columns(is_kept=True).collect()
     merged = (
-        joined.filter(~is_kept)
+        executions.join(kept.lazy(), on=keys, how="anti", nulls_equal=True)
         .group_by("agent_id", "dimension")
         .agg(merged_values=pl.struct("value_kind", "value").n_unique().cast(pl.Int64))
         .collect()
     )
-    mapped = joined.with_columns(
-        value_kind=pl.when(is_kept).then("value_kind").otherwise(pl.lit(OTHER)),
-        value=pl.when(is_kept).then("value").otherwise(pl.lit(SPELLED[OTHER])),
+    # One part after the other, because a key with a value for each log has as many rows as logs: 200 MB for a million.
+    mapped = []
+    while left:
+        mapped.append(_under_kept_keys(left.pop(), kept))
+    return pl.concat(mapped), merged
+
+
+def _under_kept_keys(part: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
+    keys = list(VALUE_KEYS)
+    others = part.lazy().join(kept.lazy(), on=keys, how="anti", nulls_equal=True)
+    cost = pl.col("cost_nano_usd")
+    lists = [name for name, dtype in PARTIALS_SCHEMA.items() if isinstance(dtype, pl.List)]
+    merged = (
+        others.with_columns(value_kind=pl.lit(OTHER), value=pl.lit(SPELLED[OTHER]))
+        .group_by(keys)
+        .agg(
+            pl.col(pl.Int64, pl.Int128).exclude("cost_nano_usd").sum(),
+            pl.when(cost.null_count() == 0).then(cost.sum()),
+            *(pl.col(name).explode(empty_as_null=False, keep_nulls=False) for name in lists),
+        )
+        .select(part.columns)
     )
-    return mapped.select(VALUE_PARTIALS_SCHEMA.names()).collect(), merged
+    own = part.lazy().join(kept.lazy(), on=keys, how="semi", nulls_equal=True)
+    return pl.concat([own, merged]).collect(engine="in-memory")

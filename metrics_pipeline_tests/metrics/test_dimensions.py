@@ -64,7 +64,10 @@ def test_the_fifty_largest_values_over_all_parts_are_kept() -> None:
     many = [("value", f"v{number:02}", 2) for number in range(60)]
     # v59 has 1 + 2 + 2 executions in three parts, and our own "(none)" is larger than a value that is spelled so.
     partials, merged = keep_largest(
-        parts(*many, ("value", "v59", 1), ("value", "v59", 2), ("none", "(none)", 3), ("value", "(none)", 1))
+        [
+            parts(*many, ("value", "v59", 1)),
+            parts(("value", "v59", 2), ("none", "(none)", 3), ("value", "(none)", 1)),
+        ]
     )
     kept = partials.filter(pl.col("value_kind") != "other").select("value_kind", "value").unique().rows()
     assert sorted(kept) == [("none", "(none)"), *(("value", f"v{number:02}") for number in [*range(48), 59])]
@@ -74,5 +77,5 @@ def test_the_fifty_largest_values_over_all_parts_are_kept() -> None:
 
 def test_fifty_values_need_no_row_for_others() -> None:
     exactly = parts(*(("value", f"v{number}", 1) for number in range(50)))
-    partials, merged = keep_largest(exactly)
+    partials, merged = keep_largest([exactly])
     assert (set(partials["value_kind"]), merged.height) == ({"value"}, 0)
