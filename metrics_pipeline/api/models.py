@@ -11,6 +11,7 @@ from metrics_pipeline.metrics.reconciliation import STATE_MEANINGS, DayState
 from metrics_pipeline.metrics.summary import PeriodSummary
 from metrics_pipeline.metrics.verification import EVIDENCE_MEANINGS, JudgedBy
 from metrics_pipeline.metrics.window_metrics import FURTHER_COLUMNS
+from metrics_pipeline.store.distributions import VALUE_COLUMNS
 
 #: A JSON number with the digits of the database; a string if the request says decimals=string.
 ExactNumber = Annotated[Decimal, WithJsonSchema({"type": "number", "format": "decimal"})]
@@ -164,6 +165,16 @@ class ActivityRow(WindowMetrics):  # type: ignore[misc, valid-type]
     metric_date: date = Field(default=date.min, description="group_by=day.", examples=["2025-07-11"])
     week: date = Field(default=date.min, description="group_by=week: the Monday.", examples=["2025-07-07"])
     month: date = Field(default=date.min, description="group_by=month: its first day.", examples=["2025-07-01"])
+    value_kind: str = Field(
+        default="value",
+        description="Only with a dimension: value; none: the logs have no value; list: they have a list or an object; "
+        "other: all values but the 50 with the most executions of an agent's day.",
+    )
+    value: str = Field(default="", description="Only with a dimension: its value as text.", examples=["small-2"])
+    days_without_dimension: list[date] = Field(
+        default=[], description=f"Only with a dimension: {VALUE_COLUMNS['days_without_dimension'][4:]}"
+    )
+    is_complete: bool = Field(default=True, description=f"Only with a dimension: {VALUE_COLUMNS['is_complete']}")
     previous: WindowMetrics | None = Field(default=None, description="Only with compare=previous.")  # type: ignore[valid-type]
     change: WindowChange | None = Field(default=None, description="Only with compare=previous.")  # type: ignore[valid-type]
     is_comparable: bool = Field(

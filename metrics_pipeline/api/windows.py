@@ -13,7 +13,7 @@ import polars as pl
 from metrics_pipeline.api.problems import ProblemError
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.answers.windows import window_version
-from metrics_pipeline.store.distributions import Grouping, read_window
+from metrics_pipeline.store.distributions import Grouping, read_values, read_window
 
 _AT_ONCE = 2
 _WAIT_SECONDS = 20
@@ -32,13 +32,21 @@ class Windows:
     _lock: Lock = field(init=False, default_factory=Lock)
     _kept: OrderedDict[Hashable, pl.DataFrame] = field(init=False, default_factory=OrderedDict)
 
-    def read(self, first: date, last: date, by: tuple[Grouping, ...], agent_id: str | None) -> pl.DataFrame:
-        """What store.distributions.read_window() says of these days.
+    def read(
+        self,
+        first: date,
+        last: date,
+        by: tuple[Grouping, ...],
+        agent_id: str | None,
+        dimension: str | None = None,
+        value: str | None = None,
+    ) -> pl.DataFrame:
+        """What store.distributions.read_window() says of these days; with a dimension what read_values() says.
 
         Raises ProblemError (503) if other requests keep both slots for 20 seconds.
         """
         with self.database.snapshot() as snapshot:
-            key = (window_version(snapshot, first, last), first, last, by, agent_id)
+            key = (window_version(snapshot, first, last), first, last, by, agent_id, dimension, value)
             with self._lock:
                 if key in self._kept:
                     self._kept.move_to_end(key)
@@ -51,7 +59,10 @@ class Windows:
                     headers={"Retry-After": "10"},
                 )
             try:
-                frame = read_window(snapshot, first, last, by=by, agent_id=agent_id)
+                if dimension is None:
+                    frame = read_window(snapshot, first, last, by=by, agent_id=agent_id)
+                else:
+                    frame = read_values(snapshot, first, last, dimension, by=by, agent_id=agent_id, value=value)
             finally:
                 self._slots.release()
         with self._lock:

@@ -18,7 +18,14 @@ from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.upgrading import require_current
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.store.distributions import GROUP_COLUMNS, Grouping, read_window
+from metrics_pipeline.store.distributions import (
+    GROUP_COLUMNS,
+    Grouping,
+    days_without_dimension,
+    read_values,
+    read_window,
+    stored_dimensions,
+)
 
 
 class Format(StrEnum):
@@ -43,6 +50,10 @@ _SHOWN = {
 }
 
 
+def _storable_each(values: list[str] | None) -> list[str] | None:
+    return None if values is None else [str(storable(value)) for value in values]
+
+
 def report(
     first: Annotated[
         datetime, typer.Option("--from", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The first day.")
@@ -51,7 +62,15 @@ def report(
         datetime | None,
         typer.Option("--to", metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], help="The last day. Default: yesterday."),
     ] = None,
-    by: Annotated[list[Grouping] | None, typer.Option(help="One row for each of these. May be repeated.")] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GROUP",
+            callback=_storable_each,
+            help="One row for each of these: agent, day, week, month, or one dimension of METRICS_DIMENSIONS. May be "
+            "repeated.",
+        ),
+    ] = None,
     agent: Annotated[str | None, typer.Option(callback=storable, help="Only this agent. Default: all.")] = None,
     form: Annotated[Format, typer.Option("--format", help="CSV and JSON have all columns and digits.")] = Format.TABLE,
 ) -> None:
@@ -64,16 +83,27 @@ def report(
 
     - `metrics-pipeline report --from 2025-07-01 --to 2025-07-31`
     - `metrics-pipeline report --from 2025-01-01 --to 2025-12-31 --by month --by agent --format csv`
+    - `metrics-pipeline report --from 2025-07-01 --by model`: a dimension of METRICS_DIMENSIONS
     """
     settings = Settings.from_environment()
     last_day = last.date() if last else last_complete_day(datetime.now(UTC), settings.time_zone)
     if first.date() > last_day:
         raise PermanentError(f"The first day, {first.date()}, comes after the last, {last_day}. Swap --from and --to.")
     database = open_database(settings)
-    groups = list(dict.fromkeys(by or ()))
+    asked = list(dict.fromkeys(by or ()))
+    groups = [Grouping(each) for each in asked if each in GROUP_COLUMNS]
+    dimensions = [each for each in asked if each not in GROUP_COLUMNS]
+    keys = [GROUP_COLUMNS[each] for each in groups]
     with database.snapshot() as snapshot:
         require_current(snapshot)
-        rows = read_window(snapshot, first.date(), last_day, by=groups, agent_id=agent).to_dicts()
+        if dimensions:
+            dimension = _known(dimensions, stored_dimensions(snapshot))
+            frame = read_values(snapshot, first.date(), last_day, dimension, by=groups, agent_id=agent)
+            without = days_without_dimension(snapshot, first.date(), last_day, dimension)
+            keys.append("value")
+        else:
+            frame, without = read_window(snapshot, first.date(), last_day, by=groups, agent_id=agent), []
+        rows = frame.to_dicts()
     for row in rows:
         row["error_distribution"] = {each["error_type"]: each["executions"] for each in row["error_distribution"]}
     if form is Format.JSON:
@@ -85,7 +115,26 @@ def report(
     elif not rows:
         print("No day of the window is stored.")
     else:
-        _print(f"{first.date()} to {last_day}, {database.description}", [GROUP_COLUMNS[each] for each in groups], rows)
+        _print(f"{first.date()} to {last_day}, {database.description}", keys, rows)
+    if without and form is Format.TABLE:
+        print(
+            f"Not broken down by {dimension}: {', '.join(map(str, without))}. While their logs exist, metrics-pipeline "
+            f"backfill --from {without[0]} --to {without[-1]} breaks them down by what METRICS_DIMENSIONS declares."
+        )
+
+
+def _known(dimensions: list[str], stored: list[str]) -> str:
+    unknown = [name for name in dimensions if name not in stored]
+    if unknown:
+        raise PermanentError(
+            f"--by {unknown[0]} is neither {', '.join(GROUP_COLUMNS)} nor a dimension that a stored day has "
+            f"({', '.join(stored) or 'none has any'}). METRICS_DIMENSIONS declares dimensions."
+        )
+    if len(dimensions) > 1:
+        raise PermanentError(
+            f"--by {' and '.join(dimensions)}: a day is broken down by each dimension alone. Give one."
+        )
+    return dimensions[0]
 
 
 def _print(title: str, keys: list[str], rows: list[dict[str, Any]]) -> None:

@@ -110,6 +110,11 @@ def definitions(dimensions: Iterable[Dimension]) -> str:
     return ",".join(dimension.definition for dimension in dimensions)
 
 
+def names_of(stored: str) -> list[str]:
+    """The names of the dimensions in what definitions() gave."""
+    return [definition.partition("=")[0] for definition in stored.split(",") if definition]
+
+
 def fingerprint_names(dimensions: Iterable[Dimension]) -> list[str]:
     """Under which name a fingerprint holds the number of each dimension. Another definition has another name."""
     return [f"dimension {dimension.definition}" for dimension in dimensions]

@@ -15,11 +15,13 @@ from metrics_pipeline.logs import slices
 from metrics_pipeline.metrics.dimensions import parse_dimensions
 from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.metrics.validation import validate_breakdown
+from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.pipeline.aggregation import AggregatedDay, AggregationOptions, compute_day, store_day
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline.store.closing import clear_day
+from metrics_pipeline.store.distributions import Grouping, read_values, stored_dimensions
 from metrics_pipeline.store.forgetting import forget_user
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.days import (
@@ -36,6 +38,7 @@ from metrics_pipeline_tests.days import (
 )
 from metrics_pipeline_tests.oracle import expected_values, stored_values
 
+NEXT = day_window(DAY + timedelta(days=1), "UTC")
 MODEL = ("metadata->>'model'", "jsonb_typeof(metadata::jsonb->'model') IN ('array', 'object')")
 VERSION = ("metadata->'release'->>'v'", "jsonb_typeof(metadata::jsonb->'release'->'v') IN ('array', 'object')")
 LATENCY = ("latency_ms::text", "false")
@@ -57,6 +60,12 @@ def aggregate(database: Database, declared: str, run_id: str = "a run") -> Aggre
     logs = open_logs(database, parse_dimensions(declared) if declared else ())
     computed = compute_day(database, logs, WINDOW, AggregationOptions())
     return store_day(database, computed, run_id=run_id, reason=Reason.MANUAL)
+
+
+def aggregate_next_day(database: Database) -> None:
+    """Without a dimension."""
+    computed = compute_day(database, open_logs(database), NEXT, AggregationOptions())
+    store_day(database, computed, run_id="a run", reason=Reason.MANUAL)
 
 
 def assert_values_exact(database: Database, **dimensions: tuple[str, str]) -> None:
@@ -227,3 +236,24 @@ def test_logs_outside_of_the_day_or_without_an_active_agent_are_in_no_value(with
     store_logs(with_logs, [replace(LOGS[0], timestamp=WINDOW.end), replace(LOGS[0], timestamp=late), Log(None)])
     aggregate(with_logs, "model")
     assert_values_exact(with_logs, model=MODEL)
+
+
+def test_a_window_by_value_has_the_metrics_of_all_logs_of_each_value_and_names_days_without_it(
+    with_logs: Database,
+) -> None:
+    aggregate(with_logs, "model")
+    aggregate_next_day(with_logs)
+    with with_logs.snapshot() as snapshot:
+        assert stored_dimensions(snapshot) == ["model"]
+        found = read_values(snapshot, DAY, NEXT.metric_date, "model")
+        per_agent = read_values(snapshot, DAY, DAY, "model", by=[Grouping.AGENT, Grouping.MONTH], agent_id="a")
+        none = read_values(snapshot, DAY, DAY, "model", value="(none)")
+        spelled = read_values(snapshot, DAY, DAY, "model", value="m")
+    assert found.height == 9
+    rows = {row["value"]: row for row in found.to_dicts()}
+    assert [rows["m"][name] for name in ("total_executions", "p95_latency_ms", "unique_users")] == [1, 100, 1]
+    assert rows["m"]["total_cost_usd"] == Decimal("0.5")
+    assert (rows["m"]["days_without_dimension"], rows["m"]["is_complete"]) == ([NEXT.metric_date], True)
+    assert per_agent["total_executions"].sum() == 6
+    assert none.select("value_kind", "total_executions").rows() == [("none", 1)]
+    assert spelled.select("value_kind", "total_executions").rows() == [("value", 1)]
