@@ -1,5 +1,7 @@
 """The rules that every day must meet before it is written. A day that breaks one is wrong, so it is refused."""
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from metrics_pipeline.errors import InvariantError
@@ -30,25 +32,29 @@ def validate_day(day: DayMetrics, window: DayWindow, logs_read: int) -> None:
     _raise_if(broken + _broken_rules(day.metrics), window)
 
 
-def validate_breakdown(metrics: pl.DataFrame, breakdown: pl.DataFrame, window: DayWindow) -> None:
+def validate_breakdown(
+    metrics: pl.DataFrame, breakdown: pl.DataFrame, dimensions: Sequence[str], window: DayWindow
+) -> None:
     """Checks the rules of each row, and that the values of each dimension add up to the agent's row.
 
-    metrics: AGENT_DAY. breakdown: AGENT_DIMENSION_DAY. Raises InvariantError as validate_day() does.
+    metrics: AGENT_DAY. breakdown: AGENT_DIMENSION_DAY, by these dimensions. Raises InvariantError as validate_day()
+    does.
     """
-    if not breakdown.is_empty():
-        unequal = [
-            f"{name} of {agent!r} by {dimension}" for agent, dimension, name in not_adding_up(metrics, breakdown)
-        ]
+    if dimensions:
+        found = not_adding_up(metrics, breakdown, dimensions)
+        unequal = [f"{name} of {agent!r} by {dimension}" for agent, dimension, name in found]
         _raise_if(_broken_rules(breakdown) + unequal[:_MAX_NAMED_AGENTS], window)
 
 
-def not_adding_up(metrics: pl.DataFrame, breakdown: pl.DataFrame) -> list[tuple[str, str, str]]:
+def not_adding_up(
+    metrics: pl.DataFrame, breakdown: pl.DataFrame, dimensions: Sequence[str]
+) -> list[tuple[str, str, str]]:
     """The agent, the dimension and the metric wherever the values of a dimension do not add up to the agent's row.
 
-    metrics: AGENT_DAY. breakdown: AGENT_DIMENSION_DAY, of the same day. Every metric that adds up is compared, to the
-    last digit, also an agent that a dimension leaves out.
+    metrics: AGENT_DAY. breakdown: AGENT_DIMENSION_DAY, of the same day, by these dimensions. Every metric that adds up
+    is compared, to the last digit, also an agent that a dimension leaves out.
     """
-    names = breakdown.select("dimension").unique()
+    names = pl.DataFrame({"dimension": dimensions}, schema={"dimension": pl.String})
     rows = metrics.filter(pl.col("total_executions") > 0)
     pairs = ["agent_id", "dimension"]
     sums = _sums(rows.join(names, how="cross"), pairs).join(

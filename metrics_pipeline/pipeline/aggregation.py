@@ -23,7 +23,7 @@ from metrics_pipeline.metrics.calculator import (
 )
 from metrics_pipeline.metrics.catalog import AGENT_DIMENSION_DAY
 from metrics_pipeline.metrics.comparison import DayChange, compare_days
-from metrics_pipeline.metrics.dimensions import ExtractedValues, definitions
+from metrics_pipeline.metrics.dimensions import ExtractedValues, definitions, names_of
 from metrics_pipeline.metrics.distributions import UserKey, distributions, hashed_users
 from metrics_pipeline.metrics.validation import validate_breakdown, validate_day
 from metrics_pipeline.metrics.verification import Mark
@@ -130,7 +130,7 @@ def compute_day(
         if not options.accept_deleted_logs:
             refuse_if_shrunk(stored, window, metrics.fingerprint, aggregates.logs_by_agent())
         validate_day(metrics, window, extracted.logs)
-        validate_breakdown(metrics.metrics, breakdown.metrics, window)
+        validate_breakdown(metrics.metrics, breakdown.metrics, names_of(breakdown.dimensions), window)
     return ComputedDay(window, metrics, of_agents, totals, stored, extracted.taken_at, timings, breakdown)
 
 

@@ -206,15 +206,16 @@ def test_a_forgotten_user_is_in_no_distribution_of_a_value(with_logs: Database) 
 def test_a_breakdown_that_does_not_add_up_is_refused(with_logs: Database) -> None:
     computed = compute_day(with_logs, open_logs(with_logs, parse_dimensions("model")), WINDOW, AggregationOptions())
     rows, agents = computed.breakdown.metrics, computed.metrics.metrics
-    validate_breakdown(agents, rows, WINDOW)
+    validate_breakdown(agents, rows, ["model"], WINDOW)
     wrong: Sequence[tuple[Any, str]] = [
+        (rows.clear(), "total_executions of 'a' by model"),
         (rows.filter(rows["agent_id"] == "a"), "total_executions of 'b' by model"),
         (rows.with_columns(total_cost_usd=rows["total_cost_usd"] + Decimal("1e-9")), "total_cost_usd of 'a' by model"),
         (rows.with_columns(total_tokens=rows["total_tokens"] + 1), "total_tokens of 'a' by model"),
     ]
     for broken, words in wrong:
         with pytest.raises(InvariantError, match=words):
-            validate_breakdown(agents, broken, WINDOW)
+            validate_breakdown(agents, broken, ["model"], WINDOW)
 
 
 @pytest.mark.parametrize(
