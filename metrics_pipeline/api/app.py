@@ -18,7 +18,7 @@ from metrics_pipeline.api.documentation import install_documentation
 from metrics_pipeline.api.gauges import Gauges
 from metrics_pipeline.api.middleware import head_and_options, raw_agent_ids, request_log
 from metrics_pipeline.api.problems import install_problems
-from metrics_pipeline.api.routes import activity, coverage, metrics, operations, records, runs
+from metrics_pipeline.api.routes import activity, comparison, coverage, metrics, operations, records, runs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 
@@ -99,7 +99,7 @@ def build_app(
     app.state.gauges = Gauges(context)
     install_problems(app, needs_token=bool(settings.api_tokens))
     # The runs come before the metrics, whose paths match any agent id.
-    for family in (operations, runs, metrics, activity, records, coverage):
+    for family in (operations, runs, comparison, metrics, activity, records, coverage):
         app.include_router(family.router)
     install_documentation(app)
     return app

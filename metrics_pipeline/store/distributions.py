@@ -270,8 +270,7 @@ def read_values(
     others = grouped.filter(pl.col("value_kind") == OTHER_VALUES).with_columns(has_others=True)
     others = others.select(*keys, "has_others").unique()
     if value is not None:
-        kind = next((kind for kind, spelled in SPELLED.items() if spelled == value), VALUE)
-        rows = rows.filter((pl.col("value") == value) & (pl.col("value_kind") == kind))
+        rows = _of_value(rows, value)
     found = _grouped(connection, rows, [*keys, "value_kind", "value"], AGENT_DIMENSION_DAY)
     missing = pl.DataFrame(
         {"metric_date": days_without_dimension(connection, first, last, dimension)}, schema={"metric_date": pl.Date}
@@ -297,6 +296,21 @@ def read_values(
         .sort(*keys, "value_kind", "value")
         .select(*found.columns, *VALUE_COLUMNS)
     )
+
+
+def read_latencies(
+    connection: Connection, first: date, last: date, dimension: str, agent_id: str, value: str
+) -> list[tuple[int, int]]:
+    """The latencies of an agent's executions of one value, as in read_values(), sorted, each with its executions."""
+    rows = _of_value(_rows(connection, first, last, agent_id, dimension, value), value)
+    merged = _merged(connection, rows, ["agent_id"], AGENT_DIMENSION_DAY)
+    pairs = merged["latency_counts"].explode(empty_as_null=False, keep_nulls=False).struct.unnest()
+    return list(pairs.iter_rows())
+
+
+def _of_value(rows: pl.DataFrame, value: str) -> pl.DataFrame:
+    kind = next((kind for kind, spelled in SPELLED.items() if spelled == value), VALUE)
+    return rows.filter((pl.col("value") == value) & (pl.col("value_kind") == kind))
 
 
 #: The columns of read_values() besides those of window_metrics(), with their meaning.

@@ -185,6 +185,42 @@ def test_a_dimension_groups_and_filters_and_names_the_days_that_lack_it(api: htt
     assert rows(api, "model=nothing") == []
 
 
+def test_two_values_are_compared_with_the_interval_of_their_difference(database: Database, api: httpx2.Client) -> None:
+    store_agents(database, {"a": "active"})
+    store_logs(
+        database,
+        [
+            Log(
+                "a",
+                "failed" if number % fails == 0 else "success",
+                latency + number,
+                metadata=f'{{"model": "{model}"}}',
+            )
+            for model, fails, latency, logs in (("old", 5, 100, 200), ("new", 50, 900, 200), ("rare", 9, 1, 29))
+            for number in range(logs)
+        ],
+    )
+    logs = open_logs(database, parse_dimensions("model"))
+    computed = compute_day(database, logs, day_window(DAY, "UTC"), AggregationOptions())
+    store_day(database, computed, run_id="a run", reason=Reason.MANUAL)
+    path = f"/api/v1/metrics/a/compare?dimension=model&start_date={DAY}&end_date={DAY}"
+    answer = api.get(f"{path}&a=old&b=new")
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert (found["a"]["executions"], found["a"]["success_rate"], found["b"]["success_rate"]) == (200, 0.8, 0.98)
+    rate, p95 = found["success_rate"], found["p95_latency_ms"]
+    # Wilson: 0.8 of 200 is (0.7393, 0.8496), 0.98 of 200 is (0.9497, 0.9922).
+    assert (rate["difference"], round(rate["low"], 3), round(rate["high"], 3)) == (0.18, 0.122, 0.242)
+    assert (rate["verdict"], p95["difference"], p95["verdict"]) == ("higher", 800.0, "higher")
+    assert p95["low"] < 800 < p95["high"]
+    few = api.get(f"{path}&a=old&b=rare").json()
+    assert (few["success_rate"]["verdict"], few["success_rate"]["low"]) == ("too few", None)
+    absent = api.get(f"{path}&a=old&b=never").json()
+    assert (absent["b"]["executions"], absent["success_rate"]["difference"]) == (0, None)
+    assert api.get(f"{path}&a=old&b=new", headers={"If-None-Match": answer.headers["ETag"]}).status_code == 304
+    assert api.get(f"{path.replace('model', 'version')}&a=1&b=2").status_code == 422
+
+
 @pytest.mark.usefixtures("by_model")
 def test_an_unknown_dimension_or_one_that_no_day_has_is_refused(api: httpx2.Client) -> None:
     for query, field in (("group_by=version", "group_by"), ("version=1", "version")):
