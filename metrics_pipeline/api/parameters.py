@@ -42,6 +42,7 @@ IsoDate = Annotated[date, BeforeValidator(_iso_date)]
 OptionalDate = Annotated[date | None, BeforeValidator(_iso_date), WithJsonSchema({"type": "string", "format": "date"})]
 OptionalFormat = Annotated[Format | None, WithJsonSchema({"type": "string", "enum": [*Format]})]
 #: Text that a column of PostgreSQL can hold.
+StoredText = Annotated[str, AfterValidator(stored_text)]
 OptionalText = Annotated[str | None, AfterValidator(stored_text), WithJsonSchema({"type": "string"})]
 
 
@@ -165,7 +166,7 @@ async def agent_in_path(
         str,
         Path(
             description="The agent; in a URL percent-encoded. A slash may be sent as it is, but if the id ends in "
-            "/summary, write the last one as %2F.",
+            "/summary or /compare, write the last one as %2F.",
             examples=["support-triage"],
         ),
     ],
