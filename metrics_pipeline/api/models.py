@@ -231,6 +231,10 @@ class ChosenRow(_ChosenMetrics):  # type: ignore[misc, valid-type]
     metric_date: date = Field(default=date.min, examples=["2025-07-11"])
     week: date = Field(default=date.min, examples=["2025-07-07"])
     month: date = Field(default=date.min, examples=["2025-07-01"])
+    value_kind: str = "value"
+    value: str = Field(default="", examples=["small-2"])
+    days_without_dimension: list[date] = Field(default=[])
+    is_complete: bool = True
     previous: _ChosenMetrics | None = None  # type: ignore[valid-type]
     change: _ChosenMetrics | None = None  # type: ignore[valid-type]
     is_comparable: bool = False

@@ -86,7 +86,7 @@ class PageParameters(ListParameters):
 
     limit: int = Field(default=100, ge=1, le=MAX_PAGE, description="The largest number of rows.")
     offset: int = Field(default=0, ge=0, le=_MAX_OFFSET, description="The number of rows to skip.")
-    version: OptionalText = Field(
+    list_version: OptionalText = Field(
         default=None,
         description="The state of the list that this page must belong to, as the Link header of another page names it. "
         "409 if the list has changed since. Default: the present state.",
@@ -94,12 +94,12 @@ class PageParameters(ListParameters):
 
     def require_same_list(self, version: str, query: Mapping[str, str]) -> None:
         """Raises ProblemError (409) if the page that the client came from was one of another state of the list."""
-        if self.version not in (None, version):
-            first = {name: value for name, value in query.items() if name not in ("version", "offset")}
+        if self.list_version not in (None, version):
+            first = {name: value for name, value in query.items() if name not in ("list_version", "offset")}
             raise ProblemError(
                 HTTPStatus.CONFLICT,
                 "The list has changed since the page that this link is from, so rows would be missing or come twice. "
-                "Start again with the first page: without offset and version, as the Link header names it.",
+                "Start again with the first page: without offset and list_version, as the Link header names it.",
                 kind="list-changed",
                 headers={"Link": f'<?{urlencode(first)}>; rel="first"'},
             )
@@ -115,7 +115,8 @@ class PageParameters(ListParameters):
         if self.offset:
             links.append((max(self.offset - self.limit, 0), "prev"))
         pages = [
-            f'<?{urlencode({**query, "limit": self.limit, "offset": offset, "version": version})}>; rel="{relation}"'
+            f"<?{urlencode({**query, 'limit': self.limit, 'offset': offset, 'list_version': version})}>; "
+            f'rel="{relation}"'
             for offset, relation in links
         ]
         return {"X-Total-Count": str(total)} | ({"Link": ", ".join(pages)} if pages else {})

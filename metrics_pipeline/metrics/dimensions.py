@@ -27,7 +27,7 @@ RESERVED = frozenset(
     {column.name for column in AGENT_DIMENSION_DAY.columns}
     | {"agent", "day", "week", "month", "window", "error_type", "days_stored", "created_at", "updated_at"}
     | {"start_date", "end_date", "group_by", "sort", "min_executions", "compare", "limit", "offset", "cursor", "format"}
-    | {"decimals", "excel", "updated_since"}
+    | {"decimals", "excel", "updated_since", "fields", "list_version"}
 )
 
 #: The columns that tell the rows of one day apart.

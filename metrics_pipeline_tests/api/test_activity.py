@@ -95,7 +95,7 @@ def test_rows_are_sorted_filtered_paged_and_of_one_agent(stored: Database, api: 
     assert agents("agent_id=c") == ["c"]
     page = api.get(f"/api/v1/activity?group_by=agent&limit=1&end_date={DAY}")
     assert page.headers["Link"].startswith(
-        f"<?group_by=agent&limit=1&end_date={DAY}&start_date=2025-02-03&offset=1&version="
+        f"<?group_by=agent&limit=1&end_date={DAY}&start_date=2025-02-03&offset=1&list_version="
     )
 
 

@@ -215,7 +215,7 @@ def activity(request: Request, context: ApiContext, parameters: Annotated[Activi
         columns = [*columns, *Comparison.model_fields]
     pinned = {**request.query_params, "start_date": str(first), "end_date": str(last)}
     version = ""
-    if parameters.version is not None or parameters.offset or frame.height > parameters.limit:
+    if parameters.list_version is not None or parameters.offset or frame.height > parameters.limit:
         # Of the numbers themselves: a day that is stored again without a change leaves the list as it is.
         version = hashlib.sha256("".join(each.write_json() for each in state).encode()).hexdigest()
     parameters.require_same_list(version, pinned)
