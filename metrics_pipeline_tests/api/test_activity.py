@@ -220,6 +220,24 @@ def test_a_dimension_groups_and_filters_and_names_the_days_that_lack_it(api: htt
     assert rows(api, "model=nothing") == []
 
 
+@pytest.mark.usefixtures("by_model")
+def test_the_values_of_a_dimension_have_the_chosen_fields_and_are_walked_through(api: httpx2.Client) -> None:
+    whole = rows(api, "group_by=model")
+    names = ["value_kind", "value", "p50_latency_ms", "total_executions", "days_without_dimension", "is_complete"]
+    chosen = rows(api, "group_by=model&fields=p50_latency_ms,total_executions")
+    assert chosen == [{name: row[name] for name in names} for row in whole]
+    sums = rows(api, "group_by=model&fields=total_executions")
+    assert sums == [{name: row[name] for name in names if name != "p50_latency_ms"} for row in whole]
+    assert whole == rows(api, "group_by=model")
+    walked, url = [], f"{PATH}&group_by=model&limit=20"
+    while url:
+        answer = api.get(url)
+        assert answer.headers["X-Total-Count"] == str(len(whole))
+        walked += json.loads(answer.text, parse_float=Decimal)
+        url = f"/api/v1/activity{answer.links['next']['url']}" if "next" in answer.links else ""
+    assert walked == whole
+
+
 def test_two_values_are_compared_with_the_interval_of_their_difference(database: Database, api: httpx2.Client) -> None:
     store_agents(database, {"a": "active"})
     store_logs(
