@@ -23,7 +23,7 @@ It warns of a dimension with more than {_MANY_VALUES:,} values on an agent's day
 
 **When it is red**, somebody or something other than this pipeline wrote to one of the two tables. Materialise the named
 days again while their raw logs are there; pruned ones come from a backup. **When it warns**, the key holds an id rather
-than a name: declare another one in METRICS_DIMENSIONS.
+than a name: declare another dimension.
 """
 
 
