@@ -56,7 +56,7 @@ def build_defs(**overrides: Unpack[SettingsOverrides]) -> dg.Definitions:
     return dg.Definitions(
         assets=[
             *upstream_assets(settings.retention),
-            build_metrics_asset(partitions, settings.owners, settings.user_key),
+            build_metrics_asset(partitions, settings.owners, settings.user_key, settings.dimensions),
             build_overview_asset(settings),
             build_retention_asset(settings),
             *CONSUMERS,

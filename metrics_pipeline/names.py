@@ -5,6 +5,7 @@ Strings and numbers only, so that every room can import it. A name that is store
 
 # Our tables.
 METRICS_TABLE = "agent_performance_metrics"
+DIMENSIONS_TABLE = "agent_dimension_metrics"
 
 # Tables of other systems.
 LOGS_TABLE = "agent_execution_logs"

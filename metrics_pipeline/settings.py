@@ -17,6 +17,7 @@ import platformdirs
 from dotenv import dotenv_values
 
 from metrics_pipeline.errors import PermanentError, SettingsError
+from metrics_pipeline.metrics.dimensions import MAX_DIMENSIONS, Dimension, parse_dimensions
 from metrics_pipeline.metrics.distributions import UserKey
 from metrics_pipeline.metrics.retention import MAX_DAYS, NEVER, RetentionPolicy
 
@@ -256,6 +257,16 @@ class Settings:
         default=14,
     )
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
+    dimensions: tuple[Dimension, ...] = _variable(
+        "METRICS_DIMENSIONS",
+        "By what the metrics of each agent are also broken down. Applies to days that are aggregated from then on. "
+        "Unset: no breakdown.",
+        f"up to {MAX_DIMENSIONS} entries, separated by commas, each a name of its own (model: the key of metadata), "
+        "name=metadata.key (keys may be nested: metadata.release.version) or name=column of agent_execution_logs, such "
+        "as model,version=metadata.release",
+        parse_dimensions,
+        default=(),
+    )
     user_key: UserKey | None = _variable(
         "METRICS_USER_KEY",
         "The secret with which user ids are hashed before they are stored. Unset: one that the database was given with "

@@ -37,6 +37,8 @@ READ_ALL = Effort(is_full=True)
 WRITTEN = {
     "agent_performance_metrics": "metric_date, agent_id",
     "agent_day_distributions": "metric_date, agent_id",
+    "agent_dimension_metrics": "metric_date, agent_id, dimension, value_kind, value",
+    "agent_dimension_distributions": "metric_date, agent_id, dimension, value_kind, value",
     "metric_day_ledger": "metric_date",
     "metric_restatements": "metric_date, agent_id, replaced_at",
 }

@@ -4,6 +4,7 @@ The mean cost is the one exception: numeric's division rounds before it could be
 quotient is formed from whole numbers in Python.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
@@ -49,6 +50,9 @@ SELECT agent.id AS agent_id,
     ON log.agent_id::text = agent.id AND log."timestamp" >= :start AND log."timestamp" < :end
  GROUP BY agent.id""")
 
+_STORED_VALUES = text(
+    "SELECT * FROM agent_dimension_metrics WHERE metric_date = :metric_date AND dimension = :dimension"
+)
 _STORED = text("SELECT * FROM agent_performance_metrics WHERE metric_date = :metric_date")
 
 # The keys of the groups of a window, as expressions over agent_id and day.
@@ -87,6 +91,42 @@ _WINDOW_ERRORS = """
 SELECT {names} coalesce(error_type, 'unknown') AS error_type, count(*) AS executions
   FROM logs WHERE status = 'failed' GROUP BY {names} coalesce(error_type, 'unknown') ORDER BY error_type"""
 
+# The metrics of each agent and value of a dimension. {value}: the value as json or text, from a row of logs.
+_BY_VALUE = """
+WITH logs AS (
+    SELECT log.*, agent_id::text AS agent, {kind} AS kind, {value} AS value
+      FROM agent_execution_logs AS log JOIN agent_registry ON agent_registry.id::text = agent_id::text
+     WHERE agent_registry.status::text = 'active' AND "timestamp" >= :start AND "timestamp" < :end
+), ranked AS (
+    SELECT agent, kind, value, row_number() OVER
+               (PARTITION BY agent ORDER BY count(*) DESC, value COLLATE "C", kind COLLATE "C") AS rank
+      FROM logs GROUP BY agent, kind, value
+), mapped AS (
+    SELECT logs.*, CASE WHEN rank <= 50 THEN kind ELSE 'other' END AS value_kind,
+           CASE WHEN rank <= 50 THEN value ELSE '(other)' END AS shown
+      FROM logs JOIN ranked USING (agent, kind, value)
+)
+SELECT agent AS agent_id, value_kind, shown AS value, count(*) AS total_executions,
+       count(*) FILTER (WHERE status::text = 'success') AS successful_executions,
+       count(*) FILTER (WHERE status::text = 'failed') AS failed_executions,
+       round(count(*) FILTER (WHERE status::text = 'success')::numeric / count(*), 6) AS success_rate,
+       coalesce(avg(latency_ms)::int, 0) AS avg_latency_ms,
+       coalesce(percentile_cont(0.5) WITHIN GROUP (ORDER BY latency_ms)::int, 0) AS p50_latency_ms,
+       coalesce(percentile_cont(0.95) WITHIN GROUP (ORDER BY latency_ms)::int, 0) AS p95_latency_ms,
+       coalesce(percentile_cont(0.99) WITHIN GROUP (ORDER BY latency_ms)::int, 0) AS p99_latency_ms,
+       coalesce(sum(token_count), 0) AS total_tokens,
+       coalesce(sum(cost_usd) FILTER (WHERE cost_usd::text NOT IN ('NaN', 'Infinity', '-Infinity')), 0)
+           AS exact_cost_usd,
+       count(*) FILTER (WHERE metadata->>'human_intervention' = 'true') AS human_interventions,
+       count(DISTINCT metadata->>'user_id') AS unique_users,
+       count(DISTINCT (kind, value)) AS merged_values,
+       array_agg(coalesce(error_type::text, 'unknown')) FILTER (WHERE status::text = 'failed') AS errors
+  FROM mapped GROUP BY agent, value_kind, shown"""
+_KIND = "CASE WHEN {value} IS NULL THEN 'none' WHEN {is_list} THEN 'list' ELSE 'value' END"
+_SHOWN = r"""CASE WHEN {value} IS NULL THEN '(none)' WHEN {is_list} THEN '(list)'
+    WHEN length({value}) <= 128 THEN {value}
+    ELSE substr({value}, 1, 111) || U&'\2026' || substr(sha256(convert_to({value}, 'UTF8'))::text, 3, 16) END"""
+
 _NANO = 10**9
 
 
@@ -120,6 +160,39 @@ def stored_metrics(connection: Connection, metric_date: date) -> dict[str, dict[
         for name in ("metric_date", "created_at", "updated_at"):
             del row[name]
         stored[row.pop("agent_id")] = row
+    return stored
+
+
+def expected_values(
+    connection: Connection, start: datetime, end: datetime, value: str, is_list: str
+) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """What must be stored of the window by one dimension, by agent, kind and value.
+
+    value, is_list: the dimension's value as text and whether it is a list, in SQL. Where a cost has more than nine
+    places, only the sum over an agent's values is rounded as the agent's is.
+    """
+    parts = {"value": f"({value})", "is_list": f"({is_list})"}
+    statement = _BY_VALUE.format(kind=_KIND.format(**parts), value=_SHOWN.format(**parts))
+    expected = {}
+    for row in map(dict, connection.execute(text(statement), {"start": start, "end": end}).mappings()):
+        cost = Fraction(row.pop("exact_cost_usd"))
+        row["total_cost_usd"] = _rounded(cost)
+        row["avg_cost_per_execution"] = _rounded(cost / row["total_executions"])
+        row["error_distribution"] = dict(Counter(row.pop("errors") or ()))
+        expected[row.pop("agent_id"), row.pop("value_kind"), row.pop("value")] = row
+    return expected
+
+
+def stored_values(
+    connection: Connection, metric_date: date, dimension: str
+) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """What is stored of the day by one dimension, by agent, kind and value, without the times of writing."""
+    rows = connection.execute(_STORED_VALUES, {"metric_date": metric_date, "dimension": dimension}).mappings()
+    stored = {}
+    for row in map(dict, rows):
+        for name in ("metric_date", "dimension", "created_at", "updated_at"):
+            del row[name]
+        stored[row.pop("agent_id"), row.pop("value_kind"), row.pop("value")] = row
     return stored
 
 

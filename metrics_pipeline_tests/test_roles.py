@@ -163,8 +163,10 @@ def test_check_names_the_privileges_that_a_role_lacks_for_each_purpose(
     message = str(lacking.exception)
     assert message.startswith(
         f"Not ready for pipeline: Role {reader.name} lacks what the pipeline needs: INSERT on "
-        "agent_performance_metrics, UPDATE on agent_performance_metrics, INSERT on agent_day_distributions, "
-        "DELETE on agent_day_distributions, SELECT on metric_user_key, INSERT on metric_day_ledger, "
+        "agent_performance_metrics, UPDATE on agent_performance_metrics, INSERT on agent_dimension_metrics, "
+        "UPDATE on agent_dimension_metrics, DELETE on agent_dimension_metrics, INSERT on agent_day_distributions, "
+        "DELETE on agent_day_distributions, INSERT on agent_dimension_distributions, "
+        "DELETE on agent_dimension_distributions, SELECT on metric_user_key, INSERT on metric_day_ledger, "
         "UPDATE on metric_day_ledger, INSERT on metric_day_verifications, UPDATE on metric_day_verifications, "
         "INSERT on metric_restatements, SELECT on metric_log_changes, "
         "DELETE on metric_log_changes, SELECT on metric_log_feed, UPDATE on metric_log_feed, "
@@ -227,8 +229,9 @@ def test_a_name_that_postgresql_would_take_for_another_is_refused(name: str, dat
 def test_missing_tables_are_named_with_the_remedy(bare_database_url: str) -> None:
     result = CliRunner().invoke(app, ["db", "grants"], env={"METRICS_DATABASE_URL": bare_database_url})
     assert isinstance(result.exception, PermanentError)
-    assert "nothing to grant on agent_day_distributions, agent_execution_logs, agent_latency_histogram, " in str(
-        result.exception
+    assert (
+        "nothing to grant on agent_day_distributions, agent_dimension_distributions, agent_dimension_metrics, "
+        in str(result.exception)
     )
     assert "metrics-pipeline db upgrade" in str(result.exception)
 

@@ -19,7 +19,17 @@ from metrics_pipeline.api.gauges import Gauges
 from metrics_pipeline.api.middleware import head_and_options, raw_agent_ids, request_log
 from metrics_pipeline.api.pages import install_page
 from metrics_pipeline.api.problems import install_problems
-from metrics_pipeline.api.routes import activity, changes, coverage, latencies, metrics, operations, records, runs
+from metrics_pipeline.api.routes import (
+    activity,
+    changes,
+    comparison,
+    coverage,
+    latencies,
+    metrics,
+    operations,
+    records,
+    runs,
+)
 from metrics_pipeline.api.traffic import Traffic
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
@@ -101,8 +111,8 @@ def build_app(
     app.state.context = context
     app.state.gauges = Gauges(context, traffic)
     install_problems(app, needs_token=bool(settings.api_tokens))
-    # The runs come before the metrics, whose paths match any agent id.
-    for family in (operations, runs, metrics, activity, latencies, records, coverage, changes):
+    # The runs and the comparison come before the metrics, whose paths match any agent id.
+    for family in (operations, runs, comparison, metrics, activity, latencies, records, coverage, changes):
         app.include_router(family.router)
     install_documentation(app)
     install_page(app)

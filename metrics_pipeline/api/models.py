@@ -11,6 +11,7 @@ from metrics_pipeline.metrics.reconciliation import STATE_MEANINGS, DayState
 from metrics_pipeline.metrics.summary import PeriodSummary
 from metrics_pipeline.metrics.verification import EVIDENCE_MEANINGS, JudgedBy
 from metrics_pipeline.metrics.window_metrics import FURTHER_COLUMNS
+from metrics_pipeline.store.distributions import VALUE_COLUMNS
 
 #: A JSON number with the digits of the database; a string if the request says decimals=string.
 ExactNumber = Annotated[Decimal, WithJsonSchema({"type": "number", "format": "decimal"})]
@@ -206,6 +207,16 @@ class ActivityRow(WindowMetrics):  # type: ignore[misc, valid-type]
     metric_date: date = Field(default=date.min, description="group_by=day.", examples=["2025-07-11"])
     week: date = Field(default=date.min, description="group_by=week: the Monday.", examples=["2025-07-07"])
     month: date = Field(default=date.min, description="group_by=month: its first day.", examples=["2025-07-01"])
+    value_kind: str = Field(
+        default="value",
+        description="Only with a dimension: value; none: the logs have no value; list: they have a list or an object; "
+        "other: all values but the 50 with the most executions of an agent's day.",
+    )
+    value: str = Field(default="", description="Only with a dimension: its value as text.", examples=["small-2"])
+    days_without_dimension: list[date] = Field(
+        default=[], description=f"Only with a dimension: {VALUE_COLUMNS['days_without_dimension'][4:]}"
+    )
+    is_complete: bool = Field(default=True, description=f"Only with a dimension: {VALUE_COLUMNS['is_complete']}")
     previous: WindowMetrics | None = Field(default=None, description="Only with compare=previous.")  # type: ignore[valid-type]
     change: WindowChange | None = Field(default=None, description="Only with compare=previous.")  # type: ignore[valid-type]
     is_comparable: bool = Field(
@@ -220,6 +231,10 @@ class ChosenRow(_ChosenMetrics):  # type: ignore[misc, valid-type]
     metric_date: date = Field(default=date.min, examples=["2025-07-11"])
     week: date = Field(default=date.min, examples=["2025-07-07"])
     month: date = Field(default=date.min, examples=["2025-07-01"])
+    value_kind: str = "value"
+    value: str = Field(default="", examples=["small-2"])
+    days_without_dimension: list[date] = Field(default=[])
+    is_complete: bool = True
     previous: _ChosenMetrics | None = None  # type: ignore[valid-type]
     change: _ChosenMetrics | None = None  # type: ignore[valid-type]
     is_comparable: bool = False
@@ -372,3 +387,45 @@ class Readiness(BaseModel):
     schema_revision: Literal["current", "not current", "unknown"]
     newest_day: date | None = Field(description="The newest aggregated day.")
     coverage_age_days: int | None = Field(description="How many whole days have ended since; 0 is up to date.")
+
+
+class ComparedSide(BaseModel):
+    """All executions of one value in the window; nulls where it has none."""
+
+    value: str
+    executions: int
+    successful_executions: int
+    success_rate: ExactNumber | None
+    latencies: int = Field(description="Executions with a latency.")
+    p95_latency_ms: int | None
+    days_stored: int = Field(description="Days on which the value has executions.")
+    is_exact: bool = Field(description="Whether p95_latency_ms is exact.")
+    is_complete: bool = Field(description=VALUE_COLUMNS["is_complete"])
+
+
+class ComparedFigure(BaseModel):
+    """The difference of b from a, and the interval that encloses the true difference with a probability of 95 %."""
+
+    difference: float | None = Field(description="b minus a.", examples=[0.012])
+    low: float | None = Field(description="The lower limit; null with too few executions.")
+    high: float | None
+    verdict: Literal["higher", "lower", "no difference shown", "too few"] = Field(
+        description="higher or lower: b, if the interval does not contain 0. too few: a side has fewer executions than "
+        "`minimum`, or no percentile."
+    )
+    minimum: int = Field(description="How many executions, or latencies, each side needs.")
+    method: str
+
+
+class ValueComparison(BaseModel):
+    """Two values of a dimension side by side."""
+
+    agent_id: str
+    dimension: str = Field(examples=["version"])
+    start_date: date
+    end_date: date
+    a: ComparedSide
+    b: ComparedSide
+    success_rate: ComparedFigure
+    p95_latency_ms: ComparedFigure
+    days_without_dimension: list[date] = Field(description=VALUE_COLUMNS["days_without_dimension"])

@@ -42,6 +42,7 @@ IsoDate = Annotated[date, BeforeValidator(_iso_date)]
 OptionalDate = Annotated[date | None, BeforeValidator(_iso_date), WithJsonSchema({"type": "string", "format": "date"})]
 OptionalFormat = Annotated[Format | None, WithJsonSchema({"type": "string", "enum": [*Format]})]
 #: Text that a column of PostgreSQL can hold.
+StoredText = Annotated[str, AfterValidator(stored_text)]
 OptionalText = Annotated[str | None, AfterValidator(stored_text), WithJsonSchema({"type": "string"})]
 
 
@@ -85,7 +86,7 @@ class PageParameters(ListParameters):
 
     limit: int = Field(default=100, ge=1, le=MAX_PAGE, description="The largest number of rows.")
     offset: int = Field(default=0, ge=0, le=_MAX_OFFSET, description="The number of rows to skip.")
-    version: OptionalText = Field(
+    list_version: OptionalText = Field(
         default=None,
         description="The state of the list that this page must belong to, as the Link header of another page names it. "
         "409 if the list has changed since. Default: the present state.",
@@ -93,12 +94,12 @@ class PageParameters(ListParameters):
 
     def require_same_list(self, version: str, query: Mapping[str, str]) -> None:
         """Raises ProblemError (409) if the page that the client came from was one of another state of the list."""
-        if self.version not in (None, version):
-            first = {name: value for name, value in query.items() if name not in ("version", "offset")}
+        if self.list_version not in (None, version):
+            first = {name: value for name, value in query.items() if name not in ("list_version", "offset")}
             raise ProblemError(
                 HTTPStatus.CONFLICT,
                 "The list has changed since the page that this link is from, so rows would be missing or come twice. "
-                "Start again with the first page: without offset and version, as the Link header names it.",
+                "Start again with the first page: without offset and list_version, as the Link header names it.",
                 kind="list-changed",
                 headers={"Link": f'<?{urlencode(first)}>; rel="first"'},
             )
@@ -114,7 +115,8 @@ class PageParameters(ListParameters):
         if self.offset:
             links.append((max(self.offset - self.limit, 0), "prev"))
         pages = [
-            f'<?{urlencode({**query, "limit": self.limit, "offset": offset, "version": version})}>; rel="{relation}"'
+            f"<?{urlencode({**query, 'limit': self.limit, 'offset': offset, 'list_version': version})}>; "
+            f'rel="{relation}"'
             for offset, relation in links
         ]
         return {"X-Total-Count": str(total)} | ({"Link": ", ".join(pages)} if pages else {})
@@ -165,7 +167,7 @@ async def agent_in_path(
         str,
         Path(
             description="The agent; in a URL percent-encoded. A slash may be sent as it is, but if the id ends in "
-            "/summary, write the last one as %2F.",
+            "/summary or /compare, write the last one as %2F.",
             examples=["support-triage"],
         ),
     ],

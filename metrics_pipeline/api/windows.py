@@ -13,7 +13,7 @@ import polars as pl
 from metrics_pipeline.api.problems import ProblemError
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.answers.windows import window_version
-from metrics_pipeline.store.distributions import Grouping, read_window, stored_rows
+from metrics_pipeline.store.distributions import Grouping, read_values, read_window, stored_rows
 
 _AT_ONCE = 2
 _WAIT_SECONDS = 20
@@ -39,16 +39,18 @@ class Windows:
         last: date,
         by: tuple[Grouping, ...],
         agent_id: str | None,
+        dimension: str | None = None,
+        value: str | None = None,
         *,
         with_distributions: bool = True,
     ) -> pl.DataFrame:
-        """What store.distributions.read_window() says of these days.
+        """What store.distributions.read_window() says of these days; with a dimension what read_values() says.
 
         Raises ProblemError (503) if other requests keep both slots for 20 seconds.
         """
         with self.database.snapshot() as snapshot:
             days = (window_version(snapshot, first, last), first, last, agent_id)
-            key = (*days, by, with_distributions)
+            key = (*days, by, dimension, value, with_distributions)
             kept = self._look_up(key)
             if kept is not None:
                 return kept
@@ -60,20 +62,33 @@ class Windows:
                     headers={"Retry-After": "10"},
                 )
             try:
-                # A page asks for several groupings of the same days at once, and reading these takes most of the time.
-                with self._reading:
-                    rows = self._look_up(days)
-                    if rows is None:
-                        rows = self._keep(days, stored_rows(snapshot, first, last, agent_id))
-                frame = read_window(
-                    snapshot,
-                    first,
-                    last,
-                    by=by,
-                    agent_id=agent_id,
-                    rows=rows,
-                    with_distributions=with_distributions,
-                )
+                if dimension is None:
+                    # A page asks for several groupings of the same days at once, and reading these takes most of the
+                    # time.
+                    with self._reading:
+                        rows = self._look_up(days)
+                        if rows is None:
+                            rows = self._keep(days, stored_rows(snapshot, first, last, agent_id))
+                    frame = read_window(
+                        snapshot,
+                        first,
+                        last,
+                        by=by,
+                        agent_id=agent_id,
+                        rows=rows,
+                        with_distributions=with_distributions,
+                    )
+                else:
+                    frame = read_values(
+                        snapshot,
+                        first,
+                        last,
+                        dimension,
+                        by=by,
+                        agent_id=agent_id,
+                        value=value,
+                        with_distributions=with_distributions,
+                    )
             finally:
                 self._slots.release()
         return self._keep(key, frame)

@@ -105,7 +105,7 @@ def status(
     settings = Settings.from_environment()
     database = open_database(settings)
     window = lookback(settings, datetime.now(UTC), days)
-    logs = open_logs(database)
+    logs = open_logs(database, settings.dimensions)
     unknown = ""
     try:
         from metrics_pipeline.orchestration.instance import open_instance

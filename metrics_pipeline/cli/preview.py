@@ -43,7 +43,7 @@ _COLUMNS = (
 def preview_days(settings: Settings, first: date, last: date, options: AggregationOptions, form: Format) -> None:
     """Computes the days without writing; prints a row for each, then the days that would fail and why."""
     database = open_database(settings)
-    logs = open_logs(database)
+    logs = open_logs(database, settings.dimensions)
     changes: list[DayChange] = []
     failures: list[str] = []
     for day in track(

@@ -13,7 +13,14 @@ from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.upgrading import require_current
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.store.distributions import GROUP_COLUMNS, Grouping, read_window
+from metrics_pipeline.store.distributions import (
+    GROUP_COLUMNS,
+    Grouping,
+    days_without_dimension,
+    read_values,
+    read_window,
+    stored_dimensions,
+)
 
 
 def _percent(rate: Decimal | None) -> str:
@@ -34,10 +41,22 @@ _COLUMNS = (
 )
 
 
+def _storable_each(values: list[str] | None) -> list[str] | None:
+    return None if values is None else [str(storable(value)) for value in values]
+
+
 def report(
     first: Annotated[date, day_option("--from", help="The first day.")],
     last: Annotated[date | None, day_option("--to", help="The last day. Default: yesterday.")] = None,
-    by: Annotated[list[Grouping] | None, typer.Option(help="One row for each of these. May be repeated.")] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GROUP",
+            callback=_storable_each,
+            help="One row for each of these: agent, day, week, month, or one dimension of METRICS_DIMENSIONS. May be "
+            "repeated.",
+        ),
+    ] = None,
     agent: Annotated[str | None, typer.Option(callback=storable, help="Only this agent. Default: all.")] = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
@@ -50,25 +69,55 @@ def report(
 
     - `metrics-pipeline report --from 2025-07-01 --to 2025-07-31`
     - `metrics-pipeline report --from 2025-01-01 --to 2025-12-31 --by month --by agent --format csv`
+    - `metrics-pipeline report --from 2025-07-01 --by model`: a dimension of METRICS_DIMENSIONS
     """
     settings = Settings.from_environment()
     last_day = last or last_complete_day(datetime.now(UTC), settings.time_zone)
     if first > last_day:
         raise PermanentError(f"The first day, {first}, comes after the last, {last_day}. Swap --from and --to.")
     database = open_database(settings)
-    groups = list(dict.fromkeys(by or ()))
+    asked = list(dict.fromkeys(by or ()))
+    groups = [Grouping(each) for each in asked if each in GROUP_COLUMNS]
+    dimensions = [each for each in asked if each not in GROUP_COLUMNS]
+    keys = [GROUP_COLUMNS[each] for each in groups]
     with database.snapshot() as snapshot:
         require_current(snapshot)
-        rows = read_window(snapshot, first, last_day, by=groups, agent_id=agent).to_dicts()
+        if dimensions:
+            dimension = _known(dimensions, stored_dimensions(snapshot))
+            frame = read_values(snapshot, first, last_day, dimension, by=groups, agent_id=agent)
+            without = days_without_dimension(snapshot, first, last_day, dimension)
+            keys.append("value")
+        else:
+            frame, without = read_window(snapshot, first, last_day, by=groups, agent_id=agent), []
+        rows = frame.to_dicts()
     for row in rows:
         row["error_distribution"] = {each["error_type"]: each["executions"] for each in row["error_distribution"]}
     if not rows and form is Format.TABLE:
         print("No day of the window is stored.")
-        return
-    keys = [Column(GROUP_COLUMNS[each], is_text=True) for each in groups]
-    show(f"{first} to {last_day}, {database.description}", (*keys, *_COLUMNS), rows, form)
-    if form is Format.TABLE:
-        _name_days_without_distribution(rows)
+    else:
+        shown = (*(Column(key, is_text=True) for key in keys), *_COLUMNS)
+        show(f"{first} to {last_day}, {database.description}", shown, rows, form)
+        if form is Format.TABLE:
+            _name_days_without_distribution(rows)
+    if without and form is Format.TABLE:
+        print(
+            f"Not broken down by {dimension}: {', '.join(map(str, without))}. While their logs exist, metrics-pipeline "
+            f"backfill --from {without[0]} --to {without[-1]} breaks them down by what METRICS_DIMENSIONS declares."
+        )
+
+
+def _known(dimensions: list[str], stored: list[str]) -> str:
+    unknown = [name for name in dimensions if name not in stored]
+    if unknown:
+        raise PermanentError(
+            f"--by {unknown[0]} is neither {', '.join(GROUP_COLUMNS)} nor a dimension that a stored day has "
+            f"({', '.join(stored) or 'none has any'}). METRICS_DIMENSIONS declares dimensions."
+        )
+    if len(dimensions) > 1:
+        raise PermanentError(
+            f"--by {' and '.join(dimensions)}: a day is broken down by each dimension alone. Give one."
+        )
+    return dimensions[0]
 
 
 def _name_days_without_distribution(rows: list[dict[str, Any]]) -> None:

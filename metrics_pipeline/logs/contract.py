@@ -11,11 +11,15 @@ from sqlalchemy import Connection, Row, text
 from sqlalchemy.exc import DBAPIError
 
 from metrics_pipeline.errors import ContractError
+from metrics_pipeline.metrics.dimensions import Dimension
 from metrics_pipeline.metrics.upstream import UPSTREAM_TABLES
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.names import LOGS_TABLE, REGISTRY_TABLE
 
 _MINIMUM_VERSION = 13
+
+# Columns that hold several values.
+_NOT_SINGLE = ("json", "jsonb")
 
 #: The limit of a statement that looks at rows of a table of any size.
 LOOK_SECONDS = 5
@@ -141,6 +145,25 @@ def check_contract(connection: Connection, tables: Collection[str] = tuple(UPSTR
         metadata_is_json=log_types.get("metadata") == "json",
         warnings=(*_index_warnings(connection), *_row_security_warnings(columns)),
     )
+
+
+def check_dimensions(connection: Connection, dimensions: Sequence[Dimension]) -> None:
+    """Raises ContractError, which names every dimension whose column is missing, unreadable or not a single value."""
+    found = {c.column_name: c for c in connection.execute(_COLUMNS, {"tables": [LOGS_TABLE]})}
+    problems = []
+    for dimension in dimensions:
+        column = found.get(dimension.column)
+        if column is None:
+            problems.append(f"{dimension.definition}: there is no column {dimension.column}")
+        elif not column.is_readable:
+            problems.append(f"{dimension.definition}: the privilege SELECT on the column is missing")
+        elif not dimension.keys and (column.type in _NOT_SINGLE or column.type.endswith("[]")):
+            problems.append(f"{dimension.definition}: the column has type {column.type}, not a single value")
+    if problems:
+        raise ContractError(
+            f"METRICS_DIMENSIONS names what {LOGS_TABLE} does not have: {'; '.join(problems)}. Its columns: "
+            f"{', '.join(sorted(found))}."
+        )
 
 
 def _table_problems(table: str, accepted: dict[str, tuple[str, ...]], found: dict[str, Row[Any]]) -> list[str]:

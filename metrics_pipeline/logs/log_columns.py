@@ -1,6 +1,7 @@
 """What metrics read from a log, as SQL: the columns, the partial aggregates, and the fingerprints by version."""
 
 import re
+from collections.abc import Sequence
 
 from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.metrics.catalog import (
@@ -11,6 +12,7 @@ from metrics_pipeline.metrics.catalog import (
     UNKNOWN_ERROR_TYPE,
 )
 from metrics_pipeline.metrics.costs import FINGERPRINT_MODULUS_NANO_USD
+from metrics_pipeline.metrics.dimensions import LIST, MAX_VALUE_CHARACTERS, NONE, VALUE, Dimension
 from metrics_pipeline.metrics.fingerprint import FingerprintKind
 
 # A json column can hold \u0000 and lone surrogates, which text cannot: ->> of any key would fail, and with it the day.
@@ -42,13 +44,25 @@ _LOG_COLUMNS = f"""
     METADATA(human_intervention) = 'true' AS is_human_intervention"""
 
 
-def log_columns(contract: UpstreamContract) -> str:
-    """A SELECT list over agent_execution_logs.
+def log_columns(contract: UpstreamContract, dimensions: Sequence[Dimension] = ()) -> str:
+    """A SELECT list over agent_execution_logs; with dimensions also metadata and each one's value as text.
 
     In a subquery that ends with OFFSET 0 each column is evaluated once per row; otherwise once per use.
     """
     value = _VALUE_OF_JSON if contract.metadata_is_json else _VALUE_OF_JSONB
-    return re.sub(r"METADATA\((\w+)\)", lambda key: f"({value.replace('KEY', key[1])})", _LOG_COLUMNS)
+    columns = re.sub(r"METADATA\((\w+)\)", lambda key: f"({value.replace('KEY', key[1])})", _LOG_COLUMNS)
+    if dimensions:
+        columns += ",\n    metadata"
+    for number, dimension in enumerate(dimensions):
+        text = f'"{dimension.column}"::text'
+        if dimension.keys:
+            text = value.replace("->>'KEY'", f"#>>{_path(dimension)}")
+        columns += f',\n    ({text}) COLLATE "C" AS dimension_{number}'
+    return columns
+
+
+def _path(dimension: Dimension) -> str:
+    return "ARRAY[" + ", ".join(f"'{key}'" for key in dimension.keys) + "]"
 
 
 #: Whether a log of log_columns() failed. The first condition saves most logs the comparison of texts.
@@ -126,6 +140,53 @@ PARTIALS = {
     "error_types": rf"string_agg(textsend({_ERROR_TYPE}), '\x00') FILTER (WHERE {HAS_FAILED})",
 }
 
+#: A log's part in the metrics of a value: an element for each log, in the same order in all of them. numbers: eight
+#: bytes, the latency in the upper half, the tokens + 2^31 in the lower half. flags: two bytes, see LOG_FLAGS.
+LOG_FLAGS = {
+    "is_successful": "is_successful",
+    "has_failed": HAS_FAILED,
+    "is_human_intervention": "is_human_intervention",
+    "has_latency": "latency_ms IS NOT NULL",
+    "has_user": "user_id IS NOT NULL",
+}
+_FLAGS = " + ".join(f"CASE WHEN {flag} THEN {1 << bit} ELSE 0 END" for bit, flag in enumerate(LOG_FLAGS.values()))
+PER_LOG = {
+    "numbers": """string_agg(
+        int8send(coalesce(latency_ms, 0) * 4294967296 + (coalesce(token_count, 0) + 2147483648)), '')""",
+    "flags": f"string_agg(int2send(({_FLAGS})::int2), '')",
+    "costs": rf"string_agg(textsend(coalesce({_COST}, 0)::text), '\x00')",
+    "users": rf"string_agg(textsend(coalesce({_USER}, '')), '\x00')",
+    "errors": rf"string_agg(textsend(CASE WHEN {HAS_FAILED} THEN {_ERROR_TYPE} ELSE '' END), '\x00')",
+}
+
+#: The first letter of dimension_value(), by the kind of the value.
+KIND_LETTERS = {VALUE: "v", NONE: "n", LIST: "l"}
+
+
+def dimension_value(dimension: Dimension, number: int, contract: UpstreamContract) -> str:
+    """The value that a log counts under, over rows of log_columns(): KIND_LETTERS of its kind, and a VALUE's text."""
+    found, most = f"dimension_{number}", MAX_VALUE_CHARACTERS
+    type_, value = ("json", _VALUE_OF_JSON) if contract.metadata_is_json else ("jsonb", _VALUE_OF_JSONB)
+    json = value.replace("->>'KEY'", f"#>{_path(dimension)}")
+    # A text may be spelled like a list.
+    is_list = f"left({found}, 1) IN ('{{', '[') AND {type_}_typeof({json}) <> 'string'"
+    return f"""CASE
+        WHEN {found} IS NULL THEN '{KIND_LETTERS[NONE]}'
+        {f"WHEN {is_list} THEN '{KIND_LETTERS[LIST]}'" if dimension.keys else ""}
+        WHEN octet_length({found}) <= {most} OR char_length({found}) <= {most} THEN '{KIND_LETTERS[VALUE]}' || {found}
+        ELSE '{KIND_LETTERS[VALUE]}' || left({found}, {most - 17}) || '…'
+            || left(encode(sha256(textsend({found})), 'hex'), 16) END"""
+
+
+def dimension_content(number: int) -> str:
+    """A number for the fingerprint that changes with the dimension's value of a log.
+
+    An aggregate over rows of log_columns() that also have CONTENT_HASH as content_hash.
+    """
+    text = f"coalesce('{KIND_LETTERS[VALUE]}' || dimension_{number}, '{KIND_LETTERS[NONE]}')"
+    return f'coalesce(sum(hashtextextended({text} COLLATE "C", content_hash)), 0)'
+
+
 #: The engine in the kind of this source's fingerprints.
 ENGINE = "postgresql"
 #: Per version, the numbers of a SourceFingerprint as aggregates over rows of log_columns(). A day is compared in the
@@ -149,3 +210,8 @@ def fingerprint_columns(kind: FingerprintKind) -> str:
     """The SELECT list of a fingerprint of one of FINGERPRINT_KINDS, over rows of log_columns()."""
     further = "".join(f",\n    coalesce({PARTIALS[name]}::numeric, 0) AS {name}" for name in FURTHER_FINGERPRINT)
     return FINGERPRINTS[kind[1]] + further
+
+
+def with_content_hash(rows: str) -> str:
+    """The rows of log_columns(), an SQL query, with CONTENT_HASH as content_hash, evaluated once for each."""
+    return f"SELECT log.*, {CONTENT_HASH} AS content_hash FROM ({rows} OFFSET 0) AS log OFFSET 0"

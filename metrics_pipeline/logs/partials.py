@@ -2,30 +2,51 @@
 
 import sys
 from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from metrics_pipeline.logs.contract import UpstreamContract
-from metrics_pipeline.logs.log_columns import PARTIALS, log_columns
+from metrics_pipeline.logs.log_columns import (
+    KIND_LETTERS,
+    LOG_FLAGS,
+    PARTIALS,
+    PER_LOG,
+    dimension_content,
+    dimension_value,
+    log_columns,
+    with_content_hash,
+)
 from metrics_pipeline.metrics.catalog import PARTIALS_SCHEMA
-from metrics_pipeline.metrics.costs import nano_usd
+from metrics_pipeline.metrics.costs import NOT_FINITE, nano_usd
+from metrics_pipeline.metrics.dimensions import (
+    OTHER,
+    SPELLED,
+    VALUE,
+    VALUE_COSTS_SCHEMA,
+    VALUE_PARTIALS_SCHEMA,
+    Dimension,
+)
+from metrics_pipeline.metrics.windows import DayWindow
 
 # A server process needs 16 MB to group 430,000 logs of 1,750 agents, and more for more agents or longer user ids. With
 # less it spills to files. JIT compilation saves 7 % when warm, but costs 18 % in a session's first query, and a reader
 # of a large day has just opened its session.
 _SETTINGS = "SELECT set_config('work_mem', '64MB', true), set_config('jit', 'off', true)"
 
-_READ = f"""
-SELECT agent_id, {", ".join(f"{aggregate} AS {name}" for name, aggregate in PARTIALS.items())}
-FROM (
-    SELECT {{log_columns}}
+_ROWS = """
+    SELECT {log_columns}
     FROM agent_execution_logs
     WHERE "timestamp" >= %s AND "timestamp" < %s
-    OFFSET 0
+    OFFSET 0"""
+_READ = f"""
+SELECT agent_id, {", ".join(f"{aggregate} AS {name}" for name, aggregate in PARTIALS.items())}
+FROM ({_ROWS}
 ) AS log
 GROUP BY agent_id"""
 
@@ -33,27 +54,52 @@ GROUP BY agent_id"""
 _FETCHED = {pl.Int128(): pl.String(), pl.List(pl.Int32()): pl.Binary(), pl.List(pl.String()): pl.Binary()}
 
 
-def read_partials(connection: Connection, contract: UpstreamContract, start: datetime, end: datetime) -> pl.DataFrame:
-    """The partial aggregates (PARTIALS_SCHEMA) of the logs in [start, end), a row per agent, including NULL.
+NO_VALUES = pl.DataFrame(schema=VALUE_PARTIALS_SCHEMA)
+
+
+@dataclass(frozen=True)
+class SlicePartials:
+    """The logs of a slice: PARTIALS_SCHEMA by agent, and VALUE_PARTIALS_SCHEMA by value of the dimensions.
+
+    content: of each dimension, its part of ExtractedValues.content.
+    """
+
+    by_agent: pl.DataFrame
+    by_value: pl.DataFrame
+    content: tuple[int, ...]
+
+
+def read_partials(
+    connection: Connection,
+    contract: UpstreamContract,
+    start: datetime,
+    end: datetime,
+    dimensions: Sequence[Dimension] = (),
+) -> SlicePartials:
+    """The partial aggregates of the logs in [start, end), a row per agent, including NULL, and per value.
 
     Changes work_mem and jit until the end of the connection's transaction.
     """
     connection.exec_driver_sql(_SETTINGS)
+    statement = _READ if not dimensions else _statement_with(dimensions, contract)
     # The driver's own cursor, because SQLAlchemy's fetches every value as text, which doubles the size of bytes.
     driver: Any = connection.connection.driver_connection
     with driver.cursor(binary=True) as cursor:
         cursor.execute(
-            _READ.replace("{log_columns}", log_columns(contract)), [contract.instant(start), contract.instant(end)]
+            statement.replace("{log_columns}", log_columns(contract, dimensions)),
+            [contract.instant(start), contract.instant(end)],
         )
         names = [column.name for column in cursor.description]
         columns: list[Any] = list(zip(*cursor.fetchall(), strict=True)) or [()] * len(names)
+    found = dict(zip(names, columns, strict=True))
     fetched = pl.DataFrame(
         {
             name: pl.Series(values, dtype=_FETCHED.get(PARTIALS_SCHEMA[name], PARTIALS_SCHEMA[name]))
-            for name, values in zip(names, columns, strict=True)
+            for name, values in found.items()
+            if name in PARTIALS_SCHEMA
         }
     )
-    return (
+    by_agent = (
         fetched.lazy()
         .with_columns(
             _numbers(fetched["latencies_ms"]),
@@ -66,6 +112,87 @@ def read_partials(connection: Connection, contract: UpstreamContract, start: dat
         .select(pl.col(name).cast(dtype) for name, dtype in PARTIALS_SCHEMA.items())
         .collect(engine="in-memory")
     )
+    if not dimensions:
+        return SlicePartials(by_agent, NO_VALUES, ())
+    content = tuple(sum(map(int, found[f"content_{number}"])) for number in range(len(dimensions)))
+    return SlicePartials(by_agent, _by_value(found, dimensions), content)
+
+
+def _statement_with(dimensions: Sequence[Dimension], contract: UpstreamContract) -> str:
+    aggregates = {**PARTIALS, "content_hash": "sum(content_hash)::text", **PER_LOG}
+    for number, dimension in enumerate(dimensions):
+        value = dimension_value(dimension, number, contract)
+        aggregates[f"values_{number}"] = rf"string_agg(textsend({value}), '\x00')"
+        aggregates[f"content_{number}"] = f"{dimension_content(number)}::text"
+    listed = ", ".join(f"{aggregate} AS {name}" for name, aggregate in aggregates.items())
+    return (
+        f"SELECT agent_id, {listed} FROM ({with_content_hash(_ROWS.removesuffix('OFFSET 0'))}) AS log GROUP BY agent_id"
+    )
+
+
+def _by_value(found: Mapping[str, Sequence[Any]], dimensions: Sequence[Dimension]) -> pl.DataFrame:
+    """The logs, which arrive as lists of each agent, by value of each dimension: VALUE_PARTIALS_SCHEMA."""
+    logs = pl.Series(found["total_executions"], dtype=pl.Int64)
+    numbers, flags = _native("q", found["numbers"]), pl.col("flags")
+    texts = {
+        name: pl.Series([b"\0".join(found[name])] if len(logs) else [], dtype=pl.Binary)
+        .cast(pl.String)
+        .str.split("\0")
+        .explode()
+        for name in ("costs", "users", "errors", *(f"values_{number}" for number in range(len(dimensions))))
+    }
+    flag = {name: flags & (1 << bit) != 0 for bit, name in enumerate(LOG_FLAGS)}
+    rows = (
+        pl.LazyFrame({"numbers": numbers, "flags": _native("h", found["flags"]), **texts})
+        .with_columns(
+            agent_id=pl.Series(found["agent_id"], dtype=pl.String).gather(
+                pl.int_range(len(logs), eager=True, dtype=pl.UInt32).repeat_by(logs).explode()
+            ),
+            latency_ms=pl.when(flag["has_latency"]).then((pl.col("numbers") // 2**32).cast(pl.Int32)),
+            tokens=pl.col("numbers") % 2**32 - 2**31,
+            cost=nano_usd(pl.col("costs")),
+            user=pl.when(flag["has_user"]).then("users"),
+            error=pl.when(flag["has_failed"]).then("errors"),
+        )
+        .collect(engine="in-memory")
+        .lazy()
+    )
+    parts = [
+        rows.group_by("agent_id", found=f"values_{number}")
+        .agg(
+            total_executions=pl.len(),
+            successful_executions=flag["is_successful"].sum(),
+            failed_executions=flag["has_failed"].sum(),
+            human_interventions=flag["is_human_intervention"].sum(),
+            total_tokens=pl.col("tokens").sum(),
+            cost_nano_usd=pl.when(pl.col("cost").null_count() == 0).then(pl.col("cost").sum()),
+            content_hash=0,
+            latencies_ms=pl.col("latency_ms").drop_nulls(),
+            latency_counts=pl.lit(None),
+            user_ids=pl.col("user").drop_nulls().unique(),
+            error_types=pl.col("error").drop_nulls(),
+            error_counts=pl.lit(None),
+        )
+        .with_columns(
+            dimension=pl.lit(dimension.name),
+            value_kind=pl.col("found").str.slice(0, 1).replace_strict({v: k for k, v in KIND_LETTERS.items()}),
+            value=pl.col("found").str.slice(1),
+        )
+        .with_columns(value=pl.col("value_kind").replace_strict(SPELLED, default=pl.col("value")))
+        .select(pl.col(name).cast(dtype) for name, dtype in VALUE_PARTIALS_SCHEMA.items())
+        for number, dimension in enumerate(dimensions)
+    ]
+    return pl.concat(pl.collect_all(parts, engine="in-memory"))
+
+
+def _native(code: str, joined: Sequence[bytes]) -> pl.Series:
+    """Numbers from the bytes of PostgreSQL's send functions, big-endian."""
+    numbers = array(code, b"".join(joined))
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    dtype = {"q": pa.int64(), "h": pa.int16()}[code]
+    values = pa.Array.from_buffers(dtype, len(numbers), [None, pa.py_buffer(numbers)])
+    return pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_arrays([values], ["numbers"]))).to_series()
 
 
 def _numbers(joined: pl.Series) -> pl.Series:
@@ -84,3 +211,60 @@ def _numbers(joined: pl.Series) -> pl.Series:
 def _texts(name: str) -> pl.Expr:
     """Lists of texts from bytes that are separated by zero bytes; an empty list from NULL."""
     return pl.col(name).cast(pl.String).str.split("\0").fill_null(pl.lit([], dtype=pl.List(pl.String)))
+
+
+# A value's cost is what its rounded sum adds to that of the values before it, so that the values of an agent add up to
+# the agent's rounded sum. Each is wrong by less than a nano-dollar.
+_EXACT_COSTS = f"""
+SELECT agent_id, found, (trunc(round(up_to)) - trunc(round(up_to - nano_usd)))::text AS total_cost_nano_usd,
+       (sign(nano_usd) * div(2 * abs(nano_usd) + logs, 2 * logs))::text AS avg_cost_nano_usd
+FROM (
+    SELECT sums.*, sum(nano_usd) OVER (PARTITION BY agent_id ORDER BY found ROWS UNBOUNDED PRECEDING) AS up_to
+    FROM (
+        SELECT log.agent_id, coalesce(kept.found, '') COLLATE "C" AS found, count(*) AS logs,
+               coalesce(sum(cost_usd) FILTER (WHERE cost_usd::text NOT IN {NOT_FINITE}), 0) * 1000000000 AS nano_usd
+        FROM (SELECT agent_id, cost_usd, {{value}} AS found FROM ({{rows}}) AS log) AS log
+        LEFT JOIN unnest(CAST(:agents_kept AS text[]), CAST(:found_kept AS text[])) AS kept(agent_id, found)
+            ON kept.agent_id = log.agent_id AND kept.found = log.found
+        WHERE log.agent_id = ANY(:agents)
+        GROUP BY 1, 2
+    ) AS sums
+) AS costs"""
+
+
+def exact_value_costs(
+    connection: Connection,
+    contract: UpstreamContract,
+    window: DayWindow,
+    dimensions: Sequence[Dimension],
+    number: int,
+    agents: Sequence[str | None],
+    kept: pl.DataFrame,
+) -> pl.DataFrame:
+    """The exact costs (VALUE_COSTS_SCHEMA) of the values of one of the dimensions, of `agents`.
+
+    kept: VALUE_KEYS of the values that have a row of their own.
+    """
+    name = dimensions[number].name
+    letters = pl.col("value_kind").replace_strict(KIND_LETTERS)
+    text_ = pl.when(pl.col("value_kind") == VALUE).then("value").otherwise(pl.lit(""))
+    own = kept.filter(pl.col("dimension") == name).with_columns(found=letters + text_)
+    rows = f"""SELECT {log_columns(contract, dimensions)} FROM agent_execution_logs
+        WHERE "timestamp" >= :start AND "timestamp" < :end"""
+    statement = _EXACT_COSTS.format(value=dimension_value(dimensions[number], number, contract), rows=rows)
+    parameters = {
+        **contract.bounds(window),
+        "agents": list(agents),
+        "agents_kept": own["agent_id"].to_list(),
+        "found_kept": own["found"].to_list(),
+    }
+    costs = [tuple(row) for row in connection.execute(text(statement), parameters)]
+    names = ("agent_id", "found", "total_cost_nano_usd", "avg_cost_nano_usd")
+    others = {"value_kind": OTHER, "value": SPELLED[OTHER]}
+    return (
+        pl.DataFrame(costs, schema=dict.fromkeys(names, pl.String), orient="row")
+        .join(own, on=["agent_id", "found"], how="left")
+        .with_columns(pl.lit(name).alias("dimension"), *(pl.col(key).fill_null(text) for key, text in others.items()))
+        .select(VALUE_COSTS_SCHEMA.names())
+        .cast(VALUE_COSTS_SCHEMA, strict=False)
+    )

@@ -19,18 +19,30 @@ from metrics_pipeline.logs import change_feed, partition_counters, quality
 from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.logs.days import over_days
 from metrics_pipeline.logs.log_columns import (
+    CONTENT_HASH,
     FINGERPRINT_KINDS,
     REGULAR_COST_NANO_USD,
+    dimension_content,
     fingerprint_columns,
     log_columns,
+    with_content_hash,
 )
-from metrics_pipeline.logs.partials import read_partials
+from metrics_pipeline.logs.partials import SlicePartials, exact_value_costs, read_partials
 from metrics_pipeline.logs.slices import Slice, slices_of
 from metrics_pipeline.logs.source import ExtractedDay, LogQuality, Suspicion, SuspiciousLog
 from metrics_pipeline.metrics.calculator import agents_with_irregular_costs
 from metrics_pipeline.metrics.catalog import EXACT_COSTS_SCHEMA
 from metrics_pipeline.metrics.conservation import AgentLogs
 from metrics_pipeline.metrics.costs import NOT_FINITE
+from metrics_pipeline.metrics.dimensions import (
+    OTHER,
+    VALUE_COSTS_SCHEMA,
+    VALUE_KEYS,
+    Dimension,
+    ExtractedValues,
+    fingerprint_names,
+    keep_largest,
+)
 from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
 from metrics_pipeline.metrics.verification import JudgedBy, Mark, Unreadable
 from metrics_pipeline.metrics.windows import DayWindow
@@ -91,8 +103,9 @@ _Read = Callable[[Sequence[DayWindow]], None]
 class PostgresLogs:
     """A LogSource. `database` opens further connections for large days."""
 
-    def __init__(self, database: Database, contract: UpstreamContract) -> None:
+    def __init__(self, database: Database, contract: UpstreamContract, dimensions: Sequence[Dimension] = ()) -> None:
         self.contract = contract
+        self.dimensions = tuple(dimensions)
         self.warnings = contract.warnings
         self.fingerprint_kinds = FINGERPRINT_KINDS
         self._database = database
@@ -105,17 +118,44 @@ class PostgresLogs:
         exported_id, taken_at = snapshot.execute(_EXPORT).one()
         agents = snapshot.execute(_AGENTS, {"include_inactive": include_inactive_agents}).scalars().all()
         slices = slices_of(snapshot, self.contract, window)
-        partials = (
-            read_partials(snapshot, self.contract, *slices[0])
+        parts = (
+            [read_partials(snapshot, self.contract, *slices[0], self.dimensions)]
             if len(slices) == 1
             else self._read_at_once(snapshot, slices, exported_id)
         )
+        partials = pl.concat(part.by_agent for part in parts)
+        irregular = agents_with_irregular_costs(partials)
         return ExtractedDay(
             agents=pl.Series("agent_id", agents, dtype=pl.String),
             partials=partials,
-            exact_costs=self._exact_costs(snapshot, window, agents_with_irregular_costs(partials)),
+            exact_costs=self._exact_costs(snapshot, window, irregular),
             taken_at=taken_at,
             kind=self.fingerprint_kinds[0],
+            values=self._values(snapshot, window, parts, irregular) if self.dimensions else None,
+        )
+
+    def _values(
+        self,
+        snapshot: Connection,
+        window: DayWindow,
+        parts: Sequence[SlicePartials],
+        irregular: Sequence[str | None],
+    ) -> ExtractedValues:
+        partials, merged = keep_largest(part.by_value for part in parts)
+        costs = [pl.DataFrame(schema=VALUE_COSTS_SCHEMA)]
+        if irregular:
+            kept = partials.filter(pl.col("value_kind") != OTHER).select(VALUE_KEYS).unique()
+            costs += [
+                exact_value_costs(snapshot, self.contract, window, self.dimensions, number, irregular, kept)
+                for number in range(len(self.dimensions))
+            ]
+        content = map(sum, zip(*(part.content for part in parts), strict=True))
+        return ExtractedValues(
+            self.dimensions,
+            partials,
+            merged,
+            pl.concat(costs),
+            dict(zip(fingerprint_names(self.dimensions), content, strict=True)),
         )
 
     def fingerprints(
@@ -132,16 +172,19 @@ class PostgresLogs:
     def _fingerprints(
         self, snapshot: Connection, windows: Sequence[DayWindow], kind: FingerprintKind
     ) -> dict[date, SourceFingerprint]:
-        rows = over_days(snapshot, self.contract, windows, _fingerprints_statement(self.contract, kind))
+        rows = over_days(
+            snapshot, self.contract, windows, _fingerprints_statement(self.contract, kind, self.dimensions)
+        )
+        names = {f"content_{number}": name for number, name in enumerate(fingerprint_names(self.dimensions))}
         found = {
-            windows[row["day"] - 1].metric_date: {name: value for name, value in row.items() if name != "day"}
+            windows[row["day"] - 1].metric_date: {
+                names.get(name, name): value for name, value in row.items() if name != "day"
+            }
             for row in rows
         }
+        nothing = SourceFingerprint.of_no_logs(kind).numbers | dict.fromkeys(names.values(), 0)
         return {
-            window.metric_date: SourceFingerprint.of(found[window.metric_date], kind)
-            if window.metric_date in found
-            else SourceFingerprint.of_no_logs(kind)
-            for window in windows
+            window.metric_date: SourceFingerprint.of(found.get(window.metric_date, nothing), kind) for window in windows
         }
 
     def watch(self, database: Database, until: datetime) -> None:
@@ -285,7 +328,7 @@ class PostgresLogs:
         texts = pl.DataFrame([tuple(row) for row in rows], schema=EXACT_COSTS_SCHEMA.names(), orient="row")
         return texts.cast(EXACT_COSTS_SCHEMA, strict=False)
 
-    def _read_at_once(self, snapshot: Connection, slices: Sequence[Slice], exported_id: str) -> pl.DataFrame:
+    def _read_at_once(self, snapshot: Connection, slices: Sequence[Slice], exported_id: str) -> list[SlicePartials]:
         left = deque(slices)
         helpers = [_Helper() for _ in range(min(len(slices), _MAX_READERS, os.cpu_count() or 1) - 1)]
         for helper in helpers:
@@ -298,7 +341,7 @@ class PostgresLogs:
             for helper in helpers:
                 if helper.has_begun.is_set() or helper.result.done():
                     partials += helper.result.result()
-            return pl.concat(partials)
+            return partials
         finally:
             # After an error of one reader, or an interruption, the others stop when their slice is done.
             left.clear()
@@ -328,9 +371,9 @@ class PostgresLogs:
         else:
             helper.result.set_result(partials)
 
-    def _slices(self, connection: Connection, left: deque[Slice]) -> list[pl.DataFrame]:
+    def _slices(self, connection: Connection, left: deque[Slice]) -> list[SlicePartials]:
         """Reads one slice after the other until none is left."""
-        return [read_partials(connection, self.contract, *bounds) for bounds in _taken(left)]
+        return [read_partials(connection, self.contract, *bounds, self.dimensions) for bounds in _taken(left)]
 
 
 class _Helper:
@@ -338,14 +381,18 @@ class _Helper:
 
     def __init__(self) -> None:
         self.has_begun = threading.Event()
-        self.result: Future[list[pl.DataFrame]] = Future()
+        self.result: Future[list[SlicePartials]] = Future()
 
 
-def _fingerprints_statement(contract: UpstreamContract, kind: FingerprintKind) -> str:
-    return f"""
-SELECT day, {fingerprint_columns(kind)}
-FROM (SELECT {{day}} AS day, {log_columns(contract)} FROM {{logs}}) AS log
-GROUP BY day"""
+def _fingerprints_statement(contract: UpstreamContract, kind: FingerprintKind, dimensions: Sequence[Dimension]) -> str:
+    columns = fingerprint_columns(kind)
+    rows = f"SELECT {{day}} AS day, {log_columns(contract, dimensions)} FROM {{logs}}"
+    if dimensions:
+        columns = columns.replace(CONTENT_HASH, "content_hash")
+        columns += "".join(f", {dimension_content(number)} AS content_{number}" for number in range(len(dimensions)))
+        # Once per log: without a dimension it is used once, and parallel workers can share the work.
+        rows = with_content_hash(rows)
+    return f"SELECT day, {columns} FROM ({rows}) AS log GROUP BY day"
 
 
 def _day_by_day(snapshot: Connection, windows: Sequence[DayWindow], read: _Read) -> list[tuple[DayWindow, DBAPIError]]:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from metrics_pipeline.metrics.catalog import FAILED_STATUS, SUCCESS_STATUS
 from metrics_pipeline.metrics.conservation import AgentLogs
+from metrics_pipeline.metrics.dimensions import ExtractedValues
 from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
 from metrics_pipeline.metrics.verification import JudgedBy, Mark, Unreadable
 from metrics_pipeline.metrics.windows import DayWindow
@@ -29,6 +30,7 @@ class ExtractedDay:
     agents: the ids (String, distinct) of the registered agents in scope. partials: PARTIALS_SCHEMA, in any order.
     exact_costs: EXACT_COSTS_SCHEMA for agents_with_irregular_costs(partials), and for the logs without an agent.
     taken_at: when the state was read. kind: the kind of fingerprint to which the partials' content_hash belongs.
+    values: the logs by the values of the source's dimensions; None without dimensions.
     """
 
     agents: pl.Series
@@ -36,6 +38,7 @@ class ExtractedDay:
     exact_costs: pl.DataFrame
     taken_at: datetime
     kind: FingerprintKind
+    values: ExtractedValues | None = None
 
     @property
     def logs(self) -> int:

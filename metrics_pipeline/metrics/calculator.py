@@ -9,10 +9,12 @@ import polars as pl
 from metrics_pipeline.errors import InvariantError
 from metrics_pipeline.metrics.catalog import (
     AGENT_DAY,
+    AGENT_DIMENSION_DAY,
     ERROR_COUNT,
     FINGERPRINT_TOTALS,
     FURTHER_FINGERPRINT,
     METRICS,
+    OTHER_VALUES,
     PARTIALS_SCHEMA,
     Grain,
     Metric,
@@ -28,7 +30,8 @@ _COSTS = ("total_cost_usd", "avg_cost_per_execution")
 class LogAggregates:
     """The logs of a day by agent, for all agents whatever their status in the registry.
 
-    by_agent: a row per agent_id, including NULL. Columns: the sums of PARTIALS_SCHEMA under their names,
+    by_agent: a row per agent_id, including NULL, or per combination of a finer grain's keys. Columns: the keys, the
+    sums of PARTIALS_SCHEMA under their names,
     has_irregular_costs, user_ids (distinct), unique_users (their number, Int64), error_counts (sorted by type),
     latency_counts (sorted by latency), latencies (their number) and latency_ms (their sum).
     """
@@ -97,7 +100,7 @@ def agents_with_irregular_costs(partials: pl.DataFrame) -> list[str | None]:
 
 def merge_partials(partials: pl.DataFrame, grain: Grain = AGENT_DAY) -> LogAggregates:
     """Merges the partial aggregates (PARTIALS_SCHEMA) of a day that have the same keys of the grain: of each agent."""
-    keys = [name for name in grain.key_names if name != "metric_date"]
+    keys = list(grain.day_keys)
     latency_counts = pl.col("latency_counts").list
     by_agent = (
         partials.lazy()
@@ -137,20 +140,7 @@ def daily_metrics(
     Raises InvariantError for a total cost of 10^11 USD or more, which numeric(20,9) cannot hold.
     """
     scope = pl.DataFrame({"agent_id": agents}, schema={"agent_id": pl.String})
-    metrics = (
-        scope.lazy()
-        .join(aggregates.by_agent.lazy(), on="agent_id", how="left")
-        .join(exact_costs.lazy(), on="agent_id", how="left")
-        .select("agent_id", pl.lit(metric_date).alias("metric_date"), *map(_column, METRICS))
-        .sort("agent_id")
-        .collect(engine="in-memory")
-    )
-    too_dear = metrics["agent_id"].filter(metrics["total_cost_usd"].is_null())
-    if not too_dear.is_empty():
-        raise InvariantError(
-            f"The costs of {metric_date} add up to 10^11 USD or more, which numeric(20,9) cannot hold, so nothing was "
-            f"written. Correct cost_usd in agent_execution_logs; agents: {', '.join(map(repr, too_dear))}."
-        )
+    metrics = _rows(scope.lazy(), aggregates, metric_date, exact_costs, AGENT_DAY)
     skipped = (
         aggregates.by_agent.lazy()
         .join(scope.lazy(), on="agent_id", how="anti")
@@ -162,6 +152,50 @@ def daily_metrics(
         exact_costs["not_finite_costs"].filter(exact_costs["agent_id"].is_in(agents.implode())).sum()
     )
     return DayMetrics(metrics, skipped, not_finite_costs, aggregates.fingerprint(exact_costs, kind))
+
+
+def value_metrics(
+    aggregates: LogAggregates, agents: pl.Series, metric_date: date, exact_costs: pl.DataFrame, merged: pl.DataFrame
+) -> pl.DataFrame:
+    """The metrics of each of the `agents` (String, distinct) by value of each dimension: AGENT_DIMENSION_DAY.
+
+    aggregates: merged by that grain. exact_costs: VALUE_COSTS_SCHEMA. merged: ExtractedValues.merged.
+    Raises InvariantError as daily_metrics() does.
+    """
+    scope = aggregates.by_agent.lazy().filter(pl.col("agent_id").is_in(agents.implode()))
+    keys = AGENT_DIMENSION_DAY.day_keys
+    rows = _rows(scope.select(keys), aggregates, metric_date, exact_costs, AGENT_DIMENSION_DAY)
+    number = pl.when(pl.col("value_kind") == OTHER_VALUES).then("merged_values").otherwise(1)
+    return (
+        rows.lazy()
+        .join(merged.lazy(), on=["agent_id", "dimension"], how="left")
+        .with_columns(merged_values=number)
+        .select(AGENT_DIMENSION_DAY.schema.names())
+        .sort(keys)
+        .collect(engine="in-memory")
+    )
+
+
+def _rows(
+    scope: pl.LazyFrame, aggregates: LogAggregates, metric_date: date, exact_costs: pl.DataFrame, grain: Grain
+) -> pl.DataFrame:
+    """A row for each of the keys in `scope`, sorted by them: the keys of the grain and all metrics."""
+    keys = list(grain.day_keys)
+    rows = (
+        scope.join(aggregates.by_agent.lazy(), on=keys, how="left")
+        .join(exact_costs.lazy(), on=keys, how="left")
+        .with_columns(pl.lit(metric_date).alias("metric_date"))
+        .select(*grain.key_names, *map(_column, METRICS))
+        .sort(keys)
+        .collect(engine="in-memory")
+    )
+    too_dear = rows["agent_id"].filter(rows["total_cost_usd"].is_null()).unique().sort()
+    if not too_dear.is_empty():
+        raise InvariantError(
+            f"The costs of {metric_date} add up to 10^11 USD or more, which numeric(20,9) cannot hold, so nothing was "
+            f"written. Correct cost_usd in agent_execution_logs; agents: {', '.join(map(repr, too_dear))}."
+        )
+    return rows
 
 
 def day_totals(aggregates: LogAggregates, agents: pl.Series) -> DayTotals:

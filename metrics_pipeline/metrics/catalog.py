@@ -18,7 +18,7 @@ from metrics_pipeline.metrics.expressions import (
     rounded_quotient,
     weighted_percentile,
 )
-from metrics_pipeline.names import METRICS_TABLE
+from metrics_pipeline.names import DIMENSIONS_TABLE, METRICS_TABLE
 
 #: Money is kept as a whole number of nano-dollars until it is stored, so that no float is involved.
 NANO_USD_PER_USD = 1_000_000_000
@@ -26,6 +26,9 @@ NANO_USD_PER_USD = 1_000_000_000
 SUCCESS_STATUS = "success"
 FAILED_STATUS = "failed"
 UNKNOWN_ERROR_TYPE = "unknown"
+
+#: The value_kind of the row that merges all values of a dimension but the largest.
+OTHER_VALUES = "other"
 
 #: Changes whenever the same logs would yield another number. The ledger stores it with each day.
 DEFINITION_VERSION = "1"
@@ -123,10 +126,17 @@ class Metric(Column):
 
 @dataclass(frozen=True)
 class Grain:
-    """What one row of metrics describes: its table and its key columns, which include metric_date."""
+    """What one row of metrics describes: its tables and its key columns, which include agent_id and metric_date.
+
+    distributions: the table with the distribution of each row, under the same key. further: columns that only this
+    grain has. may_lose_rows: whether a row goes when the day is stored again without it; an agent's day never goes.
+    """
 
     table: str
+    distributions: str
     keys: tuple[Column, ...]
+    further: tuple[Column, ...] = ()
+    may_lose_rows: bool = False
 
     @property
     def key_names(self) -> tuple[str, ...]:
@@ -134,9 +144,19 @@ class Grain:
         return tuple(key.name for key in self.keys)
 
     @property
+    def day_keys(self) -> tuple[str, ...]:
+        """The key columns that tell the rows of one day apart. They are text."""
+        return tuple(name for name in self.key_names if name != "metric_date")
+
+    @property
+    def values(self) -> tuple[Column, ...]:
+        """The columns that are not part of the key."""
+        return (*METRICS, *self.further)
+
+    @property
     def columns(self) -> tuple[Column, ...]:
-        """The columns of the key, then those of all metrics."""
-        return (*self.keys, *METRICS)
+        """The columns of the key, then those of all metrics, then those of this grain only."""
+        return (*self.keys, *self.values)
 
     @property
     def schema(self) -> pl.Schema:
@@ -260,16 +280,43 @@ METRICS = (
     ),
 )
 
-#: One row per agent and day.
-AGENT_DAY = Grain(
-    METRICS_TABLE,
-    (
-        Column("agent_id", pl.String(), "text", "The agent, as agent_registry.id spells it.", "support-triage"),
-        Column("metric_date", pl.Date(), "date", "The calendar day in the pipeline's time zone.", "2025-07-11"),
-    ),
+_AGENT_AND_DAY = (
+    Column("agent_id", pl.String(), "text", "The agent, as agent_registry.id spells it.", "support-triage"),
+    Column("metric_date", pl.Date(), "date", "The calendar day in the pipeline's time zone.", "2025-07-11"),
 )
 
-#: Every grain that is stored: each has its table, index and privileges.
-GRAINS = (AGENT_DAY,)
+#: One row per agent and day.
+AGENT_DAY = Grain(METRICS_TABLE, "agent_day_distributions", _AGENT_AND_DAY)
+
+#: One row per agent, day and value of a dimension; see metrics/dimensions.py.
+AGENT_DIMENSION_DAY = Grain(
+    DIMENSIONS_TABLE,
+    "agent_dimension_distributions",
+    (
+        *_AGENT_AND_DAY,
+        Column("dimension", pl.String(), "text", "The dimension, as METRICS_DIMENSIONS names it.", "model"),
+        Column(
+            "value_kind",
+            pl.String(),
+            "text",
+            "value; none: the log has no value; list: it has a list or an object; other: the merged values.",
+            "value",
+        ),
+        Column(
+            "value",
+            pl.String(),
+            "text",
+            "The value as text; (none), (list) or (other) for the other kinds; more than 128 characters are shortened.",
+            "small-2",
+        ),
+    ),
+    further=(
+        Column("merged_values", pl.Int64(), "bigint", "How many values the row holds: more than 1 in (other) only.", 1),
+    ),
+    may_lose_rows=True,
+)
+
+#: Every grain that is stored: each has its tables, indexes and privileges, and expires with its day.
+GRAINS = (AGENT_DAY, AGENT_DIMENSION_DAY)
 
 METRIC_NAMES = tuple(metric.name for metric in METRICS)

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import polars as pl
 
-from metrics_pipeline.metrics.catalog import METRIC_NAMES
+from metrics_pipeline.metrics.catalog import AGENT_DAY, Grain
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,18 @@ class DayChange:
     cost_usd: Decimal
 
 
-def compare_days(metric_date: date, stored: pl.DataFrame, computed: pl.DataFrame) -> DayChange:
-    """Compares two frames in the schema of AGENT_DAY; every stored agent must also be computed.
+def compare_days(
+    metric_date: date, stored: pl.DataFrame, computed: pl.DataFrame, grain: Grain = AGENT_DAY
+) -> DayChange:
+    """Compares two frames in the schema of the grain; every stored row must also be computed.
 
     Error distributions are lists sorted by error_type in both.
     """
-    both = computed.join(stored, on="agent_id", how="inner", suffix="_stored")
-    differs = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_stored")) for name in METRIC_NAMES)
+    both = computed.join(stored, on=grain.day_keys, how="inner", suffix="_stored")
+    differs = pl.any_horizontal(
+        pl.col(name).ne_missing(pl.col(f"{name}_stored")) for name in (column.name for column in grain.values)
+    )
     changed_agents = both.filter(differs)["agent_id"].sort().to_list()
-
     return DayChange(
         metric_date,
         inserted=computed.height - both.height,

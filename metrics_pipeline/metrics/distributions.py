@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from metrics_pipeline.metrics.calculator import LogAggregates
+from metrics_pipeline.metrics.catalog import AGENT_DAY, Grain
 from metrics_pipeline.metrics.expressions import LATENCY_COUNT
 
 #: An agent's day with more distinct latencies keeps them rounded to SIGNIFICANT_BITS, and one with more users keeps
@@ -76,31 +77,41 @@ class UserKey:
         return self.hashes([short])[0]
 
 
-def distributions(aggregates: LogAggregates, agents: pl.Series, key: UserKey) -> pl.DataFrame:
-    """The distribution of each of `agents` (String, distinct) that has logs: agent_id and DISTRIBUTION_SCHEMA.
+def hashed_users(aggregates: LogAggregates, agents: pl.Series, key: UserKey) -> pl.DataFrame:
+    """The hash of each user of `agents` (String, distinct): user_id and user_hash. A user of several agents has one."""
+    of_agents = aggregates.by_agent.lazy().filter(pl.col("agent_id").is_in(agents.implode()))
+    users = of_agents.select(pl.col("user_ids").explode(empty_as_null=False, keep_nulls=False)).unique()
+    distinct = users.collect(engine="in-memory").to_series()
+    return pl.DataFrame({"user_id": distinct, "user_hash": pl.Series(key.hashes(distinct), dtype=pl.Int64)})
 
-    Sorted by agent_id; user_hashes are sorted.
+
+def distributions(
+    aggregates: LogAggregates,
+    agents: pl.Series,
+    key: UserKey,
+    grain: Grain = AGENT_DAY,
+    users: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    """The distribution of each row of `agents` (String, distinct) that has logs: its keys and DISTRIBUTION_SCHEMA.
+
+    aggregates: merged by the grain. users: hashed_users() of these agents, if the caller has them. Sorted by the keys,
+    without metric_date; user_hashes are sorted.
     """
-    by_agent = aggregates.by_agent.lazy().filter(pl.col("agent_id").is_in(agents.implode()))
-    users = (
-        by_agent.select("agent_id", user_id="user_ids")
+    users = hashed_users(aggregates, agents, key) if users is None else users
+    keys = list(grain.day_keys)
+    rows = aggregates.by_agent.lazy().filter(pl.col("agent_id").is_in(agents.implode())).with_row_index("row")
+    hashes = (
+        rows.select("row", user_id="user_ids")
         .explode("user_id")
         .drop_nulls("user_id")
-        .collect(engine="in-memory")
-    )
-    # A user of several agents is hashed once.
-    distinct = users["user_id"].unique()
-    hashed = pl.LazyFrame({"user_id": distinct, "user_hashes": pl.Series(key.hashes(distinct), dtype=pl.Int64)})
-    hashes = (
-        users.lazy()
-        .join(hashed, on="user_id")
-        .group_by("agent_id")
-        .agg(pl.col("user_hashes").sort().head(MAX_USERS), users_exact=pl.len() <= MAX_USERS)
+        .join(users.lazy(), on="user_id")
+        .group_by("row")
+        .agg(user_hashes=pl.col("user_hash").sort().head(MAX_USERS), users_exact=pl.len() <= MAX_USERS)
     )
     has_users = pl.col("user_hashes").list.len() > 0
     return (
-        by_agent.select("agent_id", "latency_counts", total_latency_ms="latency_ms")
-        .join(hashes, on="agent_id", how="left")
+        rows.select("row", *keys, "latency_counts", total_latency_ms="latency_ms")
+        .join(hashes, on="row", how="left")
         .with_columns(
             pl.col("user_hashes").fill_null(pl.lit([], pl.List(pl.Int64))),
             pl.col("users_exact").fill_null(True),
@@ -108,8 +119,8 @@ def distributions(aggregates: LogAggregates, agents: pl.Series, key: UserKey) ->
         )
         .with_columns(user_key_id=pl.when(has_users).then(pl.lit(key.key_id)))
         .pipe(_round_latencies)
-        .select("agent_id", *DISTRIBUTION_SCHEMA)
-        .sort("agent_id")
+        .select(*keys, *DISTRIBUTION_SCHEMA)
+        .sort(keys)
         .collect(engine="in-memory")
     )
 

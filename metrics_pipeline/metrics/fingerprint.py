@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from typing import Any
 
@@ -56,6 +56,10 @@ class SourceFingerprint:
         mine, others = self.numbers, other.numbers
         total = {name: mine.get(name, 0) + others.get(name, 0) for name in (*mine, *others)}
         return SourceFingerprint.of(total | {"cost_nano_usd": fingerprint_cost(total["cost_nano_usd"])}, self.kind)
+
+    def with_further(self, numbers: Mapping[str, int]) -> "SourceFingerprint":
+        """The same fingerprint with more further numbers."""
+        return replace(self, further={**self.further, **numbers})
 
     def digest(self, *context: str) -> str:
         """Sixteen hexadecimal digits that identify this fingerprint together with `context`."""

@@ -62,8 +62,9 @@ class LedgerRow:
     """A row of metric_day_ledger.
 
     rows_digest: the digest of the rows of metrics as they were published; None if they were stored before revision 0009
-    of the tables, or by another program. version: the row's xmin, which changes with every write, whatever the clocks
-    say.
+    of the tables, or by another program. dimensions: the definitions of the dimensions that the day is broken down by,
+    as metrics.dimensions.definitions() gives them; None without any. version: the row's xmin, which changes
+    with every write, whatever the clocks say.
     """
 
     metric_date: date
@@ -83,6 +84,7 @@ class LedgerRow:
     raw_pruned_logs: int | None
     metrics_expired_at: datetime | None
     rows_digest: str | None
+    dimensions: str | None
     version: str
 
     @property

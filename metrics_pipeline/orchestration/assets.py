@@ -9,6 +9,7 @@ from pydantic import Field
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
+from metrics_pipeline.metrics.dimensions import Dimension
 from metrics_pipeline.metrics.distributions import UserKey
 from metrics_pipeline.metrics.reconciliation import none_counted
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
@@ -52,11 +53,14 @@ class AggregationConfig(dg.Config):
 
 
 def build_metrics_asset(
-    partitions: dg.TimeWindowPartitionsDefinition, owners: Sequence[str], user_key: UserKey | None
+    partitions: dg.TimeWindowPartitionsDefinition,
+    owners: Sequence[str],
+    user_key: UserKey | None,
+    dimensions: Sequence[Dimension] = (),
 ) -> dg.AssetsDefinition:
     """The asset over the given daily partitions, with the owners that the UI names.
 
-    user_key: METRICS_USER_KEY; None means the database's own key.
+    user_key: METRICS_USER_KEY; None means the database's own key. dimensions: METRICS_DIMENSIONS.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # about backfill_policy; an operator cannot act on it
@@ -89,7 +93,7 @@ def build_metrics_asset(
         failures: dict[str, PermanentError] = {}
         claim(context.instance, context.run)
         with step_outcome(context):
-            logs = open_logs(database)
+            logs = open_logs(database, dimensions)
             for warning in logs.warnings:
                 context.log.warning(warning)
             work = work_of(context, database, logs, partitions)

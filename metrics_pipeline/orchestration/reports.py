@@ -9,6 +9,7 @@ import dagster as dg
 import polars as pl
 
 from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
+from metrics_pipeline.metrics.dimensions import names_of
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.reconciliation import LedgerRow, none_counted
 from metrics_pipeline.names import BACKFILL_TAG
@@ -111,6 +112,7 @@ def _materialization(
 
 def day_metadata(day: AggregatedDay) -> Mapping[str, dg.MetadataValue]:
     """The metadata of one day's materialisation."""
+    breakdown = day.computed.breakdown
     metrics, window, seconds = day.computed.metrics, day.computed.window, day.computed.timings.seconds
     frame, distributions = metrics.metrics, day.computed.distributions
     totals = frame.select(pl.col(pl.Int64).sum(), pl.col("total_cost_usd").sum()).row(0, named=True)
@@ -147,6 +149,10 @@ def day_metadata(day: AggregatedDay) -> Mapping[str, dg.MetadataValue]:
         "agents_with_most_failures": dg.MetadataValue.md(_top_agents(frame, "failed_executions")),
         "agents_with_highest_cost": dg.MetadataValue.md(_top_agents(frame, "total_cost_usd")),
         "agents_with_worst_p95": dg.MetadataValue.md(_top_agents(frame, "p95_latency_ms")),
+        **{
+            f"top_{name}": dg.MetadataValue.md(_top_values(breakdown.metrics, name))
+            for name in names_of(breakdown.dimensions)
+        },
         "error_types": dg.MetadataValue.int(errors.height),
         "error_distribution": dg.MetadataValue.json(
             {_shortened(error_type): count for error_type, count in errors.head(_TOP_ERRORS).iter_rows()}
@@ -168,6 +174,8 @@ def day_metadata(day: AggregatedDay) -> Mapping[str, dg.MetadataValue]:
         "distributions_not_exact": dg.MetadataValue.int(
             distributions.filter(~(pl.col("latencies_exact") & pl.col("users_exact"))).height
         ),
+        "dimensions": dg.MetadataValue.text(breakdown.dimensions or "none"),
+        "rows_by_value": dg.MetadataValue.int(breakdown.metrics.height),
         "window": dg.MetadataValue.text(str(window)),
         "time_zone": dg.MetadataValue.text(window.time_zone),
         "definition_version": dg.MetadataValue.text(DEFINITION_VERSION),
@@ -183,6 +191,26 @@ def _shortened(text: str) -> str:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return f"{text[:_MAX_TEXT_CHARACTERS]}… ({len(text):,} characters, SHA-256 {digest})"
+
+
+def _top_values(rows: pl.DataFrame, dimension: str) -> str:
+    """The values of the dimension with the most executions over all agents, with what adds up."""
+    sums = ["total_executions", "failed_executions", "total_tokens", "total_cost_usd"]
+    ranked = (
+        rows.lazy()
+        .filter(pl.col("dimension") == dimension)
+        .group_by("value", "value_kind")
+        .agg(pl.col("total_cost_usd").cast(pl.Decimal(38, 9)).sum(), pl.col(sums[:-1]).sum())
+        .sort("total_executions", "value", "value_kind", descending=[True, False, False])
+        .select("value", "value_kind", *sums)
+        .collect(engine="in-memory")
+    )
+    return markdown_table(
+        ["value", "kind", "executions", "failed", "tokens", "cost USD"],
+        [[*row, f"{cost.normalize():f}"] for *row, cost in ranked.head(_TOP_AGENTS).iter_rows()],
+        nothing="None.",
+        more=ranked.height - _TOP_AGENTS,
+    )
 
 
 def _top_agents(frame: pl.DataFrame, column: str) -> str:

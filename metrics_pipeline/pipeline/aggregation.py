@@ -6,17 +6,26 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import polars as pl
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.source import LogSource
-from metrics_pipeline.metrics.calculator import DayMetrics, DayTotals, daily_metrics, day_totals, merge_partials
+from metrics_pipeline.metrics.calculator import (
+    DayMetrics,
+    DayTotals,
+    daily_metrics,
+    day_totals,
+    merge_partials,
+    value_metrics,
+)
+from metrics_pipeline.metrics.catalog import AGENT_DIMENSION_DAY
 from metrics_pipeline.metrics.comparison import DayChange, compare_days
-from metrics_pipeline.metrics.distributions import UserKey, distributions
-from metrics_pipeline.metrics.validation import validate_day
+from metrics_pipeline.metrics.dimensions import ExtractedValues, definitions, names_of
+from metrics_pipeline.metrics.distributions import UserKey, distributions, hashed_users
+from metrics_pipeline.metrics.validation import validate_breakdown, validate_day
 from metrics_pipeline.metrics.verification import Mark
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.postgres.database import Database
@@ -28,7 +37,7 @@ from metrics_pipeline.store.ledger import (
     refuse_if_shrunk,
     refuse_unless_open,
 )
-from metrics_pipeline.store.publishing import Published, Reason, publish_day
+from metrics_pipeline.store.publishing import NO_BREAKDOWN, Breakdown, Published, Reason, publish_day
 from metrics_pipeline.store.reads import metrics_of_day
 
 _CANCEL_AGAIN_SECONDS = 0.1
@@ -73,6 +82,7 @@ class ComputedDay:
     read: StoredDay
     snapshot_at: datetime
     timings: StepSeconds
+    breakdown: Breakdown = NO_BREAKDOWN
 
 
 @dataclass(frozen=True)
@@ -110,12 +120,28 @@ def compute_day(
         aggregates = merge_partials(extracted.partials)
         metrics = daily_metrics(aggregates, agents, window.metric_date, extracted.exact_costs, extracted.kind)
         totals = day_totals(aggregates, agents)
-        of_agents = distributions(aggregates, agents, key)
+        users = hashed_users(aggregates, agents, key)
+        of_agents = distributions(aggregates, agents, key, users=users)
+        breakdown = NO_BREAKDOWN
+        if extracted.values is not None:
+            breakdown = _broken_down(extracted.values, agents, window, key, users)
+            metrics = replace(metrics, fingerprint=metrics.fingerprint.with_further(extracted.values.content))
     with timings.step("validate"):
         if not options.accept_deleted_logs:
             refuse_if_shrunk(stored, window, metrics.fingerprint, aggregates.logs_by_agent())
         validate_day(metrics, window, extracted.logs)
-    return ComputedDay(window, metrics, of_agents, totals, stored, extracted.taken_at, timings)
+        validate_breakdown(metrics.metrics, breakdown.metrics, names_of(breakdown.dimensions), window)
+    return ComputedDay(window, metrics, of_agents, totals, stored, extracted.taken_at, timings, breakdown)
+
+
+def _broken_down(
+    values: ExtractedValues, agents: pl.Series, window: DayWindow, key: UserKey, users: pl.DataFrame
+) -> Breakdown:
+    partials = values.partials.filter(pl.col("agent_id").is_in(agents.implode()))
+    aggregates = merge_partials(partials, AGENT_DIMENSION_DAY)
+    metrics = value_metrics(aggregates, agents, window.metric_date, values.costs, values.merged)
+    of_values = distributions(aggregates, agents, key, AGENT_DIMENSION_DAY, users)
+    return Breakdown(definitions(values.dimensions), metrics, of_values)
 
 
 def preview_day(database: Database, logs: LogSource, window: DayWindow, options: AggregationOptions) -> DayChange:
@@ -141,6 +167,7 @@ def store_day(
             computed.metrics,
             computed.distributions,
             computed.window,
+            computed.breakdown,
             read=computed.read,
             snapshot_at=computed.snapshot_at,
             mark=mark,

@@ -1,12 +1,13 @@
 """Opens the database and the logs that the settings name, prepares them if they are embedded, and checks them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from metrics_pipeline.embedded import acquire, before_connecting
-from metrics_pipeline.logs.contract import SOURCE_TABLES, UpstreamContract, check_contract
+from metrics_pipeline.logs.contract import SOURCE_TABLES, UpstreamContract, check_contract, check_dimensions
 from metrics_pipeline.logs.postgres_logs import PostgresLogs
 from metrics_pipeline.logs.source import LogSource
+from metrics_pipeline.metrics.dimensions import Dimension
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.upgrading import create_upstream_tables, require_current, upgrade
 from metrics_pipeline.postgres.urls import DatabaseUrl
@@ -40,6 +41,13 @@ def require_ready(database: Database, tables: Collection[str] = SOURCE_TABLES) -
     return contract
 
 
-def open_logs(database: Database) -> LogSource:
-    """The source of logs, if the database is ready. Another source is chosen here."""
-    return PostgresLogs(database, require_ready(database))
+def open_logs(database: Database, dimensions: Sequence[Dimension] = ()) -> LogSource:
+    """The source of logs, if the database is ready. Another source is chosen here.
+
+    dimensions: METRICS_DIMENSIONS. Raises ContractError for one whose column the logs do not have.
+    """
+    contract = require_ready(database)
+    if any(not dimension.keys for dimension in dimensions):
+        with database.connect() as connection:
+            check_dimensions(connection, dimensions)
+    return PostgresLogs(database, contract, dimensions)

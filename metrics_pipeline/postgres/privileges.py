@@ -35,14 +35,15 @@ _FEED = {
     "metric_log_failures": _READ,
 }
 _METRICS = [grain.table for grain in GRAINS]
+_DISTRIBUTIONS = [grain.distributions for grain in GRAINS]
 
 #: Per purpose, the privileges on each table.
 PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
     Purpose.PIPELINE: {
         "agent_registry": _READ,
         "agent_execution_logs": _READ,
-        **dict.fromkeys(_METRICS, _WRITE),
-        "agent_day_distributions": ("SELECT", "INSERT", "DELETE"),
+        **{grain.table: (*_WRITE, "DELETE") if grain.may_lose_rows else _WRITE for grain in GRAINS},
+        **dict.fromkeys(_DISTRIBUTIONS, ("SELECT", "INSERT", "DELETE")),
         "metric_user_key": _READ,
         "metric_day_ledger": _WRITE,
         "metric_day_verifications": _WRITE,
@@ -53,8 +54,7 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
     Purpose.RETENTION: {
         "agent_execution_logs": _PRUNE,
         "alert_history": _PRUNE,
-        **dict.fromkeys(_METRICS, _PRUNE),
-        "agent_day_distributions": _PRUNE,
+        **dict.fromkeys([*_METRICS, *_DISTRIBUTIONS], _PRUNE),
         "metric_restatements": _PRUNE,
         "metric_day_verifications": _PRUNE,
         "metric_day_ledger": _WRITE,
@@ -63,8 +63,7 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
     Purpose.READER: {
         "agent_registry": _READ,
         "agent_execution_logs": _READ,
-        **dict.fromkeys(_METRICS, _READ),
-        "agent_day_distributions": _READ,
+        **dict.fromkeys([*_METRICS, *_DISTRIBUTIONS], _READ),
         "agent_latency_histogram": _READ,
         "metric_day_ledger": _READ,
         "metric_day_verifications": _READ,
@@ -75,8 +74,7 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
     Purpose.OPERATOR: {
         "agent_registry": _READ,
         "agent_execution_logs": _READ,
-        **dict.fromkeys(_METRICS, (*_WRITE, "DELETE")),
-        "agent_day_distributions": (*_WRITE, "DELETE"),
+        **dict.fromkeys([*_METRICS, *_DISTRIBUTIONS], (*_WRITE, "DELETE")),
         "metric_user_key": _READ,
         "metric_day_ledger": (*_WRITE, "DELETE"),
         "metric_day_verifications": (*_WRITE, "DELETE"),

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import TypeEngine
 
-from metrics_pipeline.metrics.catalog import AGENT_DAY, GRAINS, METRICS
+from metrics_pipeline.metrics.catalog import AGENT_DAY, GRAINS
 from metrics_pipeline.metrics.upstream import UPSTREAM_TABLES
 from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE
 
@@ -50,30 +50,29 @@ for _grain in GRAINS:
         _grain.table,
         metadata,
         *(Column(key.name, _TYPES[key.sql_type], primary_key=True) for key in _grain.keys),
-        *(Column(metric.name, _TYPES[metric.sql_type], nullable=False) for metric in METRICS),
+        *(Column(value.name, _TYPES[value.sql_type], nullable=False) for value in _grain.values),
         Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
         Column("updated_at", DateTime(timezone=True)),
         # The primary key leads with agent_id and serves one agent's series; this index serves one day's rows.
         Index(f"{_grain.table}_metric_date", "metric_date"),
     )
+    # The view agent_latency_histogram, which a migration creates, has a row per latency of agent_day_distributions.
+    Table(
+        _grain.distributions,
+        metadata,
+        *(Column(key.name, _TYPES[key.sql_type], primary_key=True) for key in _grain.keys),
+        Column("latencies_ms", ARRAY(Integer), nullable=False),
+        Column("latency_executions", ARRAY(Integer), nullable=False),
+        Column("total_latency_ms", BigInteger, nullable=False),
+        Column("latencies_exact", Boolean, nullable=False),
+        Column("user_hashes", ARRAY(BigInteger), nullable=False),
+        Column("users_exact", Boolean, nullable=False),
+        Column("user_key_id", Text),
+        Column("digest", LargeBinary, nullable=False),
+        Index(f"{_grain.distributions}_metric_date", "metric_date"),
+    )
 agent_performance_metrics = metadata.tables[AGENT_DAY.table]
-
-#: The view agent_latency_histogram, which a migration creates, has a row per latency of it.
-agent_day_distributions = Table(
-    "agent_day_distributions",
-    metadata,
-    Column("agent_id", Text, primary_key=True),
-    Column("metric_date", Date, primary_key=True),
-    Column("latencies_ms", ARRAY(Integer), nullable=False),
-    Column("latency_executions", ARRAY(Integer), nullable=False),
-    Column("total_latency_ms", BigInteger, nullable=False),
-    Column("latencies_exact", Boolean, nullable=False),
-    Column("user_hashes", ARRAY(BigInteger), nullable=False),
-    Column("users_exact", Boolean, nullable=False),
-    Column("user_key_id", Text),
-    Column("digest", LargeBinary, nullable=False),
-    Index("agent_day_distributions_metric_date", "metric_date"),
-)
+agent_day_distributions = metadata.tables[AGENT_DAY.distributions]
 
 metric_user_key = Table(
     "metric_user_key",
@@ -103,6 +102,7 @@ metric_day_ledger = Table(
     Column("raw_pruned_logs", BigInteger),
     Column("metrics_expired_at", DateTime(timezone=True)),
     Column("rows_digest", Text),
+    Column("dimensions", Text),
 )
 
 metric_day_verifications = Table(
@@ -134,6 +134,7 @@ metric_restatements = Table(
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("old_distribution", Text),
     Column("new_distribution", Text),
+    Column("breakdown", JSONB),
 )
 Index(
     "metric_restatements_agent_date",

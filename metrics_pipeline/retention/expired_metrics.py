@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from metrics_pipeline.logs.contract import UpstreamContract
+from metrics_pipeline.metrics.catalog import AGENT_DAY, GRAINS
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.retention.pace import RetentionConnection
@@ -24,11 +25,13 @@ FROM (
 ) AS day LEFT JOIN metric_day_ledger USING (metric_date)
 ORDER BY 1""")
 
-_DELETE = text("""
-WITH expired AS (DELETE FROM agent_performance_metrics WHERE metric_date = :metric_date RETURNING total_executions),
-     distributions AS (DELETE FROM agent_day_distributions WHERE metric_date = :metric_date),
-     restatements AS (DELETE FROM metric_restatements WHERE metric_date = :metric_date RETURNING 1),
-     verifications AS (DELETE FROM metric_day_verifications WHERE metric_date = :metric_date)
+_OF_DAY = "WHERE metric_date = :metric_date"
+_ALSO = [table for grain in GRAINS for table in (grain.table, grain.distributions) if table != AGENT_DAY.table]
+_DELETE = text(f"""
+WITH expired AS (DELETE FROM {AGENT_DAY.table} {_OF_DAY} RETURNING total_executions),
+     {" ".join(f"{table} AS (DELETE FROM {table} {_OF_DAY})," for table in _ALSO)}
+     restatements AS (DELETE FROM metric_restatements {_OF_DAY} RETURNING 1),
+     verifications AS (DELETE FROM metric_day_verifications {_OF_DAY})
 SELECT (SELECT count(*) FROM expired) AS metrics,
        (SELECT coalesce(sum(total_executions), 0) FROM expired) AS executions,
        (SELECT count(*) FROM restatements) AS restatements""")

@@ -3,7 +3,7 @@
 from sqlalchemy import text
 
 from metrics_pipeline.errors import DayRefusedError
-from metrics_pipeline.metrics.catalog import AGENT_DAY, METRIC_NAMES, NANO_USD_PER_USD
+from metrics_pipeline.metrics.catalog import AGENT_DAY, GRAINS, METRIC_NAMES, NANO_USD_PER_USD
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.postgres.database import Database
@@ -28,12 +28,14 @@ VALUES (:metric_date, :time_zone, :start, :end, :logs, :logs, 0, :agents, :finge
     :run_id)""")
 
 _ROW = ", ".join(f"'{name}', {name}" for name in METRIC_NAMES)
+_FINER = [table for grain in GRAINS if grain is not AGENT_DAY for table in (grain.table, grain.distributions)]
 _CLEAR = text(f"""
 WITH cleared AS (
     DELETE FROM {AGENT_DAY.table} WHERE metric_date = :metric_date
     RETURNING agent_id, metric_date, jsonb_build_object({_ROW}) AS row
-), distributions AS (
-    DELETE FROM agent_day_distributions WHERE metric_date = :metric_date
+), {" ".join(f"{table} AS (DELETE FROM {table} WHERE metric_date = :metric_date)," for table in _FINER)}
+distributions AS (
+    DELETE FROM {AGENT_DAY.distributions} WHERE metric_date = :metric_date
     RETURNING agent_id, encode(digest, 'hex') AS distribution
 ), restated AS (
     INSERT INTO metric_restatements (agent_id, metric_date, replaced_at, run_id, reason, old_row, new_row,

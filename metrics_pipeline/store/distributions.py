@@ -1,4 +1,4 @@
-"""agent_day_distributions: writing a day's distributions, reading windows, and comparing a day with its metrics."""
+"""The tables of distributions, one for each grain: writing a day's, reading windows, comparing a day with its rows."""
 
 import hashlib
 import sys
@@ -20,39 +20,61 @@ from psycopg.pq import Format
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.errors import PermanentError
-from metrics_pipeline.metrics.catalog import AGENT_DAY, ERROR_COUNT, METRIC_NAMES
+from metrics_pipeline.metrics.catalog import (
+    AGENT_DAY,
+    AGENT_DIMENSION_DAY,
+    ERROR_COUNT,
+    GRAINS,
+    METRIC_NAMES,
+    OTHER_VALUES,
+    Grain,
+)
+from metrics_pipeline.metrics.dimensions import SPELLED, VALUE, names_of
 from metrics_pipeline.metrics.distributions import DISTRIBUTION_SCHEMA, UserKey, merge_distributions
 from metrics_pipeline.metrics.window_metrics import period_of, window_metrics
 
 _USER_KEY = text("SELECT secret FROM metric_user_key WHERE id = 1")
 
-_DIGESTS = text("SELECT agent_id, digest FROM agent_day_distributions WHERE metric_date = :metric_date")
-_DELETE = text("DELETE FROM agent_day_distributions WHERE metric_date = :metric_date AND agent_id = ANY(:agents)")
-_COPY = """
-COPY agent_day_distributions (agent_id, metric_date, latencies_ms, latency_executions, user_hashes, total_latency_ms,
-    latencies_exact, users_exact, user_key_id, digest) FROM STDIN (FORMAT BINARY)"""
+_COLUMNS = (
+    "latencies_ms, latency_executions, user_hashes, total_latency_ms, latencies_exact, users_exact, user_key_id, digest"
+)
 #: SQL for the digest of a row: what the package computes before it sends the row.
 DIGEST = """sha256(array_send(latencies_ms) || array_send(latency_executions) || array_send(user_hashes)
     || int8send(total_latency_ms) || boolsend(latencies_exact) || boolsend(users_exact))"""
 
 
-_OF_WINDOW = """
-metric_date BETWEEN :first AND :last AND (CAST(:agent_id AS text) IS NULL OR agent_id = :agent_id)"""
-_ROWS = text(f"""
-SELECT agent_id, metric_date, {", ".join(name for name in METRIC_NAMES if name != "error_distribution")},
-       EXISTS (SELECT FROM agent_day_distributions AS stored
-               WHERE (stored.agent_id, stored.metric_date) = (metrics.agent_id, metrics.metric_date))
-           AS has_distribution
-FROM {AGENT_DAY.table} AS metrics WHERE {_OF_WINDOW}""")
-_ERRORS = text(f"""
-SELECT agent_id, metric_date, error_type, executions::bigint
-FROM {AGENT_DAY.table} CROSS JOIN LATERAL jsonb_each_text(error_distribution) AS counts(error_type, executions)
-WHERE failed_executions > 0 AND {_OF_WINDOW}""")
-_READ = """
+class _Reading:
+    """The statements that read windows of one grain. :value is for grains with dimensions: it and what may hide it."""
+
+    def __init__(self, grain: Grain) -> None:
+        keys = ", ".join(grain.key_names)
+        equal = " = ".join(f"({', '.join(f'{of}.{key}' for key in grain.key_names)})" for of in ("stored", "metrics"))
+        window = "metric_date BETWEEN :first AND :last AND (CAST(:agent_id AS text) IS NULL OR agent_id = :agent_id)"
+        if "dimension" in grain.key_names:
+            window += f""" AND dimension = :dimension AND (CAST(:value AS text) IS NULL OR value = :value
+                OR value_kind = '{OTHER_VALUES}')"""
+        self.rows = text(f"""
+SELECT {keys}, {", ".join(name for name in METRIC_NAMES if name != "error_distribution")},
+       EXISTS (SELECT FROM {grain.distributions} AS stored WHERE {equal}) AS has_distribution
+FROM {grain.table} AS metrics WHERE {window}""")
+        self.errors = text(f"""
+SELECT {keys}, error_type, executions::bigint
+FROM {grain.table} CROSS JOIN LATERAL jsonb_each_text(error_distribution) AS counts(error_type, executions)
+WHERE failed_executions > 0 AND {window}""")
+        types = ", ".join(f"%s::{key.sql_type}[]" for key in grain.keys)
+        self.distributions = f"""
 SELECT wanted.place, latencies_ms, latency_executions, user_hashes, total_latency_ms, latencies_exact, users_exact,
        user_key_id
-FROM unnest(%s::text[], %s::date[]) WITH ORDINALITY AS wanted(agent_id, metric_date, place)
-JOIN agent_day_distributions USING (agent_id, metric_date)"""
+FROM unnest({types}) WITH ORDINALITY AS wanted({keys}, place)
+JOIN {grain.distributions} USING ({keys})"""
+
+
+_READING = {grain: _Reading(grain) for grain in GRAINS}
+
+# The days of a window that are stored without a dimension, of those on which anything was aggregated.
+_LEDGER_DIMENSIONS = text("""
+SELECT metric_date, coalesce(dimensions, '') AS dimensions FROM metric_day_ledger
+WHERE metric_date BETWEEN :first AND :last AND metrics_expired_at IS NULL ORDER BY 1""")
 
 _DAMAGED = text(f"""
 SELECT agent_id FROM agent_day_distributions WHERE metric_date = :metric_date AND digest <> {DIGEST}""")
@@ -83,7 +105,7 @@ _INT4, _INT8 = 23, 20
 _ARRAY, _EMPTY_ARRAY, _LENGTH = Struct(">iiiii"), Struct(">iii"), Struct(">i")
 _EXACTNESS = Struct(">q??")
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-_COPY_FIELDS = Struct(">h").pack(10)
+_COPY_FIELDS = Struct(">h")
 _COPY_END = Struct(">h").pack(-1)
 _NULL = _LENGTH.pack(-1)
 _EPOCH = date(2000, 1, 1)
@@ -91,11 +113,12 @@ _EPOCH = date(2000, 1, 1)
 
 @dataclass(frozen=True)
 class EncodedDay:
-    """The distributions of a day in the form of a binary COPY: the row and the digest of each agent."""
+    """The distributions of a day in the form of a binary COPY: the row and the digest for each of the grain's keys."""
 
     metric_date: date
-    rows: Mapping[str, bytes]
-    digests: Mapping[str, bytes]
+    grain: Grain
+    rows: Mapping[tuple[str, ...], bytes]
+    digests: Mapping[tuple[str, ...], bytes]
 
 
 def user_key(connection: Connection, configured: UserKey | None) -> UserKey:
@@ -103,24 +126,28 @@ def user_key(connection: Connection, configured: UserKey | None) -> UserKey:
     return configured or UserKey(bytes(connection.execute(_USER_KEY).scalar_one()))
 
 
-def encode_day(metric_date: date, distributions: pl.DataFrame) -> EncodedDay:
-    """Encodes the columns agent_id and DISTRIBUTION_SCHEMA. Lists become bytes as a whole, not value by value."""
+def encode_day(metric_date: date, distributions: pl.DataFrame, grain: Grain = AGENT_DAY) -> EncodedDay:
+    """Encodes the grain's keys and DISTRIBUTION_SCHEMA. Lists become bytes as a whole, not value by value."""
     pairs = distributions["latency_counts"].explode(empty_as_null=False, keep_nulls=False).struct
     pair_counts = distributions["latency_counts"].list.len()
     latencies = _int4_arrays(pairs.field("latency_ms"), pair_counts)
     executions = _int4_arrays(pairs.field("executions").cast(pl.Int32), pair_counts)
     users = _int8_arrays(distributions["user_hashes"])
     day = _LENGTH.pack((metric_date - _EPOCH).days)
-    numbers = distributions.select("agent_id", "user_key_id", "total_latency_ms", "latencies_exact", "users_exact")
+    numbers = distributions.select(*grain.day_keys, "user_key_id", "total_latency_ms", "latencies_exact", "users_exact")
+    begin = _COPY_FIELDS.pack(len(grain.keys) + _COLUMNS.count(",") + 1)
     rows, digests = {}, {}
-    for (agent, key_id, *exactness), *arrays in zip(numbers.iter_rows(), latencies, executions, users, strict=True):
-        flags = _EXACTNESS.pack(*exactness)
+    for (*texts, key_id, total, are_latencies_exact, are_users_exact), *arrays in zip(
+        numbers.iter_rows(), latencies, executions, users, strict=True
+    ):
+        flags = _EXACTNESS.pack(total, are_latencies_exact, are_users_exact)
         digest = hashlib.sha256(b"".join([*arrays, flags])).digest()
-        fields = (agent.encode(), day, *arrays, flags[:8], flags[8:9], flags[9:])
+        keys = tuple(texts)
+        fields = (*(text.encode() for text in keys), day, *arrays, flags[:8], flags[8:9], flags[9:])
         named = _NULL if key_id is None else _field(key_id.encode())
-        rows[agent] = b"".join([_COPY_FIELDS, *map(_field, fields), named, _field(digest)])
-        digests[agent] = digest
-    return EncodedDay(metric_date, rows, digests)
+        rows[keys] = b"".join([begin, *map(_field, fields), named, _field(digest)])
+        digests[keys] = digest
+    return EncodedDay(metric_date, grain, rows, digests)
 
 
 def write_day(connection: Connection, day: EncodedDay) -> None:
@@ -128,29 +155,40 @@ def write_day(connection: Connection, day: EncodedDay) -> None:
 
     Raises PermanentError if the table does not store what it is given.
     """
-    stored = _stored_digests(connection, day.metric_date)
-    outdated = [agent for agent, digest in stored.items() if day.digests.get(agent) != digest]
+    table, keys = day.grain.distributions, day.grain.day_keys
+    names = ", ".join(keys)
+    stored = _stored_digests(connection, day)
+    outdated = [each for each, digest in stored.items() if day.digests.get(each) != digest]
     if outdated:
-        connection.execute(_DELETE, {"metric_date": day.metric_date, "agents": outdated})
-    new = [row for agent, row in day.rows.items() if stored.get(agent) != day.digests[agent]]
+        columns = dict(zip(keys, map(list, zip(*outdated, strict=True)), strict=True))
+        given = ", ".join(f"CAST(:{name} AS text[])" for name in keys)
+        delete = (
+            f"DELETE FROM {table} WHERE metric_date = :metric_date AND ({names}) IN (SELECT * FROM unnest({given}))"
+        )
+        connection.execute(text(delete), {"metric_date": day.metric_date, **columns})
+    new = [row for each, row in day.rows.items() if stored.get(each) != day.digests[each]]
     if new:
         driver: Any = connection.connection.driver_connection
-        with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
+        statement = f"COPY {table} ({names}, metric_date, {_COLUMNS}) FROM STDIN (FORMAT BINARY)"
+        with driver.cursor() as cursor, cursor.copy(statement) as copy:
             copy.write(_COPY_HEADER)
             for row in new:
                 copy.write(row)
             copy.write(_COPY_END)
-    if (outdated or new) and _stored_digests(connection, day.metric_date) != day.digests:
+    if (outdated or new) and _stored_digests(connection, day) != day.digests:
         raise PermanentError(
-            f"{day.metric_date}: agent_day_distributions does not store what it is given, so nothing was written. "
-            "Find the trigger, rule or policy of the table that does this (\\d agent_day_distributions in psql) and "
-            "remove it."
+            f"{day.metric_date}: {table} does not store what it is given, so nothing was written. Find the trigger, "
+            f"rule or policy of the table that does this (\\d {table} in psql) and remove it."
         )
 
 
-def _stored_digests(connection: Connection, metric_date: date) -> dict[str, bytes]:
-    rows = connection.execute(_DIGESTS, {"metric_date": metric_date})
-    return {row.agent_id: bytes(row.digest) for row in rows}
+def _stored_digests(connection: Connection, day: EncodedDay) -> dict[tuple[str, ...], bytes]:
+    names = ", ".join(day.grain.day_keys)
+    statement = f"SELECT {names}, digest FROM {day.grain.distributions} WHERE metric_date = :metric_date"
+    return {
+        tuple(keys): bytes(digest)
+        for *keys, digest in connection.execute(text(statement), {"metric_date": day.metric_date})
+    }
 
 
 def _field(value: bytes) -> bytes:
@@ -218,11 +256,109 @@ def read_window(
     """
     if rows is None:
         rows = stored_rows(connection, first, last, agent_id)
+    return _grouped(
+        connection, rows, [GROUP_COLUMNS[each] for each in by], AGENT_DAY, with_distributions=with_distributions
+    )
+
+
+def read_values(
+    connection: Connection,
+    first: date,
+    last: date,
+    dimension: str,
+    *,
+    by: Sequence[Grouping] = (),
+    agent_id: str | None = None,
+    value: str | None = None,
+    with_distributions: bool = True,
+) -> pl.DataFrame:
+    """As read_window(), a row for each group and value of a dimension: value_kind and value come before the metrics.
+
+    value: only this value as text, or "(none)", "(list)" or "(other)" for the row of that kind. Also has VALUE_COLUMNS.
+    Days that are stored without the dimension add nothing; if no day has it, there is no row.
+    with_distributions: as in read_window().
+    """
+    rows = stored_rows(connection, first, last, agent_id, dimension, value)
     keys = [GROUP_COLUMNS[each] for each in by]
-    rows = rows.with_columns(period_of(each).alias(each) for each in by if each in ("week", "month"))
+    grouped = rows.with_columns(period_of(key).alias(key) for key in keys if key in ("week", "month"))
+    others = grouped.filter(pl.col("value_kind") == OTHER_VALUES).with_columns(has_others=True)
+    others = others.select(*keys, "has_others").unique()
+    if value is not None:
+        rows = _of_value(rows, value)
+    found = _grouped(
+        connection,
+        rows,
+        [*keys, "value_kind", "value"],
+        AGENT_DIMENSION_DAY,
+        with_distributions=with_distributions,
+    )
+    missing = pl.DataFrame(
+        {"metric_date": days_without_dimension(connection, first, last, dimension)}, schema={"metric_date": pl.Date}
+    ).with_columns(period_of(key).alias(key) for key in keys if key in ("week", "month"))
+    periods = [key for key in keys if key != "agent_id"]
+    lacking = (
+        missing.with_columns(window=0)
+        .group_by("window", *periods)
+        .agg(
+            days_without_dimension=pl.col("metric_date")
+            if "metric_date" not in periods
+            else pl.lit([], pl.List(pl.Date))
+        )
+    )
+    return (
+        found.with_columns(window=pl.lit(0, pl.Int32))
+        .join(lacking, on=["window", *periods], how="left")
+        .join(others.with_columns(window=pl.lit(0, pl.Int32)), on=["window", *keys], how="left")
+        .with_columns(
+            pl.col("days_without_dimension").fill_null(pl.lit([], pl.List(pl.Date))),
+            is_complete=(pl.col("value_kind") == OTHER_VALUES) | pl.col("has_others").is_null(),
+        )
+        .sort(*keys, "value_kind", "value")
+        .select(*found.columns, *VALUE_COLUMNS)
+    )
+
+
+def read_latencies(
+    connection: Connection, first: date, last: date, dimension: str, agent_id: str, value: str
+) -> list[tuple[int, int]]:
+    """The latencies of an agent's executions of one value, as in read_values(), sorted, each with its executions."""
+    rows = _of_value(stored_rows(connection, first, last, agent_id, dimension, value), value)
+    merged = _merged(connection, rows, ["agent_id"], AGENT_DIMENSION_DAY)
+    pairs = merged["latency_counts"].explode(empty_as_null=False, keep_nulls=False).struct.unnest()
+    return list(pairs.iter_rows())
+
+
+def _of_value(rows: pl.DataFrame, value: str) -> pl.DataFrame:
+    kind = next((kind for kind, spelled in SPELLED.items() if spelled == value), VALUE)
+    return rows.filter((pl.col("value") == value) & (pl.col("value_kind") == kind))
+
+
+#: The columns of read_values() besides those of window_metrics(), with their meaning.
+VALUE_COLUMNS = {
+    "days_without_dimension": "The stored days of the period that are not broken down by the dimension.",
+    "is_complete": "false if executions of this value may be in the row (other), on a day with more than 50 values.",
+}
+
+
+def stored_dimensions(connection: Connection) -> list[str]:
+    """The names of the dimensions that any stored day has, sorted."""
+    declared = (row.dimensions for row in connection.execute(_LEDGER_DIMENSIONS, {"first": date.min, "last": date.max}))
+    return sorted({name for each in set(declared) if each for name in names_of(each)})
+
+
+def days_without_dimension(connection: Connection, first: date, last: date, dimension: str) -> list[date]:
+    """The stored days from `first` to `last` that are not broken down by the dimension."""
+    rows = connection.execute(_LEDGER_DIMENSIONS, {"first": first, "last": last})
+    return [row.metric_date for row in rows if dimension not in names_of(row.dimensions)]
+
+
+def _grouped(
+    connection: Connection, rows: pl.DataFrame, keys: list[str], grain: Grain, *, with_distributions: bool
+) -> pl.DataFrame:
+    rows = rows.with_columns(period_of(key).alias(key) for key in keys if key in ("week", "month"))
     if not keys:
         keys, rows = ["window"], rows.with_columns(window=pl.lit(0))
-    merged = _merged(connection, rows if with_distributions else rows.clear(), keys)
+    merged = _merged(connection, rows if with_distributions else rows.clear(), keys, grain)
     return window_metrics(rows, merged, keys).select(pl.exclude("window"))
 
 
@@ -268,14 +404,14 @@ def audit_day(connection: Connection, metric_date: date) -> DistributionAudit:
     )
 
 
-def read_distributions(connection: Connection, wanted: pl.DataFrame) -> pl.DataFrame:
-    """The stored distributions of the rows of `wanted` (agent_id, metric_date): its columns and DISTRIBUTION_SCHEMA."""
+def read_distributions(connection: Connection, wanted: pl.DataFrame, grain: Grain = AGENT_DAY) -> pl.DataFrame:
+    """The stored distributions of the rows of `wanted` (keys of the grain): its columns and DISTRIBUTION_SCHEMA."""
     # The driver's own cursor, because arrays as Python lists take 20 times as long as their bytes.
     driver: Any = connection.connection.driver_connection
     with driver.cursor(binary=True) as cursor:
         for name in ("int4", "int8"):
             cursor.adapters.register_loader(psycopg.adapters.types[name].array_oid, _Elements)
-        cursor.execute(_READ, [wanted["agent_id"].to_list(), wanted["metric_date"].to_list()])
+        cursor.execute(_READING[grain].distributions, [wanted[key].to_list() for key in grain.key_names])
         columns: list[Any] = list(zip(*cursor.fetchall(), strict=True)) or [()] * 8
     place, latencies, executions, users, total, latencies_exact, users_exact, key_id = columns
     lengths = pl.Series([len(each) // 8 for each in latencies], dtype=pl.Int64)
@@ -296,35 +432,46 @@ def read_distributions(connection: Connection, wanted: pl.DataFrame) -> pl.DataF
     )
 
 
-def stored_rows(connection: Connection, first: date, last: date, agent_id: str | None) -> pl.DataFrame:
-    """The stored rows in the schema of AGENT_DAY, and has_distribution."""
-    window = {"first": first, "last": last, "agent_id": agent_id}
-    without_errors = {name: dtype for name, dtype in AGENT_DAY.schema.items() if name != "error_distribution"}
+def stored_rows(
+    connection: Connection,
+    first: date,
+    last: date,
+    agent_id: str | None,
+    dimension: str | None = None,
+    value: str | None = None,
+) -> pl.DataFrame:
+    """The stored rows of agents, or of values of a dimension: the keys, the metrics, and has_distribution."""
+    grain = AGENT_DAY if dimension is None else AGENT_DIMENSION_DAY
+    window: dict[str, Any] = {"first": first, "last": last, "agent_id": agent_id}
+    if dimension is not None:
+        window |= {"dimension": dimension, "value": value}
+    names = (*grain.key_names, *METRIC_NAMES)
+    without_errors = {name: grain.schema[name] for name in names if name != "error_distribution"}
     rows = pl.DataFrame(
-        [tuple(row) for row in connection.execute(_ROWS, window)],
+        [tuple(row) for row in connection.execute(_READING[grain].rows, window)],
         schema={**without_errors, "has_distribution": pl.Boolean},
         orient="row",
     )
     errors = pl.DataFrame(
-        [tuple(row) for row in connection.execute(_ERRORS, window)],
-        schema={**{key.name: key.dtype for key in AGENT_DAY.keys}, **ERROR_COUNT.to_schema()},
+        [tuple(row) for row in connection.execute(_READING[grain].errors, window)],
+        schema={**{key.name: key.dtype for key in grain.keys}, **ERROR_COUNT.to_schema()},
         orient="row",
     )
-    distributions = errors.group_by(AGENT_DAY.key_names).agg(error_distribution=pl.struct("error_type", "executions"))
-    return rows.join(distributions, on=AGENT_DAY.key_names, how="left").with_columns(
+    distributions = errors.group_by(grain.key_names).agg(error_distribution=pl.struct("error_type", "executions"))
+    return rows.join(distributions, on=grain.key_names, how="left").with_columns(
         pl.col("error_distribution").fill_null(pl.lit([], pl.List(ERROR_COUNT)))
     )
 
 
-def _merged(connection: Connection, rows: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+def _merged(connection: Connection, rows: pl.DataFrame, keys: Sequence[str], grain: Grain = AGENT_DAY) -> pl.DataFrame:
     """The merged distribution of each group, read in chunks. A group that ends in a later chunk is carried over."""
-    columns = list(dict.fromkeys([*keys, *AGENT_DAY.key_names]))
+    columns = list(dict.fromkeys([*keys, *grain.key_names]))
     wanted = rows.filter("has_distribution").sort(columns)
     numbered = wanted.select(*columns, chunk=pl.col("total_executions").cum_sum() // _CHUNK)
     chunks = numbered.partition_by("chunk", maintain_order=True, include_key=False)
     carried = pl.DataFrame(schema={**{key: rows.schema[key] for key in keys}, **DISTRIBUTION_SCHEMA})
     merged = []
-    for chunk, parts in _read_ahead(connection, chunks):
+    for chunk, parts in _read_ahead(connection, chunks, grain):
         so_far = merge_distributions(pl.concat([carried, parts.select(carried.columns)]), keys)
         last = chunk.tail(1)
         merged.append(so_far.join(last, on=keys, how="anti"))
@@ -332,12 +479,14 @@ def _merged(connection: Connection, rows: pl.DataFrame, keys: Sequence[str]) -> 
     return pl.concat([*merged, carried])
 
 
-def _read_ahead(connection: Connection, chunks: Sequence[pl.DataFrame]) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+def _read_ahead(
+    connection: Connection, chunks: Sequence[pl.DataFrame], grain: Grain
+) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
     """Each chunk with its distributions. The next one is read while the caller works; only this uses the connection."""
     coming: deque[tuple[pl.DataFrame, Future[pl.DataFrame]]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
         for chunk in chunks:
-            coming.append((chunk, ahead.submit(read_distributions, connection, chunk)))
+            coming.append((chunk, ahead.submit(read_distributions, connection, chunk, grain)))
             if len(coming) > 1:
                 read, parts = coming.popleft()
                 yield read, parts.result()

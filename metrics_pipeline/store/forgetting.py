@@ -4,29 +4,41 @@ import secrets
 from dataclasses import dataclass
 from datetime import date
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
+from metrics_pipeline.metrics.catalog import GRAINS, Grain
 from metrics_pipeline.metrics.distributions import UserKey
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.distributions import DIGEST, user_key
 from metrics_pipeline.store.publishing import lock_day
 
-_DAYS = text("""
-SELECT metric_date, min(user_hashes[cardinality(user_hashes)]) FILTER (WHERE NOT users_exact) AS threshold
-FROM agent_day_distributions WHERE :hash = ANY(user_hashes) GROUP BY 1 ORDER BY 1""")
-
-_UNKNOWN_KEYS = text(
-    "SELECT DISTINCT user_key_id FROM agent_day_distributions WHERE user_key_id <> ALL(:known) ORDER BY 1"
+_STORED = " UNION ALL ".join(
+    f"SELECT metric_date, user_hashes, users_exact, user_key_id FROM {grain.distributions}" for grain in GRAINS
 )
 
-_REPLACE = text(f"""
-UPDATE agent_day_distributions
+_DAYS = text(f"""
+SELECT metric_date, min(user_hashes[cardinality(user_hashes)]) FILTER (WHERE NOT users_exact) AS threshold
+FROM ({_STORED}) AS stored WHERE :hash = ANY(user_hashes) GROUP BY 1 ORDER BY 1""")
+
+_UNKNOWN_KEYS = text(
+    f"SELECT DISTINCT user_key_id FROM ({_STORED}) AS stored WHERE user_key_id <> ALL(:known) ORDER BY 1"
+)
+
+
+def _replace(grain: Grain) -> TextClause:
+    keys = ", ".join(grain.key_names)
+    users = "ARRAY(SELECT unnest(array_replace(user_hashes, :hash, :stand_in)) ORDER BY 1) AS users"
+    return text(f"""
+UPDATE {grain.distributions} AS stored
 SET user_hashes = users, digest = {DIGEST.replace("user_hashes", "users")}
-FROM (SELECT agent_id AS agent, metric_date AS day,
-             ARRAY(SELECT unnest(array_replace(user_hashes, :hash, :stand_in)) ORDER BY 1) AS users
-      FROM agent_day_distributions WHERE metric_date = ANY(:days) AND :hash = ANY(user_hashes)) AS changed
-WHERE (agent_id, metric_date) = (agent, day)""")
+FROM (SELECT {keys}, {users}
+      FROM {grain.distributions} WHERE metric_date = ANY(:days) AND :hash = ANY(user_hashes)) AS changed
+WHERE ({", ".join(f"stored.{name}" for name in grain.key_names)})
+    = ({", ".join(f"changed.{name}" for name in grain.key_names)})""")
+
+
+_REPLACE = [_replace(grain) for grain in GRAINS]
 
 _SMALLEST_HASH, _HASHES = -(2**63), 2**64
 
@@ -44,7 +56,7 @@ def forget_user(database: Database, user_id: str, configured_key: UserKey | None
 
     So nothing stored belongs to the person any more, and the users of every window are still counted exactly. Searches
     for the hashes of METRICS_USER_KEY, if it is set, and of the database's own key. One transaction; it reads all
-    distributions, and writers of the days that hold the person wait. Needs UPDATE on agent_day_distributions.
+    distributions, and writers of the days that hold the person wait. Needs UPDATE on their tables.
     """
     days: set[date] = set()
     with database.begin() as connection:
@@ -58,7 +70,8 @@ def forget_user(database: Database, user_id: str, configured_key: UserKey | None
             most = min((row.threshold for row in found if row.threshold is not None), default=_SMALLEST_HASH + _HASHES)
             stand_in = _SMALLEST_HASH + secrets.randbelow(most - _SMALLEST_HASH)
             holding = [row.metric_date for row in found]
-            connection.execute(_REPLACE, {"hash": user, "stand_in": stand_in, "days": holding})
+            for replace in _REPLACE:
+                connection.execute(replace, {"hash": user, "stand_in": stand_in, "days": holding})
             days.update(holding)
         unknown = connection.execute(_UNKNOWN_KEYS, {"known": [key.key_id for key in keys]}).scalars().all()
     return Forgotten(tuple(sorted(days)), tuple(unknown))

@@ -1,24 +1,35 @@
 """Writes a day: changed rows, their restatements and the ledger row, in one transaction or not at all."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from hashlib import sha256
+from typing import Any
 
 import polars as pl
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from metrics_pipeline.errors import PermanentError, TransientError
 from metrics_pipeline.metrics.calculator import DayMetrics
-from metrics_pipeline.metrics.catalog import AGENT_DAY, DEFINITION_VERSION, ERROR_COUNT, METRIC_NAMES, Column, Grain
+from metrics_pipeline.metrics.catalog import (
+    AGENT_DAY,
+    AGENT_DIMENSION_DAY,
+    DEFINITION_VERSION,
+    ERROR_COUNT,
+    GRAINS,
+    Column,
+    Grain,
+)
 from metrics_pipeline.metrics.comparison import compare_days
+from metrics_pipeline.metrics.distributions import DISTRIBUTION_SCHEMA
 from metrics_pipeline.metrics.verification import JudgedBy, Mark, Verification
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.names import DAY_LOCK_CLASS
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.store.distributions import encode_day, write_day
+from metrics_pipeline.store.distributions import EncodedDay, encode_day, write_day
 from metrics_pipeline.store.ledger import LEDGER_COLUMNS, StoredDay, ledger_version
-from metrics_pipeline.store.reads import metrics_of_day
+from metrics_pipeline.store.reads import rows_of_day
 from metrics_pipeline.store.verifications import record_verifications
 
 _ERROR_COUNT_FIELDS = ", ".join(
@@ -26,12 +37,12 @@ _ERROR_COUNT_FIELDS = ", ".join(
 )
 
 
-def _row_of(alias: str) -> str:
-    return "(" + ", ".join(f"{alias}.{name}" for name in METRIC_NAMES) + ")"
+def _row_of(alias: str, columns: Iterable[str]) -> str:
+    return "(" + ", ".join(f"{alias}.{name}" for name in columns) + ")"
 
 
-def _json_of(alias: str) -> str:
-    return "jsonb_build_object(" + ", ".join(f"'{name}', {alias}.{name}" for name in METRIC_NAMES) + ")"
+def _json_of(alias: str, columns: Iterable[str]) -> str:
+    return "jsonb_build_object(" + ", ".join(f"'{name}', {alias}.{name}" for name in columns) + ")"
 
 
 def _incoming(column: Column) -> str:
@@ -59,7 +70,26 @@ class _Statements:
 
     def __init__(self, grain: Grain) -> None:
         keys, names = ", ".join(grain.key_names), ", ".join(column.name for column in grain.columns)
+        values = [column.name for column in grain.values]
+        finer = [name for name in grain.day_keys if name != "agent_id"]
         digest = f"SELECT {rows_digest(grain)} FROM"
+
+        def breakdown(alias: str) -> str:
+            return _json_of(alias, finer) if finer else "NULL::jsonb"
+
+        # Another row of an agent's day than before: its old one is kept as a restatement to null.
+        lost = f"""), lost AS (
+    DELETE FROM {grain.table} AS gone
+    WHERE metric_date = :metric_date AND {_row_of("gone", grain.day_keys)} NOT IN
+        (SELECT {", ".join(grain.day_keys)} FROM incoming)
+    RETURNING gone.*
+), restated_lost AS (
+    INSERT INTO metric_restatements (agent_id, metric_date, replaced_at, run_id, reason, old_row, new_row,
+        old_distribution, breakdown)
+    SELECT lost.agent_id, lost.metric_date, now(), :run_id, :reason, {_json_of("lost", values)}, 'null',
+           stored.distribution, {breakdown("lost")}
+    FROM lost JOIN stored USING ({keys})
+"""
         # A separate statement: within `publish`, FOR UPDATE silently omits the rows that it has already updated.
         self.lock_rows = text(
             f"SELECT 1 FROM {grain.table} WHERE metric_date = :metric_date ORDER BY {keys} FOR UPDATE"
@@ -74,32 +104,33 @@ WITH sent AS (
     SELECT {", ".join(map(_incoming, grain.columns))}, sent.distribution FROM sent
 ), stored AS MATERIALIZED (
     SELECT metrics.*, encode(digest, 'hex') AS distribution
-    FROM {grain.table} AS metrics LEFT JOIN agent_day_distributions USING (agent_id, metric_date)
+    FROM {grain.table} AS metrics LEFT JOIN {grain.distributions} USING ({keys})
     WHERE metric_date = :metric_date
 ), restated AS (
     INSERT INTO metric_restatements (agent_id, metric_date, replaced_at, run_id, reason, old_row, new_row,
-        old_distribution, new_distribution)
-    SELECT incoming.agent_id, incoming.metric_date, now(), :run_id, :reason, {_json_of("stored")}, {
-            _json_of("incoming")
-        }, stored.distribution, incoming.distribution
+        old_distribution, new_distribution, breakdown)
+    SELECT incoming.agent_id, incoming.metric_date, now(), :run_id, :reason, {_json_of("stored", values)}, {
+            _json_of("incoming", values)
+        }, stored.distribution, incoming.distribution, {breakdown("incoming")}
     FROM incoming JOIN stored USING ({keys})
-    WHERE {_row_of("incoming")} IS DISTINCT FROM {_row_of("stored")} OR incoming.distribution <> stored.distribution
+    WHERE {_row_of("incoming", values)} IS DISTINCT FROM {_row_of("stored", values)}
+       OR incoming.distribution <> stored.distribution
     RETURNING old_row <> new_row AS has_other_metrics
 ), upserted AS (
     INSERT INTO {grain.table} AS target ({names}, created_at)
     SELECT {names}, now() FROM incoming ORDER BY {keys}
     ON CONFLICT ({keys}) DO UPDATE
-        SET {", ".join(f"{name} = EXCLUDED.{name}" for name in METRIC_NAMES)}, updated_at = now()
-        WHERE {_row_of("target")} IS DISTINCT FROM {_row_of("EXCLUDED")}
+        SET {", ".join(f"{name} = EXCLUDED.{name}" for name in values)}, updated_at = now()
+        WHERE {_row_of("target", values)} IS DISTINCT FROM {_row_of("EXCLUDED", values)}
     RETURNING 1
-)
+{lost if grain.may_lose_rows else ""})
 SELECT (SELECT count(*) FROM upserted) AS written, (SELECT count(*) FROM restated WHERE has_other_metrics) AS changed,
        ({digest} incoming) AS digest""")
         # A trigger or a rule of the table can change or drop rows without an error.
         self.stored_digest = text(f"{digest} {grain.table} WHERE metric_date = :metric_date")
 
 
-_AGENT_DAY = _Statements(AGENT_DAY)
+_STATEMENTS = {grain: _Statements(grain) for grain in GRAINS}
 
 _RECORDED = tuple(
     name
@@ -122,6 +153,26 @@ class Reason(StrEnum):
     DEFINITION_CHANGE = "definition change"
 
 
+@dataclass(frozen=True)
+class Breakdown:
+    """A day by the values of its dimensions.
+
+    dimensions: their definitions. metrics: AGENT_DIMENSION_DAY. distributions: its keys and DISTRIBUTION_SCHEMA.
+    """
+
+    dimensions: str
+    metrics: pl.DataFrame
+    distributions: pl.DataFrame
+
+
+#: Of a day without dimensions.
+NO_BREAKDOWN = Breakdown(
+    "",
+    pl.DataFrame(schema=AGENT_DIMENSION_DAY.schema),
+    pl.DataFrame(schema={**dict.fromkeys(AGENT_DIMENSION_DAY.day_keys, pl.String), **DISTRIBUTION_SCHEMA}),
+)
+
+
 class StaleSnapshotError(TransientError):
     """Another run published the day after this run had read it."""
 
@@ -140,6 +191,7 @@ def publish_day(
     day: DayMetrics,
     distributions: pl.DataFrame,
     window: DayWindow,
+    breakdown: Breakdown = NO_BREAKDOWN,
     *,
     read: StoredDay,
     snapshot_at: datetime,
@@ -151,6 +203,7 @@ def publish_day(
 
     distributions: of the agents that have logs, as metrics.distributions.distributions() gives them. A row of metrics
     that changes, or whose distribution changes, leaves a restatement; one that gets its first distribution does not.
+    breakdown: the same by the values of each dimension. It replaces what is stored of it, if there is any.
     `read` is the day as it was stored in the snapshot that `day` was computed from, and `mark` the source's note from
     before that snapshot.
     Raises StaleSnapshotError if the day was published in between, because this result may be older, and PermanentError
@@ -159,9 +212,9 @@ def publish_day(
     """
     if read.ledger is not None and read.ledger.definition_version != DEFINITION_VERSION:
         reason = Reason.DEFINITION_CHANGE
-    encoded = encode_day(window.metric_date, distributions)
-    digests = {"agent_id": list(encoded.digests), "distribution": [each.hex() for each in encoded.digests.values()]}
-    named = pl.DataFrame(digests, schema={"agent_id": pl.String, "distribution": pl.String})
+    encoded = [encode_day(window.metric_date, distributions, AGENT_DAY)]
+    if breakdown.dimensions or (read.ledger is not None and read.ledger.dimensions):
+        encoded.append(encode_day(window.metric_date, breakdown.distributions, AGENT_DIMENSION_DAY))
     with database.begin() as connection:
         lock_day(connection, window)
         if ledger_version(connection, window.metric_date) != (read.ledger and read.ledger.version):
@@ -169,20 +222,10 @@ def publish_day(
                 f"{window.metric_date} was published by another run while this one was computing it. "
                 "Nothing was written; run the day again."
             )
-        connection.execute(_AGENT_DAY.lock_rows, {"metric_date": window.metric_date})
-        counts = connection.execute(
-            _AGENT_DAY.publish,
-            {
-                "rows": day.metrics.join(named, on="agent_id", how="left").write_json(),
-                "metric_date": window.metric_date,
-                "run_id": run_id,
-                "reason": reason.value,
-            },
-        ).one()
-        stored_digest = connection.execute(_AGENT_DAY.stored_digest, {"metric_date": window.metric_date}).scalar_one()
-        if stored_digest != counts.digest:
-            raise PermanentError(_what_was_not_stored(connection, day, window))
-        write_day(connection, encoded)
+        counts, *_ = [
+            _publish(connection, rows, of_grain, run_id, reason)
+            for rows, of_grain in zip((day.metrics, breakdown.metrics), encoded, strict=False)
+        ]
         connection.execute(
             _RECORD,
             {
@@ -198,7 +241,8 @@ def publish_day(
                 "definition_version": DEFINITION_VERSION,
                 "snapshot_at": snapshot_at,
                 "run_id": run_id,
-                "rows_digest": stored_digest,
+                "rows_digest": counts.digest,
+                "dimensions": breakdown.dimensions or None,
             },
         )
         # What the run has just read need not be read again by the next check or tick.
@@ -222,13 +266,38 @@ def publish_day(
     )
 
 
-def _what_was_not_stored(connection: Connection, day: DayMetrics, window: DayWindow) -> str:
-    found = compare_days(window.metric_date, metrics_of_day(connection, window.metric_date), day.metrics)
+def _publish(
+    connection: Connection, rows: pl.DataFrame, distributions: EncodedDay, run_id: str, reason: Reason
+) -> Row[Any]:
+    """Stores the rows of one grain and their distributions. Raises PermanentError if a table stores something else."""
+    grain, day = distributions.grain, distributions.metric_date
+    statements = _STATEMENTS[grain]
+    digests = [(*keys, digest.hex()) for keys, digest in distributions.digests.items()]
+    named = pl.DataFrame(digests, schema=dict.fromkeys((*grain.day_keys, "distribution"), pl.String), orient="row")
+    connection.execute(statements.lock_rows, {"metric_date": day})
+    counts = connection.execute(
+        statements.publish,
+        {
+            "rows": rows.join(named, on=grain.day_keys, how="left").write_json(),
+            "metric_date": day,
+            "run_id": run_id,
+            "reason": reason.value,
+        },
+    ).one()
+    stored_digest = connection.execute(statements.stored_digest, {"metric_date": day}).scalar_one()
+    if stored_digest != counts.digest:
+        raise PermanentError(_what_was_not_stored(connection, rows, grain, day))
+    write_day(connection, distributions)
+    return counts
+
+
+def _what_was_not_stored(connection: Connection, rows: pl.DataFrame, grain: Grain, day: date) -> str:
+    found = compare_days(day, rows_of_day(connection, day, grain), rows, grain)
     altered = f"such as that of {found.changed_agents[0]!r}, " if found.changed_agents else ""
     return (
-        f"{window.metric_date}: {AGENT_DAY.table} does not store what it is given. Of {day.metrics.height} rows, "
+        f"{day}: {grain.table} does not store what it is given. Of {rows.height} rows, "
         f"{found.inserted} are missing and {found.changed} have other values, {altered}so nothing was written. Find "
-        f"the trigger, rule or policy of the table that does this (\\d {AGENT_DAY.table} in psql) and remove it."
+        f"the trigger, rule or policy of the table that does this (\\d {grain.table} in psql) and remove it."
     )
 
 

@@ -10,12 +10,15 @@ from typing import Any
 import polars as pl
 from sqlalchemy import Connection, text
 
-from metrics_pipeline.metrics.catalog import AGENT_DAY
+from metrics_pipeline.metrics.catalog import AGENT_DAY, GRAINS, Grain
 
-_DAY = text(
-    f"SELECT {', '.join(column.name for column in AGENT_DAY.columns)} FROM {AGENT_DAY.table} "
-    "WHERE metric_date = :metric_date ORDER BY agent_id"
-)
+_DAYS = {
+    grain: text(
+        f"SELECT {', '.join(column.name for column in grain.columns)} FROM {grain.table} "
+        f"WHERE metric_date = :metric_date ORDER BY {', '.join(grain.day_keys)}"
+    )
+    for grain in GRAINS
+}
 _EXECUTIONS = text(
     f"SELECT metric_date, agent_id, total_executions FROM {AGENT_DAY.table} WHERE metric_date = ANY(:days)"
 )
@@ -25,6 +28,7 @@ SELECT agent_id, metric_date, replaced_at, run_id, reason, old_row::text, new_ro
        old_distribution, new_distribution
 FROM metric_restatements
 WHERE (CAST(:agent_id AS text) IS NULL OR agent_id = :agent_id) AND metric_date BETWEEN :first AND :last
+  AND breakdown IS NULL
 ORDER BY replaced_at DESC, metric_date DESC, agent_id
 LIMIT :limit""")
 
@@ -49,12 +53,17 @@ class Restatement:
 
 def metrics_of_day(connection: Connection, metric_date: date) -> pl.DataFrame:
     """The stored rows of a day in the schema of AGENT_DAY, sorted by agent_id, error distributions by error_type."""
+    return rows_of_day(connection, metric_date, AGENT_DAY)
+
+
+def rows_of_day(connection: Connection, metric_date: date, grain: Grain) -> pl.DataFrame:
+    """The stored rows of a day in the schema of the grain, sorted by its keys, error distributions by error_type."""
     rows = []
-    for row in connection.execute(_DAY, {"metric_date": metric_date}).mappings():
+    for row in connection.execute(_DAYS[grain], {"metric_date": metric_date}).mappings():
         counts = sorted(row["error_distribution"].items())
         distribution = [{"error_type": error_type, "executions": executions} for error_type, executions in counts]
         rows.append({**row, "error_distribution": distribution})
-    return pl.DataFrame(rows, schema=AGENT_DAY.schema)
+    return pl.DataFrame(rows, schema=grain.schema)
 
 
 def executions_by_agent(connection: Connection, days: Collection[date]) -> dict[date, dict[str, int]]:

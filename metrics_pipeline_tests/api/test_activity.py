@@ -10,8 +10,12 @@ from typing import Any
 import httpx2
 import pytest
 
+from metrics_pipeline.metrics.dimensions import parse_dimensions
 from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.pipeline.aggregation import AggregationOptions, compute_day, store_day
+from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, store_agents, store_logs
 from metrics_pipeline_tests.oracle import expected_windows
 
@@ -91,7 +95,7 @@ def test_rows_are_sorted_filtered_paged_and_of_one_agent(stored: Database, api: 
     assert agents("agent_id=c") == ["c"]
     page = api.get(f"/api/v1/activity?group_by=agent&limit=1&end_date={DAY}")
     assert page.headers["Link"].startswith(
-        f"<?group_by=agent&limit=1&end_date={DAY}&start_date=2025-02-03&offset=1&version="
+        f"<?group_by=agent&limit=1&end_date={DAY}&start_date=2025-02-03&offset=1&list_version="
     )
 
 
@@ -178,6 +182,108 @@ def test_a_day_without_distribution_makes_percentiles_null_and_is_named(stored: 
 def test_what_cannot_be_answered_is_refused_by_name(query: str, field: str, api: httpx2.Client) -> None:
     answer = api.get(f"/api/v1/activity?end_date={DAY}&{query}")
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
+
+
+@pytest.fixture
+def by_model(database: Database) -> Database:
+    """Three days, of which the second is not broken down by model; on the third agent a has 51 models."""
+    store_agents(database, dict.fromkeys("ab", "active"))
+    for number, metadata in enumerate(['{"model": "m"}', '{"model": "m"}', '{"model": "(other)"}']):
+        at = day_window(DAY - timedelta(days=2 - number), "UTC").start
+        store_logs(database, [Log(agent, "success", 10, 1, "0.1", None, metadata, at) for agent in "ab"])
+    store_logs(database, [Log(metadata=f'{{"model": "x{number:02}"}}') for number in range(50)])
+    for number, dimensions in enumerate(["model", "", "model"]):
+        window = day_window(DAY - timedelta(days=2 - number), "UTC")
+        logs = open_logs(database, parse_dimensions(dimensions) if dimensions else ())
+        computed = compute_day(database, logs, window, AggregationOptions())
+        store_day(database, computed, run_id="a run", reason=Reason.MANUAL)
+    execute(database, "DELETE FROM agent_execution_logs")
+    return database
+
+
+@pytest.mark.usefixtures("by_model")
+def test_a_dimension_groups_and_filters_and_names_the_days_that_lack_it(api: httpx2.Client) -> None:
+    found = {(row["value_kind"], row["value"]): row for row in rows(api, "group_by=model")}
+    # Of 51 models with one execution each "x49" sorts last.
+    assert len(found) == 1 + 1 + 49 + 1
+    assert ("value", "x49") not in found
+    executions = {key: row["total_executions"] for key, row in found.items()}
+    assert [executions["value", "m"], executions["value", "(other)"], executions["other", "(other)"]] == [2, 2, 1]
+    assert {str(row["days_without_dimension"]) for row in found.values()} == {str([str(DAY - timedelta(days=1))])}
+    assert (found["value", "m"]["is_complete"], found["other", "(other)"]["is_complete"]) == (False, True)
+    of_days = rows(api, "group_by=day,agent&model=m")
+    assert [(row["metric_date"], row["agent_id"], row["total_executions"], row["is_complete"]) for row in of_days] == [
+        (str(DAY - timedelta(days=2)), agent, 1, True) for agent in "ab"
+    ]
+    assert [row["value_kind"] for row in rows(api, "model=(other)")] == ["other"]
+    assert [row["value"] for row in rows(api, "group_by=model&sort=-total_executions&limit=2")] == ["(other)", "m"]
+    assert rows(api, "model=nothing") == []
+
+
+@pytest.mark.usefixtures("by_model")
+def test_the_values_of_a_dimension_have_the_chosen_fields_and_are_walked_through(api: httpx2.Client) -> None:
+    whole = rows(api, "group_by=model")
+    names = ["value_kind", "value", "p50_latency_ms", "total_executions", "days_without_dimension", "is_complete"]
+    chosen = rows(api, "group_by=model&fields=p50_latency_ms,total_executions")
+    assert chosen == [{name: row[name] for name in names} for row in whole]
+    sums = rows(api, "group_by=model&fields=total_executions")
+    assert sums == [{name: row[name] for name in names if name != "p50_latency_ms"} for row in whole]
+    assert whole == rows(api, "group_by=model")
+    walked, url = [], f"{PATH}&group_by=model&limit=20"
+    while url:
+        answer = api.get(url)
+        assert answer.headers["X-Total-Count"] == str(len(whole))
+        walked += json.loads(answer.text, parse_float=Decimal)
+        url = f"/api/v1/activity{answer.links['next']['url']}" if "next" in answer.links else ""
+    assert walked == whole
+
+
+def test_two_values_are_compared_with_the_interval_of_their_difference(database: Database, api: httpx2.Client) -> None:
+    store_agents(database, {"a": "active"})
+    store_logs(
+        database,
+        [
+            Log(
+                "a",
+                "failed" if number % fails == 0 else "success",
+                latency + number,
+                metadata=f'{{"model": "{model}"}}',
+            )
+            for model, fails, latency, logs in (("old", 5, 100, 200), ("new", 50, 900, 200), ("rare", 9, 1, 29))
+            for number in range(logs)
+        ],
+    )
+    logs = open_logs(database, parse_dimensions("model"))
+    computed = compute_day(database, logs, day_window(DAY, "UTC"), AggregationOptions())
+    store_day(database, computed, run_id="a run", reason=Reason.MANUAL)
+    path = f"/api/v1/metrics/a/compare?dimension=model&start_date={DAY}&end_date={DAY}"
+    answer = api.get(f"{path}&a=old&b=new")
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert (found["a"]["executions"], found["a"]["success_rate"], found["b"]["success_rate"]) == (200, 0.8, 0.98)
+    rate, p95 = found["success_rate"], found["p95_latency_ms"]
+    # Wilson: 0.8 of 200 is (0.7393, 0.8496), 0.98 of 200 is (0.9497, 0.9922).
+    assert (rate["difference"], round(rate["low"], 3), round(rate["high"], 3)) == (0.18, 0.122, 0.242)
+    assert (rate["verdict"], p95["difference"], p95["verdict"]) == ("higher", 800.0, "higher")
+    assert p95["low"] < 800 < p95["high"]
+    few = api.get(f"{path}&a=old&b=rare").json()
+    assert (few["success_rate"]["verdict"], few["success_rate"]["low"]) == ("too few", None)
+    absent = api.get(f"{path}&a=old&b=never").json()
+    assert (absent["b"]["executions"], absent["success_rate"]["difference"]) == (0, None)
+    assert api.get(f"{path}&a=old&b=new", headers={"If-None-Match": answer.headers["ETag"]}).status_code == 304
+    assert api.get(f"{path.replace('model', 'version')}&a=1&b=2").status_code == 422
+
+
+@pytest.mark.usefixtures("by_model")
+def test_an_unknown_dimension_or_one_that_no_day_has_is_refused(api: httpx2.Client) -> None:
+    for query, field in (("group_by=version", "group_by"), ("version=1", "version")):
+        answer = api.get(f"{PATH}&{query}")
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
+        assert "Stored days have: model." in answer.json()["detail"]
+    between = DAY - timedelta(days=1)
+    answer = api.get(f"/api/v1/activity?start_date={between}&end_date={between}&group_by=model")
+    assert answer.status_code == 422
+    assert "None of the 1 stored days" in answer.json()["detail"]
 
 
 def test_an_unknown_agent_is_a_404(api: httpx2.Client) -> None:

@@ -251,7 +251,7 @@ def test_a_day_lists_its_agents_sorted_and_in_pages(database: Database, api: htt
     second = api.get(str(httpx2.URL("/api/v1/metrics").join(first.links["next"]["url"])))
     assert [row["agent_id"] for row in second.json()] == ["d"]
     assert set(second.links) == {"prev"}
-    assert "limit=3&offset=0&version=" in second.links["prev"]["url"]
+    assert "limit=3&offset=0&list_version=" in second.links["prev"]["url"]
     assert first.headers["X-Total-Count"] == second.headers["X-Total-Count"] == "4"
     assert agents("min_executions=1") == "abc"
     assert api.get("/api/v1/metrics?min_executions=1&limit=1").headers["X-Total-Count"] == "3"

@@ -39,7 +39,7 @@ def test_agents_come_with_their_last_active_day_also_those_that_are_registered_n
     page = api.get("/api/v1/agents?limit=2&offset=1&format=csv")
     assert page.text == "agent_id,name,status,last_active_date\r\ngone,,,2025-03-04\r\nidle,name,active,\r\n"
     assert set(page.links) == {"next", "prev"}
-    assert page.links["next"]["url"].startswith("?limit=2&offset=3&format=csv&version=")
+    assert page.links["next"]["url"].startswith("?limit=2&offset=3&format=csv&list_version=")
     assert page.headers["X-Total-Count"] == "4"
     assert set(api.get("/api/v1/agents?limit=4").links) == set()
 

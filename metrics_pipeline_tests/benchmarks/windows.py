@@ -127,10 +127,11 @@ def _read_once(uri: str, days: str, by: str, agent: str) -> None:
         read_window(snapshot, last, last, agent_id="agent-0")
         started = time.perf_counter()
         read_window(snapshot, last - timedelta(days=int(days) - 1), last, by=[by] if by else [], agent_id=agent or None)
-        print(time.perf_counter() - started, _peak_mb())
+        print(time.perf_counter() - started, peak_mb())
 
 
-def _peak_mb() -> int:
+def peak_mb() -> int:
+    """The most memory that this process has had."""
     # Not ru_maxrss, which begins with the parent's.
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found

@@ -4,9 +4,13 @@ import html
 
 import pytest
 
+from metrics_pipeline.metrics.dimensions import parse_dimensions
 from metrics_pipeline.orchestration.reports import day_metadata
+from metrics_pipeline.pipeline.aggregation import AggregationOptions, compute_day, store_day
+from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline_tests.days import Log, aggregate, store_agents, store_logs
+from metrics_pipeline.store.publishing import Reason
+from metrics_pipeline_tests.days import WINDOW, Log, aggregate, store_agents, store_logs
 
 
 @pytest.mark.parametrize(
@@ -41,3 +45,22 @@ def test_a_day_is_told_first_in_units_that_people_read_and_timings_last(database
     assert metadata["cost_per_execution_usd"].value == 374.999
     assert metadata["agents_with_highest_cost"].value.splitlines()[2] == "| a | 1,500.00 | 4 |"
     assert all(name.startswith("seconds_") for name in list(metadata)[-6:-1])
+
+
+def test_the_values_of_a_dimension_are_a_table(database: Database) -> None:
+    store_agents(database, {"a": "active", "b": "active"})
+    store_logs(
+        database,
+        [
+            Log("a", "failed", 1, 5, "0.5", None, '{"model": "m|n"}'),
+            Log("b", "success", 1, 5, "0.25", None, '{"model": "m|n"}'),
+            Log("b"),
+        ],
+    )
+    logs = open_logs(database, parse_dimensions("model"))
+    computed = compute_day(database, logs, WINDOW, AggregationOptions())
+    metadata = day_metadata(store_day(database, computed, run_id="a run", reason=Reason.MANUAL))
+    _, _, first, second = metadata["top_model"].value.split("\n")
+    assert [html.unescape(cell) for cell in first.strip("| ").split(" | ")] == ["m|n", "value", "2", "1", "10", "0.75"]
+    assert [html.unescape(cell) for cell in second.strip("| ").split(" | ")][:3] == ["(none)", "none", "1"]
+    assert (metadata["dimensions"].value, metadata["rows_by_value"].value) == ("model=metadata.model", 3)

@@ -2,19 +2,19 @@
 
 import hashlib
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import date, timedelta
 from enum import StrEnum
 from itertools import combinations
 from typing import Annotated, Any, Literal
 
 import polars as pl
 from fastapi import APIRouter, Depends, Query
-from pydantic import Field, WithJsonSchema
+from pydantic import ConfigDict, Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
-from metrics_pipeline.api.context import ApiContext
+from metrics_pipeline.api.context import ApiContext, Context
 from metrics_pipeline.api.formats import to_json
 from metrics_pipeline.api.models import (
     ActivityRow,
@@ -37,8 +37,16 @@ from metrics_pipeline.api.problems import invalid_parameter
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
 from metrics_pipeline.api.windows import differences, window_objects
 from metrics_pipeline.metrics.window_metrics import OF_DISTRIBUTIONS
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.answers.metrics import is_known
-from metrics_pipeline.store.distributions import GROUP_COLUMNS, Grouping
+from metrics_pipeline.store.distributions import (
+    GROUP_COLUMNS,
+    VALUE_COLUMNS,
+    Grouping,
+    days_without_dimension,
+    stored_dimensions,
+)
+from metrics_pipeline.store.ledger import ledger_rows
 
 router = APIRouter(prefix="/api/v1", tags=["metrics"], dependencies=[Depends(may_read), Depends(understood)])
 
@@ -49,7 +57,7 @@ _GROUPS = ("agent", *_PERIODS, _ERROR_TYPE)
 #: The columns of a row besides those that name its group.
 _VALUES = tuple(WindowMetrics.model_fields)
 _NUMBERS = tuple(WindowChange.model_fields)
-_SORTABLE = (*GROUP_COLUMNS.values(), *_NUMBERS)
+_SORTABLE = (*GROUP_COLUMNS.values(), "value", *_NUMBERS)
 ActivitySort = StrEnum(  # type: ignore[misc]
     "ActivitySort", {f"{sign}{name}": f"{sign}{name}" for name in _SORTABLE for sign in ("", "-")}
 )
@@ -61,7 +69,9 @@ OptionalCompare = Annotated[Literal["previous"] | None, WithJsonSchema({"type": 
 
 
 class ActivityParameters(PageParameters):
-    """Which window, in which groups."""
+    """Which window, in which groups. Another parameter must be a dimension, such as model=small-2: only that value."""
+
+    model_config = ConfigDict(extra="allow")
 
     start_date: OptionalDate = Field(
         default=None, description="The first day. Default: 29 days before end_date.", examples=["2025-06-12"]
@@ -72,9 +82,10 @@ class ActivityParameters(PageParameters):
     group_by: OptionalText = Field(
         default=None,
         description="A row for each combination of these, separated by commas: agent, one of day, week (from Monday) "
-        "and month, and error_type, whose rows hold counts only. Default: one row for the whole window.",
+        "and month, error_type, whose rows hold counts only, and one dimension of METRICS_DIMENSIONS that stored days "
+        "have. Default: one row for the whole window.",
         examples=["agent,month"],
-        pattern=f"^({'|'.join(_GROUPS)})(,({'|'.join(_GROUPS)}))*$",
+        pattern="^[a-z][a-z0-9_]*(,[a-z][a-z0-9_]*)*$",
     )
     fields: OptionalText = Field(
         default=None,
@@ -101,7 +112,10 @@ class ActivityParameters(PageParameters):
     limit: int = Field(default=1000, ge=1, le=10_000, description="The largest number of rows.")
 
     def groups(self) -> tuple[tuple[Grouping, ...], bool]:
-        """What the rows are grouped by, and whether by error type. Raises ProblemError (422) for what cannot be."""
+        """What the rows are grouped by, and whether by error type. Raises ProblemError (422) for what cannot be.
+
+        dimension() has the rest.
+        """
         asked = self.group_by.split(",") if self.group_by else []
         if len(set(asked)) < len(asked) or any({*pair} <= {*asked} for pair in combinations(_PERIODS, 2)):
             raise invalid_parameter("group_by", f"names a group twice, or more than one of {', '.join(_PERIODS)}.")
@@ -111,6 +125,35 @@ class ActivityParameters(PageParameters):
             raise invalid_parameter("fields", "is not for error_type, whose rows hold counts only.")
         by: tuple[Grouping, ...] = tuple(each for each in GROUP_COLUMNS if each in asked)
         return by, _ERROR_TYPE in asked
+
+    def dimension(self, database: Database) -> tuple[str | None, str | None]:
+        """The dimension that group_by or a filter names, and the value of the filter; None without.
+
+        Raises ProblemError (422) for a name that is no dimension of a stored day, and for several dimensions.
+        """
+        asked = self.group_by.split(",") if self.group_by else []
+        filters = {name: str(value) for name, value in (self.model_extra or {}).items()}
+        named = {**{name: "group_by" for name in asked if name not in _GROUPS}, **dict.fromkeys(filters)}
+        if not named:
+            return None, None
+        with database.connect() as connection:
+            known = stored_dimensions(connection)
+        for name, parameter in named.items():
+            if name not in known:
+                have = f"Stored days have: {', '.join(known)}." if known else "No stored day has a dimension."
+                raise invalid_parameter(
+                    parameter or name, f"{name} is neither known here nor a dimension of a stored day. {have}"
+                )
+        if len(named) > 1:
+            raise invalid_parameter(
+                "group_by", f"days are broken down by each dimension alone. Ask for one of {', '.join(named)}."
+            )
+        (name,) = named
+        if "\0" in filters.get(name, ""):
+            raise invalid_parameter(name, "a text of PostgreSQL cannot hold a NUL character")
+        if self.compare is not None:
+            raise invalid_parameter("compare", "is not for dimensions. See /api/v1/metrics/{agent_id}/compare.")
+        return name, filters.get(name)
 
 
 @router.get(
@@ -140,13 +183,18 @@ def activity(request: Request, context: ApiContext, parameters: Annotated[Activi
         with context.database.connect() as connection:
             if not is_known(connection, agent_id):
                 raise unknown_agent(agent_id)
+    dimension, value = parameters.dimension(context.database)
     keys = [GROUP_COLUMNS[each] for each in by]
     fields = _VALUES if parameters.fields is None else tuple(dict.fromkeys(parameters.fields.split(",")))
-    columns = [*keys, *fields]
     needed = {*fields, parameters.sort.value.removeprefix("-") if parameters.sort else ""}
     has_distributions = not by_error_type and not needed.isdisjoint(OF_DISTRIBUTIONS)
-    frame = context.windows.read(first, last, by, agent_id, with_distributions=has_distributions)
+    frame = context.windows.read(first, last, by, agent_id, dimension, value, with_distributions=has_distributions)
+    if dimension is not None:
+        keys += ["value_kind", "value"]
+        _refuse_without_a_day(context, first, last, dimension)
     frame = frame.filter(pl.col("total_executions") >= parameters.min_executions)
+    # What a row of a value lacks is no metric that a client could leave out.
+    columns = [*keys, *fields, *(VALUE_COLUMNS if dimension is not None else ())]
     if by_error_type:
         frame, columns = _by_error_type(frame, keys), [*keys, *ErrorCount.model_fields]
     page = _sorted(frame, parameters.sort).slice(parameters.offset, parameters.limit)
@@ -167,12 +215,25 @@ def activity(request: Request, context: ApiContext, parameters: Annotated[Activi
         columns = [*columns, *Comparison.model_fields]
     pinned = {**request.query_params, "start_date": str(first), "end_date": str(last)}
     version = ""
-    if parameters.version is not None or parameters.offset or frame.height > parameters.limit:
+    if parameters.list_version is not None or parameters.offset or frame.height > parameters.limit:
         # Of the numbers themselves: a day that is stored again without a change leaves the list as it is.
         version = hashlib.sha256("".join(each.write_json() for each in state).encode()).hexdigest()
     parameters.require_same_list(version, pinned)
     headers = parameters.page_headers(pinned, version=version, total=frame.height)
     return send_rows(request, [to_json(answer) for answer in answers], columns, form, headers)
+
+
+def _refuse_without_a_day(context: Context, first: date, last: date, dimension: str) -> None:
+    """Raises ProblemError (422) if days of the window are stored and none of them has the dimension."""
+    with context.database.connect() as connection:
+        days = ledger_rows(connection, first, last)
+        without = days_without_dimension(connection, first, last, dimension)
+    if days and len(without) == len(days):
+        raise invalid_parameter(
+            "start_date",
+            f"None of the {len(days)} stored days from {first} to {last} is broken down by {dimension}, so there is "
+            "nothing to answer with. While their logs exist, a backfill breaks them down.",
+        )
 
 
 def _sorted(frame: pl.DataFrame, sort: ActivitySort | None) -> pl.DataFrame:

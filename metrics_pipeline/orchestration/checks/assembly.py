@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
+from metrics_pipeline.orchestration.checks.breakdowns import BREAKDOWNS_ADD_UP, breakdowns_add_up
 from metrics_pipeline.orchestration.checks.changes import NO_UNUSUAL_CHANGES, no_unusual_changes
 from metrics_pipeline.orchestration.checks.completeness import (
     FRESHNESS,
@@ -33,6 +34,7 @@ from metrics_pipeline.settings import Settings
 _OF_METRICS = (
     ("stored_rows_equal_ledger", stored_rows_equal_ledger, STORED_ROWS_EQUAL_LEDGER),
     ("distributions_equal_metrics", distributions_equal_metrics, DISTRIBUTIONS_EQUAL_METRICS),
+    ("breakdowns_add_up", breakdowns_add_up, BREAKDOWNS_ADD_UP),
     ("freshness", freshness, FRESHNESS),
     ("no_missing_or_dirty_days", no_missing_or_dirty_days, NO_MISSING_OR_DIRTY_DAYS),
     ("active_agents_have_rows", active_agents_have_rows, ACTIVE_AGENTS_HAVE_ROWS),

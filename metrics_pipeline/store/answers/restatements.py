@@ -7,7 +7,8 @@ from sqlalchemy import Connection, text
 from metrics_pipeline.store.answers.rows import Page, as_array
 
 _FROM = """FROM metric_restatements
-WHERE (CAST(:agent_id AS text) IS NULL OR agent_id = :agent_id) AND metric_date BETWEEN :first AND :last"""
+WHERE (CAST(:agent_id AS text) IS NULL OR agent_id = :agent_id) AND metric_date BETWEEN :first AND :last
+  AND breakdown IS NULL"""
 
 _SELECT = f"""
 SELECT agent_id, metric_date, replaced_at, run_id, reason, old_row, new_row {_FROM}

@@ -18,6 +18,7 @@ KEYS = {day.isoformat() for day in DAYS}
 OF_METRICS = {
     "stored_rows_equal_ledger",
     "distributions_equal_metrics",
+    "breakdowns_add_up",
     "freshness",
     "no_missing_or_dirty_days",
     "active_agents_have_rows",
