@@ -81,7 +81,7 @@ def environment(
     monkeypatch.setenv("METRICS_DATABASE_URL", database_url)
     monkeypatch.setenv("METRICS_PIPELINE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
-    monkeypatch.setattr(dev.supervisor, "run", lambda *_: 0)
+    monkeypatch.setattr(dev.supervisor, "run", lambda *_, **__: 0)
     monkeypatch.setattr(uvicorn, "Server", Server)
     store_agents(database, {"a": "active"})
     aggregate(database)

@@ -9,7 +9,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from dagster._core.scheduler.instigation import (
     ScheduleInstigatorData,
 )
 
+from metrics_pipeline.metrics.windows import days_between
 from metrics_pipeline_tests.processes import CLI, HANGING_SECONDS, bare_environment
 
 State = TypeVar("State")
@@ -141,6 +142,16 @@ def note_that_the_daemon_was_down(instance: dg.DagsterInstance) -> None:
             ScheduleInstigatorData("0 2 * * *", last_seen),
         )
     )
+
+
+def days_of(*run_keys: str) -> set[date]:
+    """The days that runs with these keys are asked for: `2025-03-04@…` or `2025-03-04..2025-03-06@…`."""
+    ranges = [key.partition("@")[0].partition("..") for key in run_keys]
+    return {
+        day
+        for first, _, last in ranges
+        for day in days_between(date.fromisoformat(first), date.fromisoformat(last or first))
+    }
 
 
 def first_tick(ui: Ui, name: str) -> dict[str, Any]:

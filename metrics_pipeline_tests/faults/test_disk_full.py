@@ -120,6 +120,7 @@ def test_a_backfill_on_a_full_disk_publishes_whole_days_or_none_and_heals(
         assert_healed(stage, database)
 
 
+@pytest.mark.half_the_seeds
 def test_a_file_of_logs_is_loaded_as_a_whole_or_not_at_all_on_a_full_disk(
     stage: Stage, tmp_path: Path, private_home: Path, small_disk: SmallDisk
 ) -> None:
@@ -140,6 +141,7 @@ def test_a_file_of_logs_is_loaded_as_a_whole_or_not_at_all_on_a_full_disk(
         assert state_of_logs(database) == loaded()
 
 
+@pytest.mark.half_the_seeds
 def test_retention_on_a_full_disk_deletes_no_log_that_is_not_in_the_metrics(
     stage: Stage, private_home: Path, small_disk: SmallDisk
 ) -> None:

@@ -21,6 +21,7 @@ from metrics_pipeline.store.publishing import lock_day
 from metrics_pipeline_tests.cli.ui import (
     REPOSITORY,
     Ui,
+    days_of,
     first_tick,
     launch_backfill,
     note_that_the_daemon_was_down,
@@ -185,9 +186,9 @@ def kill_the_worker(ui: Ui, database: Database, backfill_id: str) -> str:
 def the_daemon_heals_the_look_back_window(ui: Ui, database: Database) -> None:
     ticks = [first_tick(ui, name) for name in ("daily_metrics_schedule", "late_logs_sensor")]
     assert all(tick["error"] is None for tick in ticks), ticks
-    asked = {key.partition("@")[0] for tick in ticks for key in tick["runKeys"]}
+    asked = days_of(*(key for tick in ticks for key in tick["runKeys"]))
     # Dagster's database is new, so it shows no partition of a day that is stored.
-    assert asked & set(keys(*DAYS)) == set(keys(STORED, MISSED, CORRECTED))
+    assert asked & set(DAYS) == {STORED, MISSED, CORRECTED}
     assert {run["status"] for run in ended_runs(ui)} == {"SUCCESS"}
     assert_equal_to_oracle(database, MISSED, CORRECTED)
     assert restatements(database) == {(CORRECTED, "late logs")}
