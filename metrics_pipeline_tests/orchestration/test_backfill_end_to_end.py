@@ -165,7 +165,7 @@ def test_days_heal_by_the_daemon_and_by_backfills_each_by_itself(
             interrupted, backfill = (
                 launch_backfill(ui, assetSelection=[_ASSET], partitionNames=keys(*days)) for days in (EARLIER, DAYS)
             )
-            killed = kill_the_worker(ui, database, interrupted)
+            killed = kill_the_worker(ui, instance, database, interrupted)
         a_backfill_of_the_asset_shows_each_day_by_itself(ui, database, backfill)
         a_backfill_of_the_job_changes_no_stored_row(ui, database)
         assert end_of(ui, backfill) == "COMPLETED_SUCCESS"
@@ -173,13 +173,14 @@ def test_days_heal_by_the_daemon_and_by_backfills_each_by_itself(
     assert query(database, sealed_rows) == sealed
 
 
-def kill_the_worker(ui: Ui, database: Database, backfill_id: str) -> str:
+def kill_the_worker(ui: Ui, instance: dg.DagsterInstance, database: Database, backfill_id: str) -> str:
     """Kills the run that waits for a lock, and gives its id."""
     waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     ui.wait_for(lambda: query(database, waiting))
     (run,) = runs(ui, **{"dagster/backfill": backfill_id})
-    tags = {tag["key"]: tag["value"] for tag in run["tags"]}
-    psutil.Process(int(tags[PROCESS_TAG].split("/")[2])).kill()
+    worker = instance.get_run_by_id(run["id"])
+    assert worker is not None
+    psutil.Process(int(worker.tags[PROCESS_TAG].split("/")[2])).kill()
     return run["id"]
 
 
