@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from sqlalchemy import Connection, text
 
+from metrics_pipeline.cli.adapting import adapt
 from metrics_pipeline.embedded.installation import binaries
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.change_feed import describe_feed, trigger_statements
@@ -26,6 +27,7 @@ from metrics_pipeline.postgres.privileges import Purpose, grant_statements, requ
 from metrics_pipeline.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Prepare the database, and check that it has what the pipeline needs.")
+app.command()(adapt)
 
 # The tables of other systems that each purpose reads.
 _TABLES = {

@@ -137,7 +137,8 @@ def check_contract(connection: Connection, tables: Collection[str] = tuple(UPSTR
     if problems:
         raise ContractError(
             f"The database does not hold what the pipeline reads (role {server.role}, search_path {server.schemas}): "
-            f"{'; '.join(problems)}. These tables belong to other systems: have them created, changed or granted there."
+            f"{'; '.join(problems)}. These tables belong to other systems: have them created, changed or "
+            "granted there, or put views over what is there: metrics-pipeline db adapt --help."
         )
     log_types = {c.column_name: c.type for c in columns if c.table_name == LOGS_TABLE}
     return UpstreamContract(

@@ -120,8 +120,7 @@ def grant_statements(connection: Connection, roles: Mapping[Purpose, str]) -> li
     Raises PermanentError for a name that a role cannot have, and for tables that are missing.
     """
     for role in roles.values():
-        if not _can_be_a_name(role):
-            raise PermanentError(f"{role!r} cannot be the name of a role: it needs 1 to {_NAME_BYTES} bytes of UTF-8.")
+        require_name(role, "a role")
     tables = {table for purpose in roles for table in PRIVILEGES[purpose]}
     objects = connection.execute(_OBJECTS, {"tables": list(tables)}).all()
     # Retention does without alerts.
@@ -151,12 +150,15 @@ def grant_statements(connection: Connection, roles: Mapping[Purpose, str]) -> li
     return statements
 
 
-def _can_be_a_name(role: str) -> bool:
+def require_name(name: str, of: str) -> None:
+    """Raises PermanentError for what PostgreSQL would refuse or truncate as the name of `of`, such as "a role"."""
     try:
-        return 0 < len(role.encode()) <= _NAME_BYTES and "\0" not in role
+        is_name = 0 < len(name.encode()) <= _NAME_BYTES and "\0" not in name
     except UnicodeEncodeError:
         # A byte of the command line was not UTF-8.
-        return False
+        is_name = False
+    if not is_name:
+        raise PermanentError(f"{name!r} cannot be the name of {of}: it needs 1 to {_NAME_BYTES} bytes of UTF-8.")
 
 
 def require_privileges(connection: Connection, purpose: Purpose) -> None:

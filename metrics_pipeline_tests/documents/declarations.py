@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from metrics_pipeline.adapters.products import PRODUCTS
 from metrics_pipeline.metrics.catalog import AGENT_DAY
 from metrics_pipeline.metrics.upstream import UPSTREAM_TABLES
 from metrics_pipeline.settings import VARIABLES
@@ -25,3 +26,8 @@ def variables() -> Sequence[tuple[str, str, str, str]]:
     return [
         (variable.name, variable.description, variable.accepts, variable.default) for variable in VARIABLES.values()
     ]
+
+
+def products() -> Sequence[tuple[str, str, dict[str, str]]]:
+    """Name, title, and what is what in each product whose tables are known."""
+    return [(product.name, product.title, product.meanings) for product in PRODUCTS.values()]

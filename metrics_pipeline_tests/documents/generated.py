@@ -19,7 +19,7 @@ from metrics_pipeline.postgres.privileges import PRIVILEGES
 from metrics_pipeline.postgres.tables import metadata
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.settings import Settings
-from metrics_pipeline_tests.documents.declarations import metric_columns, upstream_columns, variables
+from metrics_pipeline_tests.documents.declarations import metric_columns, products, upstream_columns, variables
 
 _BLOCK = re.compile(r"<!-- make docs: (\w+) -->.*?<!-- end -->", re.DOTALL)
 
@@ -226,6 +226,14 @@ def _columns_of(table: str) -> Callable[[], str]:
     return columns
 
 
+# Products
+
+
+def _products() -> str:
+    rows = [(f"`{name}`", title, *meanings.values()) for name, title, meanings in products()]
+    return _table(("name", "product", *(key.replace("_", " ") for key in products()[0][2])), rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "commands": _commands,
     "variables": _variables,
@@ -233,6 +241,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "schemas": _schemas,
     "metric_columns": _metric_columns,
     "privileges": _privileges,
+    "products": _products,
     **{table: _columns_of(table) for table in metadata.tables},
     **{table: _upstream(table) for table in upstream_columns()},
 }

@@ -1,0 +1,91 @@
+"""What is declared of a product that keeps its agents' executions in PostgreSQL, and what a database has of it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from psycopg import sql
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A product's tables in one database.
+
+    schema: where they are. columns: the columns that exist, of each table that the product declares. server_version:
+    PostgreSQL's major version.
+    """
+
+    schema: str
+    columns: Mapping[str, frozenset[str]]
+    server_version: int
+
+    def table(self, name: str) -> str:
+        """The table's name with its schema, quoted for a statement."""
+        return sql.Identifier(self.schema, name).as_string()
+
+    def has(self, table: str, column: str) -> bool:
+        """Whether the table has the column, which some versions of the product lack."""
+        return column in self.columns.get(table, ())
+
+    def json(self, text: str) -> str:
+        """The SQL that reads a text as jsonb.
+
+        From PostgreSQL 16 on, a text that is not JSON is NULL. An older server cannot ask, and such a text makes its
+        day unreadable until it is mended.
+        """
+        return f"CASE WHEN {text} IS JSON THEN {text}::jsonb END" if self.server_version >= 16 else f"({text})::jsonb"
+
+
+@dataclass(frozen=True)
+class Product:
+    """How a product's tables are recognised and read.
+
+    required: by table, the columns that the views read in every version, with spaces between them. optional: those that
+    only some versions have.
+    agent, execution, failure, user, cost: what stands for each in this product, a sentence for people. lacks: what the
+    product does not log. registry, logs: the queries of agent_registry and agent_execution_logs. index: the expression
+    of an index without which each day reads the whole table, as `table (expression)`, or nothing.
+    """
+
+    name: str
+    title: str
+    required: Mapping[str, str]
+    agent: str
+    execution: str
+    failure: str
+    user: str
+    cost: str
+    lacks: str
+    registry: Callable[[Installed], str]
+    logs: Callable[[Installed], str]
+    optional: Mapping[str, str] = field(default_factory=dict)
+    index: Callable[[Installed], str] = lambda _installed: ""
+
+    @property
+    def meanings(self) -> dict[str, str]:
+        """What is what in this product, for people."""
+        return {
+            "agent": self.agent,
+            "execution": self.execution,
+            "failure": self.failure,
+            "user": self.user,
+            "cost": self.cost,
+            "not_logged": self.lacks,
+        }
+
+
+def milliseconds(interval: str) -> str:
+    """The SQL of an interval in whole milliseconds, half away from zero."""
+    return integer(f"round(extract(epoch FROM {interval})::numeric * 1000)")
+
+
+def integer(number: str) -> str:
+    """The SQL of a whole number as an integer, and as NULL if it does not fit: as milliseconds, 25 days and more.
+
+    Not with least(), which leaves NULL out and would turn an unknown number into the limit.
+    """
+    return f"CASE WHEN {number} <= 2147483647 THEN {number} END::integer"
+
+
+def first_word(message: str) -> str:
+    """The SQL of the class that an error's message begins with, as in `TimeoutError: no answer`."""
+    return rf"substring({message} FROM '^\w+')"

@@ -1,0 +1,43 @@
+"""Flowise's agent flows."""
+
+from metrics_pipeline.adapters.product import Installed, Product, milliseconds
+
+
+def _registry(installed: Installed) -> str:
+    return f"SELECT id, name, 'active'::text AS status FROM {installed.table('chat_flow')}"
+
+
+def _logs(installed: Installed) -> str:
+    nodes = installed.json('e."executionData"')
+    return f"""\
+SELECT e.id,
+       e."agentflowId" AS agent_id,
+       e."createdDate" AS "timestamp",
+       CASE e.state WHEN 'FINISHED' THEN 'success' WHEN 'ERROR' THEN 'failed' WHEN 'TIMEOUT' THEN 'failed'
+                    ELSE lower(e.state) END AS status,
+       {milliseconds('e."updatedDate" - e."createdDate"')} AS latency_ms,
+       (SELECT sum((node #>> '{{data,output,usageMetadata,total_tokens}}')::bigint)
+          FROM jsonb_array_elements({nodes}) AS node)::integer AS token_count,
+       NULL::numeric AS cost_usd,
+       CASE WHEN e.state IN ('ERROR', 'TIMEOUT') THEN lower(e.state) END AS error_type,
+       jsonb_build_object('user_id', e."sessionId") AS metadata
+  FROM {installed.table("execution")} AS e"""
+
+
+PRODUCT = Product(
+    name="flowise",
+    title="Flowise",
+    required={
+        "chat_flow": "id name",
+        "execution": "id executionData state agentflowId sessionId createdDate updatedDate",
+    },
+    agent="an agent flow",
+    execution="an execution of the flow; its latency is the time to its last update",
+    failure="state ERROR or TIMEOUT, which is also the error type",
+    user="the session, since no user is logged",
+    cost="not logged",
+    lacks="cost, users, error types, human interventions",
+    registry=_registry,
+    logs=_logs,
+    index=lambda installed: f'{installed.table("execution")} ("createdDate")',
+)

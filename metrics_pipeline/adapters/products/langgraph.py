@@ -1,0 +1,40 @@
+"""aegra, an open server of the LangGraph Platform's API."""
+
+from metrics_pipeline.adapters.product import Installed, Product, first_word, milliseconds
+
+
+def _registry(installed: Installed) -> str:
+    return f"SELECT assistant_id AS id, name, 'active'::text AS status FROM {installed.table('assistant')}"
+
+
+def _logs(installed: Installed) -> str:
+    return f"""\
+SELECT run_id AS id,
+       assistant_id AS agent_id,
+       created_at AS "timestamp",
+       CASE WHEN status IN ('error', 'timeout') THEN 'failed' ELSE status END AS status,
+       CASE WHEN status IN ('success', 'error', 'timeout') THEN {milliseconds("updated_at - created_at")} END
+           AS latency_ms,
+       NULL::integer AS token_count,
+       NULL::numeric AS cost_usd,
+       CASE status WHEN 'timeout' THEN 'timeout' ELSE {first_word("error_message")} END AS error_type,
+       jsonb_build_object('user_id', user_id, 'human_intervention', status = 'interrupted') AS metadata
+  FROM {installed.table("runs")}"""
+
+
+PRODUCT = Product(
+    name="langgraph",
+    title="LangGraph Platform's API (aegra)",
+    required={
+        "assistant": "assistant_id name",
+        "runs": "run_id assistant_id status error_message user_id created_at updated_at",
+    },
+    agent="an assistant",
+    execution="a run; its latency is the time to its last update, once it has ended",
+    failure="status 'error' or 'timeout'; the error type is the first word of the message",
+    user="the run's user_id",
+    cost="not logged",
+    lacks="tokens, cost; status 'interrupted' counts as a human intervention",
+    registry=_registry,
+    logs=_logs,
+)

@@ -1,0 +1,47 @@
+"""n8n."""
+
+from metrics_pipeline.adapters.product import Installed, Product, milliseconds
+
+
+def _registry(installed: Installed) -> str:
+    return (
+        "SELECT id, name, CASE WHEN active THEN 'active' ELSE 'inactive' END AS status\n"
+        f"  FROM {installed.table('workflow_entity')}"
+    )
+
+
+def _logs(installed: Installed) -> str:
+    # By "stoppedAt", which has an index; "startedAt" has none.
+    return f"""\
+SELECT e.id,
+       e."workflowId" AS agent_id,
+       e."stoppedAt" AS "timestamp",
+       CASE WHEN e.status IN ('error', 'crashed') THEN 'failed' ELSE e.status END AS status,
+       {milliseconds('e."stoppedAt" - e."startedAt"')} AS latency_ms,
+       NULL::integer AS token_count,
+       NULL::numeric AS cost_usd,
+       CASE WHEN e.status IN ('error', 'crashed') THEN e.status END AS error_type,
+       jsonb_build_object('user_id', (SELECT m.value FROM {installed.table("execution_metadata")} AS m
+                                       WHERE m."executionId" = e.id AND m.key = 'user_id'),
+                          'mode', e.mode) AS metadata
+  FROM {installed.table("execution_entity")} AS e
+ WHERE e.mode <> 'manual'"""
+
+
+PRODUCT = Product(
+    name="n8n",
+    title="n8n",
+    required={
+        "workflow_entity": "id name active",
+        "execution_entity": "id workflowId startedAt stoppedAt status mode",
+        "execution_metadata": "executionId key value",
+    },
+    agent="a workflow",
+    execution="an execution that was not started by hand, on the day on which it ended",
+    failure="status 'error' or 'crashed', which is also the error type",
+    user="the custom execution data user_id",
+    cost="not logged",
+    lacks="tokens, cost, error types, human interventions; n8n deletes executions itself, after 14 days by default",
+    registry=_registry,
+    logs=_logs,
+)

@@ -1,0 +1,47 @@
+"""Open WebUI."""
+
+from metrics_pipeline.adapters.product import Installed, Product, integer
+
+_MOMENT = "to_timestamp(created_at)"
+
+
+def _registry(installed: Installed) -> str:
+    return (
+        "SELECT id, name, CASE WHEN is_active THEN 'active' ELSE 'inactive' END AS status\n"
+        f"  FROM {installed.table('model')}"
+    )
+
+
+def _logs(installed: Installed) -> str:
+    return f"""\
+SELECT id,
+       model_id AS agent_id,
+       {_MOMENT} AS "timestamp",
+       CASE WHEN error::text <> 'null' THEN 'failed' WHEN done THEN 'success' ELSE 'running' END AS status,
+       {integer("(updated_at - created_at) * 1000")} AS latency_ms,
+       coalesce((usage ->> 'input_tokens')::integer, (usage ->> 'prompt_tokens')::integer, 0)
+           + coalesce((usage ->> 'output_tokens')::integer, (usage ->> 'completion_tokens')::integer, 0) AS token_count,
+       NULL::numeric AS cost_usd,
+       CASE WHEN error::text <> 'null' THEN 'error' END AS error_type,
+       jsonb_build_object('user_id', user_id) AS metadata
+  FROM {installed.table("chat_message")}
+ WHERE role = 'assistant'"""
+
+
+PRODUCT = Product(
+    name="openwebui",
+    title="Open WebUI",
+    required={
+        "model": "id name is_active",
+        "chat_message": "id user_id role model_id done error usage created_at updated_at",
+    },
+    agent="a model of the workspace",
+    execution="an answer of the assistant; its latency is known to the second, to its last update",
+    failure="an answer with an error",
+    user="user_id",
+    cost="not logged",
+    lacks="cost, error types, human interventions; answers of models that are not in the workspace are skipped",
+    registry=_registry,
+    logs=_logs,
+    index=lambda installed: f"{installed.table('chat_message')} ({_MOMENT})",
+)

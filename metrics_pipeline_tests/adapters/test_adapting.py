@@ -1,0 +1,215 @@
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+
+import psycopg
+import pytest
+from psycopg import sql
+from typer.testing import CliRunner, Result
+
+from metrics_pipeline.adapters.product import Installed
+from metrics_pipeline.adapters.products import PRODUCTS
+from metrics_pipeline.adapters.views import product_queries
+from metrics_pipeline.cli import app
+from metrics_pipeline.logs.contract import check_contract
+from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.postgres.upgrading import upgrade
+from metrics_pipeline_tests.adapters.installations import INSTALLATIONS
+from metrics_pipeline_tests.databases import scratch_database
+from metrics_pipeline_tests.days import assert_exact_twice
+from metrics_pipeline_tests.roles import Role, apply, new_role
+
+_LOGS = """
+SELECT id::text, agent_id::text, "timestamp"::timestamptz::text, status::text, latency_ms::text, token_count::text,
+       cost_usd::text, error_type::text, metadata ->> 'user_id'
+  FROM {}.agent_execution_logs ORDER BY 1"""
+
+
+# Tables that nobody described, and the logs that their rows are.
+_TABLES: dict[str, tuple[str, list[tuple[str | None, ...]]]] = {
+    "milliseconds since 1970": (
+        """
+        CREATE TABLE "Runs" ("runId" text, "assistantId" int, "createdAt" bigint, state varchar, "durationMs" bigint,
+            "totalTokens" bigint, cost float8, "errorType" text, "userId" int);
+        INSERT INTO "Runs" VALUES ('r1', 7, 1763596800123, 'DONE', 3000000000, 12, 0.1, NULL, 5),
+            ('r2', 7, 1763596801000, 'Crashed', 4, NULL, NULL, 'x', NULL),
+            ('r3', 7, 1763596802000, 'paused', NULL, NULL, 4e-10, NULL, NULL);
+        """,
+        [
+            ("r1", "7", "2025-11-20 00:00:00.123+00", "success", None, "12", "0.100000000", None, "5"),
+            ("r2", "7", "2025-11-20 00:00:01+00", "failed", "4", None, None, "x", None),
+            ("r3", "7", "2025-11-20 00:00:02+00", "paused", None, None, "0.000000000", None, None),
+        ],
+    ),
+    "interval and boolean": (
+        """
+        CREATE TABLE "Runs" (agent text, started_at timestamp, success boolean, elapsed interval, latency_s real);
+        INSERT INTO "Runs" VALUES ('a', '2025-11-20', true, '1.0005 s', 1), ('b', '2025-11-21', false, NULL, 2);
+        """,
+        [
+            (None, "a", "2025-11-20 00:00:00+00", "success", "1001", None, None, None, None),
+            (None, "b", "2025-11-21 00:00:00+00", "failed", None, None, None, None, None),
+        ],
+    ),
+    "seconds since 1970": (
+        """
+        CREATE TABLE "Runs" (id int, agent_id uuid, time double precision, status text, duration_seconds real);
+        INSERT INTO "Runs" VALUES (1, '88dc28d0-f030-c55e-d4ab-77ed8faf0981', 1763596800.5, 'success', 2.5);
+        """,
+        [("1", "88dc28d0-f030-c55e-d4ab-77ed8faf0981", "2025-11-20 00:00:00.5+00", "success", "2500") + (None,) * 4],
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A database with every product in a schema of its own, and the role of the pipeline."""
+
+    url: str
+    role: Role
+
+
+def adapt(url: str, *options: str) -> Result:
+    return CliRunner().invoke(app, ["db", "adapt", *options], env={"METRICS_DATABASE_URL": url, "COLUMNS": "200"})
+
+
+def rows(connection: psycopg.Connection, query: str, schema: str) -> list[tuple[str | None, ...]]:
+    statement = sql.SQL(query).format(sql.Identifier(schema))  # type: ignore[arg-type]
+    return connection.execute(statement).fetchall()
+
+
+def install(connection: psycopg.Connection, name: str, schema: str) -> None:
+    connection.execute(sql.SQL("CREATE SCHEMA {0}; SET search_path = {0}").format(sql.Identifier(schema)))
+    connection.execute(INSTALLATIONS[name].statements)  # type: ignore[call-overload]
+    connection.execute("RESET search_path")
+
+
+@pytest.fixture(scope="module")
+def adapted(server_uri: str) -> Iterator[Adapted]:
+    with scratch_database(server_uri, "template0") as url, psycopg.connect(url, autocommit=True) as connection:
+        for name in INSTALLATIONS:
+            install(connection, name, f"its {name}")
+        with new_role(connection, url, "pipeline") as role:
+            yield Adapted(url, role)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_the_views_say_what_the_products_rows_mean(adapted: Adapted, name: str) -> None:
+    printed = adapt(adapted.url, name, "--schema", f"views of {name}", "--role", adapted.role.name)
+    for _ in range(2):
+        apply(printed.output, adapted.url)
+    # As the role, which may read nothing of the product but these views, and finds them by itself.
+    with psycopg.connect(adapted.role.url, options="-c TimeZone=UTC") as connection:
+        registry = "SELECT id::text, name::text, status::text FROM {}.agent_registry ORDER BY 1"
+        assert rows(connection, registry, f"views of {name}") == INSTALLATIONS[name].agents
+        logs = [
+            (*row[:2], row[2] and row[2].removesuffix("+00"), *row[3:])
+            for row in rows(connection, _LOGS, f"views of {name}")
+        ]
+        assert logs == INSTALLATIONS[name].logs
+    with adapted.role.database.connect() as connection:
+        check_contract(connection, ("agent_registry", "agent_execution_logs"))
+
+
+def test_a_day_of_an_adapted_product_is_exact_and_our_tables_are_beside_the_views(adapted: Adapted) -> None:
+    apply(adapt(adapted.url, "dify", "--schema", "beside", "--role", adapted.role.name).output, adapted.url)
+    database = adapted.role.database
+    upgrade(database)
+    day = assert_exact_twice(database, day_window(date(2026, 11, 20), "UTC"))
+    # The workflow's app is archived.
+    assert (day.computed.metrics.aggregated_logs, day.computed.metrics.skipped_logs) == (2, 3)
+    with database.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM beside.metric_day_ledger").scalar() == 1
+
+
+def test_a_version_without_newer_columns_gets_views_without_them(bare_database_url: str) -> None:
+    with psycopg.connect(bare_database_url, autocommit=True, options="-c TimeZone=UTC") as connection:
+        install(connection, "litellm", "old")
+        for column in ("status", "agent_id", "request_duration_ms"):
+            connection.execute(f'ALTER TABLE old."LiteLLM_SpendLogs" DROP COLUMN {column}')
+        with new_role(connection, bare_database_url, "pipeline") as role:
+            apply(adapt(bare_database_url, "litellm", "--role", role.name).output, bare_database_url)
+            found = [(row[1], row[3], row[4]) for row in rows(connection, _LOGS, "metrics")]
+    assert found == [("k2", "success", "2500"), ("k2", "success", "400"), ("k2", "failed", "1000")]
+
+
+def test_a_text_that_is_not_json_costs_its_day_on_servers_that_cannot_ask_and_one_value_on_others(
+    adapted: Adapted,
+) -> None:
+    with psycopg.connect(adapted.url, autocommit=True) as connection:
+        columns = {"execution": frozenset(PRODUCTS["flowise"].required["execution"].split())}
+        newer, older = (
+            product_queries(PRODUCTS["flowise"], Installed("its flowise", columns, version))["agent_execution_logs"]
+            for version in (16, 15)
+        )
+        tokens = "SELECT token_count FROM ({}) AS logs ORDER BY id"
+        assert connection.execute(tokens.format(newer)).fetchall() == [(11,), (None,), (None,)]  # type: ignore[call-overload]
+        with pytest.raises(psycopg.errors.InvalidTextRepresentation):
+            connection.execute(tokens.format(older))  # type: ignore[call-overload]
+        connection.execute(f"CREATE TEMP VIEW valid AS {older} WHERE e.id <> 2")  # type: ignore[call-overload]
+        assert connection.execute("SELECT token_count FROM valid ORDER BY id").fetchall() == [(11,), (None,)]
+
+
+def test_products_are_detected_with_their_schema_and_the_columns_of_their_version(adapted: Adapted) -> None:
+    found = json.loads(adapt(adapted.url, "--detect", "--format", "json").output)
+    assert [(row["name"], row["schema"]) for row in found] == [(name, f"its {name}") for name in PRODUCTS]
+    litellm = found[0]
+    assert litellm["has"].split(", ")[:2] == ["LiteLLM_SpendLogs.status", "LiteLLM_SpendLogs.agent_id"]
+    dify = next(row for row in found if row["name"] == "dify")
+    assert (dify["has"], dify["lacks"]) == ("messages.invoke_from", "")
+
+
+def test_what_is_not_there_is_named(adapted: Adapted, bare_database_url: str) -> None:
+    assert "No product is recognised" in str(adapt(bare_database_url, "--detect").exception)
+    assert "There is no table of n8n in this database: looked for workflow_entity, execution_entity, " in str(
+        adapt(bare_database_url, "n8n").exception
+    )
+    # Phoenix and Langfuse both call a table `traces`.
+    assert "schema its langfuse2 lacks column traces.project_rowid, table spans, table span_costs" in str(
+        adapt(adapted.url, "phoenix", "--source", "its langfuse2").exception
+    )
+    with psycopg.connect(bare_database_url, autocommit=True) as connection:
+        install(connection, "n8n", "one")
+        install(connection, "n8n", "two")
+    assert "n8n is in several schemas: one, two. Name one: --source." in str(adapt(bare_database_url, "n8n").exception)
+    assert adapt(bare_database_url, "n8n", "--source", "two").exit_code == 0
+    for wrong in ((), ("n8n", "--list"), ("unknown",)):
+        assert adapt(bare_database_url, *wrong).exit_code == 2
+
+
+def test_the_list_says_of_each_product_what_is_what() -> None:
+    listed = adapt("postgresql://nobody@127.0.0.1:1/none", "--list").output
+    for product in PRODUCTS.values():
+        assert f"{product.name} ({product.title})\n  agent: " in listed
+    known = json.loads(adapt("postgresql://nobody@127.0.0.1:1/none", "--list", "--format", "json").output)
+    assert [row["name"] for row in known] == list(PRODUCTS)
+    assert all(len(row) == len(known[0]) and all(row.values()) for row in known)
+
+
+@pytest.mark.parametrize("unit", _TABLES)
+def test_a_draft_guesses_columns_units_and_statuses_of_any_table(bare_database_url: str, unit: str) -> None:
+    table, expected = _TABLES[unit]
+    with psycopg.connect(bare_database_url, autocommit=True, options="-c TimeZone=UTC") as connection:
+        connection.execute(table)  # type: ignore[call-overload]
+        with new_role(connection, bare_database_url, "pipeline") as role:
+            draft = adapt(bare_database_url, "--from", '"Runs"', "--role", role.name)
+            apply(draft.output, bare_database_url)
+            assert rows(connection, _LOGS, "metrics") == expected
+            with role.database.connect() as session:
+                check_contract(session, ("agent_registry", "agent_execution_logs"))
+
+
+def test_a_draft_of_a_table_that_logs_no_executions_is_refused_with_what_is_missing(bare_database_url: str) -> None:
+    with psycopg.connect(bare_database_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE runs (agent text, created_at timestamptz, result int)")
+        connection.execute("INSERT INTO runs SELECT 'a', now(), i FROM generate_series(1, 21) AS i")
+    assert 'The column result of "public"."runs" has 21 values' in str(
+        adapt(bare_database_url, "--from", "runs").exception
+    )
+    with psycopg.connect(bare_database_url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE runs DROP COLUMN result")
+    assert "No column of runs looks like status. Its columns: agent, created_at." in str(
+        adapt(bare_database_url, "--from", "runs").exception
+    )
+    assert "There is no table run along search_path." in str(adapt(bare_database_url, "--from", "run").exception)
