@@ -101,7 +101,7 @@ def _commented(paragraphs: Sequence[str]) -> list[str]:
 def _about(product: Product) -> list[str]:
     return [
         f"Views over the tables of {product.title} for metrics-pipeline. Apply as the tables' owner.",
-        *(f"{heading}: {sentence}" for heading, sentence in product.meanings.items()),
+        *(f"{heading.replace('_', ' ')}: {sentence}" for heading, sentence in product.meanings.items()),
     ]
 
 

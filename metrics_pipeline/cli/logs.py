@@ -1,6 +1,7 @@
 """`logs`: bring execution logs into the database, generated or from files."""
 
 from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,13 @@ from metrics_pipeline.settings import Settings
 app = typer.Typer(no_args_is_help=True, help="Bring execution logs into the database: generated, or from files.")
 
 _TERMINAL = Console(stderr=True)
+
+
+class FileFormat(StrEnum):
+    """What a file holds, where its ending does not tell."""
+
+    OTLP = "otlp"
+
 
 _FIRST_DAY = date(1970, 1, 2)
 _LAST_DAY = date(9998, 12, 30)
@@ -122,8 +130,12 @@ def load(
         list[str] | None,
         typer.Option(metavar="NAME", help="Leave the files' column NAME out. May be given several times."),
     ] = None,
+    form: Annotated[
+        FileFormat | None,
+        typer.Option("--format", help="otlp: OpenTelemetry traces in JSON.", show_default="by the files' endings"),
+    ] = None,
     max_rows: Annotated[
-        int, typer.Option(min=1, help="Lines, or rows of Parquet, that the files may have together.")
+        int, typer.Option(min=1, help="Lines, spans, or rows of Parquet, that the files may have together.")
     ] = MAX_ROWS,
     max_mib: Annotated[
         int, typer.Option(min=1, help="MiB that the files may have together when they are decompressed.")
@@ -149,14 +161,21 @@ def load(
     A log whose `id` is already stored is refused, so a file cannot be loaded twice. A log without an id is compared
     by all its other values.
 
+    With `--format otlp`, the files are what OpenTelemetry's Collector exports with its file exporter. Each span of the
+    operation invoke_agent or invoke_workflow is a log, and each token counts once. Name all files of a trace together.
+
     **Examples**
 
     - `metrics-pipeline logs load executions.csv --register-agents`
     - `metrics-pipeline logs load export/*.ndjson.gz --skip-existing`: files that overlap the stored logs
     - `metrics-pipeline logs load trace.csv --column agent_id=model --skip-column host`
+    - `metrics-pipeline logs load spans*.jsonl --format otlp --register-agents --skip-existing`
     """
     reading = Reading(
-        {**dict(map(_renamed, column or ())), **dict.fromkeys(skip_column or ())}, max_rows=max_rows, max_mib=max_mib
+        {**dict(map(_renamed, column or ())), **dict.fromkeys(skip_column or ())},
+        max_rows=max_rows,
+        max_mib=max_mib,
+        holds_traces=form is FileFormat.OTLP,
     )
     settings = Settings.from_environment()
     database = open_database(settings)

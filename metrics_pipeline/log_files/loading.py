@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 
 from metrics_pipeline.errors import LogFileError
 from metrics_pipeline.log_files.log_file import LogFile, Reading
+from metrics_pipeline.log_files.otlp_file import OtlpFile
 from metrics_pipeline.log_files.problems import shown
 from metrics_pipeline.log_files.staged_checks import (
     check_precision,
@@ -100,7 +101,7 @@ def load_log_files(
     skip_existing: bool = False,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> LoadedLogs:
-    """Stores the logs of CSV, NDJSON, JSON and Parquet files in the transaction of `connection`: all of them, or none.
+    """Stores the logs of files of every format in the transaction of `connection`: all of them, or none.
 
     Checks every value and refuses logs that are stored already; `skip_existing` leaves them out instead if their values
     are the same. Refuses agents that are not in agent_registry; `register_unknown` registers them instead as active,
@@ -115,6 +116,8 @@ def load_log_files(
     if len({path.resolve() for path in paths}) < len(paths):
         raise LogFileError("A file is named twice. Name each file once.")
     staging = LogStaging(connection)
+    for file in files:
+        file.prepare(on_bytes)
     for number, file in enumerate(files):
         for batch in file.batches(on_bytes):
             checked = check_batch(batch, file, staging.column_types)
@@ -149,7 +152,7 @@ def load_log_files(
 
 def _open(path: Path, reading: Reading) -> LogFile:
     endings = [ending for ending in _FORMATS if path.name.lower().endswith(ending)]
-    if not endings:
+    if not (endings or reading.holds_traces):
         raise LogFileError(f"{shown(path)} has no ending of a known format. Known are {', '.join(_FORMATS)}.")
     try:
         # Opening a FIFO would wait for a writer, and a device may never end.
@@ -158,7 +161,7 @@ def _open(path: Path, reading: Reading) -> LogFile:
         path.open("rb").close()
     except OSError as error:
         raise LogFileError(f"{shown(path)} cannot be opened: {error.strerror}.") from error
-    return _FORMATS[endings[0]](path, reading)
+    return OtlpFile(path, reading) if reading.holds_traces else _FORMATS[endings[0]](path, reading)
 
 
 def _counts(connection: Connection, time_zone: str) -> tuple[Counter[int], Counter[date]]:

@@ -6,6 +6,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow as pa
 from metrics_pipeline.errors import LogFileError
 from metrics_pipeline.log_files.problems import Problems, quoted, shown
 from metrics_pipeline.log_files.schema import COLUMNS, REQUIRED_COLUMNS
+from metrics_pipeline.log_files.spans import Traces
 
 MIB = 2**20
 BATCH_ROWS = 50_000
@@ -37,12 +39,15 @@ class Reading:
     """What the files of one command share: how they are read, the problems found, and how much was read.
 
     columns: the log's column that the files' column holds, where the two names differ; None leaves the column out.
-    max_rows, max_mib: how many lines or rows of Parquet, and how many MiB after decompression, may be read.
+    max_rows, max_mib: how many lines, spans or rows of Parquet, and how many MiB after decompression, may be read.
+    holds_traces: the files hold OpenTelemetry traces, whatever their names end in.
     """
 
     columns: Mapping[str, str | None] = field(default_factory=dict)
     max_rows: int = MAX_ROWS
     max_mib: int = MAX_MIB
+    holds_traces: bool = False
+    traces: Traces = field(default_factory=Traces)
     problems: Problems = field(default_factory=Problems)
     _rows: int = 0
     _bytes: int = 0
@@ -71,16 +76,29 @@ class LogFile(ABC):
         self._faults: set[str] = set()
         self._known: dict[tuple[str, ...], list[str | None]] = {}
 
-    def batches(self, on_bytes: Callable[[int], None]) -> Iterator[pl.DataFrame]:
-        """The file's rows in frames of `row` (Int64, the row's place) and the file's columns (String).
+    def prepare(self, on_bytes: Callable[[int], None]) -> None:
+        """Reads what the batches of all files depend on. Called for each file before the batches of the first.
 
-        Calls `on_bytes` with the number of bytes read since the last call.
+        Calls `on_bytes` with the number of bytes read since the last call, as `batches` does.
         """
-        try:
+        with self._faults_named():
+            self._prepare(on_bytes)
+
+    def batches(self, on_bytes: Callable[[int], None]) -> Iterator[pl.DataFrame]:
+        """The file's rows in frames of `row` (Int64, the row's place) and the file's columns (String)."""
+        with self._faults_named():
             yield from self._batches(on_bytes)
+
+    @contextmanager
+    def _faults_named(self) -> Iterator[None]:
+        try:
+            yield
         except (OSError, EOFError, zlib.error, pa.ArrowException, UnicodeDecodeError) as error:
             # UnicodeDecodeError: the name of a Parquet column is damaged.
             self.problems.add(shown(self.path), f"cannot be read: {error}")
+
+    def _prepare(self, on_bytes: Callable[[int], None]) -> None:  # noqa: B027 - only spans depend on each other
+        pass
 
     @abstractmethod
     def _batches(self, on_bytes: Callable[[int], None]) -> Iterator[pl.DataFrame]: ...

@@ -1,0 +1,178 @@
+"""OpenTelemetry traces: spans written by hand, and the logs that they are."""
+
+import gzip
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from metrics_pipeline.log_files.log_file import Reading
+
+TRACE = "5b8efff798038103d269b633813fc60c"
+#: 2025-11-20 00:00:00 UTC, in nanoseconds.
+START = 1_763_596_800_000_000_000
+
+
+def span(number, parent=None, operation=None, *, ms=1.0, failed=False, events=(), trace=TRACE, **attributes):
+    """A span whose id is `number`. Underscores between the words of an attribute are written as two."""
+    named = {name.replace("__", "."): value for name, value in attributes.items()}
+    if operation is not None:
+        named["gen_ai.operation.name"] = operation
+    return {
+        "traceId": trace,
+        "spanId": f"{number:016x}",
+        **({} if parent is None else {"parentSpanId": f"{parent:016X}"}),
+        "name": "a span",
+        "startTimeUnixNano": str(START),
+        "endTimeUnixNano": str(START + round(ms * 1_000_000)),
+        "attributes": [
+            {"key": key, "value": {"stringValue": value} if isinstance(value, str) else {"intValue": str(value)}}
+            for key, value in named.items()
+        ],
+        "events": list(events),
+        "status": {"code": 2} if failed else {},
+    }
+
+
+def agent(number, parent=None, name="a", operation="invoke_agent", **rest):
+    return span(number, parent, operation, gen_ai__agent__name=name, **rest)
+
+
+def call(number, parent, tokens, **rest):
+    """A call of a model that used `tokens` and ten more."""
+    return span(number, parent, "chat", gen_ai__usage__input_tokens=tokens, gen_ai__usage__output_tokens=10, **rest)
+
+
+def request(*spans, version=None):
+    resource = [{"key": "service.version", "value": {"stringValue": version}}] if version else []
+    return {"resourceSpans": [{"resource": {"attributes": resource}, "scopeSpans": [{"spans": list(spans)}]}]}
+
+
+@pytest.fixture
+def load(loader):
+    """Loads requests, a line each, and returns what is stored."""
+
+    def load(*requests, **options):
+        path = loader.ndjson(*requests, name="spans.jsonl")
+        return loader.load(path, reading=Reading(holds_traces=True), register_unknown=True, **options)
+
+    return load
+
+
+def tokens(loader):
+    with loader.engine.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT agent_id, token_count FROM agent_execution_logs")
+        return dict(map(tuple, rows))
+
+
+def test_an_invocation_is_a_log_with_its_time_latency_error_user_model_and_version(load, loader):
+    exception = {"name": "exception", "attributes": [{"key": "exception.type", "value": {"stringValue": "ValueError"}}]}
+    load(
+        request(
+            # The request around the agent knows the user, and the call below it the model.
+            span(1, user__id="u1"),
+            agent(2, 1, ms=1234.5, gen_ai__conversation__id="c1"),
+            call(3, 2, 5, gen_ai__request__model="m", gen_ai__response__model="m-2"),
+            agent(4, ms=0.4999, failed=True, error__type="timeout", gen_ai__agent__version="7"),
+            agent(5, failed=True, events=[exception]),
+            version="1.4",
+        )
+    )
+    at = datetime(2025, 11, 20, tzinfo=UTC)
+    stored = {json.loads(row[-1])["span_id"][-1]: row for row in loader.stored()}
+    assert stored["2"][:-1] == ("a", at, "success", 1235, 15, None, None)
+    assert stored["4"][:-1] == ("a", at, "failed", 0, None, None, "timeout")
+    assert stored["5"][:-1] == ("a", at, "failed", 1, None, None, "ValueError")
+    assert json.loads(stored["2"][-1]) == {
+        "user_id": "u1",
+        "model": "m-2",
+        "version": "1.4",
+        "conversation_id": "c1",
+        "trace_id": TRACE,
+        "span_id": "0000000000000002",
+    }
+    assert json.loads(stored["4"][-1])["version"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("spans", "expected"),
+    [
+        ([agent(1), call(2, 1, 20), call(3, 1, 30)], {"a": 70}),
+        # A framework's call around the library's call: both report.
+        ([agent(1), call(2, 1, 20), call(3, 2, 20), span(4, 1, "execute_tool"), call(5, 4, 30)], {"a": 70}),
+        # A workflow reports the sum of its agents, and an agent the sum of its calls.
+        (
+            [
+                agent(1, name="w", operation="invoke_workflow", gen_ai__usage__input_tokens=70),
+                agent(2, 1, gen_ai__usage__input_tokens=30),
+                call(3, 2, 20),
+                agent(4, 1, "b"),
+                call(5, 4, 30),
+            ],
+            {"w": None, "a": 30, "b": 40},
+        ),
+        # Nobody below reports, and the names are the old ones.
+        ([agent(1, gen_ai__usage__prompt_tokens=60, gen_ai__usage__completion_tokens=10)], {"a": 70}),
+        # Calls outside of any agent are nobody's.
+        ([agent(1), call(2, 1, 60), call(3, None, 30), call(4, 99, 30)], {"a": 70}),
+        # Parents in a circle.
+        ([agent(1, 2), call(2, 1, 60)], {"a": 70}),
+    ],
+    ids=["flat", "calls in calls", "agents in a workflow", "agents only", "calls outside", "circle"],
+)
+def test_each_token_counts_once_for_the_nearest_agent(load, loader, spans, expected):
+    load(*map(request, reversed(spans)))
+    assert tokens(loader) == expected
+
+
+def test_different_models_are_a_list(load, loader):
+    load(request(agent(1), call(2, 1, 1, gen_ai__request__model="x"), call(3, 1, 1, gen_ai__request__model="w")))
+    assert json.loads(loader.stored()[0][-1])["model"] == ["w", "x"]
+
+
+def test_loading_again_adds_nothing_and_a_span_that_was_exported_twice_counts_once(load, loader):
+    spans = [request(agent(1), call(2, 1, 20)), request(agent(1), call(2, 1, 20))]
+    assert sum(load(*spans).logs_by_file.values()) == 1
+    before = loader.stored()
+    assert load(*spans, skip_existing=True).skipped_logs == 1
+    assert loader.stored() == before
+    assert tokens(loader) == {"a": 30}
+
+
+def test_a_trace_may_be_spread_over_the_files_of_a_command(loader):
+    first = loader.ndjson(request(call(3, 2, 20)), request(agent(1)), name="spans-1.json")
+    second = loader.folder / "spans-2.jsonl.gz"
+    second.write_bytes(gzip.compress(json.dumps(request(agent(2, 1, "b"))).encode()))
+    loaded = loader.load(first, second, reading=Reading(holds_traces=True), register_unknown=True)
+    assert loaded.logs_by_file == {first: 1, second: 1}
+    assert tokens(loader) == {"a": None, "b": 30}
+
+
+def test_what_is_no_trace_is_refused_with_its_line(loader):
+    path = loader.ndjson(
+        {"resourceMetrics": []},
+        "[1]",
+        "{",
+        request({**agent(1), "spanId": "12"}),
+        request({**agent(1), "startTimeUnixNano": None}),
+        request(
+            {**agent(1), "attributes": [{"key": "gen_ai.operation.name", "value": {"stringValue": "invoke_agent"}}]}
+        ),
+        request({**agent(2), "startTimeUnixNano": "5"}),
+        name="spans.txt",
+    )
+    message = loader.refused(path, reading=Reading(holds_traces=True))
+    for part in (
+        "8 problems",
+        "spans.txt, line 1: has no resourceSpans. Export traces",
+        "spans.txt, line 2: has no resourceSpans.",
+        "spans.txt, line 3: is no OTLP trace in JSON: ",
+        "and span id '12' are not 32 and 16 hexadecimal digits",
+        "spans.txt, line 5: is no OTLP trace in JSON: ",
+        "spans.txt, line 6, agent_id: is missing",
+        "spans.txt, line 7, timestamp: '5' is no ISO 8601 timestamp",
+    ):
+        assert part in message, message
+    assert "more than 2 lines" in loader.refused(
+        loader.ndjson(request(agent(1), agent(2))), reading=Reading(holds_traces=True, max_rows=2)
+    )
