@@ -28,6 +28,7 @@ class MetricsPipelineComponent(dg.Component, dg.Model, dg.Resolvable):
     start_date: str | None = _attribute("start_date")
     lookback_days: int | None = _attribute("lookback_days")
     owners: list[str] | None = _attribute("owners")
+    dimensions: list[str] | None = _attribute("dimensions")
     raw_log_days: int | str | None = _attribute("raw_log_days")
     metric_days: int | str | None = _attribute("metric_days")
     alert_days: int | str | None = _attribute("alert_days")

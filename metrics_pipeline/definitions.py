@@ -7,10 +7,11 @@ from typing import TypedDict, Unpack
 
 import dagster as dg
 
+from metrics_pipeline.metrics.dimensions import Dimension
 from metrics_pipeline.metrics.retention import RetentionPolicy
 from metrics_pipeline.orchestration.assets import build_metrics_asset
 from metrics_pipeline.orchestration.checks.assembly import build_checks
-from metrics_pipeline.orchestration.consumers import CONSUMERS
+from metrics_pipeline.orchestration.consumers import CONSUMERS, breakdown_assets
 from metrics_pipeline.orchestration.jobs import (
     build_daily_checks_job,
     build_daily_metrics_job,
@@ -40,6 +41,7 @@ class SettingsOverrides(TypedDict, total=False):
     lookback_days: int
     retention: RetentionPolicy
     owners: tuple[str, ...]
+    dimensions: tuple[Dimension, ...]
 
 
 def build_defs(**overrides: Unpack[SettingsOverrides]) -> dg.Definitions:
@@ -59,6 +61,7 @@ def build_defs(**overrides: Unpack[SettingsOverrides]) -> dg.Definitions:
             build_metrics_asset(partitions, settings.owners, settings.user_key, settings.dimensions),
             build_overview_asset(settings),
             build_retention_asset(settings),
+            *breakdown_assets(settings.dimensions, settings.owners),
             *CONSUMERS,
         ],
         asset_checks=checks,

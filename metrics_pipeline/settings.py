@@ -42,8 +42,9 @@ _TOKEN_ENTRY = re.compile(
 
 _MIN_KEY_CHARACTERS = 32
 
-#: In the home: the first day of the embedded database, so that the UI does not show years of days that never were.
-_START_DATE_FILE = "start_date"
+#: The settings whose defaults the demo leaves in files of the home, with these names. Without the first day, the UI
+#: would show years of days that never were; without the dimensions, the next run would store its day without them.
+REMEMBERED = ("start_date", "dimensions")
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,7 @@ class Settings:
     dimensions: tuple[Dimension, ...] = _variable(
         "METRICS_DIMENSIONS",
         "By what the metrics of each agent are also broken down. Applies to days that are aggregated from then on. "
-        "Unset: no breakdown.",
+        "Unset: no breakdown; the embedded database of the demo by model and version.",
         f"up to {MAX_DIMENSIONS} entries, separated by commas, each a name of its own (model: the key of metadata), "
         "name=metadata.key (keys may be nested: metadata.release.version) or name=column of agent_execution_logs, such "
         "as model,version=metadata.release",
@@ -350,8 +351,8 @@ class Settings:
         except PermanentError as error:
             names = ", ".join(variable.name for variable in _RETENTION.values())
             raise SettingsError(f"{names} contradict each other. {error}") from error
-        if not {"start_date", "database_url"} & values.keys():
-            values |= _remembered_start_date(values["home"])
+        if "database_url" not in values:
+            values = _remembered(values["home"]) | values
         if values["home"] == NO_HOME and "database_url" not in values:
             raise SettingsError(no_home("the embedded server needs one"))
         return cls(**values, retention=policy)
@@ -371,17 +372,23 @@ VARIABLES: dict[str, Variable] = {
 }
 
 
-def _remembered_start_date(home: Path) -> dict[str, date]:
-    path = home / _START_DATE_FILE
-    try:
-        return {"start_date": _date(path.read_text(encoding="utf-8").strip())} if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path} does not hold a date. Remove it, or set METRICS_START_DATE.") from error
+def _remembered(home: Path) -> dict[str, Any]:
+    found = {}
+    for name in REMEMBERED:
+        path, variable = home / name, VARIABLES[name]
+        try:
+            if path.is_file():
+                found[name] = variable.parse(path.read_text(encoding="utf-8").strip())
+        except (OSError, ValueError) as error:
+            raise SettingsError(
+                f"{path} does not hold {variable.accepts}. Remove it, or set {variable.name}."
+            ) from error
+    return found
 
 
-def remember_start_date(home: Path, first: date) -> None:
-    """Makes `first` the default of METRICS_START_DATE for the embedded database under `home`. Raises OSError."""
-    (home / _START_DATE_FILE).write_text(f"{first}\n", encoding="utf-8")
+def remember(home: Path, name: str, value: str) -> None:
+    """Makes `value` the default of one of REMEMBERED for the embedded database under `home`. Raises OSError."""
+    (home / name).write_text(f"{value}\n", encoding="utf-8")
 
 
 def read_env_file() -> None:

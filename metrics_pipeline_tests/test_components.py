@@ -35,11 +35,19 @@ def test_dg_finds_the_component() -> None:
 def test_what_the_yaml_leaves_out_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METRICS_TIME_ZONE", "Asia/Tokyo")
     monkeypatch.setenv("METRICS_RETENTION_ALERT_DAYS", "7")
-    given = {"start_date": "2025-07-01", "owners": ["team:agents"], "raw_log_days": 61, "metric_days": "never"}
+    given = {
+        "dimensions": ["model", "version=metadata.release"],
+        "start_date": "2025-07-01",
+        "owners": ["team:agents"],
+        "raw_log_days": 61,
+        "metric_days": "never",
+    }
     defs = loaded(given)
     asset = defs.resolve_asset_graph().get(dg.AssetKey("agent_performance_metrics"))
     assert asset.partitions_def == dg.DailyPartitionsDefinition("2025-07-01", timezone="Asia/Tokyo")
     assert list(asset.owners) == ["team:agents"]
+    by_value = defs.resolve_asset_graph().get(dg.AssetKey("agent_dimension_metrics"))
+    assert by_value.metadata["dimensions"] == "model=metadata.model,version=metadata.release"
     about = defs.resolve_asset_graph().get(dg.AssetKey("data_retention")).description
     assert "raw logs are kept for 61 days, metrics\nkept for ever, resolved alerts kept for 7 days." in about
     assert {job.name for job in defs.resolve_all_job_defs()} >= {"daily_metrics_job", "data_retention_job"}
@@ -54,6 +62,7 @@ def test_it_leaves_the_executor_of_the_project_alone() -> None:
     ("attributes", "said"),
     [
         ({"time_zone": "Mars/Olympus"}, "The attribute time_zone: METRICS_TIME_ZONE is 'Mars/Olympus', which is not"),
+        ({"dimensions": ["agent"]}, "The attribute dimensions: METRICS_DIMENSIONS is 'agent', in which 'agent' has a"),
         ({"lookback_days": 0}, "The attribute lookback_days: METRICS_LOOKBACK_DAYS is '0', which cannot be used"),
     ],
 )

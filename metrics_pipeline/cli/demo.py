@@ -14,12 +14,13 @@ from metrics_pipeline.pipeline.aggregation import AggregationOptions
 from metrics_pipeline.pipeline.opening import open_database, open_logs
 from metrics_pipeline.pipeline.reconciling import first_day
 from metrics_pipeline.sample.agents import SampleSpec
-from metrics_pipeline.settings import Settings, forget_database_url, remember_start_date
+from metrics_pipeline.settings import Settings, forget_database_url, remember
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline.store.reads import metrics_of_day
 
 _DAYS = 7
 _SPEC = SampleSpec(seed=1, agents=20, logs_per_day=10_000)
+_DIMENSIONS = "model,version"
 
 _COLUMNS = (
     Column("agent_id", "agent", is_text=True),
@@ -65,7 +66,9 @@ def demo() -> None:
         with database.snapshot() as snapshot:
             known = first_day(snapshot, open_logs(database), settings.time_zone)
         if settings.start_date == Settings.start_date and known is not None:
-            remember_start_date(settings.home, known)
+            remember(settings.home, "start_date", str(known))
+        if not settings.dimensions:
+            remember(settings.home, "dimensions", _DIMENSIONS)
         typer.echo("Dagster     running daily_metrics_job")
         run_with_progress(instance, first, last, Reason.BACKFILL, AggregationOptions())
     with database.connect() as connection:

@@ -1,6 +1,6 @@
 """`status` and `restatements`: the state of each stored day, and the stored values that were replaced."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any
@@ -19,6 +19,7 @@ from metrics_pipeline.pipeline.reconciling import (
     how_judged,
     judge_days,
     lookback,
+    other_dimensions,
     why_start_later,
 )
 from metrics_pipeline.pipeline.watching import USUAL_EFFORT, look_at_days
@@ -131,12 +132,29 @@ def status(
     )
     if form is Format.TABLE:
         print(f"{findings(verdicts, names_days=False)} {how_judged(verdicts)}".rstrip())
-        for sentence in filter(None, [_older(holes, window), why_start_later(settings, first)]):
+        other = _other_dimensions(ledger, settings)
+        for sentence in filter(None, [other, _older(holes, window), why_start_later(settings, first)]):
             print(sentence)
     if unknown:
         typer.echo(unknown, err=True)
     if exit_code and (unknown or any(verdict.state.is_fault for verdict in verdicts)):
         raise typer.Exit(_NEEDS_ATTENTION)
+
+
+def _other_dimensions(ledger: Mapping[date, LedgerRow], settings: Settings) -> str:
+    """How many days have other dimensions than METRICS_DIMENSIONS declares, and what renews them."""
+    days = sorted(other_dimensions(ledger, settings.dimensions))
+    renewable = [day for day in days if not ledger[day].is_sealed]
+    if not days:
+        return ""
+    said = (
+        f"{len(days)} {'day has' if len(days) == 1 else 'days have'} other dimensions than METRICS_DIMENSIONS declares"
+    )
+    if len(renewable) < len(days):
+        said += f", of which {len(days) - len(renewable)} sealed, which keep theirs"
+    if not renewable:
+        return f"{said}."
+    return f"{said}. Renew: metrics-pipeline backfill --from {renewable[0]} --to {renewable[-1]} --renew-dimensions"
 
 
 def _older(holes: Sequence[tuple[date, date]], window: Sequence[date]) -> str:
@@ -186,6 +204,7 @@ def _status_row(verdict: DayVerdict, row: LedgerRow | None) -> dict[str, Any]:
         "aggregated_at": row and row.aggregated_at,
         "run_id": row and row.run_id,
         "definition": row and f"{row.definition_version}{old}",
+        "dimensions": row and row.dimensions,
         "read_at": verdict.verified_at,
         "judged_by": verdict.judged_by,
     }

@@ -33,6 +33,11 @@ _ACCEPT_DELETED = typer.Option(
     "metric_restatements."
 )
 
+_RENEW_DIMENSIONS = typer.Option(
+    help="Only the stored days that are broken down by other dimensions than METRICS_DIMENSIONS declares. Days whose "
+    "logs retention has deleted keep theirs and are named."
+)
+
 _COUNTS = {
     "logs": "logs_read",
     "aggregated": "logs_aggregated",
@@ -76,6 +81,7 @@ def backfill(
     last: Annotated[date | None, day_option("--to", help="The last day. Default: yesterday.")] = None,
     include_inactive_agents: Annotated[bool, _INCLUDE_INACTIVE] = False,
     accept_deleted_logs: Annotated[bool, _ACCEPT_DELETED] = False,
+    renew_dimensions: Annotated[bool, _RENEW_DIMENSIONS] = False,
     preview: Annotated[
         bool, typer.Option("--preview", help="Compute everything, write nothing, and print what would change.")
     ] = False,
@@ -93,11 +99,14 @@ def backfill(
     - `metrics-pipeline backfill --from 2025-07-01 --to 2025-07-31`
     - `metrics-pipeline backfill --from 2025-07-01 --to 2025-07-31 --accept-deleted-logs`: after duplicates of these
       days were removed on purpose
+    - `metrics-pipeline backfill --from 2025-07-01 --renew-dimensions`: after METRICS_DIMENSIONS was changed
     """
     settings = Settings.from_environment()
-    options = AggregationOptions(include_inactive_agents, accept_deleted_logs)
+    options = AggregationOptions(include_inactive_agents, accept_deleted_logs, renew_dimensions)
     last_day = last or _yesterday(settings)
     if preview:
+        if renew_dimensions:
+            raise typer.BadParameter("--preview compares agents' rows, which --renew-dimensions leaves as they are.")
         require_complete_days(settings, first, last_day)
         preview_days(settings, first, last_day, options, form)
     else:

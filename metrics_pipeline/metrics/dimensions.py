@@ -110,6 +110,11 @@ def definitions(dimensions: Iterable[Dimension]) -> str:
     return ",".join(dimension.definition for dimension in dimensions)
 
 
+def are_declared(stored: str | None, dimensions: Iterable[Dimension]) -> bool:
+    """Whether a stored day has just these dimensions, by the same definitions. stored: LedgerRow.dimensions."""
+    return {*(stored or "").split(",")} == {*definitions(dimensions).split(",")}
+
+
 def names_of(stored: str) -> list[str]:
     """The names of the dimensions in what definitions() gave."""
     return [definition.partition("=")[0] for definition in stored.split(",") if definition]

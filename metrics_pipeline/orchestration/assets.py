@@ -50,6 +50,10 @@ class AggregationConfig(dg.Config):
         default=False,
         description="Also aggregate days that have shrunk, because logs in their metrics were deleted.",
     )
+    renew_dimensions: bool = Field(
+        default=False,
+        description="Aggregate only the stored days that are broken down by other dimensions than METRICS_DIMENSIONS.",
+    )
 
 
 def build_metrics_asset(
@@ -96,7 +100,7 @@ def build_metrics_asset(
             logs = open_logs(database, dimensions)
             for warning in logs.warnings:
                 context.log.warning(warning)
-            work = work_of(context, database, logs, partitions)
+            work = work_of(context, database, logs, partitions, renewed=dimensions if config.renew_dimensions else None)
             for key, (stored, why) in work.sealed.items():
                 context.log.warning(f"Left out: {why}")
                 yield stored_materialization(context.instance, METRICS_ASSET_KEY, key, stored, why, context.run.tags)

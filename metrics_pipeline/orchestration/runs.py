@@ -1,17 +1,18 @@
 """What a run has to do: which of its days are still open, and why it was started."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.source import LogSource
+from metrics_pipeline.metrics.dimensions import Dimension
 from metrics_pipeline.metrics.reconciliation import DayState, LedgerRow, why_closed
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.names import BACKFILL_TAG, REASON_TAG
 from metrics_pipeline.orchestration.partitions import window_of
-from metrics_pipeline.pipeline.reconciling import finished_days
+from metrics_pipeline.pipeline.reconciling import finished_days, other_dimensions
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.ledger import ledger_rows
 from metrics_pipeline.store.publishing import Reason
@@ -46,8 +47,10 @@ def work_of(
     database: Database,
     logs: LogSource,
     partitions: dg.TimeWindowPartitionsDefinition,
+    *,
+    renewed: Sequence[Dimension] | None = None,
 ) -> Work:
-    """What the run has to do.
+    """What the run has to do: with `renewed`, METRICS_DIMENSIONS, only stored days that have other dimensions.
 
     A partition is done if this run, or an unsuccessful one that it repeats, materialised it, and it is sealed or still
     equals its logs. So a retried step and a run that is repeated after a crash continue where they stopped.
@@ -58,7 +61,10 @@ def work_of(
     with database.snapshot() as snapshot:
         done = finished_days(snapshot, logs, [windows[key] for key in sorted(materialised)])
         stored = ledger_rows(snapshot, days[0], days[-1])
-    to_aggregate = {key: window for key, window in windows.items() if window.metric_date not in done}
+    wanted = (
+        {window.metric_date for window in windows.values()} if renewed is None else other_dimensions(stored, renewed)
+    )
+    to_aggregate = {key: window for key, window in windows.items() if window.metric_date in wanted - done}
     sealed = {}
     for key, window in list(to_aggregate.items()):
         row = stored.get(window.metric_date)

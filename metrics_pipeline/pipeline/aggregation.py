@@ -50,11 +50,12 @@ class AggregationOptions:
     """What the person who asks for an aggregation decides.
 
     include_inactive_agents: also aggregate agents that are not active. accept_deleted_logs: also aggregate a day that
-    has shrunk.
+    has shrunk. renew_dimensions: of a run over days, only those that reconciling.other_dimensions() gives.
     """
 
     include_inactive_agents: bool = False
     accept_deleted_logs: bool = False
+    renew_dimensions: bool = False
 
 
 @dataclass

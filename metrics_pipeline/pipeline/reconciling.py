@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.metrics.conservation import contradictions
+from metrics_pipeline.metrics.dimensions import Dimension, are_declared
 from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
 from metrics_pipeline.metrics.reconciliation import (
     DayEvidence,
@@ -82,6 +83,15 @@ def finished_days(snapshot: Connection, logs: LogSource, windows: Sequence[DayWi
     stored = ledger_rows(snapshot, windows[0].metric_date, windows[-1].metric_date)
     present = present_fingerprints(snapshot, logs, windows, stored)
     return {day for day, now in present.items() if day in stored and is_finished(stored[day], now)}
+
+
+def other_dimensions(ledger: Mapping[date, LedgerRow], dimensions: Sequence[Dimension]) -> set[date]:
+    """The days of `ledger` whose metrics are broken down by other dimensions than these, METRICS_DIMENSIONS."""
+    return {
+        day
+        for day, row in ledger.items()
+        if row.metrics_expired_at is None and not are_declared(row.dimensions, dimensions)
+    }
 
 
 def first_day(snapshot: Connection, logs: LogSource, time_zone: str) -> date | None:

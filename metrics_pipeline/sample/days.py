@@ -27,6 +27,12 @@ _ERROR_TYPES = pl.Series(
 _INCIDENT_ERRORS = pl.Series(["rate_limit", "upstream_5xx", "auth_error"])
 _INCIDENTS_PER_AGENT_AND_DAY = 0.3
 
+#: A release comes on a Wednesday, and takes these shares of the executions on its first days, then all of them.
+_RELEASE_SHARES = (0.2, 0.6, 1.0)
+#: Every second release is faster and fails less often; the one after it is as the one before.
+_BETTER_LATENCY = 0.75
+_BETTER_FAILURES = 0.4
+
 # Shares of all logs.
 _RUNNING = 0.002
 _CANCELLED = 0.01
@@ -52,7 +58,9 @@ def sample_day(
     clock = _cumulated_rhythms((window_end - window_start) // timedelta(minutes=1))
     for first in range(0, total, BATCH_ROWS):
         rows = min(BATCH_ROWS, total - first)
-        yield _batch(agents, clock, window_start, first, rows, total, (spec, metric_date.isoformat(), first))
+        yield _batch(
+            agents, clock, window_start, first, rows, total, metric_date, (spec, metric_date.isoformat(), first)
+        )
 
 
 def _agents_of_day(spec: SampleSpec, metric_date: date) -> pl.DataFrame:
@@ -96,6 +104,7 @@ def _batch(
     first: int,
     rows: int,
     total: int,
+    metric_date: date,
     key: tuple[object, ...],
 ) -> pl.DataFrame:
     def draw(label: str) -> pl.Series:
@@ -103,14 +112,29 @@ def _batch(
 
     weights = agents["day_weight"].cum_sum()
     agent = weights.search_sorted(draw("agent") * float(weights[-1]), side="right").clip(upper_bound=agents.height - 1)
-    logs = agents[agent].with_columns(
-        uuids(rows, *key, "id"),
-        latency_noise=normal(rows, *key, "latency"),
-        tokens_noise=normal(rows, *key, "tokens"),
-        **{
-            name: draw(name)
-            for name in ("slow", "outcome", "error", "partial", "output", "user", "intervention", "blank", "untagged")
-        },
+    logs = (
+        agents[agent]
+        .with_columns(
+            uuids(rows, *key, "id"),
+            latency_noise=normal(rows, *key, "latency"),
+            tokens_noise=normal(rows, *key, "tokens"),
+            release=draw("release"),
+            **{
+                name: draw(name)
+                for name in (
+                    "slow",
+                    "outcome",
+                    "error",
+                    "partial",
+                    "output",
+                    "user",
+                    "intervention",
+                    "blank",
+                    "untagged",
+                )
+            },
+        )
+        .with_columns(_release(metric_date))
     )
     # Equally spaced shares of the day with jitter, so that the batches follow each other in time.
     share = (pl.int_range(first, first + rows, eager=True) + draw("jitter")) / total
@@ -120,7 +144,9 @@ def _batch(
         .with_columns(
             latency_ms=pl.col("median_latency_ms")
             * (pl.col("latency_sigma") * pl.col("latency_noise")).exp()
-            * pl.when(pl.col("slow") < _SLOW).then(8.0).otherwise(1.0),
+            * pl.when(pl.col("slow") < _SLOW).then(8.0).otherwise(1.0)
+            * pl.when("is_better").then(_BETTER_LATENCY).otherwise(1.0),
+            failure_rate=pl.col("failure_rate") * pl.when("is_better").then(_BETTER_FAILURES).otherwise(1.0),
             tokens=(pl.col("median_tokens") * (0.7 * pl.col("tokens_noise")).exp()).clip(upper_bound=400_000.0),
             in_incident=pl.col("minute").is_between("incident_start", "incident_end", closed="left"),
         )
@@ -138,6 +164,19 @@ def _batch(
         )
         .sort("timestamp")
     )
+
+
+def _release(metric_date: date) -> list[pl.Expr]:
+    """version: the release of each execution, named by year and week as 2025.38; is_better: see _BETTER_LATENCY."""
+    weeks, days = divmod(metric_date.toordinal() - date(1, 1, 3).toordinal(), 7)
+    share = _RELEASE_SHARES[min(days, len(_RELEASE_SHARES) - 1)]
+    newest = metric_date - timedelta(days=days)
+    is_newest = pl.col("release") < share
+    names = [f"{year}.{week:02}" for year, week, _ in ((newest - timedelta(days=age)).isocalendar() for age in (0, 7))]
+    return [
+        pl.when(is_newest).then(pl.lit(names[0])).otherwise(pl.lit(names[1])).alias("version"),
+        (is_newest == (weeks % 2 == 0)).alias("is_better"),
+    ]
 
 
 def _timestamp(window_start: datetime) -> pl.Expr:
@@ -216,6 +255,8 @@ _METADATA = (
         pl.concat_str(
             pl.lit('{"model":"'),
             "model",
+            pl.lit('","version":"'),
+            "version",
             pl.lit('","task":"'),
             "task",
             pl.lit('"'),

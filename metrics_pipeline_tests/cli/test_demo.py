@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 
 from metrics_pipeline.embedded import release
+from metrics_pipeline.metrics.dimensions import definitions
 from metrics_pipeline.metrics.windows import days_between
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.settings import Settings
+from metrics_pipeline_tests.days import query
 from metrics_pipeline_tests.homes import has_ended, scratch_home
 from metrics_pipeline_tests.orchestration.runs import assert_equal_to_oracle
 from metrics_pipeline_tests.processes import Start, processes, wait_until
+
+DIMENSIONS = "model=metadata.model,version=metadata.version"
 
 _UNREACHABLE = "postgresql://alice:s3cret@127.0.0.1:1/m"
 
@@ -49,6 +53,7 @@ def test_the_demo_shows_a_week_and_the_second_time_changes_nothing(start: Start,
     # The first partition is the first day, so the UI shows 7 of 7.
     environment = {"METRICS_PIPELINE_HOME": str(home)}
     assert str(Settings.from_environment(environment).start_date) == min(week)
+    assert definitions(Settings.from_environment(environment).dimensions) == DIMENSIONS
     chosen = Settings.from_environment(environment | {"METRICS_START_DATE": "2025-03-01"})
     assert str(chosen.start_date) == "2025-03-01"
 
@@ -65,7 +70,9 @@ def test_the_demo_shows_a_week_and_the_second_time_changes_nothing(start: Start,
 
     days = [datetime.fromisoformat(day).date() for day in week]
     assert days == days_between(min(days), max(days))
-    assert_equal_to_oracle(open_database(Settings(home=home)), *days)
+    database = open_database(Settings(home=home))
+    assert_equal_to_oracle(database, *days)
+    assert query(database, "SELECT DISTINCT dimensions FROM metric_day_ledger") == [(DIMENSIONS,)]
     release(home)
 
 

@@ -263,6 +263,18 @@ def test_status_tells_cron_and_programs_whether_a_day_needs_attention(
     assert status("--days", "3", "--exit-code")[0] == 0
 
 
+def test_status_says_how_many_days_have_other_dimensions_than_declared(
+    states: None, command: Callable[..., tuple[Rows, str]], database: Database
+) -> None:
+    stored = "UPDATE metric_day_ledger SET dimensions = 'task=metadata.task,model=metadata.model' WHERE metric_date = "
+    execute(database, f"{stored}'{DIRTY}'")
+    _, stdout = command("status", "--days", 5, METRICS_DIMENSIONS="model,task")
+    assert (
+        "3 days have other dimensions than METRICS_DIMENSIONS declares, of which 1 sealed, which keep theirs. "
+        "Renew: metrics-pipeline backfill --from 2025-07-12 --to 2025-07-13 --renew-dimensions\n"
+    ) in stdout
+
+
 def test_status_names_a_hole_that_is_older_than_the_look_back_and_proposes_the_first_day(
     states: None, command: Callable[..., tuple[Rows, str]]
 ) -> None:

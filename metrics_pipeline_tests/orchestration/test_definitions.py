@@ -20,6 +20,7 @@ from metrics_pipeline.definitions import SettingsOverrides, build_defs
 from metrics_pipeline.embedded import release
 from metrics_pipeline.errors import SettingsError
 from metrics_pipeline.metrics.catalog import AGENT_DAY
+from metrics_pipeline.metrics.dimensions import parse_dimensions
 from metrics_pipeline.metrics.retention import RetentionPolicy
 from metrics_pipeline.metrics.windows import last_due_day
 from metrics_pipeline.pipeline.opening import open_database
@@ -139,7 +140,7 @@ def test_the_texts_of_the_ui_hold_the_values_of_the_settings_and_no_password() -
 
 
 def test_each_column_is_described_and_led_back_to_columns_that_exist() -> None:
-    graph = build_defs().resolve_asset_graph()
+    graph = build_defs(dimensions=parse_dimensions("model,tokens=token_count")).resolve_asset_graph()
     tables = {dg.AssetKey("agent_performance_metrics"), *graph.external_asset_keys} - {dg.AssetKey("metrics_api")}
     metadata = {key.to_user_string(): graph.get(key).metadata for key in tables}
     columns = {
@@ -157,6 +158,9 @@ def test_each_column_is_described_and_led_back_to_columns_that_exist() -> None:
     assert all(column.description for table in columns.values() for column in table.values())
 
     lineage = metadata["agent_performance_metrics"]["dagster/column_lineage"].deps_by_column
+    by_value = metadata["agent_dimension_metrics"]["dagster/column_lineage"].deps_by_column
+    assert set(by_value) | {"created_at", "updated_at"} == set(columns["agent_dimension_metrics"])
+    assert {dependency.column_name for dependency in by_value["value"]} == {"metadata", "token_count"}
     assert set(lineage) == stored
     assert all(lineage.values())
     for dependency in [dependency for found in lineage.values() for dependency in found]:

@@ -2,7 +2,9 @@
 
 import pytest
 
+from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline_tests.days import aggregate, query
 
 from .runs import DAYS, FaultAt, Run, assert_equal_to_oracle, execute
 
@@ -72,6 +74,29 @@ def test_a_run_that_repeats_a_failed_one_with_other_agents_does_every_day(
     repeated = run(FRIDAY, SUNDAY, parent=failed, config={"include_inactive_agents": True})
     assert repeated.days == KEYS
     assert_equal_to_oracle(database, *DAYS, include_inactive=True)
+
+
+@pytest.fixture
+def declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METRICS_DIMENSIONS", "model,task")
+
+
+def test_a_run_that_renews_dimensions_does_only_the_stored_days_with_others_and_names_the_sealed_ones(
+    logs: None, database: Database, declared: None, run: Run
+) -> None:
+    aggregate(database, day_window(FRIDAY, "UTC"))
+    aggregate(database, day_window(SATURDAY, "UTC"))
+    execute(database, "UPDATE metric_day_ledger SET raw_pruned_at = now(), raw_pruned_logs = 200"
+                      " WHERE metric_date = :saturday", saturday=SATURDAY)  # fmt: skip
+    renewed = run(FRIDAY, SUNDAY, config={"renew_dimensions": True})
+    assert renewed.succeeded
+    assert renewed.days == [KEYS[1], KEYS[0]]
+    assert "2025-07-12 is sealed" in renewed.materializations[0].metadata["left_out"].value
+    assert query(database, "SELECT metric_date, dimensions FROM metric_day_ledger ORDER BY 1") == [
+        (FRIDAY, "model=metadata.model,task=metadata.task"),
+        (SATURDAY, None),
+    ]
+    assert run(FRIDAY, config={"renew_dimensions": True}).days == []
 
 
 def test_a_run_that_repeats_a_successful_one_does_all_again(run: Run, logs: None) -> None:

@@ -129,7 +129,7 @@ def test_metadata_is_json_with_every_way_of_saying_that_a_human_stepped_in(logs)
 
     seen = {repr(record["human_intervention"]) for record in records if "human_intervention" in record}
     assert seen == {"True", "'true'", "False"}
-    assert {"model", "task"} <= set.intersection(*map(set, records))
+    assert {"model", "version", "task"} <= set.intersection(*map(set, records))
     assert any("user_id" not in record for record in records)
     assert len({record.get("user_id") for record in records}) > 100
 
@@ -154,6 +154,21 @@ def test_latency_has_a_long_tail_that_ends_at_the_time_limit(logs):
     assert latency.quantile(0.99) > 3 * latency.median()
     assert latency.max() <= limit
     assert "timeout" in set(logs["error_type"])
+
+
+def test_each_week_a_release_takes_over_and_fails_more_or_less_often_than_the_one_before():
+    week = [logs_of(SPEC, WEDNESDAY + timedelta(days=number)) for number in range(7)]
+    logs = pl.concat(week).with_columns(version=pl.col("metadata").str.json_path_match("$.version"))
+    shares = [
+        day.select(pl.col("metadata").str.json_path_match("$.version").eq("2025.38").mean()).item() for day in week
+    ]
+    assert shares[0] == pytest.approx(0.2, abs=0.02)
+    assert shares[1] == pytest.approx(0.6, abs=0.02)
+    assert shares[2:] == [1.0] * 5
+    by_version = logs.drop_nulls("version").group_by("version").agg((pl.col("status") == "failed").mean())
+    rates = dict(by_version.iter_rows())
+    assert set(rates) == {"2025.37", "2025.38"}
+    assert not 0.67 < rates["2025.37"] / rates["2025.38"] < 1.5
 
 
 def test_an_incident_makes_one_agent_fail_for_minutes_with_one_error_type():
