@@ -364,6 +364,11 @@ class Info(BaseModel):
     start_date: date = Field(description="The first day that is aggregated.")
     newest_whole_day: date = Field(description="Yesterday in that zone.")
     newest_stored_day: date | None = Field(description="The newest aggregated day.")
+    stored_version: str = Field(
+        description="Changes whenever a day is stored, sealed, cleared or expired. While it is the same, so are the "
+        "answers of activity, metrics, latencies and restatements."
+    )
+    dimensions: list[str] = Field(description="By what stored days are broken down.", examples=[["model", "version"]])
     lookback_days: int = Field(description="For how many days late logs are looked for.")
     dagster_url: str = Field(
         description="The Dagster UI; it shows a run at /runs/ and its id.", examples=["http://127.0.0.1:3000"]
