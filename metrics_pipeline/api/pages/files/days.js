@@ -3,7 +3,6 @@
 import { address, get } from "./api.js";
 import { underChart } from "./charts.js";
 import { h } from "./dom.js";
-import { coverageOf } from "./fleet.js";
 import {
   addDays,
   day,
@@ -18,7 +17,7 @@ import {
   whole,
 } from "./format.js";
 import { agentLink, restatementTable, run, value } from "./parts.js";
-import { describe, isDoubtful, NAMES, stateOf, statesOf } from "./states.js";
+import { coverageOf, describe, isDoubtful, NAMES, stateOf, statesOf } from "./states.js";
 
 export async function calendar(main, query, info) {
   const newest = Number(info.newest_whole_day.slice(0, 4));
