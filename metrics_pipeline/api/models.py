@@ -129,6 +129,20 @@ class DayCoverage(BaseModel):
     )
 
 
+class SkippedAgent(BaseModel):
+    """An agent whose logs of a day are in no metric, because it was not active or not registered."""
+
+    kind: Literal["agent", "none", "others"] = Field(
+        description="none: logs without an agent. others: all agents but the 50 with the most skipped logs; on a day "
+        "that was stored before revision 0015 of the tables, all."
+    )
+    agent_id: str | None = Field(
+        description="Of more than 200 characters the first 199 and …", examples=["retired-bot"]
+    )
+    status: str | None = Field(description="Its status in agent_registry now; null if it is not registered.")
+    logs: int
+
+
 def _figure(type_: Any) -> Any:
     value, figure = get_args(type_)
     exact = {Decimal: ExactNumber, Decimal | None: ExactNumber | None}.get(value, value)
