@@ -274,6 +274,7 @@ def test_the_calendar_and_a_day_prove_that_no_log_is_lost(tab: Tab) -> None:
         "✓ logs read 5 = aggregated + skipped 5 (4 + 1)",
         "✓ aggregated 4 = executions of 2 agents 4",
     ]
+    assert tab.texts("#skipped tbody tr") == ["gone inactive in the registry now 1 20.00%"]
     assert tab.page.locator(".proof .fails").count() == 0
     for unknown in (MISSING, DAY + timedelta(days=1)):
         tab.open(f"day={unknown}")

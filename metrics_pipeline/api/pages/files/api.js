@@ -45,7 +45,7 @@ async function ask(url, cache = "no-cache") {
 /** One object, or all rows of a list, page by page. The browser's own copy serves while the stored days are the same. */
 export async function get(path, parameters) {
   // These change without a day being stored.
-  const isStored = !["info", "coverage", "agents"].includes(path);
+  const isStored = !["info", "coverage", "agents", "skipped"].includes(path);
   const hasDecimals = path !== "info" && !path.endsWith("/compare");
   let url = address(path, hasDecimals ? { decimals: "string", ...parameters } : parameters);
   let rows = null;
