@@ -129,6 +129,20 @@ class DayCoverage(BaseModel):
     )
 
 
+class SkippedAgent(BaseModel):
+    """An agent whose logs of a day are in no metric, because it was not active or not registered."""
+
+    kind: Literal["agent", "none", "others"] = Field(
+        description="none: logs without an agent. others: all agents but the 50 with the most skipped logs; on a day "
+        "that was stored before revision 0015 of the tables, all."
+    )
+    agent_id: str | None = Field(
+        description="Of more than 200 characters the first 199 and …", examples=["retired-bot"]
+    )
+    status: str | None = Field(description="Its status in agent_registry now; null if it is not registered.")
+    logs: int
+
+
 def _figure(type_: Any) -> Any:
     value, figure = get_args(type_)
     exact = {Decimal: ExactNumber, Decimal | None: ExactNumber | None}.get(value, value)
@@ -364,6 +378,11 @@ class Info(BaseModel):
     start_date: date = Field(description="The first day that is aggregated.")
     newest_whole_day: date = Field(description="Yesterday in that zone.")
     newest_stored_day: date | None = Field(description="The newest aggregated day.")
+    stored_version: str = Field(
+        description="Changes whenever a day is stored, sealed, cleared or expired. While it is the same, so are the "
+        "answers of activity, metrics, latencies and restatements."
+    )
+    dimensions: list[str] = Field(description="By what stored days are broken down.", examples=[["model", "version"]])
     lookback_days: int = Field(description="For how many days late logs are looked for.")
     dagster_url: str = Field(
         description="The Dagster UI; it shows a run at /runs/ and its id.", examples=["http://127.0.0.1:3000"]

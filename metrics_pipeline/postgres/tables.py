@@ -103,6 +103,7 @@ metric_day_ledger = Table(
     Column("metrics_expired_at", DateTime(timezone=True)),
     Column("rows_digest", Text),
     Column("dimensions", Text),
+    Column("skipped_agents", JSONB),
 )
 
 metric_day_verifications = Table(

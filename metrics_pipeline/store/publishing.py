@@ -138,10 +138,14 @@ _RECORDED = tuple(
     if name not in ("metric_date", "aggregated_at", "raw_pruned_at", "raw_pruned_logs", "metrics_expired_at")
 )
 _RECORD = text(f"""
-INSERT INTO metric_day_ledger (metric_date, {", ".join(_RECORDED)}, aggregated_at)
-VALUES (:metric_date, {", ".join(f":{name}" for name in _RECORDED)}, now())
+INSERT INTO metric_day_ledger (metric_date, {", ".join(_RECORDED)}, skipped_agents, aggregated_at)
+VALUES (:metric_date, {", ".join(f":{name}" for name in _RECORDED)}, CAST(:skipped_agents AS jsonb), now())
 ON CONFLICT (metric_date) DO UPDATE
-    SET {", ".join(f"{name} = EXCLUDED.{name}" for name in _RECORDED)}, aggregated_at = EXCLUDED.aggregated_at""")
+    SET {", ".join(f"{name} = EXCLUDED.{name}" for name in (*_RECORDED, "skipped_agents", "aggregated_at"))}""")
+
+# An agent's id is foreign text of any length, and so is the number of ids.
+_NAMED_AGENTS = 50
+_ID_CHARACTERS = 200
 
 
 class Reason(StrEnum):
@@ -243,6 +247,7 @@ def publish_day(
                 "run_id": run_id,
                 "rows_digest": counts.digest,
                 "dimensions": breakdown.dimensions or None,
+                "skipped_agents": _most_skipped(day.skipped),
             },
         )
         # What the run has just read need not be read again by the next check or tick.
@@ -264,6 +269,12 @@ def publish_day(
         changed=counts.changed,
         unchanged=day.metrics.height - counts.written,
     )
+
+
+def _most_skipped(skipped: pl.DataFrame) -> str:
+    agent_id = pl.col("agent_id")
+    shown = pl.when(agent_id.str.len_chars() > _ID_CHARACTERS).then(agent_id.str.head(_ID_CHARACTERS - 1) + "…")
+    return skipped.head(_NAMED_AGENTS).with_columns(shown.otherwise(agent_id).alias("agent_id")).write_json()
 
 
 def _publish(

@@ -24,7 +24,7 @@ TOKENS = Settings.from_environment({"METRICS_API_TOKENS": f"grafana:read:{READ},
 POSTS = ["/api/v1/metrics/aggregate/trigger", "/api/v1/metrics/aggregate/backfill?start_date=2025-03-04"]
 GETS = [
     "/api/v1/metrics", "/api/v1/metrics/a", "/api/v1/metrics/a/summary", "/api/v1/agents", "/api/v1/restatements",
-    "/api/v1/coverage", "/api/v1/activity", "/api/v1/latencies?agent_id=a", "/api/v1/changes",
+    "/api/v1/coverage", "/api/v1/skipped", "/api/v1/activity", "/api/v1/latencies?agent_id=a", "/api/v1/changes",
     "/api/v1/info", "/api/v1/runs/x", "/api/v1/backfills/x", "/metrics",
 ]  # fmt: skip
 OPEN = ["/healthz", "/readyz", "/docs", "/docs/files/swagger-ui.css", "/openapi.json"]

@@ -315,3 +315,7 @@ def test_info_names_zone_days_retention_and_versions(stored: Database, api: http
     assert (info["newest_stored_day"], info["newest_whole_day"]) == (str(DAY), str(DAY))
     assert (info["raw_log_days"], info["metric_days"], info["alert_days"]) == (30, 365, 90)
     assert info["dagster_url"] == "http://127.0.0.1:3000"
+    assert info["dimensions"] == []
+    assert api.get("/api/v1/info").json()["stored_version"] == info["stored_version"]
+    aggregate(stored)
+    assert api.get("/api/v1/info").json()["stored_version"] != info["stored_version"]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,13 @@ import httpx2
 import psycopg
 import pytest
 
+from metrics_pipeline.metrics.dimensions import parse_dimensions
 from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.pipeline.aggregation import AggregationOptions, compute_day, store_day
+from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
+from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.databases import scratch_database
 from metrics_pipeline_tests.days import DAY, Log, aggregate, judged, store_agents, store_logs
 
@@ -53,25 +57,42 @@ def stored(server_uri: str, _template: str, _server_connection: psycopg.Connecti
         store_logs(
             database,
             [
-                Log(agent, status, latency, 7, cost, error, f'{{"user_id": "{user}"}}', day_window(day, "UTC").start)
+                Log(
+                    agent,
+                    status,
+                    latency,
+                    7,
+                    cost,
+                    error,
+                    json.dumps({"user_id": user, "model": model}),
+                    day_window(day, "UTC").start,
+                )
                 for day in days
-                for agent, status, latency, cost, error, user in [
-                    ("a", "success", 100 + day.day, "0.1", None, f"u{day.day}"),
-                    ("a", "failed", 900, "0.000000001", "timeout", "u1"),
-                    (HOSTILE, "failed", 35, "12345678901.5", "<b>bold</b>", "u2"),
-                    ("gone", "success", 1, None, None, "u3"),
+                for agent, status, latency, cost, error, user, model in [
+                    ("a", "success", 100 + day.day, "0.1", None, f"u{day.day}", "small"),
+                    ("a", "failed", 900, "0.000000001", "timeout", "u1", "<i>large"),
+                    (HOSTILE, "failed", 35, "12345678901.5", "<b>bold</b>", "u2", None),
+                    ("gone", "success", 1, None, None, "u3", None),
                 ]
             ],
         )
-        for day in days:
+        # The first day was stored before a dimension was declared.
+        aggregate(database, day_window(FIRST, "UTC"))
+        for day in days[1:]:
             if day != MISSING:
-                aggregate(database, day_window(day, "UTC"))
+                _aggregate_by_model(database, day, "a run")
         for day in (DIRTY, DAY):
             store_logs(database, [Log("a", "success", 50, timestamp=day_window(day, "UTC").start)])
-        aggregate(database, run_id="the run that replaced it")
+        _aggregate_by_model(database, DAY, "the run that replaced it")
         judged(database, *days)
         yield database
         database.engine.dispose()
+
+
+def _aggregate_by_model(database: Database, day: date, run_id: str) -> None:
+    logs = open_logs(database, parse_dimensions("model"))
+    computed = compute_day(database, logs, day_window(day, "UTC"), AggregationOptions())
+    store_day(database, computed, run_id=run_id, reason=Reason.MANUAL)
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +219,50 @@ def test_a_missing_day_of_an_agent_is_a_gap_and_replaced_values_name_their_run(t
     assert api.get(f"/{address}").text.count("\n") == 6
 
 
+def test_the_values_of_a_dimension_have_the_numbers_of_the_api_and_two_are_compared(
+    tab: Tab, api: httpx2.Client
+) -> None:
+    tab.open(f"agent=a&{WINDOW}&sort=value")
+    rows = sorted(activity(api, "agent_id=a&group_by=model&decimals=string"), key=lambda row: row["value"])
+    assert tab.texts("#values tbody th") == [row["value"] for row in rows] == ["(none)", "<i>large", "small"]
+    names = ["total_executions", "success_rate", "p50_latency_ms", "p95_latency_ms", "p99_latency_ms", "unique_users",
+             "total_cost_usd", "cost_per_unassisted_success", "human_interventions", "failed_executions"]  # fmt: skip
+    for number, row in enumerate(rows, start=1):
+        digits = ["" if row[name] is None else str(row[name]) for name in names]
+        assert tab.values(f"#values tbody tr:nth-child({number})") == digits
+    assert tab.texts("#values tbody tr:nth-child(2) td")[-1] == "timeout 4"
+    assert "1 stored day is not broken down by model" in tab.texts(".breakdown .notice")[0]
+    chart = tab.page.locator("figure", has=tab.page.get_by_role("heading", name="Share of each model by day"))
+    chart.get_by_text("Table", exact=True).click()
+    lines = [line.split("\t") for line in chart.locator("tbody tr").all_inner_texts()]
+    # Day, state, executions, and those of each value. A day without the dimension and a missing one have none.
+    assert [line[1:] for line in lines] == [
+        ["without dimension", "–", "–", "–", "–"],
+        ["aggregated", "2", "1", "1", "0"],
+        ["aggregated", "2", "1", "1", "0"],
+        ["missing", "–", "–", "–", "–"],
+        ["dirty", "2", "1", "1", "0"],
+        ["aggregated", "3", "1", "1", "1"],
+    ]
+    tab.page.get_by_label("better than").select_option("small")
+    tab.page.locator("select[name=b]").select_option("<i>large")
+    tab.page.get_by_role("button", name="Compare").click()
+    tab.page.wait_for_url("**by=model&b=%3Ci%3Elarge&a=small#compare")
+    tab.page.wait_for_selector("html[data-ready=all]")
+
+    def few(counted: str, minimum: int) -> str:
+        return f"too few {counted}: each side needs {minimum}"
+
+    assert tab.texts("#comparison tr") == [
+        "small <i>large Difference 95 % interval Below 0 · above Shown",
+        f"Success rate 100.00% of 4 executions 0.00% of 4 executions −100.00 pp – {few('executions', 30)}",
+        f"p95 124 ms of 4 latencies 900 ms of 4 latencies +776 ms – {few('latencies', 100)}",
+    ]
+    rates = tab.page.locator("figure", has=tab.page.get_by_role("heading", name="Success rate by day"))
+    # Of each value two days, the missing one as a gap, and two days.
+    assert rates.locator("path.line").count() == 4
+
+
 def test_the_calendar_and_a_day_prove_that_no_log_is_lost(tab: Tab) -> None:
     tab.open("days=2025")
     day = tab.page.get_by_label("Sun 2 Mar 2025: missing, never aggregated, 4 logs")
@@ -209,6 +274,7 @@ def test_the_calendar_and_a_day_prove_that_no_log_is_lost(tab: Tab) -> None:
         "✓ logs read 5 = aggregated + skipped 5 (4 + 1)",
         "✓ aggregated 4 = executions of 2 agents 4",
     ]
+    assert tab.texts("#skipped tbody tr") == ["gone inactive in the registry now 1 20.00%"]
     assert tab.page.locator(".proof .fails").count() == 0
     for unknown in (MISSING, DAY + timedelta(days=1)):
         tab.open(f"day={unknown}")

@@ -176,3 +176,31 @@ def test_coverage_says_of_a_day_that_was_stored_and_not_looked_at_since_that_nob
     unknown = api.get("/api/v1/coverage").json()[0]
     assert (unknown["state"], unknown["verified_at"], unknown["judged_by"]) == ("aggregated", None, None)
     assert unknown["reason"] == "stored, and not compared with its logs yet"
+
+
+def test_the_logs_that_are_in_no_metric_are_counted_by_agent(database: Database, api: httpx2.Client) -> None:
+    store_agents(database, {"a": "active", "retired": "inactive"})
+    execute(database, "ALTER TABLE agent_execution_logs ALTER agent_id DROP NOT NULL")
+    unknown = [f"unknown-{number:02}" for number in range(60)]
+    store_logs(database, [Log("a"), *[Log("retired")] * 3, *[Log(None)] * 2, *map(Log, unknown), Log("x" * 300)])
+    aggregate(database)
+    rows = api.get("/api/v1/skipped").json()
+    (day,) = api.get(f"/api/v1/coverage?start_date={DAY}&end_date={DAY}").json()
+    assert sum(row["logs"] for row in rows) == day["skipped_logs"] == 3 + 2 + 60 + 1
+    assert rows[0] == {"kind": "agent", "agent_id": "retired", "status": "inactive", "logs": 3}
+    assert rows[1:49] == [{"kind": "agent", "agent_id": agent, "status": None, "logs": 1} for agent in unknown[:48]]
+    # Of 63 agents 50 are named: these, and the logs without one.
+    assert rows[49:] == [
+        {"kind": "none", "agent_id": None, "status": None, "logs": 2},
+        {"kind": "others", "agent_id": None, "status": None, "logs": 13},
+    ]
+    execute(database, "DELETE FROM agent_execution_logs WHERE agent_id LIKE 'unknown%'")
+    aggregate(database, accept_deleted=True)
+    assert api.get("/api/v1/skipped?format=csv").text.splitlines()[1:] == [
+        "agent,retired,inactive,3", f"agent,{'x' * 199}…,,1", "none,,,2"
+    ]  # fmt: skip
+    # As a day that was stored before the agents were recorded.
+    execute(database, "UPDATE metric_day_ledger SET skipped_agents = NULL")
+    assert api.get("/api/v1/skipped").json() == [{"kind": "others", "agent_id": None, "status": None, "logs": 6}]
+    assert api.get(f"/api/v1/skipped?date={DAY + timedelta(days=1)}").status_code == 422
+    assert api.get(f"/api/v1/skipped?date={DAY - timedelta(days=1)}").json() == []

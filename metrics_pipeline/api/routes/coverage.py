@@ -11,7 +11,7 @@ from starlette.responses import Response
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.formats import to_json
-from metrics_pipeline.api.models import DayCoverage
+from metrics_pipeline.api.models import DayCoverage, SkippedAgent
 from metrics_pipeline.api.parameters import (
     MAX_WINDOW_DAYS,
     ListParameters,
@@ -21,6 +21,7 @@ from metrics_pipeline.api.parameters import (
     understood,
 )
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
+from metrics_pipeline.store.answers.skipped import skipped_agents
 
 router = APIRouter(prefix="/api/v1", tags=["days"], dependencies=[Depends(may_read), Depends(understood)])
 
@@ -32,6 +33,12 @@ class CoverageParameters(ListParameters):
         default=None, description="The first day. Default: METRICS_LOOKBACK_DAYS days up to end_date."
     )
     end_date: OptionalDate = Field(default=None, description="The last day, which has ended. Default: yesterday.")
+
+
+class SkippedParameters(ListParameters):
+    """Which day."""
+
+    date: OptionalDate = Field(default=None, description="The day, which has ended. Default: yesterday.")
 
 
 @router.get(
@@ -58,3 +65,22 @@ def coverage(request: Request, context: ApiContext, parameters: Annotated[Covera
         for verdict, ledger in reversed(context.judged_days(first, last))
     ]
     return send_rows(request, rows, DayCoverage.model_fields, form, {})
+
+
+@router.get(
+    "/skipped",
+    summary="Whose logs are in no metric of a day",
+    response_model=list[SkippedAgent],
+    responses=list_responses(SkippedAgent, is_paged=False),
+)
+def skipped(request: Request, context: ApiContext, parameters: Annotated[SkippedParameters, Query()]) -> Response:
+    """Agents that were inactive or not registered when the day was aggregated, those with the most logs first.
+
+    Their logs add up to the day's skipped_logs in /api/v1/coverage.
+    """
+    form = parameters.form(request)
+    day = parameters.date or context.yesterday()
+    require_whole_days(context, day, day, ("date", "date"))
+    with context.database.connect() as connection:
+        rows = skipped_agents(connection, day)
+    return send_rows(request, [to_json(row) for row in rows], SkippedAgent.model_fields, form, {})

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from dataclasses import asdict
+from datetime import date
 from http import HTTPStatus
 from typing import Annotated
 
@@ -27,6 +28,8 @@ from metrics_pipeline.api.problems import problems
 from metrics_pipeline.errors import PermanentError, PipelineError
 from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
 from metrics_pipeline.postgres.upgrading import require_current
+from metrics_pipeline.store.answers.windows import window_version
+from metrics_pipeline.store.distributions import stored_dimensions
 from metrics_pipeline.store.ledger import newest_stored_day
 
 router = APIRouter(tags=["operations"])
@@ -132,8 +135,10 @@ async def openmetrics(
 def info(context: ApiContext) -> Info:
     """The zone in which every date of this API is a day, the days that can be asked for, and what is kept how long."""
     settings = context.settings
-    with context.database.connect() as connection:
-        newest = newest_stored_day(connection)
+    with context.database.snapshot() as snapshot:
+        newest = newest_stored_day(snapshot)
+        version = window_version(snapshot, date.min, date.max)
+        dimensions = stored_dimensions(snapshot)
     return Info(
         version=__version__,
         definition_version=DEFINITION_VERSION,
@@ -141,6 +146,8 @@ def info(context: ApiContext) -> Info:
         start_date=settings.start_date,
         newest_whole_day=context.yesterday(),
         newest_stored_day=newest,
+        stored_version=version,
+        dimensions=dimensions,
         lookback_days=settings.lookback_days,
         dagster_url=settings.dagster_webserver_url,
         **asdict(settings.retention),

@@ -1,35 +1,21 @@
 // One agent over a period: every metric by day, how its latencies are distributed, and the values that were replaced.
 
 import { address, get } from "./api.js";
+import { breakdown } from "./breakdown.js";
 import { dayChart, heatMap, linear, logarithmic } from "./charts.js";
 import { h } from "./dom.js";
-import { coverageOf } from "./fleet.js";
+import { daysBetween, money, moneyAxis, percent, percentAxis, short, whole } from "./format.js";
 import {
-  daysBetween,
-  money,
-  moneyAxis,
-  moneyChange,
-  percent,
-  percentAxis,
-  pointsChange,
-  short,
-  unitMoney,
-  unitMoneyChange,
-  whole,
-  wholeChange,
-} from "./format.js";
-import {
-  cards,
-  changed,
   comparisonNote,
   dayNotice,
+  figureCards,
   inexact,
   periodForm,
   periodNote,
   periodOf,
   restatementTable,
 } from "./parts.js";
-import { statesOf } from "./states.js";
+import { coverageOf, statesOf } from "./states.js";
 
 const SHOWN_ERRORS = 6;
 
@@ -83,10 +69,13 @@ export async function agent(main, query, info) {
       columns: columns(name),
     });
 
+  const values = h("section", { class: "breakdown" });
+  const cards = figureCards();
+  cards.fill(total);
   main.replaceChildren(
     ...head,
-    figures(total),
-    comparisonNote(total) ?? "",
+    cards.element,
+    h("p", { class: "note" }, comparisonNote(total)),
     h(
       "section",
       { class: "charts" },
@@ -106,72 +95,11 @@ export async function agent(main, query, info) {
       bars("Users", "users of the day", "unique_users", whole),
       bars("Human interventions", "executions", "human_interventions", whole),
     ),
+    info.dimensions.length > 0 ? values : "",
     h("section", {}, h("h2", {}, "Replaced values"), restatementTable(restated, info, false)),
   );
-}
-
-function figures(total) {
-  const why = inexact(total);
-  const mark = why ? "≈ " : "";
-  const ms = (each) => `${wholeChange(each)} ms`;
-  return cards([
-    {
-      label: "Executions",
-      raw: total.total_executions,
-      text: whole(total.total_executions),
-      change: changed(total, "total_executions", wholeChange),
-    },
-    {
-      label: "Success rate",
-      raw: total.success_rate,
-      text: percent(total.success_rate),
-      more: total.success_rate && `95 %: ${percent(total.success_rate_low)} – ${percent(total.success_rate_high)}`,
-      change: changed(total, "success_rate", pointsChange),
-    },
-    {
-      label: "p50",
-      raw: total.p50_latency_ms,
-      text: `${mark}${whole(total.p50_latency_ms)} ms`,
-      more: why,
-      change: changed(total, "p50_latency_ms", ms),
-    },
-    {
-      label: "p95",
-      raw: total.p95_latency_ms,
-      text: `${mark}${whole(total.p95_latency_ms)} ms`,
-      change: changed(total, "p95_latency_ms", ms),
-    },
-    {
-      label: "p99",
-      raw: total.p99_latency_ms,
-      text: `${mark}${whole(total.p99_latency_ms)} ms`,
-      change: changed(total, "p99_latency_ms", ms),
-    },
-    {
-      label: "Users",
-      raw: total.unique_users,
-      text: `${mark}${whole(total.unique_users)}`,
-      change: changed(total, "unique_users", wholeChange),
-    },
-    {
-      label: "Cost",
-      raw: total.total_cost_usd,
-      text: money(total.total_cost_usd),
-      change: changed(total, "total_cost_usd", moneyChange),
-    },
-    {
-      label: "Cost per unassisted success",
-      raw: total.cost_per_unassisted_success,
-      text: unitMoney(total.cost_per_unassisted_success),
-      change: changed(total, "cost_per_unassisted_success", unitMoneyChange),
-    },
-    {
-      label: "Human interventions",
-      raw: total.human_interventions,
-      text: whole(total.human_interventions),
-      change: changed(total, "human_interventions", wholeChange),
-    },
-  ]);
+  document.documentElement.dataset.ready = "sums";
+  if (info.dimensions.length > 0) await breakdown(values, { id, period, query, info, coverage });
 }
 
 function successChart(shared, numbers, read, columns) {

@@ -18,26 +18,44 @@ export const token = {
   forget: () => sessionStorage.removeItem(TOKEN),
 };
 
+// Of each address, the state of the stored days with which it was last answered in this tab.
+const ANSWERED = "metrics_pipeline answered";
+const answered = new Map(JSON.parse(sessionStorage.getItem(ANSWERED) ?? "[]"));
+let stored = null;
+
+/** What is computed from stored days stays the same while this text of GET /api/v1/info does. */
+export function storedDaysAre(version) {
+  stored = version;
+  for (const [url, known] of answered) if (known !== version) answered.delete(url);
+}
+
 /** The relative address of a question; parameters without a value are left out. */
 export function address(path, parameters = {}) {
   const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined);
   return `api/v1/${path}?${new URLSearchParams(given)}`;
 }
 
-async function ask(url) {
+async function ask(url, cache = "no-cache") {
   const headers = token.get() ? { Authorization: `Bearer ${token.get()}` } : {};
-  const response = await fetch(url, { headers });
+  const response = await fetch(url, { headers, cache });
   if (response.ok) return response;
   throw new Problem(response.status, await response.json().catch(() => ({})));
 }
 
-/** One object, or all rows of a list, page by page. */
+/** One object, or all rows of a list, page by page. The browser's own copy serves while the stored days are the same. */
 export async function get(path, parameters) {
-  let url = address(path, path === "info" ? {} : { decimals: "string", ...parameters });
+  // These change without a day being stored.
+  const isStored = !["info", "coverage", "agents", "skipped"].includes(path);
+  const hasDecimals = path !== "info" && !path.endsWith("/compare");
+  let url = address(path, hasDecimals ? { decimals: "string", ...parameters } : parameters);
   let rows = null;
   while (url) {
-    const response = await ask(url);
+    const response = await ask(url, isStored && answered.get(url) === stored ? "force-cache" : "no-cache");
     const answer = await response.json();
+    if (isStored) {
+      answered.set(url, stored);
+      sessionStorage.setItem(ANSWERED, JSON.stringify([...answered]));
+    }
     if (!Array.isArray(answer)) return answer;
     rows = rows ? [...rows, ...answer] : answer;
     const next = /<([^>]*)>; rel="next"/.exec(response.headers.get("Link"))?.[1];

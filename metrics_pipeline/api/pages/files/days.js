@@ -3,22 +3,10 @@
 import { address, get } from "./api.js";
 import { underChart } from "./charts.js";
 import { h } from "./dom.js";
-import { coverageOf } from "./fleet.js";
-import {
-  addDays,
-  day,
-  daysBetween,
-  dayWithWeekday,
-  instant,
-  money,
-  month,
-  NONE,
-  percent,
-  unitMoney,
-  whole,
-} from "./format.js";
-import { agentLink, restatementTable, run, value } from "./parts.js";
-import { describe, isDoubtful, NAMES, stateOf, statesOf } from "./states.js";
+import { addDays, day, daysBetween, dayWithWeekday, instant, month, NONE, percent, whole } from "./format.js";
+import { agentLink, FIGURES, restatementTable, run, value } from "./parts.js";
+import { coverageOf, describe, isDoubtful, NAMES, stateOf, statesOf } from "./states.js";
+import { figureColumn, intervalColumn, sortableTable } from "./table.js";
 
 export async function calendar(main, query, info) {
   const newest = Number(info.newest_whole_day.slice(0, 4));
@@ -228,14 +216,34 @@ export async function oneDay(main, query, info) {
     );
     return;
   }
-  const [agents, [total], restated] = await Promise.all([
-    // The API refuses to list the rows of a day that has none, because an empty list would look like a day without activity.
-    row.aggregated_at && row.state !== "expired"
-      ? get("metrics", { date: iso, limit: 1000, sort: "-total_executions" })
-      : [],
-    get("activity", ofDay),
+  const [agents, skipped, restated] = await Promise.all([
+    get("activity", { group_by: "agent", limit: 10_000, ...ofDay }),
+    row.skipped_logs > 0 ? get("skipped", { date: iso }) : [],
     get("restatements", { limit: 1000, ...ofDay }),
   ]);
+  const table = sortableTable({
+    id: "agents",
+    label: "Agents",
+    noun: "agent",
+    rows: agents,
+    columns: [
+      {
+        key: "agent_id",
+        name: "Agent",
+        cell: ({ agent_id: id }) => h("th", { scope: "row" }, agentLink(id, { first: addDays(iso, -29), last: iso })),
+      },
+      figureColumn("total_executions"),
+      figureColumn("success_rate"),
+      intervalColumn,
+      ...Object.keys(FIGURES)
+        .slice(2)
+        .map((name) => figureColumn(name)),
+    ],
+    keyOf: (each) => each.agent_id,
+    textOf: (each) => each.agent_id,
+    sort: "-total_executions",
+    query,
+  });
   main.replaceChildren(
     ...[
       h("h1", {}, dayWithWeekday(iso)),
@@ -254,31 +262,23 @@ export async function oneDay(main, query, info) {
         [
           ["Logs read", value(row.source_logs, whole(row.source_logs))],
           ["Aggregated", value(row.aggregated_logs, whole(row.aggregated_logs))],
-          [
-            "Skipped",
-            [
-              value(row.skipped_logs, whole(row.skipped_logs)),
-              row.skipped_logs > 0 && h("span", { class: "note" }, " of agents that are inactive or not registered"),
-            ],
-          ],
+          ["Skipped", value(row.skipped_logs, whole(row.skipped_logs))],
           ["Agents with a row", value(row.agents, whole(row.agents))],
           ["Stored", [instant(row.aggregated_at), row.run_id && [" by run ", run(row.run_id, info)]]],
           ["Definition", row.definition_version ?? NONE],
           ["Logs last read", row.verified_at ? instant(row.verified_at) : "not since it was stored"],
-          ["Known to be unchanged", row.confirmed_at ? `${instant(row.confirmed_at)}, by ${row.judged_by}` : NONE],
+          ["State last confirmed", row.confirmed_at ? `${instant(row.confirmed_at)}, by ${row.judged_by}` : NONE],
         ].map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, text))),
       ),
-      row.aggregated_at && h("section", {}, h("h2", {}, "No log is lost"), proof(row, agents, total)),
+      row.aggregated_at && h("section", {}, h("h2", {}, "No log is lost"), proof(row, agents, skipped)),
+      skipped.length > 0 && skippedTable(skipped, row, iso),
       agents.length > 0 &&
         h(
           "section",
           {},
           h("h2", {}, "Agents"),
-          agentsTable(agents, iso),
-          underChart(() => "", {
-            href: address("metrics", { date: iso, limit: 1000, format: "csv" }),
-            name: `${iso}.csv`,
-          }).lastChild,
+          table.element,
+          csvLink("metrics", { date: iso, limit: 1000 }, `${iso}.csv`),
         ),
       h("section", {}, h("h2", {}, "Replaced values"), restatementTable(restated, info, true)),
     ]
@@ -287,8 +287,13 @@ export async function oneDay(main, query, info) {
   );
 }
 
-function proof(row, agents, total) {
-  const add = (name) => agents.reduce((all, each) => all + each[name], 0);
+const csvLink = (path, parameters, name) =>
+  underChart(() => "", { href: address(path, { ...parameters, format: "csv" }), name }).lastChild;
+
+function proof(row, agents, skipped) {
+  if (row.state === "expired")
+    return h("p", { class: "note" }, "The rows of this day were deleted, so only its counts are left.");
+  const add = (rows, name) => rows.reduce((all, each) => all + each[name], 0);
   const errors = agents
     .flatMap((each) => Object.values(each.error_distribution))
     .reduce((all, count) => all + count, 0);
@@ -300,12 +305,15 @@ function proof(row, agents, total) {
       row.aggregated_logs + row.skipped_logs,
       `${whole(row.aggregated_logs)} + ${whole(row.skipped_logs)}`,
     ],
-    ["aggregated", row.aggregated_logs, `executions of ${whole(agents.length)} agents`, add("total_executions")],
-    ["failed executions", add("failed_executions"), "their error types", errors],
-    total && ["executions of the window", total.total_executions, "executions of the agents", add("total_executions")],
+    [
+      "aggregated",
+      row.aggregated_logs,
+      `executions of ${whole(agents.length)} agents`,
+      add(agents, "total_executions"),
+    ],
+    row.skipped_logs > 0 && ["skipped", row.skipped_logs, "logs of those who are named below", add(skipped, "logs")],
+    ["failed executions", add(agents, "failed_executions"), "their error types", errors],
   ].filter(Boolean);
-  if (row.state === "expired")
-    return h("p", { class: "note" }, "The rows of this day were deleted, so only its counts are left.");
   return h(
     "ul",
     { class: "proof" },
@@ -322,61 +330,55 @@ function proof(row, agents, total) {
   );
 }
 
-function agentsTable(agents, iso) {
-  const names = [
-    "Agent",
-    "Executions",
-    "Success rate",
-    "p50 ms",
-    "p95 ms",
-    "p99 ms",
-    "Users",
-    "Tokens",
-    "Cost",
-    "Per execution",
-    "Interventions",
-  ];
-  const cell = (raw, write) => h("td", { class: "number" }, value(raw, write(raw)));
-  const idle = () => h("td", { class: "number note" }, NONE);
+function skippedTable(skipped, row, iso) {
+  const who = { agent: ({ agent_id: id }) => id, none: () => "logs without an agent", others: () => "others" };
+  const why = {
+    agent: ({ status }) => (status === null ? "not registered" : `${status} in the registry now`),
+    none: () => "agent_id is NULL",
+    others: () => (skipped.length === 1 ? "stored before their names were recorded" : "agents with fewer skipped logs"),
+  };
   return h(
-    "div",
-    { class: "scroll tall" },
+    "section",
+    {},
+    h("h2", {}, "Skipped logs"),
     h(
-      "table",
-      {},
+      "p",
+      { class: "note" },
+      "Their agents were not active or not registered when the day was aggregated, so they are in no metric.",
+    ),
+    h(
+      "div",
+      { class: "scroll" },
       h(
-        "thead",
-        {},
+        "table",
+        { id: "skipped" },
         h(
-          "tr",
+          "thead",
           {},
-          names.map((name, index) => h("th", { scope: "col", class: index ? "number" : "" }, name)),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        agents.map((each) =>
           h(
             "tr",
             {},
-            h("th", { scope: "row" }, agentLink(each.agent_id, { first: addDays(iso, -29), last: iso })),
-            cell(each.total_executions, whole),
-            // Without executions a stored row has rate 1 and latencies 0, which would look like good ones.
-            each.total_executions === 0
-              ? [idle(), idle(), idle(), idle()]
-              : [
-                  cell(each.success_rate, percent),
-                  ...["p50_latency_ms", "p95_latency_ms", "p99_latency_ms"].map((name) => cell(each[name], whole)),
-                ],
-            cell(each.unique_users, whole),
-            cell(each.total_tokens, whole),
-            cell(each.total_cost_usd, money),
-            each.total_executions === 0 ? idle() : cell(each.avg_cost_per_execution, unitMoney),
-            cell(each.human_interventions, whole),
+            ["Whose", "Why", "Logs", "Of the logs read"].map((name, index) =>
+              h("th", { scope: "col", class: index > 1 && "number" }, name),
+            ),
+          ),
+        ),
+        h(
+          "tbody",
+          {},
+          skipped.map((each) =>
+            h(
+              "tr",
+              {},
+              h("th", { scope: "row" }, each.kind === "agent" ? who.agent(each) : h("em", {}, who[each.kind](each))),
+              h("td", {}, why[each.kind](each)),
+              h("td", { class: "number" }, value(each.logs, whole(each.logs))),
+              h("td", { class: "number" }, percent(each.logs / row.source_logs)),
+            ),
           ),
         ),
       ),
     ),
+    csvLink("skipped", { date: iso }, `${iso}-skipped.csv`),
   );
 }

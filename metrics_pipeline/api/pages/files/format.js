@@ -5,7 +5,7 @@ export const NONE = "–";
 const DAY_MS = 86_400_000;
 const number = (options) => {
   const format = new Intl.NumberFormat("en-US", options);
-  return (value) => (value === null || value === undefined ? NONE : format.format(value));
+  return (value) => (value === null || value === undefined ? NONE : format.format(value).replace("-", "−"));
 };
 const signed = { signDisplay: "exceptZero" };
 const places = (digits) => ({ minimumFractionDigits: digits, maximumFractionDigits: digits });
@@ -53,6 +53,7 @@ export const instant = (iso) => (iso ? `${new Date(iso).toISOString().slice(0, 1
 
 export const addDays = (iso, days) => new Date(Date.parse(iso) + days * DAY_MS).toISOString().slice(0, 10);
 export const countDays = (first, last) => Math.round((Date.parse(last) - Date.parse(first)) / DAY_MS) + 1;
+export const mondayOf = (iso) => addDays(iso, -((new Date(iso).getUTCDay() + 6) % 7));
 export const daysBetween = (first, last) =>
   Array.from({ length: Math.max(0, countDays(first, last)) }, (_, index) => addDays(first, index));
 

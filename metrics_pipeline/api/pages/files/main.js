@@ -1,7 +1,7 @@
 // Chooses the view that the URL names, and asks for a token if the API does.
 
 import { agent } from "./agent.js";
-import { get, Problem, token } from "./api.js";
+import { get, Problem, storedDaysAre, token } from "./api.js";
 import { calendar, oneDay } from "./days.js";
 import { h } from "./dom.js";
 import { fleet } from "./fleet.js";
@@ -37,6 +37,7 @@ async function show() {
   main.setAttribute("aria-busy", "true");
   try {
     const info = await get("info");
+    storedDaysAre(`${info.version} ${info.stored_version}`);
     document.querySelector("#pipeline").replaceChildren(
       `Days of ${info.time_zone}. Newest aggregated: ${info.newest_stored_day ? day(info.newest_stored_day) : "none"}. `,
       token.get()
@@ -55,6 +56,7 @@ async function show() {
     );
     await view(main, query, info);
     document.documentElement.dataset.ready = "all";
+    document.getElementById(location.hash.slice(1))?.scrollIntoView();
   } catch (error) {
     if (!(error instanceof Problem) && !(error instanceof TypeError)) throw error;
     if (error.status === 401) {

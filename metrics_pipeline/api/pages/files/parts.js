@@ -1,7 +1,23 @@
 // What the views share: the period, figures with their change, notices about days, runs.
 
 import { h } from "./dom.js";
-import { addDays, countDays, day, dayOfMonth, exact, NONE } from "./format.js";
+import {
+  addDays,
+  countDays,
+  day,
+  dayOfMonth,
+  exact,
+  instant,
+  money,
+  moneyChange,
+  NONE,
+  percent,
+  pointsChange,
+  unitMoney,
+  unitMoneyChange,
+  whole,
+  wholeChange,
+} from "./format.js";
 import { describe, NAMES } from "./states.js";
 
 const DEFAULT_DAYS = 30;
@@ -57,44 +73,109 @@ export const periodNote = (period, info) =>
   h(
     "p",
     { class: "note" },
-    `${range(period)} (${period.length} ${period.length === 1 ? "day" : "days"}, ${info.time_zone}), compared with ${range(period.before)}. Today is not over and is in no number.`,
+    `${range(period)} (${period.length} ${period.length === 1 ? "day" : "days"}, ${info.time_zone}). Changes (+, −) are against ${range(period.before)}. Today is not over and is in no number.`,
   );
 
 /** A number: what people read, and every digit of the API for the pointer and for programs. */
 export const value = (raw, text, title = exact(raw)) => h("data", { value: raw ?? "", title }, text);
 
-/** The figures of a period. figures: { label, raw, text, more, change }. */
-export const cards = (figures) =>
-  h(
-    "dl",
-    { class: "cards" },
-    figures.map(({ label, raw, text, more, change, id }) =>
-      h(
-        "div",
-        { id },
-        h("dt", {}, label),
-        h("dd", {}, value(raw, text)),
-        more && h("dd", { class: "more" }, more),
-        change && h("dd", { class: "more" }, change),
+/** The figures of a window by their names in the API. isLate: computed from distributions, which takes longer. */
+export const FIGURES = {
+  total_executions: { label: "Executions", write: whole, change: wholeChange },
+  success_rate: { label: "Success rate", write: percent, change: pointsChange },
+  total_cost_usd: { label: "Cost", write: money, change: moneyChange },
+  cost_per_unassisted_success: { label: "Cost per unassisted success", write: unitMoney, change: unitMoneyChange },
+  human_interventions: { label: "Human interventions", write: whole, change: wholeChange },
+  unique_users: { label: "Users", write: whole, change: wholeChange, isLate: true },
+  p50_latency_ms: { label: "p50", unit: "ms", write: whole, change: wholeChange, isLate: true },
+  p95_latency_ms: { label: "p95", unit: "ms", write: whole, change: wholeChange, isLate: true },
+  p99_latency_ms: { label: "p99", unit: "ms", write: whole, change: wholeChange, isLate: true },
+};
+const named = (isLate) => Object.keys(FIGURES).filter((name) => Boolean(FIGURES[name].isLate) === isLate);
+const PERCENTILES = named(true).filter((name) => name.startsWith("p"));
+const CARDS = [
+  ...Object.keys(FIGURES)
+    .filter((name) => !PERCENTILES.includes(name))
+    .map((name) => [name]),
+  PERCENTILES,
+];
+
+/** What GET /api/v1/activity is asked for: `fields` of sums, which come at once, and of figures that come later. */
+export const SUMS = [
+  ...named(false),
+  "successful_executions",
+  "failed_executions",
+  "success_rate_low",
+  "success_rate_high",
+  "days_stored",
+].join();
+export const OF_DISTRIBUTIONS = [
+  ...named(true),
+  "is_exact",
+  "latency_error",
+  "unique_users_error",
+  "days_without_distribution",
+].join();
+
+/** The 95 % interval of a success rate. */
+export const interval = (row) =>
+  row.success_rate_low ? `${percent(row.success_rate_low)} – ${percent(row.success_rate_high)}` : NONE;
+
+/** The figures of a period. fill() shows what a row of GET /api/v1/activity has of them; the rest keeps its place. */
+export function figureCards() {
+  const boxes = CARDS.map((names) => ({
+    names,
+    figure: h("dd", {}, "…"),
+    detail: h("dd", { class: "more" }, " "),
+    change: h("dd", { class: "more", title: "Change against the days before" }, " "),
+  }));
+  const label = (names) =>
+    names.length > 1 ? `Latency ${names.map((name) => FIGURES[name].label).join(" · ")}` : FIGURES[names[0]].label;
+  const joined = (list) => list.flatMap((each, index) => (index ? [" · ", each] : [each]));
+  const fill = (row) => {
+    for (const { names, figure, detail, change } of boxes) {
+      const [{ isLate, unit }] = names.map((name) => FIGURES[name]);
+      const suffix = unit ? ` ${unit}` : "";
+      const why = isLate && "is_exact" in row ? inexact(row) : null;
+      if (names[0] in row)
+        figure.replaceChildren(
+          why ? "≈ " : "",
+          ...joined(names.map((name) => value(row[name], FIGURES[name].write(row[name])))),
+          suffix,
+        );
+      if (names[0] === "success_rate" && "success_rate_low" in row) detail.replaceChildren(`95 %: ${interval(row)}`);
+      if (why) detail.replaceChildren(why);
+      if (row.change === null || (row.change && names[0] in row.change))
+        change.replaceChildren(...changed(row, names, suffix));
+    }
+  };
+  return {
+    element: h(
+      "dl",
+      { class: "cards" },
+      boxes.map(({ names, figure, detail, change }) =>
+        h("div", { class: names.length > 1 && "several" }, h("dt", {}, label(names)), figure, change, detail),
       ),
     ),
-  );
-
-/** How a number changed, as the API gives it; says so if the periods cannot be compared day by day. */
-export function changed(row, name, write) {
-  if (!row.change || row.change[name] === null) return "nothing to compare with";
-  return [value(row.change[name], write(row.change[name])), row.is_comparable ? " vs. before" : " vs. before *"];
+    fill,
+    /** Says why the figures that have not come will not. */
+    fail: (message) => {
+      for (const { figure } of boxes)
+        if (figure.textContent === "…") figure.replaceChildren(h("span", { class: "note" }, message));
+    },
+  };
+  function changed(row, names, suffix) {
+    if (!row.change || names.every((name) => row.change[name] === null)) return ["nothing to compare with"];
+    const changes = names.map((name) => value(row.change[name], FIGURES[name].change(row.change[name])));
+    return [...joined(changes), suffix, row.is_comparable ? "" : " *"];
+  }
 }
 
 /** Says so if the change of a sum is due to days that are not stored. */
 export const comparisonNote = (row) =>
   row.is_comparable || !row.previous
-    ? null
-    : h(
-        "p",
-        { class: "note" },
-        "* The days before have another number of stored days, so sums cannot be compared with theirs.",
-      );
+    ? ""
+    : "* The days before have another number of stored days, so sums cannot be compared with theirs.";
 
 /** Which days of the period are not as they should be, each with the way to its page. */
 export function dayNotice(coverage, period) {
@@ -201,11 +282,7 @@ export function restatementTable(rows, info, withAgent) {
             {},
             h("th", { scope: "row" }, h("a", { href: `?day=${row.metric_date}` }, row.metric_date)),
             withAgent && h("td", {}, agentLink(row.agent_id)),
-            h(
-              "td",
-              {},
-              `${row.replaced_at.slice(0, 16).replace("T", " ")} ${row.replaced_at.slice(19).replace(/^\.\d+/, "")}`,
-            ),
+            h("td", {}, instant(row.replaced_at)),
             h("td", {}, row.reason),
             h("td", {}, run(row.run_id, info)),
             h("td", {}, h("ul", { class: "differences" }, differences(row))),

@@ -1,5 +1,8 @@
 // The states of days: a name, a sign that needs no colour, and what it means.
 
+import { get } from "./api.js";
+import { daysBetween, mondayOf } from "./format.js";
+
 const STATES = {
   aggregated: { sign: "", meaning: "its metrics equal its logs" },
   no_activity: { sign: "0", meaning: "its metrics equal its logs, and there is not one log" },
@@ -16,22 +19,46 @@ const STATES = {
     isDoubtful: true,
   },
   not_over: { sign: "…", meaning: "the day has not ended, and is in no total", isDoubtful: true },
+  without_dimension: { sign: "∅", meaning: "stored without this dimension", isDoubtful: true },
   before: { sign: "", meaning: "before the first day of this pipeline", isDoubtful: true },
 };
 
 export const NAMES = Object.keys(STATES);
 export const describe = (name) => ({ name, ...(STATES[name] ?? { sign: "?", meaning: name, isDoubtful: true }) });
 
-/** The states of days as GET /api/v1/coverage gives them; of other days, what the calendar says. */
-export function statesOf(coverage, info) {
-  return { days: new Map(coverage.map((row) => [row.metric_date, row])), info };
+/** The largest number of days that are drawn one by one for each agent or value; a longer period is drawn by week. */
+const BY_DAY = 92;
+
+/** GET /api/v1/coverage of the part of the period in which days can have a state. */
+export async function coverageOf({ first, last }, info) {
+  const from = first < info.start_date ? info.start_date : first;
+  return from > last ? [] : get("coverage", { start_date: from, end_date: last });
 }
 
-export function stateOf({ days, info }, iso) {
+/** The states of days as GET /api/v1/coverage gives them; of other days, what the calendar says. */
+export function statesOf(coverage, info) {
+  return { days: new Map(coverage.map((row) => [row.metric_date, row])), info, withoutDimension: new Set() };
+}
+
+export function stateOf({ days, info, withoutDimension }, iso) {
   const row = days.get(iso);
+  if (row && withoutDimension.has(iso) && !describe(row.state).isDoubtful) return describe("without_dimension");
   if (row) return { ...row, ...describe(row.state) };
   return describe(iso > info.newest_whole_day ? "not_over" : "before");
 }
 
 /** Whether a value of the day, or the lack of one, must not be taken at face value. */
 export const isDoubtful = (state) => state.isDoubtful === true;
+
+/** A period as it is drawn: { by, days, states }, by week if it is long. The state of a week is that of its worst day. */
+export function drawnDays(period, coverage, info) {
+  const days = daysBetween(period.first, period.last);
+  if (period.length <= BY_DAY) return { by: "day", days, states: statesOf(coverage, info) };
+  const states = statesOf([], info);
+  for (const row of coverage) {
+    const monday = mondayOf(row.metric_date);
+    if (!states.days.has(monday) || describe(row.state).isDoubtful)
+      states.days.set(monday, { ...row, metric_date: monday, reason: `${row.metric_date}: ${row.reason}` });
+  }
+  return { by: "week", days: [...new Set(days.map(mondayOf))], states };
+}
