@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Annotated
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy import text
@@ -24,10 +25,14 @@ from metrics_pipeline.store.ledger import ledger_rows
 #: A day's verdict, and its row in the ledger; None for a day that was never aggregated.
 JudgedDay = tuple[DayVerdict, LedgerRow | None]
 
-_CONNECTIONS = 10
+# Ten connections together. Those of readiness, of monitoring and of slow answers are their own, so that each of these
+# answers also while the others are all in use.
+_CONNECTIONS = 6
+_SLOW_CONNECTIONS = 2
 _STATEMENT_TIMEOUT_SECONDS = 30
-#: Readiness answers before a load balancer gives up, and also while the other connections are all in use.
-_READINESS_SECONDS = 5
+#: Before a load balancer or Prometheus gives up.
+_MONITORING_SECONDS = 5
+_MONITORING_THREADS = 20
 
 _START_LOCK = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=API_RUNS_LOCK)
 
@@ -37,34 +42,44 @@ class Context:
     """Everything outside the process that the routes of one server use. Creating it opens no connection."""
 
     settings: Settings
+    #: For answers that take milliseconds.
     database: Database
     dagster: DagsterRuns
     now: Callable[[], datetime]
     #: Whether the server was told to stop. Whoever serves the application sets it.
     is_stopping: Callable[[], bool] = field(init=False, default=lambda: False)
+    #: Those that no slow answer uses now. api.slow_answers lends them.
+    slow_databases: asyncio.Queue[Database] = field(init=False, default_factory=asyncio.Queue)
+    #: The threads of readiness and monitoring, which do not wait for those of other answers.
+    monitoring_threads: CapacityLimiter = field(
+        init=False, default_factory=lambda: CapacityLimiter(_MONITORING_THREADS)
+    )
+    windows: Windows = field(init=False, default_factory=Windows)
     _starting: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
-        self.windows = Windows(
-            self.database.for_reading(connections=2, statement_timeout_seconds=_STATEMENT_TIMEOUT_SECONDS)
+        given, seconds = self.database, _STATEMENT_TIMEOUT_SECONDS
+        self.database = given.for_reading(connections=_CONNECTIONS, statement_timeout_seconds=seconds)
+        self.readiness, self.monitoring = (
+            given.for_reading(connections=1, statement_timeout_seconds=_MONITORING_SECONDS) for _ in range(2)
         )
-        self.readiness = self.database.for_reading(connections=1, statement_timeout_seconds=_READINESS_SECONDS)
-        self.database = self.database.for_reading(
-            connections=_CONNECTIONS, statement_timeout_seconds=_STATEMENT_TIMEOUT_SECONDS
-        )
+        slow = [given.for_reading(connections=1, statement_timeout_seconds=seconds) for _ in range(_SLOW_CONNECTIONS)]
+        for database in slow:
+            self.slow_databases.put_nowait(database)
+        self._databases = [self.database, self.readiness, self.monitoring, *slow]
 
     async def watch_the_database(self) -> None:
         """Ends what waits for a frozen server, until it is cancelled."""
         while True:
             await asyncio.sleep(1)
-            self.database.give_up_statements()
+            for database in self._databases:
+                database.give_up_statements()
 
     async def close(self) -> None:
         """Closes every connection."""
         await self.dagster.close()
-        self.windows.database.engine.dispose()
-        self.readiness.engine.dispose()
-        self.database.engine.dispose()
+        for database in self._databases:
+            database.engine.dispose()
 
     @asynccontextmanager
     async def starting_runs(self) -> AsyncIterator[None]:
@@ -82,12 +97,12 @@ class Context:
             connection.execute(_START_LOCK)
             yield
 
-    def judged_days(self, first: date, last: date) -> list[JudgedDay]:
+    def judged_days(self, database: Database, first: date, last: date) -> list[JudgedDay]:
         """Each day from `first` to `last`, oldest first, from one snapshot of our tables. Reads no logs.
 
         Only Dagster knows which days a run is about to write, so no day is called running here.
         """
-        with self.database.snapshot() as snapshot:
+        with database.snapshot() as snapshot:
             ledger = ledger_rows(snapshot, first, last)
             verdicts = judge_days(snapshot, days_between(first, last), self.settings.time_zone)
         return [(verdict, ledger.get(verdict.metric_date)) for verdict in verdicts]

@@ -74,7 +74,7 @@ class Gauges:
             (found.labels(**labels) if labels else found).set(value)
 
         families: dict[str, Gauge] = {}
-        with self.context.database.snapshot() as connection:
+        with self.context.monitoring.snapshot() as connection:
             day = newest_stored_day(connection)
             newest = ledger_rows(connection, day, day)[day] if day is not None else None
             if day is not None:
@@ -93,7 +93,7 @@ class Gauges:
                 day_window(oldest_gap, self.context.settings.time_zone).start.timestamp(),
             )
         looked_back = lookback(self.context.settings, self.context.now())
-        days = self.context.judged_days(looked_back[0], looked_back[-1]) if looked_back else []
+        days = self.context.judged_days(self.context.monitoring, looked_back[0], looked_back[-1]) if looked_back else []
 
         if newest is not None:
             gauge(
@@ -158,7 +158,7 @@ class Gauges:
     def _count_logs_held_back(self) -> None:
         context, settings = self.context, self.context.settings
         kept_from = cutoffs(settings.retention, context.now(), settings.time_zone).raw_logs
-        hurried = context.database.within(_COUNT_SECONDS, lock_seconds=_LOCK_SECONDS)
+        hurried = context.monitoring.within(_COUNT_SECONDS, lock_seconds=_LOCK_SECONDS)
         try:
             with hurried.connect() as connection:
                 contract = check_contract(connection, [LOGS_TABLE])

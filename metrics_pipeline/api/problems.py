@@ -109,6 +109,7 @@ def _documented(status: HTTPStatus) -> dict[str, Any]:
 
 
 _MEANINGS = {
+    HTTPStatus.BAD_REQUEST: "The request is malformed, or names a host that this server does not answer for.",
     HTTPStatus.UNAUTHORIZED: "The bearer token is missing or unknown.",
     HTTPStatus.FORBIDDEN: "The token may only read, or the request comes from another site's page.",
     HTTPStatus.NOT_FOUND: "It does not exist.",
@@ -145,7 +146,9 @@ def install_problems(app: FastAPI, *, needs_token: bool) -> None:
 
     async def respond(request: Request, error: Exception) -> Response:
         request_id = request.state.request_id
-        if isinstance(error, DagsterUnavailableError):
+        if getattr(request.state, "is_abandoned", False):
+            pass  # its statement was cancelled because nobody waits for the answer
+        elif isinstance(error, DagsterUnavailableError):
             _log.warning("%s", error, extra={"request_id": request_id})
         elif isinstance(error, PipelineError | NoConnectionFreeError):
             _log.error("%s", error, extra={"request_id": request_id})

@@ -4,37 +4,29 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from http import HTTPStatus
-from threading import BoundedSemaphore, Lock
+from threading import Lock
 from typing import Any
 
 import polars as pl
 
-from metrics_pipeline.api.problems import ProblemError
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.answers.windows import window_version
 from metrics_pipeline.store.distributions import Grouping, read_values, read_window, stored_rows
 
-_AT_ONCE = 2
-_WAIT_SECONDS = 20
 _KEPT_BYTES = 64_000_000
 
 
 @dataclass
 class Windows:
-    """Reads windows for the requests of one server: at most two at once, and none twice while no day changes.
+    """Reads windows for the requests of one server, and none twice while no day changes."""
 
-    `database` has connections of its own, so that a slow window never delays other requests.
-    """
-
-    database: Database
-    _slots: BoundedSemaphore = field(init=False, default_factory=lambda: BoundedSemaphore(_AT_ONCE))
     _reading: Lock = field(init=False, default_factory=Lock)
     _lock: Lock = field(init=False, default_factory=Lock)
     _kept: OrderedDict[Hashable, pl.DataFrame] = field(init=False, default_factory=OrderedDict)
 
     def read(
         self,
+        database: Database,
         first: date,
         last: date,
         by: tuple[Grouping, ...],
@@ -44,53 +36,39 @@ class Windows:
         *,
         with_distributions: bool = True,
     ) -> pl.DataFrame:
-        """What store.distributions.read_window() says of these days; with a dimension what read_values() says.
-
-        Raises ProblemError (503) if other requests keep both slots for 20 seconds.
-        """
-        with self.database.snapshot() as snapshot:
+        """What store.distributions.read_window() says of these days; with a dimension what read_values() says."""
+        with database.snapshot() as snapshot:
             days = (window_version(snapshot, first, last), first, last, agent_id)
             key = (*days, by, dimension, value, with_distributions)
             kept = self._look_up(key)
             if kept is not None:
                 return kept
-            if not self._slots.acquire(timeout=_WAIT_SECONDS):
-                raise ProblemError(
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    "Other requests are computing windows now. Ask again, or for fewer days at a time.",
-                    kind="busy",
-                    headers={"Retry-After": "10"},
+            if dimension is None:
+                # A page asks for several groupings of the same days at once, and reading these takes most of the time.
+                with self._reading:
+                    rows = self._look_up(days)
+                    if rows is None:
+                        rows = self._keep(days, stored_rows(snapshot, first, last, agent_id))
+                frame = read_window(
+                    snapshot,
+                    first,
+                    last,
+                    by=by,
+                    agent_id=agent_id,
+                    rows=rows,
+                    with_distributions=with_distributions,
                 )
-            try:
-                if dimension is None:
-                    # A page asks for several groupings of the same days at once, and reading these takes most of the
-                    # time.
-                    with self._reading:
-                        rows = self._look_up(days)
-                        if rows is None:
-                            rows = self._keep(days, stored_rows(snapshot, first, last, agent_id))
-                    frame = read_window(
-                        snapshot,
-                        first,
-                        last,
-                        by=by,
-                        agent_id=agent_id,
-                        rows=rows,
-                        with_distributions=with_distributions,
-                    )
-                else:
-                    frame = read_values(
-                        snapshot,
-                        first,
-                        last,
-                        dimension,
-                        by=by,
-                        agent_id=agent_id,
-                        value=value,
-                        with_distributions=with_distributions,
-                    )
-            finally:
-                self._slots.release()
+            else:
+                frame = read_values(
+                    snapshot,
+                    first,
+                    last,
+                    dimension,
+                    by=by,
+                    agent_id=agent_id,
+                    value=value,
+                    with_distributions=with_distributions,
+                )
         return self._keep(key, frame)
 
     def _look_up(self, key: Hashable) -> pl.DataFrame | None:

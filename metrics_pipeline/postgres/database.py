@@ -25,6 +25,8 @@ _CANCEL_SECONDS = 5
 #: How long after its own timeout a statement may take to end before the server counts as frozen.
 _GRACE_SECONDS = 5
 
+_Connections = WeakKeyDictionary[psycopg.Connection[Any], float]
+
 _log = logging.getLogger(__name__)
 
 #: Settings that our statements and their results need, whatever the role, the database or the environment sets.
@@ -83,6 +85,8 @@ class Database:
         description: database, host, port and user in words; never a password.
         is_embedded: whether it is our own server, whose tables we may create without being asked.
         login: what the last session found.
+        connections: the open ones, also of databases that are derived from this one, except for_reading; and when to
+            give each one up.
     """
 
     def __init__(self, url: DatabaseUrl, *, before_connecting: Callable[..., None] | None = None) -> None:
@@ -92,12 +96,11 @@ class Database:
         self.url = url
         self._before_connecting = before_connecting
         self.login = Login()
-        #: The open connections, also of the databases that are derived from this one, and when to give each one up.
-        self._connections: WeakKeyDictionary[psycopg.Connection[Any], float] = WeakKeyDictionary()
+        self.connections: _Connections = WeakKeyDictionary()
         # No pool: a run makes a handful of transactions, and a local connection costs 3 ms. A connection that is not
         # kept is never found dead after a restart of the server, is never shared with a fork, and never delays the
         # shutdown of the embedded server.
-        self.engine: Engine = self._engine(self.login, poolclass=NullPool)
+        self.engine: Engine = self._engine(self.login, self.connections, poolclass=NullPool)
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
@@ -125,7 +128,7 @@ class Database:
         was lost while idle is replaced.
         """
         kept = copy(self)
-        kept.engine = self._engine(self.login, pool_size=2, max_overflow=-1, pool_pre_ping=True)
+        kept.engine = self._engine(self.login, self.connections, pool_size=2, max_overflow=-1, pool_pre_ping=True)
         try:
             yield kept
         finally:
@@ -136,9 +139,12 @@ class Database:
 
         Its transactions are read-only, and no statement in them takes longer than the timeout. A caller that finds no
         connection free within 5 seconds gets sqlalchemy.exc.TimeoutError. The caller disposes of the engine.
+        cancel_statements and give_up_statements of the result are about its own connections only.
         """
-        engine = self._engine(Login(), pool_size=connections, max_overflow=0, pool_timeout=5, pool_pre_ping=True)
-        engine = engine.execution_options(postgresql_readonly=True)
+        opened: _Connections = WeakKeyDictionary()
+        engine = self._engine(
+            Login(), opened, pool_size=connections, max_overflow=0, pool_timeout=5, pool_pre_ping=True
+        ).execution_options(postgresql_readonly=True)
 
         # Per transaction, not per session: PgBouncer would pass a session's settings on to sessions of the pipeline.
         @event.listens_for(engine, "begin")
@@ -148,11 +154,11 @@ class Database:
         @event.listens_for(engine, "before_cursor_execute")
         def set_deadline(connection: Connection, *_: object) -> None:
             driver: Any = connection.connection.driver_connection
-            self._connections[driver] = time.monotonic() + statement_timeout_seconds + _GRACE_SECONDS
+            opened[driver] = time.monotonic() + statement_timeout_seconds + _GRACE_SECONDS
 
         reading = copy(self)
         # Not what its sessions find, because the timeout is ours.
-        reading.engine, reading.login = engine, Login()
+        reading.engine, reading.login, reading.connections = engine, Login(), opened
         return reading
 
     def within(self, seconds: float, *, lock_seconds: float) -> "Database":
@@ -165,7 +171,7 @@ class Database:
         hurried = copy(self)
         # Not what its sessions find, because the timeouts are ours.
         hurried.login = Login()
-        hurried.engine = self._engine(hurried.login, poolclass=NullPool)
+        hurried.engine = self._engine(hurried.login, self.connections, poolclass=NullPool)
 
         @event.listens_for(hurried.engine, "before_cursor_execute")
         def limit(_connection: Connection, cursor: Any, *_: object) -> None:
@@ -186,7 +192,7 @@ class Database:
         A thread that waits for the server then gets a TransientError; otherwise Python cannot interrupt it. If the
         server cannot be reached, the thread's connection is lost as well, and its error is the one that counts.
         """
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             if connection.info.transaction_status is TransactionStatus.ACTIVE:
                 try:
                     connection.cancel_safe(timeout=_CANCEL_SECONDS)
@@ -199,13 +205,13 @@ class Database:
         A host or a server that is frozen neither answers nor closes a connection, and the server's own timeout does not
         apply. Any thread may call it, every second or so.
         """
-        for connection, deadline in list(self._connections.items()):
+        for connection, deadline in list(self.connections.items()):
             if connection.info.transaction_status is TransactionStatus.ACTIVE and time.monotonic() > deadline:
                 _log.warning("%s did not end a statement in time. The connection is given up.", self.description)
                 with socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
                     duplicate.shutdown(socket.SHUT_RDWR)
 
-    def _engine(self, login: Login, **pool: Any) -> Engine:
+    def _engine(self, login: Login, opened: _Connections, **pool: Any) -> Engine:
         engine = create_engine(
             "postgresql+psycopg://",
             # The URL has no parameters, so no message or repr of SQLAlchemy can show a secret.
@@ -220,7 +226,7 @@ class Database:
         event.listen(engine, "connect", partial(_set_up_session, login), insert=True)
         if self._before_connecting is not None:
             event.listen(engine, "do_connect", self._before_connecting)
-        event.listen(engine, "connect", lambda connection, _record: self._connections.setdefault(connection, math.inf))
+        event.listen(engine, "connect", lambda connection, _record: opened.setdefault(connection, math.inf))
         return engine
 
     def __repr__(self) -> str:

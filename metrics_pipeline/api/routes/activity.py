@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
-from metrics_pipeline.api.context import ApiContext, Context
+from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.formats import to_json
 from metrics_pipeline.api.models import (
     ActivityRow,
@@ -35,6 +35,7 @@ from metrics_pipeline.api.parameters import (
 )
 from metrics_pipeline.api.problems import invalid_parameter
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
+from metrics_pipeline.api.slow_answers import SlowDatabase
 from metrics_pipeline.api.windows import differences, window_objects
 from metrics_pipeline.metrics.window_metrics import OF_DISTRIBUTIONS
 from metrics_pipeline.postgres.database import Database
@@ -162,7 +163,9 @@ class ActivityParameters(PageParameters):
     response_model=list[ActivityRow | ErrorCount | ChosenRow],
     responses=list_responses(ActivityRow, 404),
 )
-def activity(request: Request, context: ApiContext, parameters: Annotated[ActivityParameters, Query()]) -> Response:
+def activity(
+    request: Request, context: ApiContext, database: SlowDatabase, parameters: Annotated[ActivityParameters, Query()]
+) -> Response:
     """Every metric over any days, at most 366, computed from stored days: exact sums, rates, percentiles and users.
 
     Percentiles are those of all executions of the group, and users are counted once, also after the raw logs are
@@ -180,18 +183,20 @@ def activity(request: Request, context: ApiContext, parameters: Annotated[Activi
     )
     agent_id = parameters.agent_id
     if agent_id is not None:
-        with context.database.connect() as connection:
+        with database.connect() as connection:
             if not is_known(connection, agent_id):
                 raise unknown_agent(agent_id)
-    dimension, value = parameters.dimension(context.database)
+    dimension, value = parameters.dimension(database)
     keys = [GROUP_COLUMNS[each] for each in by]
     fields = _VALUES if parameters.fields is None else tuple(dict.fromkeys(parameters.fields.split(",")))
     needed = {*fields, parameters.sort.value.removeprefix("-") if parameters.sort else ""}
     has_distributions = not by_error_type and not needed.isdisjoint(OF_DISTRIBUTIONS)
-    frame = context.windows.read(first, last, by, agent_id, dimension, value, with_distributions=has_distributions)
+    frame = context.windows.read(
+        database, first, last, by, agent_id, dimension, value, with_distributions=has_distributions
+    )
     if dimension is not None:
         keys += ["value_kind", "value"]
-        _refuse_without_a_day(context, first, last, dimension)
+        _refuse_without_a_day(database, first, last, dimension)
     frame = frame.filter(pl.col("total_executions") >= parameters.min_executions)
     # What a row of a value lacks is no metric that a client could leave out.
     columns = [*keys, *fields, *(VALUE_COLUMNS if dimension is not None else ())]
@@ -204,6 +209,7 @@ def activity(request: Request, context: ApiContext, parameters: Annotated[Activi
     else:
         days = (last - first).days + 1
         before = context.windows.read(
+            database,
             first - timedelta(days=days),
             first - timedelta(days=1),
             by,
@@ -223,9 +229,9 @@ def activity(request: Request, context: ApiContext, parameters: Annotated[Activi
     return send_rows(request, [to_json(answer) for answer in answers], columns, form, headers)
 
 
-def _refuse_without_a_day(context: Context, first: date, last: date, dimension: str) -> None:
+def _refuse_without_a_day(database: Database, first: date, last: date, dimension: str) -> None:
     """Raises ProblemError (422) if days of the window are stored and none of them has the dimension."""
-    with context.database.connect() as connection:
+    with database.connect() as connection:
         days = ledger_rows(connection, first, last)
         without = days_without_dimension(connection, first, last, dimension)
     if days and len(without) == len(days):

@@ -10,11 +10,11 @@ from simplejson import RawJSON
 from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
-from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.formats import Decimals, decimals_as_text, to_json
 from metrics_pipeline.api.models import Changes
 from metrics_pipeline.api.parameters import Parameters, understood
 from metrics_pipeline.api.problems import ProblemError, invalid_parameter, problems
+from metrics_pipeline.api.slow_answers import SlowDatabase
 from metrics_pipeline.store.answers.changes import CURSOR_PATTERN, OtherFeedError, changes
 
 router = APIRouter(prefix="/api/v1", tags=["days"], dependencies=[Depends(may_read), Depends(understood)])
@@ -39,7 +39,7 @@ class ChangesParameters(Parameters):
     response_model=Changes,
     responses=problems(401, 410, 422, 503),
 )
-def changed_days(context: ApiContext, parameters: Annotated[ChangesParameters, Query()]) -> Response:
+def changed_days(database: SlowDatabase, parameters: Annotated[ChangesParameters, Query()]) -> Response:
     """Every day that was stored, restated, cleared or expired since the answer that `updated_since` is from.
 
     A copy of the metrics stays equal to them if it does this with each answer, in one transaction: replace all rows of
@@ -48,7 +48,7 @@ def changed_days(context: ApiContext, parameters: Annotated[ChangesParameters, Q
     is true, ask again at once. 410 means that the database was restored or replaced: begin without `updated_since`.
     """
     try:
-        with context.database.snapshot() as snapshot:
+        with database.snapshot() as snapshot:
             found = changes(snapshot, parameters.updated_since, limit=parameters.limit)
     except ValueError as error:
         raise invalid_parameter("updated_since", f"{error}. Give it as it was, or leave it out.") from error

@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.conditions import EntityTags
-from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.formats import to_json
 from metrics_pipeline.api.models import ValueComparison
 from metrics_pipeline.api.parameters import (
@@ -28,6 +27,7 @@ from metrics_pipeline.api.parameters import (
 )
 from metrics_pipeline.api.problems import invalid_parameter
 from metrics_pipeline.api.routes.answers import object_responses
+from metrics_pipeline.api.slow_answers import SlowDatabase
 from metrics_pipeline.metrics.intervals import (
     MIN_EXECUTIONS,
     MIN_LATENCIES,
@@ -64,7 +64,7 @@ class ComparisonParameters(Parameters):
 )
 def compare_values(
     request: Request,
-    context: ApiContext,
+    database: SlowDatabase,
     agent_id: AgentId,
     parameters: Annotated[ComparisonParameters, Query()],
 ) -> Response:
@@ -83,7 +83,7 @@ def compare_values(
     )
     tags = EntityTags(request, "compare", agent_id, first, last)
     dimension, values = parameters.dimension, (parameters.a, parameters.b)
-    with context.windows.database.snapshot() as snapshot:
+    with database.snapshot() as snapshot:
         if not is_known(snapshot, agent_id):
             raise unknown_agent(agent_id)
         known = stored_dimensions(snapshot)

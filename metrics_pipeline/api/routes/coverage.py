@@ -21,6 +21,7 @@ from metrics_pipeline.api.parameters import (
     understood,
 )
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
+from metrics_pipeline.api.slow_answers import SlowDatabase
 from metrics_pipeline.store.answers.skipped import skipped_agents
 
 router = APIRouter(prefix="/api/v1", tags=["days"], dependencies=[Depends(may_read), Depends(understood)])
@@ -47,7 +48,9 @@ class SkippedParameters(ListParameters):
     response_model=list[DayCoverage],
     responses=list_responses(DayCoverage, is_paged=False),
 )
-def coverage(request: Request, context: ApiContext, parameters: Annotated[CoverageParameters, Query()]) -> Response:
+def coverage(
+    request: Request, context: ApiContext, database: SlowDatabase, parameters: Annotated[CoverageParameters, Query()]
+) -> Response:
     """What is stored of each day, compared with its logs as they were last looked at, newest day first.
 
     At most 366 days. The sensor looks at the days of the look-back window every 15 minutes.
@@ -62,7 +65,7 @@ def coverage(request: Request, context: ApiContext, parameters: Annotated[Covera
     rows = [
         # Every field is one of the verdict or else of the ledger's row, which may not exist.
         to_json({name: getattr(verdict, name, getattr(ledger, name, None)) for name in DayCoverage.model_fields})
-        for verdict, ledger in reversed(context.judged_days(first, last))
+        for verdict, ledger in reversed(context.judged_days(database, first, last))
     ]
     return send_rows(request, rows, DayCoverage.model_fields, form, {})
 

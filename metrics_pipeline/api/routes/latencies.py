@@ -20,6 +20,7 @@ from metrics_pipeline.api.parameters import (
     unknown_agent,
 )
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
+from metrics_pipeline.api.slow_answers import SlowDatabase
 from metrics_pipeline.store.answers.latencies import latency_counts
 from metrics_pipeline.store.answers.metrics import is_known
 
@@ -46,7 +47,9 @@ class LatencyParameters(ListParameters):
     response_model=list[LatencyCount],
     responses=list_responses(LatencyCount, 404, is_paged=False),
 )
-def latencies(request: Request, context: ApiContext, parameters: Annotated[LatencyParameters, Query()]) -> Response:
+def latencies(
+    request: Request, context: ApiContext, database: SlowDatabase, parameters: Annotated[LatencyParameters, Query()]
+) -> Response:
     """Executions by day and interval of latency, about six intervals in a decade, also after the logs are deleted.
 
     At most 366 days. A day without a row is not stored, has no latency, or lacks its distribution.
@@ -59,7 +62,7 @@ def latencies(request: Request, context: ApiContext, parameters: Annotated[Laten
         default_days=_DEFAULT_DAYS,
         max_days=MAX_WINDOW_DAYS,
     )
-    with context.database.connect() as connection:
+    with database.connect() as connection:
         if not is_known(connection, parameters.agent_id):
             raise unknown_agent(parameters.agent_id)
         rows = latency_counts(connection, parameters.agent_id, first, last)

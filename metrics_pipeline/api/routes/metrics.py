@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.conditions import EntityTags
-from metrics_pipeline.api.context import ApiContext, Context
+from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.formats import Decimals, decimals_as_text, render_rows, to_json
 from metrics_pipeline.api.models import SUMMARY_OF_WINDOW, DayMetrics, Summary, WindowChange
 from metrics_pipeline.api.parameters import (
@@ -29,8 +29,10 @@ from metrics_pipeline.api.parameters import (
 )
 from metrics_pipeline.api.problems import ProblemError, invalid_parameter
 from metrics_pipeline.api.routes.answers import list_responses, object_responses
-from metrics_pipeline.api.windows import differences, window_objects
+from metrics_pipeline.api.slow_answers import SlowDatabase
+from metrics_pipeline.api.windows import Windows, differences, window_objects
 from metrics_pipeline.metrics.summary import PeriodTotals, changes, summarise
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.answers.metrics import COLUMNS, SORTABLE, agent_series, day_page
 from metrics_pipeline.store.answers.totals import agent_totals
 from metrics_pipeline.store.ledger import ledger_rows
@@ -150,6 +152,7 @@ def agents_of_a_day(
 def agent_summary(
     request: Request,
     context: ApiContext,
+    database: SlowDatabase,
     agent_id: AgentId,
     parameters: Annotated[SummaryParameters, Query()],
 ) -> Response:
@@ -170,14 +173,14 @@ def agent_summary(
     days = (last - middle).days + 1
     first = middle - timedelta(days=days)
     tags = EntityTags(request, "summary", agent_id, first, last, parameters.decimals)
-    with context.database.connect() as connection:
+    with database.connect() as connection:
         totals = agent_totals(connection, agent_id, first, middle, last, held=tags.held)
     if not totals.is_known:
         raise unknown_agent(agent_id)
     if tags.holds(totals.version):
         return tags.not_modified(totals.version)
-    previous = _figures(context, agent_id, first, middle - timedelta(days=1), totals.previous)
-    current = _figures(context, agent_id, middle, last, totals.current)
+    previous = _figures(context.windows, database, agent_id, first, middle - timedelta(days=1), totals.previous)
+    current = _figures(context.windows, database, agent_id, middle, last, totals.current)
     body = to_json(
         {
             "agent_id": agent_id,
@@ -229,8 +232,10 @@ def agent_days(
     return render_rows(answer.rows, COLUMNS, form, tags.headers(answer.version))
 
 
-def _figures(context: Context, agent_id: str, first: date, last: date, totals: PeriodTotals) -> dict[str, Any]:
-    (window,) = window_objects(context.windows.read(first, last, (), agent_id)) or [_NO_WINDOW]
+def _figures(
+    windows: Windows, database: Database, agent_id: str, first: date, last: date, totals: PeriodTotals
+) -> dict[str, Any]:
+    (window,) = window_objects(windows.read(database, first, last, (), agent_id)) or [_NO_WINDOW]
     return {
         "start_date": first,
         "end_date": last,

@@ -8,18 +8,18 @@ from http import HTTPStatus
 from typing import Annotated
 
 import prometheus_client
+from anyio import to_thread
 from fastapi import APIRouter, Depends, Query
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import Field
 from sqlalchemy.exc import TimeoutError as NoConnectionFreeError
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from metrics_pipeline import __version__
 from metrics_pipeline.api.authentication import may_read
-from metrics_pipeline.api.context import ApiContext
+from metrics_pipeline.api.context import ApiContext, Context
 from metrics_pipeline.api.dagster_runs import DagsterUnavailableError
 from metrics_pipeline.api.gauges import Gauges
 from metrics_pipeline.api.models import Health, Info, Readiness
@@ -64,8 +64,12 @@ async def healthz() -> Health:
     response_model=Readiness,
     responses={503: {"description": "Not ready.", "model": Readiness}},
 )
-def readyz(request: Request, context: ApiContext) -> Response:
+async def readyz(request: Request, context: ApiContext) -> Response:
     """Old coverage does not make a server unready; it says how old it is. Needs no token, and names no server."""
+    return await to_thread.run_sync(_readiness, request, context, limiter=context.monitoring_threads)
+
+
+def _readiness(request: Request, context: Context) -> Response:
     found = Readiness(
         status="not ready",
         database="unavailable",
@@ -119,7 +123,9 @@ async def openmetrics(
         dagster = await asyncio.wait_for(context.dagster.state(context.now()), _DAGSTER_SECONDS)
     except (DagsterUnavailableError, TimeoutError) as error:
         _log.warning("The gauges say nothing of runs: %s", error, extra={"request_id": request.state.request_id})
-    registry = await run_in_threadpool(gauges.registry, dagster, agents=parameters.agents)
+    registry = await to_thread.run_sync(
+        lambda: gauges.registry(dagster, agents=parameters.agents), limiter=context.monitoring_threads
+    )
     if request.headers.get("accept", "").startswith("text/plain"):
         return Response(prometheus_client.generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)  # type: ignore[no-untyped-call]
