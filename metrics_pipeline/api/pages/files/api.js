@@ -57,7 +57,8 @@ async function askOrKnow(path, url) {
   const known = answered.get(url);
   const isKnown = known !== undefined && (isLive || known === stored);
   const response = await ask(url, isKnown ? "force-cache" : "no-cache");
-  if (isKnown && isLive) ask(url).then((now) => now.headers.get("ETag") !== response.headers.get("ETag") && onChange());
+  if (isKnown && isLive)
+    ask(url).then((now) => now.headers.get("ETag") !== response.headers.get("ETag") && onChange(), onChange);
   answered.set(url, stored);
   sessionStorage.setItem(ANSWERED, JSON.stringify([...answered]));
   return response;
