@@ -21,7 +21,7 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.databases import scratch_database
-from metrics_pipeline_tests.days import DAY, Log, aggregate, judged, store_agents, store_logs
+from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, judged, store_agents, store_logs
 
 from .serving import Serve, serving
 from .test_access import READ, TOKENS
@@ -184,6 +184,49 @@ def test_the_fleet_has_the_numbers_of_the_api(tab: Tab, api: httpx2.Client) -> N
     tab.page.get_by_role("link", name=HOSTILE).click()
     tab.page.wait_for_selector("html[data-ready=all]")
     assert tab.texts("h1") == [HOSTILE]
+
+
+def test_rows_of_500_agents_are_made_as_somebody_scrolls_to_them(tab: Tab, stored: Database) -> None:
+    execute(
+        stored,
+        """INSERT INTO agent_performance_metrics (agent_id, metric_date, total_executions, successful_executions,
+               failed_executions, success_rate, avg_latency_ms, p50_latency_ms, p95_latency_ms, p99_latency_ms,
+               total_tokens, total_cost_usd, avg_cost_per_execution, error_distribution, human_interventions,
+               unique_users)
+           SELECT 'agent-' || n, '2025-02-01', n, n, 0, 1, 0, 0, 0, 0, 0, 0, 0, '{}', 0, 0
+           FROM generate_series(1, 500) AS n""",
+    )
+    tab.open("from=2025-02-01&to=2025-02-01")
+    rows = tab.page.locator("#agents tbody tr")
+    assert rows.first.inner_text().startswith("agent-500")
+    assert rows.count() < 200
+    tab.page.get_by_role("region", name="Agents").press("End")
+    rows.nth(200).wait_for()
+    tab.page.get_by_role("button", name="Show all 500").click()
+    assert rows.count() == 500
+    tab.page.get_by_role("searchbox").fill("nt-49")
+    assert tab.texts("output.note")[0] == "11 of 500 agents"
+    execute(stored, "DELETE FROM agent_performance_metrics WHERE metric_date = '2025-02-01'")
+
+
+def test_a_second_visit_asks_only_what_may_have_changed(tab: Tab, stored: Database) -> None:
+    def transferred() -> list[int]:
+        tab.open(WINDOW)
+        entries = "performance.getEntriesByType('resource').filter(each => each.name.includes('/activity?'))"
+        sizes: list[int] = tab.page.evaluate(f"{entries}.map(each => each.transferSize)")
+        assert len(sizes) > 5
+        return sizes
+
+    assert 0 not in transferred()
+    assert {*transferred()} == {0}
+    # Stored again without a change, the day has the same numbers, but nobody could know.
+    _aggregate_by_model(stored, DAY, "the run that replaced it")
+    assert 0 not in transferred()
+    # The states of days change without one being stored: the copy is replaced.
+    execute(stored, f"DELETE FROM metric_day_verifications WHERE metric_date = '{DIRTY}'")
+    tab.open(WINDOW)
+    tab.page.get_by_text("1 day is dirty").wait_for(state="detached")
+    judged(stored, DIRTY, DAY)
 
 
 def test_a_missing_day_of_an_agent_is_a_gap_and_replaced_values_name_their_run(tab: Tab, api: httpx2.Client) -> None:

@@ -2,48 +2,59 @@
 
 import json
 import re
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import psycopg
 
 from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.pipeline.watching import look_at_days, record
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline_tests.days import DAY, Log, aggregate, judged, store_agents, store_logs
+from metrics_pipeline_tests.days import DAY, READ_ALL, Log, aggregate, store_agents, store_logs
 from metrics_pipeline_tests.roles import apply, new_role, printed
 
 FOLDER = Path(__file__).parents[2] / "docs" / "examples" / "grafana"
 FIRST = DAY - timedelta(days=2)
+#: A zone whose days begin on the day before in UTC.
+ZONE = "Europe/Berlin"
+WINDOWS = {day: day_window(day, ZONE) for day in (FIRST, DAY)}
 #: As Grafana writes the bounds of its time range.
-BOUNDS = f"'{FIRST}T00:00:00Z'", f"'{DAY}T23:59:59.999Z'"
+BOUNDS = f"'{FIRST}T00:00:00+01:00'", f"'{DAY}T23:59:59.999+01:00'"
 
 
 def replaced(statement: str) -> str:
     first, last = BOUNDS
     statement = re.sub(r"\$__timeFilter\(([^()]+)\)", rf"\1 BETWEEN {first} AND {last}", statement)
     statement = statement.replace("$__timeFrom()", first).replace("$__timeTo()", last).replace("$agent", "'a','b'")
+    statement = statement.replace("$zone", ZONE)
     assert "$" not in statement
     return statement
 
 
+def seen(moment: datetime, zone: str) -> date:
+    return moment.astimezone(ZoneInfo(zone)).date()
+
+
 def test_every_panel_answers_the_readers_role(database: Database, database_url: str) -> None:
     store_agents(database, {"a": "active", "b": "active"})
-    for day in (FIRST, DAY):
-        start = day_window(day, "UTC").start
+    for window in WINDOWS.values():
         store_logs(
             database,
             [
-                Log("a", "success", 100, 5, "0.25", timestamp=start),
-                Log("a", "failed", 900, 5, "0.5", "timeout", timestamp=start),
+                Log("a", "success", 100, 5, "0.25", timestamp=window.start),
+                Log("a", "failed", 900, 5, "0.5", "timeout", timestamp=window.start),
             ],
         )
-        aggregate(database, day_window(day, "UTC"))
-    store_logs(database, [Log("a", "success", 100, timestamp=day_window(DAY, "UTC").start)])
-    aggregate(database)
-    store_logs(database, [Log("a", "success", 100, timestamp=day_window(DAY, "UTC").start)])
-    judged(database, FIRST, DAY)
+        aggregate(database, window)
+    late = Log("a", "success", 100, timestamp=WINDOWS[DAY].start)
+    store_logs(database, [late])
+    aggregate(database, WINDOWS[DAY])
+    store_logs(database, [late])
+    record(database, look_at_days(database, open_logs(database), [FIRST, DAY], ZONE, READ_ALL))
     dashboard = json.loads((FOLDER / "dashboard.json").read_text())
     answers: dict[str, list[tuple[Any, ...]]] = {}
     with psycopg.connect(database_url, autocommit=True) as owner, new_role(owner, database_url, "reader") as role:
@@ -52,15 +63,29 @@ def test_every_panel_answers_the_readers_role(database: Database, database_url: 
             for panel in dashboard["panels"]:
                 (target,) = panel["targets"]
                 answers[panel["title"]] = reader.execute(replaced(target["rawSql"])).fetchall()
-            (agents,) = dashboard["templating"]["list"]
+            zone, agents = dashboard["templating"]["list"]
+            assert reader.execute(zone["query"]).fetchall() == [(ZONE,)]
             assert reader.execute(agents["query"]).fetchall() == [("a",), ("b",)]
     missing = FIRST + timedelta(days=1)
-    assert answers["Days that are not as they should be"] == [(DAY, "differs from its logs"), (missing, "missing")]
+    assert answers["Days that are not as they should be"] == [
+        (str(DAY), "differs from its logs"), (str(missing), "missing")
+    ]  # fmt: skip
     assert answers["Executions"] == [(5,)]
     assert answers["Cost"] == [(Decimal("1.5"),)]
     assert [rate and round(rate, 4) for _, rate in answers["Success rate by day"]] == [
         Decimal("0.5"), None, Decimal("0.6667")
     ]  # fmt: skip
+    for title in (
+        "Success rate by day",
+        "Cost by agent",
+        "Latency of an agent's day",
+        "Failed executions by error type",
+    ):
+        found = {row[0] for row in answers[title]}
+        # Viewers far to the west and to the east see the date that the day has in its own zone.
+        for viewer in (ZONE, "UTC", "America/Los_Angeles", "Asia/Tokyo"):
+            days = {seen(moment, viewer) for moment in found}
+            assert days == ({FIRST, missing, DAY} if title == "Success rate by day" else {FIRST, DAY}), (title, viewer)
     assert [row[1:] for row in answers["Failed executions by error type"]] == [("timeout", 1), ("timeout", 1)]
     assert answers["p95 of the whole period by agent"] == [("a", 900)]
     assert answers["Replaced values"][0][-2:] == ("2", "3")

@@ -42,20 +42,36 @@ async function ask(url, cache = "no-cache") {
   throw new Problem(response.status, await response.json().catch(() => ({})));
 }
 
+/** What is called when an answer that was shown from the browser's own copy turns out to be old. */
+let onChange = () => {};
+export const whenChanged = (call) => {
+  onChange = call;
+};
+
+// These change without a day being stored, so that a copy is shown only until the server has answered.
+const LIVE = ["coverage", "agents", "skipped"];
+
+async function askOrKnow(path, url) {
+  if (path === "info") return ask(url);
+  const isLive = LIVE.includes(path);
+  const known = answered.get(url);
+  const isKnown = known !== undefined && (isLive || known === stored);
+  const response = await ask(url, isKnown ? "force-cache" : "no-cache");
+  if (isKnown && isLive)
+    ask(url).then((now) => now.headers.get("ETag") !== response.headers.get("ETag") && onChange(), onChange);
+  answered.set(url, stored);
+  sessionStorage.setItem(ANSWERED, JSON.stringify([...answered]));
+  return response;
+}
+
 /** One object, or all rows of a list, page by page. The browser's own copy serves while the stored days are the same. */
 export async function get(path, parameters) {
-  // These change without a day being stored.
-  const isStored = !["info", "coverage", "agents", "skipped"].includes(path);
   const hasDecimals = path !== "info" && !path.endsWith("/compare");
   let url = address(path, hasDecimals ? { decimals: "string", ...parameters } : parameters);
   let rows = null;
   while (url) {
-    const response = await ask(url, isStored && answered.get(url) === stored ? "force-cache" : "no-cache");
+    const response = await askOrKnow(path, url);
     const answer = await response.json();
-    if (isStored) {
-      answered.set(url, stored);
-      sessionStorage.setItem(ANSWERED, JSON.stringify([...answered]));
-    }
     if (!Array.isArray(answer)) return answer;
     rows = rows ? [...rows, ...answer] : answer;
     const next = /<([^>]*)>; rel="next"/.exec(response.headers.get("Link"))?.[1];

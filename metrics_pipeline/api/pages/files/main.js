@@ -1,7 +1,7 @@
 // Chooses the view that the URL names, and asks for a token if the API does.
 
 import { agent } from "./agent.js";
-import { get, Problem, storedDaysAre, token } from "./api.js";
+import { get, Problem, storedDaysAre, token, whenChanged } from "./api.js";
 import { calendar, oneDay } from "./days.js";
 import { h } from "./dom.js";
 import { fleet } from "./fleet.js";
@@ -76,4 +76,5 @@ async function show() {
   }
 }
 
+whenChanged(show);
 show();

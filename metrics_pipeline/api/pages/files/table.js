@@ -4,7 +4,9 @@ import { h } from "./dom.js";
 import { NONE } from "./format.js";
 import { FIGURES, inexact, interval, value } from "./parts.js";
 
-const SLICE = 50;
+// The rows that fit into the frame, and those that a scroll adds.
+const AT_FIRST = 25;
+const SLICE = 100;
 
 const pick = (row, key) => key.split(".").reduce((object, name) => object?.[name], row);
 const number = (content) => h("td", { class: "number" }, content);
@@ -40,7 +42,7 @@ export const intervalColumn = {
 export function sortableTable({ id, label, rows, columns, keyOf, textOf, noun, sort, query }) {
   let sorted = query.get("sort") ?? sort;
   if (!columns.some(({ key, isUnsorted }) => !isUnsorted && key === sorted.replace(/^-/, ""))) sorted = sort;
-  let wanted = SLICE;
+  let wanted = AT_FIRST;
   let absent = "…";
   let found = rows;
   const remember = (name, text) => {
@@ -65,14 +67,14 @@ export function sortableTable({ id, label, rows, columns, keyOf, textOf, noun, s
     value: query.get("q") ?? "",
     input: () => {
       remember("q", box.value);
-      wanted = SLICE;
+      wanted = AT_FIRST;
       show();
     },
   });
   function sortBy(key) {
     sorted = sorted === `-${key}` ? key : `-${key}`;
     remember("sort", sorted);
-    wanted = SLICE;
+    wanted = AT_FIRST;
     show();
   }
   function grow(by) {
