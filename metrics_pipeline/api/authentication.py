@@ -18,7 +18,7 @@ _BEARER = HTTPBearer(
 )
 
 
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+_FORWARDED = ("forwarded", "via", "x-real-ip")
 
 
 async def may_read(
@@ -28,7 +28,7 @@ async def may_read(
 ) -> ApiToken | None:
     """The token of the request; None on a server without tokens. Ends the request with 401 if we do not know it."""
     if not context.settings.api_tokens:
-        if any(name in request.headers for name in _FORWARDED):
+        if any(name in _FORWARDED or name.startswith("x-forwarded-") for name in request.headers):
             # Behind a proxy on this machine every client of the network has a loopback address and host.
             raise ProblemError(
                 HTTPStatus.FORBIDDEN,

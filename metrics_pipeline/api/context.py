@@ -1,6 +1,7 @@
 """What the endpoints share: settings, the pooled database, Dagster's webserver, and the clock."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from fastapi import Depends, Request
 from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy import text
 
-from metrics_pipeline.api.dagster_runs import DagsterRuns
+from metrics_pipeline.api.dagster_runs import DagsterRuns, DagsterUnavailableError
 from metrics_pipeline.api.windows import Windows
 from metrics_pipeline.metrics.reconciliation import DayVerdict, LedgerRow
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
@@ -34,7 +35,11 @@ _STATEMENT_TIMEOUT_SECONDS = 30
 _MONITORING_SECONDS = 5
 _MONITORING_THREADS = 20
 
-_START_LOCK = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=API_RUNS_LOCK)
+# Tried again and again, because a statement that waits would end with its timeout, as if the database were at fault.
+_TRY_START_LOCK = text("SELECT pg_try_advisory_xact_lock(:key)").bindparams(key=API_RUNS_LOCK)
+_START_SECONDS = 30
+_START_POLL_SECONDS = 0.1
+_OTHERS_WAIT = "Requests that came before this one wait for Dagster, which does not answer them. Nothing was started."
 
 
 @dataclass
@@ -85,16 +90,29 @@ class Context:
     async def starting_runs(self) -> AsyncIterator[None]:
         """Lets one request at a time in, across all processes of the API.
 
-        Otherwise two requests could both look for a running run, find none, and start one each.
+        Otherwise two requests could both look for a running run, find none, and start one each. Raises
+        DagsterUnavailableError if those before do not end within 30 seconds: they wait for Dagster.
         """
         # Requests of this process wait for the first lock, so that they do not hold a connection each for the second.
-        async with self._starting, contextmanager_in_threadpool(self._start_lock()):
-            yield
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await self._starting.acquire()
+        except TimeoutError as error:
+            raise DagsterUnavailableError(_OTHERS_WAIT) from error
+        try:
+            async with contextmanager_in_threadpool(self._start_lock()):
+                yield
+        finally:
+            self._starting.release()
 
     @contextmanager
     def _start_lock(self) -> Iterator[None]:
+        deadline = time.monotonic() + _START_SECONDS
         with self.database.connect() as connection:
-            connection.execute(_START_LOCK)
+            while not connection.scalar(_TRY_START_LOCK):
+                if time.monotonic() >= deadline:
+                    raise DagsterUnavailableError(_OTHERS_WAIT)
+                time.sleep(_START_POLL_SECONDS)
             yield
 
     def judged_days(self, database: Database, first: date, last: date) -> list[JudgedDay]:

@@ -40,7 +40,7 @@ def stored_text(value: str | None) -> str | None:
 IsoDate = Annotated[date, BeforeValidator(_iso_date)]
 # Optional values are described without null, which a query cannot express.
 OptionalDate = Annotated[date | None, BeforeValidator(_iso_date), WithJsonSchema({"type": "string", "format": "date"})]
-OptionalFormat = Annotated[Format | None, WithJsonSchema({"type": "string", "enum": [*Format]})]
+OptionalFormat = Annotated[Format | None, WithJsonSchema({"$ref": "#/components/schemas/Format"})]
 #: Text that a column of PostgreSQL can hold.
 StoredText = Annotated[str, AfterValidator(stored_text)]
 OptionalText = Annotated[str | None, AfterValidator(stored_text), WithJsonSchema({"type": "string"})]
