@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from threading import Lock
 from typing import Annotated
 
 from anyio import CapacityLimiter
@@ -21,6 +22,7 @@ from metrics_pipeline.names import API_RUNS_LOCK
 from metrics_pipeline.pipeline.reconciling import judge_days
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.store.answers.windows import judgement_version
 from metrics_pipeline.store.ledger import ledger_rows
 
 #: A day's verdict, and its row in the ledger; None for a day that was never aggregated.
@@ -34,6 +36,7 @@ _STATEMENT_TIMEOUT_SECONDS = 30
 #: Before a load balancer or Prometheus gives up.
 _MONITORING_SECONDS = 5
 _MONITORING_THREADS = 20
+_KEPT_JUDGEMENTS = 20
 
 # Tried again and again, because a statement that waits would end with its timeout, as if the database were at fault.
 _TRY_START_LOCK = text("SELECT pg_try_advisory_xact_lock(:key)").bindparams(key=API_RUNS_LOCK)
@@ -59,6 +62,8 @@ class Context:
     monitoring_threads: CapacityLimiter = field(
         init=False, default_factory=lambda: CapacityLimiter(_MONITORING_THREADS)
     )
+    _judged: dict[tuple[date, date, str], list[JudgedDay]] = field(init=False, default_factory=dict)
+    _keeping: Lock = field(init=False, default_factory=Lock)
     windows: Windows = field(init=False, default_factory=Windows)
     _starting: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
@@ -118,12 +123,21 @@ class Context:
     def judged_days(self, database: Database, first: date, last: date) -> list[JudgedDay]:
         """Each day from `first` to `last`, oldest first, from one snapshot of our tables. Reads no logs.
 
-        Only Dagster knows which days a run is about to write, so no day is called running here.
+        Only Dagster knows which days a run is about to write, so no day is called running here. The same days are not
+        judged again while nothing is stored.
         """
         with database.snapshot() as snapshot:
-            ledger = ledger_rows(snapshot, first, last)
-            verdicts = judge_days(snapshot, days_between(first, last), self.settings.time_zone)
-        return [(verdict, ledger.get(verdict.metric_date)) for verdict in verdicts]
+            key = (first, last, judgement_version(snapshot, first, last))
+            judged = self._judged.get(key)
+            if judged is None:
+                ledger = ledger_rows(snapshot, first, last)
+                verdicts = judge_days(snapshot, days_between(first, last), self.settings.time_zone)
+                judged = [(verdict, ledger.get(verdict.metric_date)) for verdict in verdicts]
+                with self._keeping:
+                    self._judged[key] = judged
+                    while len(self._judged) > _KEPT_JUDGEMENTS:
+                        del self._judged[next(iter(self._judged))]
+        return judged
 
     def yesterday(self) -> date:
         """The newest whole day in METRICS_TIME_ZONE."""
