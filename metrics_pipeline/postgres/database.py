@@ -160,7 +160,9 @@ class Database:
         # Per transaction, not per session: PgBouncer would pass a session's settings on to sessions of the pipeline.
         @event.listens_for(engine, "begin")
         def limit(connection: Connection) -> None:
-            connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{statement_timeout_seconds}s'")
+            # By the driver: through SQLAlchemy, this takes as long as a short answer's own statement.
+            driver: Any = connection.connection.driver_connection
+            driver.execute(f"SET LOCAL statement_timeout = '{statement_timeout_seconds}s'")
 
         @event.listens_for(engine, "before_cursor_execute")
         def set_deadline(connection: Connection, *_: object) -> None:
