@@ -4,21 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from metrics_pipeline import __version__
 from metrics_pipeline.api.context import Context
 from metrics_pipeline.api.dagster_runs import DagsterRuns
 from metrics_pipeline.api.documentation import install_documentation
 from metrics_pipeline.api.gauges import Gauges
-from metrics_pipeline.api.middleware import head_and_options, raw_agent_ids, request_log
+from metrics_pipeline.api.middleware import head_and_options, loopback_only, raw_agent_ids, request_log
 from metrics_pipeline.api.pages import install_page
-from metrics_pipeline.api.problems import install_problems
+from metrics_pipeline.api.problems import install_problems, problems
 from metrics_pipeline.api.routes import (
     activity,
     changes,
@@ -43,7 +41,7 @@ The daily metrics of AI agents, exact to the last digit.
 - **Money and rates** are JSON numbers with the digits of the database. Read them as decimals, not as binary floats.
 - **Lists** come as JSON, NDJSON or CSV: `format=csv`, or an `Accept` header.
 - **Every list and summary has an ETag.** Sent as `If-None-Match`, it is answered with 304 while nothing changed.
-- **Errors** are problem details (RFC 9457) that name the wrong parameter. Only a wrong host gets a plain 400.
+- **Errors** are problem details (RFC 9457) that name the wrong parameter.
 - **A missing day was not computed**: `GET /api/v1/coverage` tells the state of every day.
 """
 
@@ -54,13 +52,6 @@ _TAGS = [
     {"name": "runs", "description": "Dagster runs that aggregate days."},
     {"name": "operations", "description": "For monitoring. Health and readiness need no token."},
 ]
-
-_WRONG_HOST: dict[int | str, dict[str, Any]] = {
-    400: {
-        "description": "The request names a host that this server does not answer for.",
-        "content": {"text/plain": {"schema": {"type": "string"}}},
-    }
-}
 
 
 def build_app(
@@ -94,13 +85,13 @@ def build_app(
     ]
     if not settings.api_tokens:
         # A page of another site could resolve its own name to 127.0.0.1 and read the answers.
-        layers.append(Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_HOSTS, "[::1]"]))
+        layers.append(Middleware(loopback_only))
     app = FastAPI(
         title="metrics_pipeline",
         version=__version__,
         description=_DESCRIPTION,
         openapi_tags=_TAGS,
-        responses=_WRONG_HOST,
+        responses=problems(400),
         lifespan=lifespan,
         middleware=layers,
         docs_url=None,

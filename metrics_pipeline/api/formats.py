@@ -11,6 +11,7 @@ from http import HTTPStatus
 
 import simplejson
 from simplejson import RawJSON
+from starlette.requests import Request
 from starlette.responses import Response
 
 from metrics_pipeline.api.problems import ProblemError
@@ -68,6 +69,15 @@ def negotiate(asked: Format | None, accept: str | None) -> Format:
             "ask for format=json, format=ndjson or format=csv.",
         )
     return best
+
+
+async def json_accepted(request: Request) -> None:
+    """Ends a request for an object, which is JSON only, with 406 if its Accept header leaves that out."""
+    accept = request.headers.get("accept")
+    if accept and _quality(Format.JSON.media_type, accept) == 0:
+        raise ProblemError(
+            HTTPStatus.NOT_ACCEPTABLE, "This can be had as application/json only. /api/v1/activity has NDJSON and CSV."
+        )
 
 
 def _quality(offered: str, accept: str) -> float:

@@ -12,7 +12,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from metrics_pipeline.api.problems import ProblemError, problem_response
 from metrics_pipeline.api.traffic import Traffic
 
+#: The request line and the headers together.
+LARGEST_HEADERS_BYTES = 64 * 1024
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.ASCII | re.IGNORECASE)
 _AGENT_PREFIX = "/api/v1/metrics/"
 _BROWSER_HEADERS = {
     # A page that frames /docs could trick its visitor into pressing Execute there.
@@ -48,13 +52,18 @@ def request_log(app: ASGIApp, traffic: Traffic) -> ASGIApp:
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                # Nobody receives the error of a statement that was cancelled because the client went away.
+                status = 0 if state.get("is_abandoned") else message["status"]
                 headers = MutableHeaders(scope=message)
                 headers.update({**_BROWSER_HEADERS, **headers, "X-Request-ID": request_id})
             await send(message)
 
+        malformed = _malformed(scope)
         try:
-            await app(scope, receive, send_with_headers)
+            if malformed is not None:
+                await problem_response(request_id, malformed)(scope, receive, send_with_headers)
+            else:
+                await app(scope, receive, send_with_headers)
         except Exception:
             _log.exception("A defect of this server ended a request", extra={"request_id": request_id})
             if status:
@@ -81,6 +90,25 @@ def request_log(app: ASGIApp, traffic: Traffic) -> ASGIApp:
             )
 
     return serve
+
+
+def _malformed(scope: Scope) -> ProblemError | None:
+    # Both refusals close the connection, so that what follows on it is not taken for another request.
+    closing = {"Connection": "close"}
+    names = {name for name, _ in scope["headers"]}
+    if b"content-length" in names and b"transfer-encoding" in names:
+        return ProblemError(
+            HTTPStatus.BAD_REQUEST, "The request has both Content-Length and Transfer-Encoding.", headers=closing
+        )
+    # h11 limits headers that come in pieces, not those that come at once.
+    headers = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    if headers + len(scope["raw_path"]) + len(scope["query_string"]) > LARGEST_HEADERS_BYTES:
+        return ProblemError(
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            f"Address and headers are larger than {LARGEST_HEADERS_BYTES:,} bytes.",
+            headers=closing,
+        )
+    return None
 
 
 def head_and_options(app: ASGIApp) -> ASGIApp:
@@ -114,6 +142,26 @@ def head_and_options(app: ASGIApp) -> ASGIApp:
             await app({**scope, "method": "GET"}, receive, send_head)
         elif method == "OPTIONS":
             await app(scope, receive, send_options)
+        else:
+            await app(scope, receive, send)
+
+    return serve
+
+
+def loopback_only(app: ASGIApp) -> ASGIApp:
+    """Answers only requests whose Host is this machine's own, others with 400.
+
+    Starlette's TrustedHostMiddleware answers in plain text, for which clients that are generated from the OpenAPI
+    document would need a second type of errors.
+    """
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not _LOOPBACK.fullmatch(Headers(scope=scope).get("host", "")):
+            error = ProblemError(
+                HTTPStatus.BAD_REQUEST,
+                "A server without tokens answers only for localhost, 127.0.0.1 and [::1], and Host names another.",
+            )
+            await problem_response(scope["state"]["request_id"], error)(scope, receive, send)
         else:
             await app(scope, receive, send)
 

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Annotated
 from urllib.parse import unquote_to_bytes, urlencode
 
-from fastapi import Depends, Path
+from fastapi import Path
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from starlette.requests import Request
 
@@ -40,7 +40,7 @@ def stored_text(value: str | None) -> str | None:
 IsoDate = Annotated[date, BeforeValidator(_iso_date)]
 # Optional values are described without null, which a query cannot express.
 OptionalDate = Annotated[date | None, BeforeValidator(_iso_date), WithJsonSchema({"type": "string", "format": "date"})]
-OptionalFormat = Annotated[Format | None, WithJsonSchema({"type": "string", "enum": [*Format]})]
+OptionalFormat = Annotated[Format | None, WithJsonSchema({"$ref": "#/components/schemas/Format"})]
 #: Text that a column of PostgreSQL can hold.
 StoredText = Annotated[str, AfterValidator(stored_text)]
 OptionalText = Annotated[str | None, AfterValidator(stored_text), WithJsonSchema({"type": "string"})]
@@ -162,17 +162,7 @@ def unknown_agent(agent_id: str) -> ProblemError:
     )
 
 
-async def agent_in_path(
-    agent_id: Annotated[
-        str,
-        Path(
-            description="The agent; in a URL percent-encoded. A slash may be sent as it is, but if the id ends in "
-            "/summary or /compare, write the last one as %2F.",
-            examples=["support-triage"],
-        ),
-    ],
-) -> str:
-    """The agent id that a path names."""
+def _agent_in_path(agent_id: str) -> str:
     try:
         decoded = unquote_to_bytes(agent_id).decode()
     except UnicodeDecodeError as error:
@@ -182,7 +172,16 @@ async def agent_in_path(
     return decoded
 
 
-AgentId = Annotated[str, Depends(agent_in_path)]
+#: The agent id that a path names. Raises ProblemError (404) for one that no agent can have.
+AgentId = Annotated[
+    str,
+    Path(
+        description="The agent; in a URL percent-encoded. A slash may be sent as it is, but if the id ends in "
+        "/summary or /compare, write the last one as %2F.",
+        examples=["support-triage"],
+    ),
+    AfterValidator(_agent_in_path),
+]
 
 
 def require_whole_days(context: Context, first: date, last: date, fields: tuple[str, str]) -> None:

@@ -135,11 +135,14 @@ def install_problems(app: FastAPI, *, needs_token: bool) -> None:
         document = describe()
         schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         document["components"]["schemas"] |= {**schema.pop("$defs"), "Problem": schema}
-        if not needs_token:
-            document["components"].pop("securitySchemes", None)
+        if needs_token:
+            document["components"]["securitySchemes"] = {
+                "HTTPBearer": {"type": "http", "scheme": "bearer", "description": "One of METRICS_API_TOKENS."}
+            }
             for operations in document["paths"].values():
                 for operation in operations.values():
-                    operation.pop("security", None)
+                    if str(HTTPStatus.UNAUTHORIZED.value) in operation["responses"]:
+                        operation["security"] = [{"HTTPBearer": []}]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

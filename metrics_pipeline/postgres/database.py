@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
+from sqlalchemy.exc import DisconnectionError
 
 from metrics_pipeline.postgres.faults import Login, database_faults
 from metrics_pipeline.postgres.urls import DatabaseUrl
@@ -135,21 +137,32 @@ class Database:
             kept.engine.dispose()
 
     def for_reading(self, *, connections: int, statement_timeout_seconds: int) -> "Database":
-        """The same database for many small reads: at most `connections`, kept open and probed before use.
+        """The same database for many small reads: at most `connections`, kept open and replaced if they were closed.
 
         Its transactions are read-only, and no statement in them takes longer than the timeout. A caller that finds no
         connection free within 5 seconds gets sqlalchemy.exc.TimeoutError. The caller disposes of the engine.
         cancel_statements and give_up_statements of the result are about its own connections only.
         """
         opened: _Connections = WeakKeyDictionary()
-        engine = self._engine(
-            Login(), opened, pool_size=connections, max_overflow=0, pool_timeout=5, pool_pre_ping=True
-        ).execution_options(postgresql_readonly=True)
+        engine = self._engine(Login(), opened, pool_size=connections, max_overflow=0, pool_timeout=5).execution_options(
+            postgresql_readonly=True
+        )
+
+        @event.listens_for(engine, "checkout")
+        def require_open(connection: psycopg.Connection[Any], *_: object) -> None:
+            # A server that ends a session closes the connection, so there is something to read. A ping would
+            # take a fifth of the round trips of a short answer.
+            poll = select.poll()
+            poll.register(connection.fileno(), select.POLLIN)
+            if poll.poll(0):
+                raise DisconnectionError
 
         # Per transaction, not per session: PgBouncer would pass a session's settings on to sessions of the pipeline.
         @event.listens_for(engine, "begin")
         def limit(connection: Connection) -> None:
-            connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{statement_timeout_seconds}s'")
+            # By the driver: through SQLAlchemy, this takes as long as a short answer's own statement.
+            driver: Any = connection.connection.driver_connection
+            driver.execute(f"SET LOCAL statement_timeout = '{statement_timeout_seconds}s'")
 
         @event.listens_for(engine, "before_cursor_execute")
         def set_deadline(connection: Connection, *_: object) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import json
 import socket
 from contextlib import closing, suppress
 
@@ -174,3 +175,67 @@ def test_a_header_that_decides_where_a_request_goes_or_ends_may_not_come_twice(h
         ]
         connection.sendall("\r\n".join(["GET /api/v1/agents HTTP/1.1", *lines, "", ""]).encode())
         assert connection.recv(1000).split()[1] in (b"400", b"501")
+
+
+def sent(api: httpx2.Client, request: bytes) -> bytes:
+    """All that the server sends until it closes the connection."""
+    with closing(connect(api)) as connection:
+        connection.sendall(request)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize(
+    "request_begins",
+    [
+        b"",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX:",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx",
+    ],
+    ids=["nothing", "headers", "body"],
+)
+def test_a_request_that_does_not_arrive_in_whole_in_time_ends_its_connection(
+    request_begins: bytes, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metrics_pipeline.api.server._REQUEST_SECONDS", 0.2)
+    answer = sent(serve(), request_begins)
+    assert answer.startswith(b"HTTP/1.1 200" if request_begins.endswith(b"x") else b"HTTP/1.1 408")
+
+
+def test_more_connections_than_the_server_can_hold_are_closed_at_once(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metrics_pipeline.api.server._MOST_CONNECTIONS", 2)
+    api = serve()
+    with closing(connect(api)) as one, closing(connect(api)) as two, closing(connect(api)) as three:
+        with suppress(ConnectionError):
+            assert three.recv(1) == b""
+        for connection in (one, two):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    ("request_lines", "status"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: \x00", b"400"),
+        (b"GET /\xff HTTP/1.1\r\nHost: localhost", b"400"),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 70_000, b"431"),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked", b"400"),
+    ],
+    ids=["NUL", "path", "headers of 70 kB", "two lengths"],
+)
+def test_a_request_that_is_malformed_gets_a_problem_and_the_end_of_its_connection(
+    request_lines: bytes, status: bytes, api: httpx2.Client
+) -> None:
+    head, _, body = sent(api, request_lines + b"\r\n\r\n" + b"0\r\n\r\n" * 2).partition(b"\r\n\r\n")
+    assert head.split()[1] == status
+    headers = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    assert headers[b"content-type"] == b"application/problem+json"
+    assert headers[b"connection"] == b"close"
+    # One problem, and nothing after it.
+    assert json.loads(body)["request_id"] == headers[b"x-request-id"].decode()
+
+
+def test_a_request_for_a_websocket_is_answered_as_if_it_did_not_ask(api: httpx2.Client) -> None:
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "x"}
+    assert api.get("/healthz", headers=upgrade).json() == {"status": "ok"}

@@ -118,6 +118,20 @@ def test_the_example_of_each_error_has_its_status(serve: Serve) -> None:
                     assert content.get("example", {}).get("status", int(status)) == int(status)
 
 
+def test_a_generated_client_has_one_type_of_errors_and_one_of_each_enumeration(serve: Serve) -> None:
+    document = serve().get("/openapi.json").json()
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                if status >= "400" and path != "/readyz":
+                    assert [*response["content"]] == ["application/problem+json"], (path, status)
+            for parameter in operation.get("parameters", []):
+                assert "anyOf" not in parameter["schema"], parameter["name"]
+                if parameter["name"] in ("format", "decimals"):
+                    name = parameter["name"].capitalize()
+                    assert parameter["schema"]["$ref"] == f"#/components/schemas/{name}"
+
+
 def test_the_documentation_needs_nothing_from_elsewhere(serve: Serve) -> None:
     api = serve()
     page = api.get("/docs")

@@ -61,6 +61,8 @@ def test_a_tag_is_known_again_after_a_compressing_proxy_and_on_several_lines(
 
 def test_no_part_of_a_request_is_ignored(serve: Serve, webserver: Webserver) -> None:
     api = serve(dagster_webserver_url=webserver.url)
+    for accept, status in [("text/csv", 406), ("text/csv, */*;q=0.1", 404), ("text/html,application/json;q=0.9", 404)]:
+        assert api.get("/api/v1/metrics/a/summary", headers={"Accept": accept}).status_code == status
     repeated = api.get("/api/v1/agents?limit=1&limit=2")
     assert (repeated.status_code, repeated.json()["errors"][0]["field"]) == (422, "limit")
     for body in ({"json": {"target_date": "2025-03-01"}}, {"content": iter([b"x"])}):
@@ -87,7 +89,7 @@ def test_behind_a_path_prefix_every_route_and_address_works(
 
 def test_without_tokens_nothing_that_a_proxy_forwarded_is_answered(serve: Serve) -> None:
     api = serve()
-    for header in ["X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "X-Real-IP"]:
+    for header in ["X-Forwarded-For", "X-Forwarded-Proto", "Forwarded", "X-Real-IP", "Via"]:
         refused = api.get("/api/v1/agents", headers={header: "6.6.6.6"})
         assert refused.status_code == 403
         assert "METRICS_API_TOKENS" in refused.json()["detail"]

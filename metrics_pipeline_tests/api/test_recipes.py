@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+import shutil
+import subprocess
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,15 @@ def test_a_table_library_reads_every_digit_and_every_name(library: str, address:
     costs = {row["agent_id"]: row["total_cost_usd"] for row in rows}
     assert costs == {AGENT: Decimal(COST), "a": Decimal("0.1")}
     assert all(isinstance(cost, Decimal) for cost in costs.values())
+
+
+@pytest.mark.skipif(shutil.which("Rscript") is None, reason="R is not installed")
+def test_r_reads_every_digit_and_every_name(address: str) -> None:
+    (code,) = re.findall(r"<!-- recipe: r -->\n```r\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    code = code.replace("http://127.0.0.1:8000", address).replace("2025-07-11", str(DAY))
+    code += 'cat(paste(day$agent_id, day$total_cost_usd), sep = "\\n")'
+    printed = subprocess.run(["Rscript", "-e", code], capture_output=True, text=True, check=True).stdout
+    assert sorted(printed.splitlines()) == [f"{AGENT} {COST}", "a 0.100000000"]
 
 
 def test_a_copy_is_complete_and_can_be_brought_up_to_date(

@@ -5,10 +5,14 @@ import io
 import json
 from datetime import date, timedelta
 from decimal import Decimal
+from typing import Any
 
 import httpx2
+import pytest
 
+from metrics_pipeline.metrics.reconciliation import DayVerdict
 from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.pipeline.reconciling import judge_days
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.days import DAY, NOON, Log, aggregate, execute, judged, store_agents, store_logs
@@ -141,6 +145,36 @@ def test_coverage_tells_a_true_zero_from_a_day_that_was_not_computed(database: D
     assert table.splitlines()[1].startswith('2025-02-28,missing,"never aggregated, 2 logs",false,,,,,,,,2')
     chosen = api.get("/api/v1/coverage?start_date=2025-02-27&end_date=2025-03-01").json()
     assert [day["metric_date"] for day in chosen] == ["2025-03-01", "2025-02-28", "2025-02-27"]
+
+
+def test_days_are_judged_again_only_if_a_row_has_changed(
+    database: Database, api: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judgements = []
+
+    def counting(*arguments: Any) -> list[DayVerdict]:
+        judgements.append(arguments)
+        return judge_days(*arguments)
+
+    def state() -> str:
+        return str(api.get(f"/api/v1/coverage?start_date={DAY}").json()[0]["state"])
+
+    monkeypatch.setattr("metrics_pipeline.api.context.judge_days", counting)
+    store_agents(database, {"a": "active"})
+    store_logs(database, [Log("a")])
+    aggregate(database)
+    judged(database, DAY)
+    assert [state(), state()] == ["aggregated", "aggregated"]
+    assert len(judgements) == 1
+    store_logs(database, [Log("a")])
+    judged(database, DAY)
+    assert state() == "dirty"
+    aggregate(database)
+    assert state() == "aggregated"
+    for damage in ["UPDATE agent_performance_metrics SET total_tokens = 9", "DELETE FROM agent_performance_metrics"]:
+        execute(database, damage)
+        assert state() == "damaged"
+    assert len(judgements) == 5
 
 
 def test_coverage_is_of_whole_days_of_this_pipeline_and_of_at_most_a_year(api: httpx2.Client, serve: Serve) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import text
 
 from metrics_pipeline.api.dagster_runs import DagsterRuns
+from metrics_pipeline.names import API_RUNS_LOCK
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, aggregate, execute, store_agents
 
@@ -358,3 +360,16 @@ def test_a_webserver_that_gives_no_usable_answer_is_a_503_that_says_so(
     assert refused.status_code == 503
     assert "Could not find Pipeline" in refused.json()["detail"]
     assert "code location metrics_pipeline is loaded" in refused.json()["detail"]
+
+
+def test_requests_that_wait_behind_those_that_dagster_does_not_answer_name_dagster(
+    api: httpx2.Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metrics_pipeline.api.context._START_SECONDS", 0.2)
+    with database.connect() as connection, ThreadPoolExecutor(2) as threads:
+        # Of another server, whose request waits for Dagster.
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": API_RUNS_LOCK})
+        for answer in threads.map(lambda _: api.post(TRIGGER), range(2)):
+            assert answer.status_code == 503
+            assert answer.json()["type"] == "urn:metrics-pipeline:problem:dagster-unavailable"
+    assert api.post(TRIGGER).status_code == 202

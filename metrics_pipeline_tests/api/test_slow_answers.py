@@ -32,18 +32,18 @@ def test_slow_answers_delay_no_other_and_their_statements_end_with_their_clients
     aggregate(database)
     with database.begin() as holder:
         holder.exec_driver_sql("LOCK TABLE agent_day_distributions")
-        clients = [abandonable(api, SLOW) for _ in range(60)]
+        clients = [abandonable(api, SLOW) for _ in range(45)]
         wait_until(lambda: query(database, WAITING) == [(2,)])
         started = time.monotonic()
         for path in FAST:
             assert api.get(path).status_code == 200
-        # With 60 slow clients, also the threads of the fast answers would be waited for.
+        # With 45 slow clients, also the threads of the fast answers would be waited for.
         assert time.monotonic() - started < 5
         assert query(database, WAITING) == [(2,)]
         for client in clients:
             client.close()
         # The statements end, although the lock is still held: those of the waiting clients too, one after the other.
-        wait_until(lambda: len(slow_statuses(caplog)) == 60)
+        wait_until(lambda: len(slow_statuses(caplog)) == 45)
         assert set(slow_statuses(caplog)) == {0}
         assert query(database, WAITING) == [(0,)]
     assert api.get(SLOW).status_code == 200

@@ -1,20 +1,19 @@
 """`python -m metrics_pipeline_tests.benchmarks.api`: requests per second and p99 of the API, as a Markdown table.
 
-365 days of 500 agents are stored on the embedded server. `metrics-pipeline api` runs as a process of its own; the
-clients are threads of this one, each with a connection on which it sends its next request when the last is answered.
+365 days of 500 agents are stored on the embedded server. `metrics-pipeline api` runs as a process of its own, and wrk,
+Debian's package of this name, asks it: each client sends its next request when the last is answered.
 """
 
 import argparse
 import contextlib
+import json
 import os
-import random
 import socket
-import statistics
 import subprocess
 import sys
-import threading
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -28,6 +27,17 @@ from metrics_pipeline_tests.benchmarks.server import temporary_home
 
 _DAYS = 365
 _CLIENTS = (1, 8)
+_SCRIPT = """
+request = function()
+    local path = string.gsub(%(path)s, "{agent}", math.random(1, %(agents)d))
+    return wrk.format("GET", path, {["If-None-Match"] = %(held)s})
+end
+done = function(summary, latency)
+    local errors = summary.errors
+    io.write(string.format("%%d %%d %%d %%d\\n", summary.requests, errors.status + errors.timeout + errors.read,
+        latency:percentile(50), latency:percentile(99)))
+end
+"""
 
 _STORE = """
 INSERT INTO agent_performance_metrics
@@ -45,7 +55,7 @@ def main() -> None:
     """Prints a row per kind of request and number of clients. Every answer's status is checked."""
     parser = argparse.ArgumentParser(prog="python -m metrics_pipeline_tests.benchmarks.api", description=__doc__)
     parser.add_argument("--agents", type=int, default=500, help="agents stored (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=5, help="seconds per measurement (default %(default)s)")
+    parser.add_argument("--seconds", type=int, default=5, help="seconds per measurement (default %(default)s)")
     options = parser.parse_args()
     with temporary_home() as home:
         last = last_complete_day(datetime.now(UTC), "UTC")
@@ -89,59 +99,49 @@ def _server(home: Path) -> Iterator[str]:
         process.wait(30)
 
 
-def _measure(url: str, agents: int, last: date, seconds: float) -> None:
-    choose = random.Random(1)
-
-    def any_agent() -> str:
-        return f"/api/v1/metrics/agent-{choose.randint(1, agents)}"
-
+def _measure(url: str, agents: int, last: date, seconds: int) -> None:
+    agent = "/api/v1/metrics/agent-{agent}"
     year = f"?start_date={last - timedelta(days=_DAYS - 1)}"
     tag = httpx2.get(f"{url}/api/v1/metrics/agent-1", trust_env=False).headers["ETag"]
-    kinds: dict[str, tuple[Callable[[], str], dict[str, str], int]] = {
-        "30 days of one agent": (any_agent, {}, 200),
-        "the same, unchanged (304)": (lambda: "/api/v1/metrics/agent-1", {"If-None-Match": tag}, 304),
-        "365 days of one agent": (lambda: any_agent() + year, {}, 200),
-        "summary of 30 days": (lambda: any_agent() + "/summary", {}, 200),
-        "100 agents of a day by cost": (lambda: "/api/v1/metrics?sort=-total_cost_usd", {}, 200),
-        "health (no database)": (lambda: "/healthz", {}, 200),
+    kinds = {
+        "health (no database)": ("/healthz", ""),
+        "30 days of one agent": (agent, ""),
+        "the same, unchanged (304)": ("/api/v1/metrics/agent-1", tag),
+        "365 days of one agent": (agent + year, ""),
+        "100 agents of a day by cost": ("/api/v1/metrics?sort=-total_cost_usd", ""),
+        "summary of 30 days": (agent + "/summary", ""),
+        "coverage of 14 days": ("/api/v1/coverage", ""),
     }
     print("\n| request | clients | requests per second | median ms | p99 ms |")
     print("| --- | ---: | ---: | ---: | ---: |")
-    for kind, (path, headers, status) in kinds.items():
+    for kind, (path, held) in kinds.items():
         for clients in _CLIENTS:
-            taken = _load(url, path, headers, status, clients, seconds)
-            p99 = statistics.quantiles(taken, n=100)[98]
-            print(
-                f"| {kind} | {clients} | {len(taken) / seconds:,.0f} | "
-                f"{statistics.median(taken) * 1000:.1f} | {p99 * 1000:.1f} |",
-                flush=True,
-            )
+            with _wrk(url, path, held, agents, clients, seconds) as wrk:
+                _print(kind, clients, seconds, wrk)
+    with (
+        _wrk(url, "/api/v1/coverage", "", agents, 24, seconds) as others,
+        _wrk(url, agent, "", agents, 8, seconds) as wrk,
+    ):
+        _print("30 days of one agent, beside:", 8, seconds, wrk)
+        _print("coverage of 14 days", 24, seconds, others)
 
 
-def _load(
-    url: str, path: Callable[[], str], headers: dict[str, str], status: int, clients: int, seconds: float
-) -> list[float]:
-    """The seconds that each answer took."""
-    taken: list[float] = []
+@contextlib.contextmanager
+def _wrk(url: str, path: str, held: str, agents: int, clients: int, seconds: int) -> Iterator[subprocess.Popen[str]]:
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(_SCRIPT % {"path": json.dumps(path), "held": json.dumps(held), "agents": agents})
+        script.flush()
+        command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "-s", script.name, url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as wrk:
+            yield wrk
 
-    def ask() -> None:
-        with httpx2.Client(base_url=url, headers=headers, trust_env=False) as client:
-            client.get(path())
-            ready.wait()
-            end = time.perf_counter() + seconds
-            while (started := time.perf_counter()) < end:
-                answer = client.get(path())
-                taken.append(time.perf_counter() - started)
-                if answer.status_code != status:
-                    raise RuntimeError(f"{answer.url} was answered with {answer.status_code}: {answer.text}")
 
-    ready = threading.Barrier(clients)
-    threads = [threading.Thread(target=ask) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return taken
+def _print(kind: str, clients: int, seconds: int, wrk: subprocess.Popen[str]) -> None:
+    printed, _ = wrk.communicate()
+    requests, errors, median, p99 = (int(number) for number in printed.splitlines()[-1].split())
+    if errors:
+        raise RuntimeError(f"{kind}: {errors} of {requests} requests failed.\n{printed}")
+    print(f"| {kind} | {clients} | {requests / seconds:,.0f} | {median / 1000:.1f} | {p99 / 1000:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def list_responses(model: type[BaseModel], *statuses: int, is_paged: bool = True
 
 def object_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that answers with one versioned object, and with problems of these statuses."""
-    return {200: {"headers": _TAG_HEADER}, **_NOT_MODIFIED, **problems(401, 422, 503, *statuses)}
+    return {200: {"headers": _TAG_HEADER}, **_NOT_MODIFIED, **problems(401, 406, 422, 503, *statuses)}
 
 
 def send_rows(

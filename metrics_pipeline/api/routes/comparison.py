@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.conditions import EntityTags
-from metrics_pipeline.api.formats import to_json
+from metrics_pipeline.api.formats import json_accepted, to_json
 from metrics_pipeline.api.models import ValueComparison
 from metrics_pipeline.api.parameters import (
     MAX_WINDOW_DAYS,
@@ -59,6 +59,7 @@ class ComparisonParameters(Parameters):
 @router.get(
     "/{agent_id:path}/compare",
     summary="Two values of a dimension side by side",
+    dependencies=[Depends(json_accepted)],
     response_model=ValueComparison,
     responses=object_responses(404),
 )

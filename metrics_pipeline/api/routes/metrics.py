@@ -14,7 +14,7 @@ from starlette.responses import Response
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.conditions import EntityTags
 from metrics_pipeline.api.context import ApiContext
-from metrics_pipeline.api.formats import Decimals, decimals_as_text, render_rows, to_json
+from metrics_pipeline.api.formats import Decimals, decimals_as_text, json_accepted, render_rows, to_json
 from metrics_pipeline.api.models import SUMMARY_OF_WINDOW, DayMetrics, Summary, WindowChange
 from metrics_pipeline.api.parameters import (
     MAX_WINDOW_DAYS,
@@ -146,6 +146,7 @@ def agents_of_a_day(
 @router.get(
     "/{agent_id:path}/summary",
     summary="An agent's figures over a period, beside the period before",
+    dependencies=[Depends(json_accepted)],
     response_model=Summary,
     responses=object_responses(404),
 )
