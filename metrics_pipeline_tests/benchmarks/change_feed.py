@@ -60,7 +60,7 @@ def main() -> None:
         for name, age in _AGES.items():
             for rows in (1, 1000):
                 script = _INSERT.format(age=age, rows=rows)
-                pairs = []
+                pairs: list[tuple[Turn, Turn]] = []
                 for number in range(options.turns):
                     # Whoever comes second finds a warmer server, or a slower machine.
                     order = (False, True) if number % 2 else (True, False)

@@ -134,8 +134,8 @@ def test_a_restored_dump_and_a_copied_database_believe_nothing_that_was_noted_in
     partitioned: Database, database_url: str, server_uri: str, bare_database_url: str
 ) -> None:
     watch_closely(partitioned, database_url)
-    dump = [binaries() / "pg_dump", "--format=custom", database_url]
-    restore = [binaries() / "pg_restore", "--exit-on-error", "--dbname", bare_database_url]
+    dump = [str(binaries() / "pg_dump"), "--format=custom", database_url]
+    restore = [str(binaries() / "pg_restore"), "--exit-on-error", "--dbname", bare_database_url]
     subprocess.run(restore, input=subprocess.run(dump, check=True, capture_output=True).stdout, check=True)
     restored = Database(DatabaseUrl.parse(bare_database_url))
     write(restored, WRITERS["a correction of no total"], DAYS[0])
