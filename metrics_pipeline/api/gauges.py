@@ -15,11 +15,11 @@ from metrics_pipeline.api.models import COVERAGE_STATES
 from metrics_pipeline.api.traffic import Traffic
 from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.logs.contract import check_contract
+from metrics_pipeline.logs.counts import count_logs_before
 from metrics_pipeline.metrics.retention import cutoffs
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.names import LOGS_TABLE
 from metrics_pipeline.pipeline.reconciling import lookback
-from metrics_pipeline.retention.raw_logs import count_logs_before
 from metrics_pipeline.store.answers.monitoring import busiest_agents, day_totals, gaps
 from metrics_pipeline.store.ledger import ledger_rows, newest_stored_day
 

@@ -106,6 +106,10 @@ SELECT (SELECT count(*) FROM triggers JOIN functions ON functions.oid = tgfoid J
            (SELECT string_agg(concat_ws(',', attname, attnum, atttypid), ';' ORDER BY attnum) FROM pg_attribute
              WHERE attrelid = to_regclass('agent_execution_logs') AND attnum > 0))) AS structure""")
 
+_IS_REPLICATED_TO = text(
+    "SELECT EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = to_regclass('agent_execution_logs'))"
+)
+
 _STATE = text("""
 SELECT pg_current_snapshot()::text AS snapshot, failures.last_value AS failures, watermark.last_value AS watermark,
        feed.failures AS known_failures, feed.watermark AS known_watermark, feed.structure, feed.pruned_before,
@@ -261,7 +265,8 @@ def describe_feed(connection: Connection) -> tuple[str, list[str]]:
 def trigger_statements(connection: Connection, contract: UpstreamContract, *, remove: bool) -> list[str]:
     """The statements that create or drop the triggers, for the owner of the logs.
 
-    Raises PermanentError if the logs are not a table, or our own tables are missing.
+    Raises PermanentError if the logs are not a table, if its triggers would hold up replication, or if our own tables
+    are missing.
     """
     catalog = connection.execute(_CATALOG).one()
     if catalog.schema is None:
@@ -270,6 +275,13 @@ def trigger_statements(connection: Connection, contract: UpstreamContract, *, re
         raise PermanentError(
             "agent_execution_logs is not a table in this database: triggers of a view or of a foreign table do not see "
             "what others write to the tables behind it."
+        )
+    if catalog.kind == "p" and connection.scalar(_IS_REPLICATED_TO):
+        raise PermanentError(
+            "Logical replication writes to agent_execution_logs, which is partitioned. There PostgreSQL 18 leaks a "
+            "reference to the partition of each row for which a trigger is called, and with thousands of them its "
+            "parallel workers wait for each other forever. No feed is needed: the counters of partitions show what "
+            "replication has written."
         )
     clock = "(clock_timestamp() AT TIME ZONE 'UTC')" if contract.timestamp_is_naive else "clock_timestamp()"
     statements = []

@@ -16,11 +16,12 @@ from metrics_pipeline.metrics.windows import DayWindow
 _MINIMUM_VERSION = (15,)
 
 # Counters restart at 0 after a crash, which renews the reset time of the archiver's, and after pg_stat_reset() and
-# pg_stat_reset_single_table_counters(), which renew that of the database. On a replica they count nothing that is
-# replayed. A role may have been set not to count.
+# pg_stat_reset_single_table_counters(), which renew that of the database. Those of a copied database begin at 0, and
+# its tables have the oids of the original's. On a replica they count nothing that is replayed. A role may have been set
+# not to count.
 _SERVER = text("""
-SELECT ARRAY[pg_postmaster_start_time(), pg_stat_get_db_stat_reset_time(oid),
-             (SELECT stats_reset FROM pg_stat_archiver)]::text[]
+SELECT ARRAY[oid::text, pg_postmaster_start_time()::text, pg_stat_get_db_stat_reset_time(oid)::text,
+             (SELECT stats_reset::text FROM pg_stat_archiver)]
   FROM pg_database
  WHERE datname = current_database() AND NOT pg_is_in_recovery() AND current_setting('track_counts')::boolean
    AND NOT EXISTS (SELECT FROM pg_db_role_setting, unnest(setconfig) AS setting

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.logs import change_feed, partition_counters, quality
 from metrics_pipeline.logs.contract import UpstreamContract
+from metrics_pipeline.logs.counts import count_logs_of_day
 from metrics_pipeline.logs.days import over_days
 from metrics_pipeline.logs.log_columns import (
     CONTENT_HASH,
@@ -92,9 +93,6 @@ _SHORTEST_SPAN = timedelta(microseconds=1)
 
 _FIRST_LOG = text("""
 SELECT min("timestamp") FROM agent_execution_logs WHERE "timestamp" >= '0001-01-01' AND "timestamp" < '9999-01-01'""")
-
-# An index-only scan where the table was vacuumed since.
-_COUNT = "SELECT {day} AS day, count(*) AS logs FROM {logs} GROUP BY 1"
 
 #: Reads the logs of windows, and keeps what it finds.
 _Read = Callable[[Sequence[DayWindow]], None]
@@ -229,11 +227,8 @@ class PostgresLogs:
         return found
 
     def counts(self, snapshot: Connection, windows: Sequence[DayWindow]) -> Mapping[date, int]:
-        """See LogSource. One pass on the server over the index of the timestamps."""
-        rows = over_days(snapshot, self.contract, windows, _COUNT)
-        return {window.metric_date: 0 for window in windows} | {
-            windows[row["day"] - 1].metric_date: row["logs"] for row in rows
-        }
+        """See LogSource. For each day an index-only scan, if the table was vacuumed since, which workers share."""
+        return {window.metric_date: count_logs_of_day(snapshot, self.contract, window) for window in windows}
 
     def logs_by_agent(self, snapshot: Connection, windows: Sequence[DayWindow]) -> list[AgentLogs]:
         """See LogSource. One pass on the server over the logs of all windows."""

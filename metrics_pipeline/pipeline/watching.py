@@ -115,7 +115,8 @@ class _Look:
                 to_read.append(day)
             elif day in unchanged:
                 self.found[day] = replace(known, confirmed_at=now, judged_by=unchanged[day])
-            elif day in self._marks:
+            elif day in self._marks or known.mark is not None:
+                # The latter: what could tell whether it changed since can do so no longer.
                 to_read.append(day)
             elif timedelta(0) <= now - known.confirmed_at < self._effort.trusted_for:
                 self.found[day] = known

@@ -6,11 +6,11 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from metrics_pipeline.logs.contract import UpstreamContract
+from metrics_pipeline.logs.counts import count_logs_of_day
 from metrics_pipeline.metrics.catalog import AGENT_DAY, GRAINS
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.retention.pace import RetentionConnection
-from metrics_pipeline.retention.raw_logs import count_logs_of_day
 from metrics_pipeline.retention.report import RetentionReport
 from metrics_pipeline.store.publishing import lock_day
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, text
 
 # A default partition has no upper bound. Only a partition by range of the time column alone says which days it holds;
 # dropping one needs the ownership of it and of its parent. Where rows that are deleted set off triggers or actions of
@@ -53,11 +53,6 @@ class SourceTable:
     oid: int
     is_table: bool
     is_droppable: bool
-
-
-def on_table(statement: str, quoted_name: str) -> TextClause:
-    """The statement with {table} as that table. A colon of its name is no parameter."""
-    return text(statement.replace("{table}", quoted_name.replace(":", "\\:")))
 
 
 def tables_of(connection: Connection, table: str, time_column: str, before: datetime) -> list[SourceTable]:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from metrics_pipeline.logs.contract import UpstreamContract
+from metrics_pipeline.logs.counts import count_logs_before, count_logs_of_day, on_table
 from metrics_pipeline.logs.log_columns import FINGERPRINT_KINDS, fingerprint_columns, log_columns
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.reconciliation import LedgerRow
@@ -19,7 +20,7 @@ from metrics_pipeline.metrics.retention import FIRST_DAY, reason_of_difference, 
 from metrics_pipeline.metrics.windows import DayWindow, day_window
 from metrics_pipeline.names import LOGS_TABLE
 from metrics_pipeline.retention.pace import HeldBackError, OnProgress, Pace, RetentionConnection, why_not
-from metrics_pipeline.retention.partitions import SourceTable, on_table, tables_of
+from metrics_pipeline.retention.partitions import SourceTable, tables_of
 from metrics_pipeline.retention.report import HeldBackDay, RetentionReport
 from metrics_pipeline.store.audit import stored_totals
 from metrics_pipeline.store.ledger import read_stored_day
@@ -28,9 +29,9 @@ from metrics_pipeline.store.publishing import lock_day
 _EARLIEST = datetime(FIRST_DAY.year, 1, 1, tzinfo=UTC)
 
 _NEXT_LOG = """SELECT min("timestamp") FROM {table} WHERE "timestamp" >= :start AND "timestamp" < :end"""
-_COUNT_BEFORE = """SELECT count(*) FROM {table} WHERE "timestamp" < :before"""
-_COUNT_DAY = """SELECT count(*) FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" < :end"""
-_COUNT_FOREIGN = text(f"{_COUNT_DAY} AND tableoid = ANY(CAST(:foreign AS oid[]))")
+_COUNT_FOREIGN = text("""
+SELECT count(*) FROM agent_execution_logs
+WHERE "timestamp" >= :start AND "timestamp" < :end AND tableoid = ANY(CAST(:foreign AS oid[]))""")
 
 # What an earlier version deleted of a day without finishing it; an open day of another zone that shares its instants.
 _FURTHER = text("""
@@ -233,17 +234,3 @@ class RawLogPruning:
         rows = rows.replace("{columns}", log_columns(self.contract))
         statement = text(f"WITH log AS ({rows}) SELECT {fingerprint_columns(kind)} FROM log")
         return SourceFingerprint.of(dict(connection.execute(statement, bounds).mappings().one()), kind)
-
-
-def count_logs_of_day(connection: Connection, contract: UpstreamContract, window: DayWindow) -> int:
-    """How many logs of the day are in the table."""
-    count: int = connection.execute(text(_COUNT_DAY), contract.bounds(window)).scalar_one()
-    return count
-
-
-def count_logs_before(
-    connection: Connection, contract: UpstreamContract, moment: datetime, table: str = LOGS_TABLE
-) -> int:
-    """How many logs of before the instant are in the table of that quoted name."""
-    count: int = connection.execute(on_table(_COUNT_BEFORE, table), {"before": contract.instant(moment)}).scalar_one()
-    return count

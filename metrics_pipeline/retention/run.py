@@ -7,12 +7,13 @@ from sqlalchemy import Connection, text
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.contract import UpstreamContract
+from metrics_pipeline.logs.counts import count_logs_before
 from metrics_pipeline.metrics.retention import Cutoffs
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.retention.expired_metrics import expire_metrics
 from metrics_pipeline.retention.pace import OnProgress, Pace, RetentionConnection
-from metrics_pipeline.retention.raw_logs import RawLogPruning, count_logs_before
+from metrics_pipeline.retention.raw_logs import RawLogPruning
 from metrics_pipeline.retention.report import RetentionReport
 from metrics_pipeline.retention.resolved_alerts import delete_resolved_alerts
 

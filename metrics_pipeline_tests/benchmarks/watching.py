@@ -1,15 +1,21 @@
 """What watching costs: `python -m metrics_pipeline_tests.benchmarks.watching`, on an embedded server of its own.
 
-Stores --days days of --logs logs each, in a plain table and in one that is partitioned by day, and measures: a tick of
-late_logs_sensor when nothing has changed; a tick after 1,000 late logs of one day, beside the aggregation of that day;
-the check within a run; and the reading of every log, which is what each of them did before and the nightly check does.
+Stores --days days of --logs logs each, in a table that is partitioned by day and in a plain one, and measures: a tick
+of late_logs_sensor when nothing has changed; a tick after 1,000 late logs of one day, beside the aggregation of that
+day; the check within a run; the reading of every log, which is what each of them did before and the nightly check does;
+and a whole run of a day. Of the plain table everything is measured again with the change feed.
 """
 
 import argparse
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +24,8 @@ from rich.progress import track
 from sqlalchemy import text
 
 from metrics_pipeline.definitions import build_defs
+from metrics_pipeline.logs.change_feed import trigger_statements
+from metrics_pipeline.logs.contract import check_contract
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.reconciling import judge
@@ -61,54 +69,101 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=14, help="days (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default %(default)s)")
     options = parser.parse_args()
-    for layout, is_partitioned in (("partitioned by day", True), ("a plain table", False)):
+    for is_partitioned in (True, False):
         with temporary_home() as home:
-            rows = _measure(home, options.days, options.logs, options.rounds, is_partitioned=is_partitioned)
-        print(f"\n{options.days} × {options.logs:,} logs, {layout}\n")
-        print("| operation | median s | slowest s |")
-        print("| --- | ---: | ---: |")
-        for name, seconds in rows.items():
-            print(f"| {name} | {statistics.median(seconds):.3f} | {max(seconds):.3f} |", flush=True)
+            stored = Stored.in_home(home, datetime.now(UTC), options.days)
+            stored.make(options.logs, is_partitioned=is_partitioned)
+            layout = "partitioned by day" if is_partitioned else "a plain table"
+            _print_table(f"{options.days} × {options.logs:,} logs, {layout}", stored.measure(options.rounds))
+            if not is_partitioned:
+                stored.install_feed()
+                _print_table("the same with the change feed", stored.measure(options.rounds))
 
 
-def _measure(home: Path, number: int, logs: int, rounds: int, *, is_partitioned: bool) -> dict[str, list[float]]:
-    now = datetime.now(UTC)
-    newest = last_complete_day(now, "UTC")
-    days = [newest - timedelta(days=n) for n in reversed(range(number))]
-    settings = Settings(home=home, start_date=days[0], lookback_days=number)
-    database = open_database(settings)
-    _store(database, days, logs, is_partitioned=is_partitioned)
-    late = days[number // 2]
-    seconds: dict[str, list[float]] = {}
+def _print_table(title: str, rows: dict[str, list[float]]) -> None:
+    print(f"\n{title}\n")
+    print("| operation | median s | slowest s |")
+    print("| --- | ---: | ---: |")
+    for name, seconds in rows.items():
+        print(f"| {name} | {statistics.median(seconds):.3f} | {max(seconds):.3f} |", flush=True)
 
-    @contextmanager
-    def timed(name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        seconds.setdefault(name, []).append(time.perf_counter() - started)
 
-    folder = home / "dagster"
-    folder.mkdir()
-    with dg.DagsterInstance.local_temp(str(folder)) as instance:
-        for day in days:
-            _aggregate(database, day)
-            instance.report_runless_asset_event(dg.AssetMaterialization(METRICS_ASSET_KEY, partition=str(day)))
-        source = open_logs(database)
-        tick = _tick(instance, database, settings, now)
-        tick()
-        for _ in range(rounds):
-            with timed("every log read: the nightly check, and each tick and check before"):
-                judge(instance, database, source, "UTC", days, Effort(is_full=True))
-            with timed("a tick, nothing changed"):
-                assert tick() == []
-            with timed("the check within a run, nothing changed"):
-                judge(instance, database, source, "UTC", days, Effort(trusted_for=timedelta(hours=1)))
-            _load(database, late, _LATE_LOGS)
-            with timed(f"a tick, {_LATE_LOGS:,} late logs on one day"):
-                assert tick() == [str(late)]
-            with timed("the aggregation of that day"):
-                _aggregate(database, late)
-    return seconds
+@dataclass(frozen=True)
+class Stored:
+    """Days of logs on the server of a home, and what watches them. `now` is after the last of `days`."""
+
+    settings: Settings
+    database: Database
+    days: list[date]
+    now: datetime
+
+    @classmethod
+    def in_home(cls, home: Path, now: datetime, number: int) -> "Stored":
+        """The `number` days before `now`. Starts the server."""
+        newest = last_complete_day(now, "UTC")
+        days = [newest - timedelta(days=n) for n in reversed(range(number))]
+        settings = Settings(home=home, start_date=days[0], lookback_days=number)
+        return cls(settings, open_database(settings), days, now)
+
+    def make(self, logs: int, *, is_partitioned: bool) -> None:
+        """Makes and aggregates the logs."""
+        _store(self.database, self.days, logs, is_partitioned=is_partitioned)
+        for day in self.days:
+            _aggregate(self.database, day)
+
+    def install_feed(self) -> None:
+        """Has the change feed watch the logs from now on."""
+        with self.database.begin() as connection:
+            for statement in trigger_statements(connection, check_contract(connection), remove=False):
+                connection.execute(text(statement))
+
+    def measure(self, rounds: int) -> dict[str, list[float]]:
+        """Seconds of each operation in each round."""
+        late, source = self.days[len(self.days) // 2], open_logs(self.database)
+        seconds: dict[str, list[float]] = {}
+
+        @contextmanager
+        def timed(name: str) -> Iterator[None]:
+            started = time.perf_counter()
+            yield
+            seconds.setdefault(name, []).append(time.perf_counter() - started)
+
+        with (
+            tempfile.TemporaryDirectory(dir=self.settings.home) as folder,
+            dg.DagsterInstance.local_temp(folder) as instance,
+        ):
+            for day in self.days:
+                instance.report_runless_asset_event(dg.AssetMaterialization(METRICS_ASSET_KEY, partition=str(day)))
+            tick = _tick(instance, self.database, self.settings, self.now)
+            tick()
+            for _ in range(rounds):
+                with timed("every log read: the nightly check, and each tick and check before"):
+                    judge(instance, self.database, source, "UTC", self.days, Effort(is_full=True))
+                with timed("a tick, nothing changed"):
+                    assert tick() == []
+                with timed("the check within a run, nothing changed"):
+                    judge(instance, self.database, source, "UTC", self.days, Effort(trusted_for=timedelta(hours=1)))
+                _load(self.database, late, _LATE_LOGS)
+                with timed(f"a tick, {_LATE_LOGS:,} late logs on one day"):
+                    assert tick() == [str(late)]
+                with timed("the aggregation of that day"):
+                    _aggregate(self.database, late)
+                with timed("a run of the newest day with its checks, the whole `dagster` process"):
+                    self._run(folder)
+        return seconds
+
+    def _run(self, folder: str) -> None:
+        given = {
+            "DAGSTER_HOME": folder,
+            "METRICS_PIPELINE_HOME": str(self.settings.home),
+            "METRICS_START_DATE": str(self.days[0]),
+            "METRICS_LOOKBACK_DAYS": str(len(self.days)),
+        }
+        command = ["dagster", "asset", "materialize", "-m", "metrics_pipeline.definitions"]
+        command += ["--select", "agent_performance_metrics", "--partition", str(self.days[-1])]
+        run = subprocess.run([sys.executable, "-m", *command], env=os.environ | given, capture_output=True, text=True)
+        if run.returncode or "no_missing_or_dirty_days" not in run.stderr:
+            raise SystemExit(f"The run failed, or evaluated no check:\n{run.stdout}{run.stderr}")
 
 
 def _store(database: Database, days: list[date], logs: int, *, is_partitioned: bool) -> None:

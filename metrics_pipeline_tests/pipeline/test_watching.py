@@ -215,11 +215,17 @@ def test_on_a_plain_table_old_days_are_counted_and_the_newest_read(database: Dat
 def fed(database: Database, database_url: str) -> Database:
     """A plain table with a change feed, all of whose days were looked at since."""
     fill(database)
-    printed = CliRunner().invoke(app, ["db", "watch"], env={"METRICS_DATABASE_URL": database_url})
-    apply(printed.output, database_url)
-    begin_to_watch(database)
+    watch_with_a_feed(database, database_url)
     judged(database, *DAYS)
     return database
+
+
+def watch_with_a_feed(database: Database, url: str) -> None:
+    printed = CliRunner().invoke(app, ["db", "watch"], env={"METRICS_DATABASE_URL": url})
+    if printed.exception is not None:
+        raise printed.exception
+    apply(printed.output, url)
+    begin_to_watch(database)
 
 
 def begin_to_watch(database: Database) -> None:
@@ -240,10 +246,14 @@ def test_with_a_feed_a_look_at_a_plain_table_reads_the_touched_days_only(fed: Da
     assert evidence(looked) == [JudgedBy.CONTENT, *[JudgedBy.FEED] * 3]
     assert [verdict.state for verdict in looked] == [DayState.DIRTY, *[DayState.AGGREGATED] * 3]
     assert evidence(judged(fed, *DAYS, effort=USUAL_EFFORT)) == [JudgedBy.FEED] * 4
-    # Without its triggers nothing is believed that it noted.
+    # Without its triggers nothing is believed that it noted, and a count would not show the correction.
     execute(fed, "ALTER TABLE agent_execution_logs DISABLE TRIGGER metric_note_update")
-    write(fed, WRITERS["a correction in place"], DAYS[-1])
-    assert judged(fed, *DAYS, effort=USUAL_EFFORT)[-1].state is DayState.DIRTY
+    write(fed, WRITERS["a correction in place"], DAYS[1])
+    looked = judged(fed, *DAYS, effort=USUAL_EFFORT)
+    assert evidence(looked) == [JudgedBy.CONTENT] * 4
+    assert looked[1].state is DayState.DIRTY
+    # They are read once, not each time.
+    assert evidence(judged(fed, *DAYS, effort=USUAL_EFFORT)) == [*[JudgedBy.COUNT] * 2, *[JudgedBy.CONTENT] * 2]
 
 
 @pytest.mark.parametrize("name", WRITERS)
