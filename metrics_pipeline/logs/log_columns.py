@@ -12,7 +12,7 @@ from metrics_pipeline.metrics.catalog import (
     UNKNOWN_ERROR_TYPE,
 )
 from metrics_pipeline.metrics.costs import FINGERPRINT_MODULUS_NANO_USD
-from metrics_pipeline.metrics.dimensions import LIST, MAX_VALUE_CHARACTERS, NONE, VALUE, Dimension
+from metrics_pipeline.metrics.dimensions import LIST, MARKS, MAX_VALUE_CHARACTERS, NONE, VALUE, Dimension
 from metrics_pipeline.metrics.fingerprint import FingerprintKind
 
 # A json column can hold \u0000 and lone surrogates, which text cannot: ->> of any key would fail, and with it the day.
@@ -140,8 +140,9 @@ PARTIALS = {
     "error_types": rf"string_agg(textsend({_ERROR_TYPE}), '\x00') FILTER (WHERE {HAS_FAILED})",
 }
 
-#: A log's part in the metrics of a value: an element for each log, in the same order in all of them. numbers: eight
-#: bytes, the latency in the upper half, the tokens + 2^31 in the lower half. flags: two bytes, see LOG_FLAGS.
+#: With dimensions, what each log says: an element for each, in the same order in all of them; user_ids and error_types
+#: of PARTIALS follow, of the logs that have one. numbers: eight bytes, the latency in the upper half, the tokens + 2^31
+#: in the lower half. flags: two bytes, see LOG_FLAGS.
 LOG_FLAGS = {
     "is_successful": "is_successful",
     "has_failed": HAS_FAILED,
@@ -155,26 +156,25 @@ PER_LOG = {
         int8send(coalesce(latency_ms, 0) * 4294967296 + (coalesce(token_count, 0) + 2147483648)), '')""",
     "flags": f"string_agg(int2send(({_FLAGS})::int2), '')",
     "costs": rf"string_agg(textsend(coalesce({_COST}, 0)::text), '\x00')",
-    "users": rf"string_agg(textsend(coalesce({_USER}, '')), '\x00')",
-    "errors": rf"string_agg(textsend(CASE WHEN {HAS_FAILED} THEN {_ERROR_TYPE} ELSE '' END), '\x00')",
+    **{name: PARTIALS[name] for name in ("total_executions", "user_ids", "error_types")},
 }
-
-#: The first letter of dimension_value(), by the kind of the value.
-KIND_LETTERS = {VALUE: "v", NONE: "n", LIST: "l"}
 
 
 def dimension_value(dimension: Dimension, number: int, contract: UpstreamContract) -> str:
-    """The value that a log counts under, over rows of log_columns(): KIND_LETTERS of its kind, and a VALUE's text."""
+    """The value that a log counts under, over rows of log_columns(); see MARKS."""
     found, most = f"dimension_{number}", MAX_VALUE_CHARACTERS
     type_, value = ("json", _VALUE_OF_JSON) if contract.metadata_is_json else ("jsonb", _VALUE_OF_JSONB)
     json = value.replace("->>'KEY'", f"#>{_path(dimension)}")
     # A text may be spelled like a list.
     is_list = f"left({found}, 1) IN ('{{', '[') AND {type_}_typeof({json}) <> 'string'"
+    marks = ", ".join(str(ord(mark)) for mark in [*MARKS.values(), "[", "{"])
+    # Most values meet the second condition, which is cheap. The first character of an empty text is 0.
     return f"""CASE
-        WHEN {found} IS NULL THEN '{KIND_LETTERS[NONE]}'
-        {f"WHEN {is_list} THEN '{KIND_LETTERS[LIST]}'" if dimension.keys else ""}
-        WHEN octet_length({found}) <= {most} OR char_length({found}) <= {most} THEN '{KIND_LETTERS[VALUE]}' || {found}
-        ELSE '{KIND_LETTERS[VALUE]}' || left({found}, {most - 17}) || '…'
+        WHEN {found} IS NULL THEN '{MARKS[NONE]}'
+        WHEN octet_length({found}) <= {most} AND ascii({found}) NOT IN (0, {marks}) THEN {found}
+        {f"WHEN {is_list} THEN '{MARKS[LIST]}'" if dimension.keys else ""}
+        WHEN octet_length({found}) <= {most} OR char_length({found}) <= {most} THEN '{MARKS[VALUE]}' || {found}
+        ELSE '{MARKS[VALUE]}' || left({found}, {most - 17}) || '…'
             || left(encode(sha256(textsend({found})), 'hex'), 16) END"""
 
 
@@ -183,7 +183,7 @@ def dimension_content(number: int) -> str:
 
     An aggregate over rows of log_columns() that also have CONTENT_HASH as content_hash.
     """
-    text = f"coalesce('{KIND_LETTERS[VALUE]}' || dimension_{number}, '{KIND_LETTERS[NONE]}')"
+    text = f"coalesce('v' || dimension_{number}, 'n')"
     return f'coalesce(sum(hashtextextended({text} COLLATE "C", content_hash)), 0)'
 
 

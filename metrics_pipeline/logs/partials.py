@@ -13,7 +13,6 @@ from sqlalchemy import Connection, text
 
 from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.logs.log_columns import (
-    KIND_LETTERS,
     LOG_FLAGS,
     PARTIALS,
     PER_LOG,
@@ -27,10 +26,10 @@ from metrics_pipeline.metrics.costs import NOT_FINITE, nano_usd
 from metrics_pipeline.metrics.dimensions import (
     OTHER,
     SPELLED,
-    VALUE,
+    SUMS_OF_LOGS,
     VALUE_COSTS_SCHEMA,
-    VALUE_PARTIALS_SCHEMA,
     Dimension,
+    log_schema,
 )
 from metrics_pipeline.metrics.windows import DayWindow
 
@@ -54,18 +53,15 @@ GROUP BY agent_id"""
 _FETCHED = {pl.Int128(): pl.String(), pl.List(pl.Int32()): pl.Binary(), pl.List(pl.String()): pl.Binary()}
 
 
-NO_VALUES = pl.DataFrame(schema=VALUE_PARTIALS_SCHEMA)
-
-
 @dataclass(frozen=True)
 class SlicePartials:
-    """The logs of a slice: PARTIALS_SCHEMA by agent, and VALUE_PARTIALS_SCHEMA by value of the dimensions.
+    """The logs of a slice: PARTIALS_SCHEMA by agent, and, with dimensions, log_schema().
 
     content: of each dimension, its part of ExtractedValues.content.
     """
 
     by_agent: pl.DataFrame
-    by_value: pl.DataFrame
+    logs: pl.DataFrame
     content: tuple[int, ...]
 
 
@@ -76,7 +72,7 @@ def read_partials(
     end: datetime,
     dimensions: Sequence[Dimension] = (),
 ) -> SlicePartials:
-    """The partial aggregates of the logs in [start, end), a row per agent, including NULL, and per value.
+    """The partial aggregates of the logs in [start, end), a row per agent, also NULL; with dimensions also each log.
 
     Changes work_mem and jit until the end of the connection's transaction.
     """
@@ -92,11 +88,14 @@ def read_partials(
         names = [column.name for column in cursor.description]
         columns: list[Any] = list(zip(*cursor.fetchall(), strict=True)) or [()] * len(names)
     found = dict(zip(names, columns, strict=True))
+    if dimensions:
+        logs = _logs(found, dimensions)
+        content = tuple(sum(map(int, found[f"content_{number}"])) for number in range(len(dimensions)))
+        return SlicePartials(_by_agent(logs, found), logs, content)
     fetched = pl.DataFrame(
         {
             name: pl.Series(values, dtype=_FETCHED.get(PARTIALS_SCHEMA[name], PARTIALS_SCHEMA[name]))
             for name, values in found.items()
-            if name in PARTIALS_SCHEMA
         }
     )
     by_agent = (
@@ -112,14 +111,11 @@ def read_partials(
         .select(pl.col(name).cast(dtype) for name, dtype in PARTIALS_SCHEMA.items())
         .collect(engine="in-memory")
     )
-    if not dimensions:
-        return SlicePartials(by_agent, NO_VALUES, ())
-    content = tuple(sum(map(int, found[f"content_{number}"])) for number in range(len(dimensions)))
-    return SlicePartials(by_agent, _by_value(found, dimensions), content)
+    return SlicePartials(by_agent, pl.DataFrame(), ())
 
 
 def _statement_with(dimensions: Sequence[Dimension], contract: UpstreamContract) -> str:
-    aggregates = {**PARTIALS, "content_hash": "sum(content_hash)::text", **PER_LOG}
+    aggregates = {"content_hash": "sum(content_hash)::text", **PER_LOG}
     for number, dimension in enumerate(dimensions):
         value = dimension_value(dimension, number, contract)
         aggregates[f"values_{number}"] = rf"string_agg(textsend({value}), '\x00')"
@@ -130,59 +126,60 @@ def _statement_with(dimensions: Sequence[Dimension], contract: UpstreamContract)
     )
 
 
-def _by_value(found: Mapping[str, Sequence[Any]], dimensions: Sequence[Dimension]) -> pl.DataFrame:
-    """The logs, which arrive as lists of each agent, by value of each dimension: VALUE_PARTIALS_SCHEMA."""
+def _logs(found: Mapping[str, Sequence[Any]], dimensions: Sequence[Dimension]) -> pl.DataFrame:
+    """The logs, which arrive as lists of each agent, in log_schema()."""
+    agents = pl.Series(found["agent_id"], dtype=pl.String).cast(pl.Categorical)
     logs = pl.Series(found["total_executions"], dtype=pl.Int64)
-    numbers, flags = _native("q", found["numbers"]), pl.col("flags")
-    texts = {
-        name: pl.Series([b"\0".join(found[name])] if len(logs) else [], dtype=pl.Binary)
-        .cast(pl.String)
-        .str.split("\0")
-        .explode()
-        for name in ("costs", "users", "errors", *(f"values_{number}" for number in range(len(dimensions))))
-    }
+    numbers, flags = _native("q", found["numbers"]), _native("h", found["flags"])
     flag = {name: flags & (1 << bit) != 0 for bit, name in enumerate(LOG_FLAGS)}
-    rows = (
-        pl.LazyFrame({"numbers": numbers, "flags": _native("h", found["flags"]), **texts})
-        .with_columns(
-            agent_id=pl.Series(found["agent_id"], dtype=pl.String).gather(
-                pl.int_range(len(logs), eager=True, dtype=pl.UInt32).repeat_by(logs).explode()
-            ),
-            latency_ms=pl.when(flag["has_latency"]).then((pl.col("numbers") // 2**32).cast(pl.Int32)),
-            tokens=pl.col("numbers") % 2**32 - 2**31,
-            cost=nano_usd(pl.col("costs")),
-            user=pl.when(flag["has_user"]).then("users"),
-            error=pl.when(flag["has_failed"]).then("errors"),
-        )
-        .collect(engine="in-memory")
-        .lazy()
+    costs = pl.DataFrame({"cost": _joined(found["costs"])}).select(nano_usd(pl.col("cost"))).to_series()
+    columns = {
+        "agent_id": agents.gather(pl.int_range(len(logs), eager=True).repeat_by(logs).explode().drop_nulls()),
+        **flag,
+        "latency_ms": (numbers // 2**32).cast(pl.Int32).set(~flag["has_latency"], None),
+        "token_count": (numbers % 2**32 - 2**31).cast(pl.Int32),
+        "cost_nano_usd": costs,
+        "user_id": _where(flag["has_user"], _joined(found["user_ids"]).cast(pl.Categorical)),
+        "error_type": _where(flag["has_failed"], _joined(found["error_types"]).cast(pl.Categorical)),
+        **{
+            f"value_{number}": _joined(found[f"values_{number}"]).cast(pl.Categorical)
+            for number in range(len(dimensions))
+        },
+    }
+    return pl.DataFrame({name: columns[name] for name in log_schema(dimensions)})
+
+
+def _by_agent(logs: pl.DataFrame, found: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
+    hashes = pl.LazyFrame(
+        {"agent_id": found["agent_id"], "content_hash": found["content_hash"]}, schema_overrides={"agent_id": pl.String}
     )
-    parts = [
-        rows.group_by("agent_id", found=f"values_{number}")
+    return (
+        logs.lazy()
+        .group_by("agent_id")
         .agg(
-            total_executions=pl.len(),
-            successful_executions=flag["is_successful"].sum(),
-            failed_executions=flag["has_failed"].sum(),
-            human_interventions=flag["is_human_intervention"].sum(),
-            total_tokens=pl.col("tokens").sum(),
-            cost_nano_usd=pl.when(pl.col("cost").null_count() == 0).then(pl.col("cost").sum()),
-            content_hash=0,
-            latencies_ms=pl.col("latency_ms").drop_nulls(),
-            latency_counts=pl.lit(None),
-            user_ids=pl.col("user").drop_nulls().unique(),
-            error_types=pl.col("error").drop_nulls(),
-            error_counts=pl.lit(None),
+            *SUMS_OF_LOGS,
+            pl.col("latency_ms").drop_nulls().alias("latencies_ms"),
+            pl.col("user_id").drop_nulls().unique().alias("user_ids"),
+            pl.col("error_type").drop_nulls().alias("error_types"),
         )
-        .with_columns(
-            dimension=pl.lit(dimension.name),
-            value_kind=pl.col("found").str.slice(0, 1).replace_strict({v: k for k, v in KIND_LETTERS.items()}),
-            value=pl.col("found").str.slice(1),
-        )
-        .with_columns(value=pl.col("value_kind").replace_strict(SPELLED, default=pl.col("value")))
-        .select(pl.col(name).cast(dtype) for name, dtype in VALUE_PARTIALS_SCHEMA.items())
-        for number, dimension in enumerate(dimensions)
-    ]
-    return pl.concat(pl.collect_all(parts, engine="in-memory"))
+        .with_columns(pl.col("agent_id").cast(pl.String), latency_counts=pl.lit(None), error_counts=pl.lit(None))
+        .join(hashes, on="agent_id", nulls_equal=True)
+        .select(pl.col(name).cast(dtype) for name, dtype in PARTIALS_SCHEMA.items())
+        .collect(engine="in-memory")
+    )
+
+
+def _joined(lists: Sequence[bytes | None]) -> pl.Series:
+    """The texts of all lists, which are separated by zero bytes."""
+    some = [each for each in lists if each is not None]
+    joined = pl.Series([b"\0".join(some)] if some else [], dtype=pl.Binary).cast(pl.String)
+    return joined.str.split("\0").explode(empty_as_null=False)
+
+
+def _where(has_value: pl.Series, values: pl.Series) -> pl.Series:
+    """The values, one after the other, where has_value is true, and otherwise NULL."""
+    places = has_value.cum_sum().cast(pl.Int64) - 1
+    return values.gather(places.set(~has_value, None))
 
 
 def _native(code: str, joined: Sequence[bytes]) -> pl.Series:
@@ -239,16 +236,16 @@ def exact_value_costs(
     dimensions: Sequence[Dimension],
     number: int,
     agents: Sequence[str | None],
-    kept: pl.DataFrame,
+    keys: pl.DataFrame,
 ) -> pl.DataFrame:
     """The exact costs (VALUE_COSTS_SCHEMA) of the values of one of the dimensions, of `agents`.
 
-    kept: VALUE_KEYS of the values that have a row of their own.
+    keys: ExtractedValues.keys.
     """
     name = dimensions[number].name
-    letters = pl.col("value_kind").replace_strict(KIND_LETTERS)
-    text_ = pl.when(pl.col("value_kind") == VALUE).then("value").otherwise(pl.lit(""))
-    own = kept.filter(pl.col("dimension") == name).with_columns(found=letters + text_)
+    own = keys.filter(pl.col("found").is_not_null(), pl.col("dimension") == name).with_columns(
+        pl.col("agent_id", "found").cast(pl.String)
+    )
     rows = f"""SELECT {log_columns(contract, dimensions)} FROM agent_execution_logs
         WHERE "timestamp" >= :start AND "timestamp" < :end"""
     statement = _EXACT_COSTS.format(value=dimension_value(dimensions[number], number, contract), rows=rows)

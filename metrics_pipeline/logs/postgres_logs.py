@@ -36,13 +36,11 @@ from metrics_pipeline.metrics.catalog import EXACT_COSTS_SCHEMA
 from metrics_pipeline.metrics.conservation import AgentLogs
 from metrics_pipeline.metrics.costs import NOT_FINITE
 from metrics_pipeline.metrics.dimensions import (
-    OTHER,
     VALUE_COSTS_SCHEMA,
-    VALUE_KEYS,
     Dimension,
     ExtractedValues,
+    broken_down,
     fingerprint_names,
-    keep_largest,
 )
 from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
 from metrics_pipeline.metrics.verification import JudgedBy, Mark, Unreadable
@@ -139,19 +137,18 @@ class PostgresLogs:
         parts: Sequence[SlicePartials],
         irregular: Sequence[str | None],
     ) -> ExtractedValues:
-        partials, merged = keep_largest(part.by_value for part in parts)
+        partials, keys = broken_down(pl.concat(part.logs for part in parts), self.dimensions)
         costs = [pl.DataFrame(schema=VALUE_COSTS_SCHEMA)]
         if irregular:
-            kept = partials.filter(pl.col("value_kind") != OTHER).select(VALUE_KEYS).unique()
             costs += [
-                exact_value_costs(snapshot, self.contract, window, self.dimensions, number, irregular, kept)
+                exact_value_costs(snapshot, self.contract, window, self.dimensions, number, irregular, keys)
                 for number in range(len(self.dimensions))
             ]
         content = map(sum, zip(*(part.content for part in parts), strict=True))
         return ExtractedValues(
             self.dimensions,
             partials,
-            merged,
+            keys,
             pl.concat(costs),
             dict(zip(fingerprint_names(self.dimensions), content, strict=True)),
         )

@@ -14,7 +14,6 @@ from metrics_pipeline.metrics.catalog import (
     FINGERPRINT_TOTALS,
     FURTHER_FINGERPRINT,
     METRICS,
-    OTHER_VALUES,
     PARTIALS_SCHEMA,
     Grain,
     Metric,
@@ -98,10 +97,9 @@ def agents_with_irregular_costs(partials: pl.DataFrame) -> list[str | None]:
     return partials.filter(pl.col("cost_nano_usd").is_null())["agent_id"].unique().sort().to_list()
 
 
-def merge_partials(partials: pl.DataFrame, grain: Grain = AGENT_DAY) -> LogAggregates:
-    """Merges the partial aggregates (PARTIALS_SCHEMA) of a day that have the same keys of the grain: of each agent."""
-    keys = list(grain.day_keys)
-    latency_counts = pl.col("latency_counts").list
+def merge_partials(partials: pl.DataFrame) -> LogAggregates:
+    """Merges the partial aggregates (PARTIALS_SCHEMA) of a day that have the same agent."""
+    keys = ["agent_id"]
     by_agent = (
         partials.lazy()
         .group_by(keys)
@@ -114,16 +112,18 @@ def merge_partials(partials: pl.DataFrame, grain: Grain = AGENT_DAY) -> LogAggre
         )
         .pipe(_merge_pairs, partials, keys, bare="latencies_ms", counts="latency_counts")
         .pipe(_merge_pairs, partials, keys, bare="error_types", counts="error_counts")
-        .with_columns(
-            unique_users=pl.col("user_ids").list.len().cast(pl.Int64),
-            latencies=latency_counts.agg(_executions().sum()),
-            latency_ms=latency_counts.agg(
-                (pl.element().struct.field("latency_ms").cast(pl.Int64) * _executions()).sum()
-            ),
-        )
+        .with_columns(_TOTALS)
     )
     # Polars' default engine streams: 23 ms instead of 16 for a million logs, and 0.3 ms more per small frame.
     return LogAggregates(by_agent.collect(engine="in-memory"))
+
+
+def merged_values(partials: pl.DataFrame) -> LogAggregates:
+    """The same of values (VALUE_PARTIALS_SCHEMA), which are merged already."""
+    cost = pl.col("cost_nano_usd")
+    pairs = [pl.col(name).fill_null(pl.lit([], PARTIALS_SCHEMA[name])) for name in ("latency_counts", "error_counts")]
+    rows = partials.lazy().with_columns(cost.fill_null(0), cost.is_null().alias("has_irregular_costs"), *pairs)
+    return LogAggregates(rows.with_columns(*_TOTALS).collect(engine="in-memory"))
 
 
 def daily_metrics(
@@ -155,21 +155,19 @@ def daily_metrics(
 
 
 def value_metrics(
-    aggregates: LogAggregates, agents: pl.Series, metric_date: date, exact_costs: pl.DataFrame, merged: pl.DataFrame
+    aggregates: LogAggregates, agents: pl.Series, metric_date: date, exact_costs: pl.DataFrame, values: pl.DataFrame
 ) -> pl.DataFrame:
     """The metrics of each of the `agents` (String, distinct) by value of each dimension: AGENT_DIMENSION_DAY.
 
-    aggregates: merged by that grain. exact_costs: VALUE_COSTS_SCHEMA. merged: ExtractedValues.merged.
+    aggregates: merged_values(). exact_costs: VALUE_COSTS_SCHEMA. values: ExtractedValues.keys.
     Raises InvariantError as daily_metrics() does.
     """
     scope = aggregates.by_agent.lazy().filter(pl.col("agent_id").is_in(agents.implode()))
     keys = AGENT_DIMENSION_DAY.day_keys
     rows = _rows(scope.select(keys), aggregates, metric_date, exact_costs, AGENT_DIMENSION_DAY)
-    number = pl.when(pl.col("value_kind") == OTHER_VALUES).then("merged_values").otherwise(1)
     return (
         rows.lazy()
-        .join(merged.lazy(), on=["agent_id", "dimension"], how="left")
-        .with_columns(merged_values=number)
+        .join(values.lazy(), on=keys)
         .select(AGENT_DIMENSION_DAY.schema.names())
         .sort(keys)
         .collect(engine="in-memory")
@@ -267,3 +265,11 @@ def _pair_of(counts: str) -> pl.Struct:
 
 def _executions() -> pl.Expr:
     return pl.element().struct.field("executions")
+
+
+_LATENCIES = pl.col("latency_counts").list
+_TOTALS = [
+    pl.col("user_ids").list.len().cast(pl.Int64).alias("unique_users"),
+    _LATENCIES.agg(_executions().sum()).alias("latencies"),
+    _LATENCIES.agg((pl.element().struct.field("latency_ms").cast(pl.Int64) * _executions()).sum()).alias("latency_ms"),
+]

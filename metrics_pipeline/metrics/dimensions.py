@@ -1,8 +1,9 @@
 """The dimensions that METRICS_DIMENSIONS declares, and the values of each that a day keeps."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -33,8 +34,29 @@ RESERVED = frozenset(
 #: The columns that tell the rows of one day apart.
 VALUE_KEYS = ("agent_id", "dimension", "value_kind", "value")
 
-#: PARTIALS_SCHEMA for each agent and value of a dimension. content_hash is 0.
-VALUE_PARTIALS_SCHEMA = pl.Schema({**dict.fromkeys(VALUE_KEYS, pl.String()), **PARTIALS_SCHEMA})
+#: A log's value as one text: the text itself if it does not begin with one of these, and otherwise a mark, behind which
+#: a VALUE has its text. A NULL is NONE.
+MARKS = {NONE: "\x01", LIST: "\x02", VALUE: "\x03"}
+
+#: PARTIALS_SCHEMA for each agent and value of a dimension, each once, with pairs, which are sorted. content_hash is 0.
+VALUE_PARTIALS_SCHEMA = pl.Schema(
+    {
+        **dict.fromkeys(VALUE_KEYS, pl.String()),
+        **PARTIALS_SCHEMA,
+        # 16 bytes for each text of a list would double the memory.
+        "user_ids": pl.List(pl.Categorical()),
+    }
+)
+
+#: The partial aggregates of PARTIALS_SCHEMA that are numbers, over log_schema().
+SUMS_OF_LOGS = (
+    pl.len().cast(pl.Int64).alias("total_executions"),
+    pl.col("is_successful").sum().cast(pl.Int64).alias("successful_executions"),
+    pl.col("has_failed").sum().cast(pl.Int64).alias("failed_executions"),
+    pl.col("is_human_intervention").sum().cast(pl.Int64).alias("human_interventions"),
+    pl.col("token_count").cast(pl.Int64).sum().alias("total_tokens"),
+    pl.when(pl.col("cost_nano_usd").null_count() == 0).then(pl.col("cost_nano_usd").sum()).alias("cost_nano_usd"),
+)
 
 #: The exact costs of the values whose costs are irregular: see EXACT_COSTS_SCHEMA.
 VALUE_COSTS_SCHEMA = pl.Schema(
@@ -70,15 +92,14 @@ class Dimension:
 class ExtractedValues:
     """A day's logs by agent and value of each declared dimension, as a source delivers them.
 
-    partials: VALUE_PARTIALS_SCHEMA of the values that keep_largest() leaves. merged: agent_id, dimension and
-    merged_values, the number of values in each row OTHER. costs: VALUE_COSTS_SCHEMA of the values of the agents with
-    irregular costs; they add up to the agents' exact costs. content: the numbers that the fingerprint holds, by
+    partials, keys: as broken_down() gives them. costs: VALUE_COSTS_SCHEMA of the values of the agents with irregular
+    costs; they add up to the agents' exact costs. content: the numbers that the fingerprint holds, by
     fingerprint_names(); each changes when a log's value of the dimension is corrected.
     """
 
     dimensions: tuple[Dimension, ...]
     partials: pl.DataFrame
-    merged: pl.DataFrame
+    keys: pl.DataFrame
     costs: pl.DataFrame
     content: dict[str, int]
 
@@ -105,6 +126,28 @@ def parse_dimensions(text: str) -> tuple[Dimension, ...]:
     return tuple(dimensions)
 
 
+def log_schema(dimensions: Sequence[Dimension]) -> pl.Schema:
+    """What the metrics of values need of each log. A distinct text is kept once.
+
+    token_count: NULL as 0. cost_nano_usd: NULL as 0; NULL if it is irregular, see EXACT_COSTS_SCHEMA. user_id: as in
+    PARTIALS_SCHEMA. error_type: of failed logs. value_0 and so on: of each dimension, see MARKS; never NULL.
+    """
+    return pl.Schema(
+        {
+            "agent_id": pl.Categorical(),
+            "is_successful": pl.Boolean(),
+            "has_failed": pl.Boolean(),
+            "is_human_intervention": pl.Boolean(),
+            "latency_ms": pl.Int32(),
+            "token_count": pl.Int32(),
+            "cost_nano_usd": pl.Int128(),
+            "user_id": pl.Categorical(),
+            "error_type": pl.Categorical(),
+            **{f"value_{number}": pl.Categorical() for number in range(len(dimensions))},
+        }
+    )
+
+
 def definitions(dimensions: Iterable[Dimension]) -> str:
     """What a day's ledger row says of the dimensions that it was stored with."""
     return ",".join(dimension.definition for dimension in dimensions)
@@ -125,56 +168,93 @@ def fingerprint_names(dimensions: Iterable[Dimension]) -> list[str]:
     return [f"dimension {dimension.definition}" for dimension in dimensions]
 
 
-def largest_values(executions: pl.LazyFrame) -> pl.LazyFrame:
-    """The values that keep their own row: VALUE_KEYS. `executions`: VALUE_KEYS and total_executions, in any parts."""
-    return (
-        executions.group_by(VALUE_KEYS)
-        .agg(pl.col("total_executions").sum())
-        # Of equal numbers of executions the smaller text comes first.
-        .sort("total_executions", "value", "value_kind", descending=[True, False, False])
-        .group_by("agent_id", "dimension", maintain_order=True)
-        .agg(pl.col("value_kind", "value").head(MAX_VALUES))
-        .explode("value_kind", "value")
-        .select(VALUE_KEYS)
-    )
+def broken_down(logs: pl.DataFrame, dimensions: Sequence[Dimension]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The logs by agent and value of each dimension, of which each agent keeps the MAX_VALUES largest and a row OTHER.
 
-
-def keep_largest(parts: Iterable[pl.DataFrame]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Merges all but the MAX_VALUES largest values of each agent and dimension into one row OTHER.
-
-    parts: VALUE_PARTIALS_SCHEMA. Returns the same partial aggregates under the keys of the rows that are kept, and
-    ExtractedValues.merged.
+    logs: log_schema(). Returns VALUE_PARTIALS_SCHEMA, and the keys of its rows: VALUE_KEYS, merged_values (how many
+    values the row holds) and found (the value as a log has it; NULL for OTHER).
     """
-    left, keys = list(parts), list(VALUE_KEYS)
-    executions = pl.concat(part.lazy().select(*keys, "total_executions") for part in left)
-    kept = largest_values(executions).with_columns(is_kept=True).collect()
-    merged = (
-        executions.join(kept.lazy(), on=keys, how="anti", nulls_equal=True)
-        .group_by("agent_id", "dimension")
-        .agg(merged_values=pl.struct("value_kind", "value").n_unique().cast(pl.Int64))
-        .collect()
+    parts = []
+    # One dimension after the other: each needs 50 bytes for each log.
+    for number, dimension in enumerate(dimensions):
+        parts.append(_by_value(logs.rename({f"value_{number}": "found"}), dimension.name))
+    partials, keys = zip(*parts, strict=True)
+    return pl.concat(partials), pl.concat(keys)
+
+
+def _by_value(logs: pl.DataFrame, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    keys, rows = _kept(logs.group_by("agent_id", "found").len(), name)
+    # The order of `logs` makes no difference, so the join need not keep it.
+    numbered = logs.join(rows, on=["agent_id", "found"], nulls_equal=True).lazy()
+    merged = numbered.group_by("row").agg(*SUMS_OF_LOGS, pl.col("user_id").drop_nulls().unique().alias("user_ids"))
+    partials = (
+        keys.lazy()
+        .join(merged, on="row", how="left")
+        .join(_counted(numbered, "latency_ms", "latency_counts"), on="row", how="left")
+        .join(_counted(numbered, "error_type", "error_counts"), on="row", how="left")
+        .with_columns(pl.lit(0).alias("content_hash"), latencies_ms=pl.lit(None), error_types=pl.lit(None))
+        .select(pl.col(name).cast(dtype) for name, dtype in VALUE_PARTIALS_SCHEMA.items())
     )
-    # One part after the other, because a key with a value for each log has as many rows as logs: 200 MB for a million.
-    mapped = []
-    while left:
-        mapped.append(_under_kept_keys(left.pop(), kept))
-    return pl.concat(mapped), merged
+    texts = pl.col("agent_id", "found").cast(pl.String)
+    return partials.collect(engine="in-memory"), keys.with_columns(texts).select(*VALUE_KEYS, "merged_values", "found")
 
 
-def _under_kept_keys(part: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
-    keys = list(VALUE_KEYS)
-    others = part.lazy().join(kept.lazy(), on=keys, how="anti", nulls_equal=True)
-    cost = pl.col("cost_nano_usd")
-    lists = [name for name, dtype in PARTIALS_SCHEMA.items() if isinstance(dtype, pl.List)]
-    merged = (
-        others.with_columns(value_kind=pl.lit(OTHER), value=pl.lit(SPELLED[OTHER]))
-        .group_by(keys)
-        .agg(
-            pl.col(pl.Int64, pl.Int128).exclude("cost_nano_usd").sum(),
-            pl.when(cost.null_count() == 0).then(cost.sum()),
-            *(pl.col(name).explode(empty_as_null=False, keep_nulls=False) for name in lists),
+def _kept(counts: pl.DataFrame, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows of an agent's day: the keys with their number `row`; and the `row` of each agent_id and found.
+
+    counts: agent_id, found and len, each pair once.
+    """
+    text, mark = pl.col("found").cast(pl.String), pl.col("found").cast(pl.String).str.slice(0, 1)
+    kind = mark.replace_strict({mark: kind for kind, mark in MARKS.items()}, default=VALUE)
+    # Texts are compared once for each distinct one: a million pairs of an agent and a text took 3 s.
+    values = (
+        counts.select(pl.col("found").unique())
+        .with_columns(
+            value_kind=kind, value=pl.when(mark.is_in([*MARKS.values()])).then(text.str.slice(1)).otherwise(text)
         )
-        .select(part.columns)
+        .with_columns(value=pl.col("value_kind").replace_strict(SPELLED, default=pl.col("value")))
+        .sort("value", "value_kind")
+        .with_row_index("place")
     )
-    own = part.lazy().join(kept.lazy(), on=keys, how="semi", nulls_equal=True)
-    return pl.concat([own, merged]).collect(engine="in-memory")
+    ranked = (
+        counts.join(values.select("found", "place"), on="found")
+        # Of equal numbers of executions the smaller text comes first.
+        .sort(pl.col("agent_id").to_physical(), "len", "place", descending=[False, True, False])
+        .with_columns(is_kept=pl.int_range(pl.len()).over("agent_id") < MAX_VALUES)
+    )
+    own = ranked.filter("is_kept").join(values, on="found").with_columns(merged_values=1)
+    others = (
+        ranked.filter(~pl.col("is_kept"))
+        .group_by("agent_id")
+        .agg(merged_values=pl.len())
+        .with_columns(value_kind=pl.lit(OTHER), value=pl.lit(SPELLED[OTHER]), found=pl.lit(None, pl.Categorical))
+    )
+    columns = ["agent_id", "value_kind", "value", pl.col("merged_values").cast(pl.Int64), "found"]
+    keys = pl.concat([own.select(columns), others.select(columns)]).with_row_index("row")
+    of_own = (
+        ranked.filter("is_kept")
+        .select("agent_id", "found")
+        .join(keys.select("agent_id", "found", "row"), on=["agent_id", "found"], nulls_equal=True)
+    )
+    of_others = (
+        ranked.filter(~pl.col("is_kept"))
+        .select("agent_id", "found")
+        .join(keys.filter(pl.col("found").is_null()).select("agent_id", "row"), on="agent_id", nulls_equal=True)
+    )
+    return keys.with_columns(dimension=pl.lit(name)), pl.concat([of_own, of_others])
+
+
+def _counted(logs: pl.LazyFrame, value: str, counts: str) -> pl.LazyFrame:
+    """Of each row its pairs of a value and a number of executions, sorted by the value, as the column `counts`."""
+    inner: Any = VALUE_PARTIALS_SCHEMA[counts]
+    return (
+        logs.select("row", value)
+        .drop_nulls(value)
+        .sort("row", value)
+        .select(pl.struct("row", value).rle().alias("runs"))
+        .unnest("runs")
+        .unnest("value")
+        .select("row", pl.struct(value, executions="len").cast(inner.inner).alias(counts))
+        .group_by("row", maintain_order=True)
+        .agg(counts)
+    )

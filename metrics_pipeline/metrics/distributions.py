@@ -6,6 +6,7 @@ Unlike percentiles and numbers of users, distributions of any days can be merged
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 
@@ -99,12 +100,13 @@ def distributions(
     """
     users = hashed_users(aggregates, agents, key) if users is None else users
     keys = list(grain.day_keys)
+    user_ids: Any = aggregates.by_agent.schema["user_ids"]
     rows = aggregates.by_agent.lazy().filter(pl.col("agent_id").is_in(agents.implode())).with_row_index("row")
     hashes = (
         rows.select("row", user_id="user_ids")
         .explode("user_id")
         .drop_nulls("user_id")
-        .join(users.lazy(), on="user_id")
+        .join(users.lazy().cast({"user_id": user_ids.inner}), on="user_id")
         .group_by("row")
         .agg(user_hashes=pl.col("user_hash").sort().head(MAX_USERS), users_exact=pl.len() <= MAX_USERS)
     )

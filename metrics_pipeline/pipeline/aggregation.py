@@ -19,6 +19,7 @@ from metrics_pipeline.metrics.calculator import (
     daily_metrics,
     day_totals,
     merge_partials,
+    merged_values,
     value_metrics,
 )
 from metrics_pipeline.metrics.catalog import AGENT_DIMENSION_DAY
@@ -138,9 +139,8 @@ def compute_day(
 def _broken_down(
     values: ExtractedValues, agents: pl.Series, window: DayWindow, key: UserKey, users: pl.DataFrame
 ) -> Breakdown:
-    partials = values.partials.filter(pl.col("agent_id").is_in(agents.implode()))
-    aggregates = merge_partials(partials, AGENT_DIMENSION_DAY)
-    metrics = value_metrics(aggregates, agents, window.metric_date, values.costs, values.merged)
+    aggregates = merged_values(values.partials)
+    metrics = value_metrics(aggregates, agents, window.metric_date, values.costs, values.keys)
     of_values = distributions(aggregates, agents, key, AGENT_DIMENSION_DAY, users)
     return Breakdown(definitions(values.dimensions), metrics, of_values)
 

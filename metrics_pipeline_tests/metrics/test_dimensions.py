@@ -6,8 +6,10 @@ import pytest
 from metrics_pipeline.api.routes.activity import ActivityParameters
 from metrics_pipeline.errors import SettingsError
 from metrics_pipeline.metrics.catalog import METRIC_NAMES
-from metrics_pipeline.metrics.dimensions import RESERVED, VALUE_PARTIALS_SCHEMA, Dimension, definitions, keep_largest
+from metrics_pipeline.metrics.dimensions import MARKS, RESERVED, Dimension, broken_down, definitions, log_schema
 from metrics_pipeline.settings import Settings
+
+MODEL = Dimension("model", "metadata", ("model",))
 
 
 def test_a_dimension_is_a_key_of_metadata_or_a_column() -> None:
@@ -52,30 +54,28 @@ def test_no_dimension_has_the_name_of_a_metric_or_of_a_parameter() -> None:
     assert {*METRIC_NAMES, *ActivityParameters.model_fields, "agent", "day", "week", "month", "error_type"} <= RESERVED
 
 
-def parts(*executions: tuple[str, str, int]) -> pl.DataFrame:
-    rows = [
-        {"agent_id": "a", "dimension": "model", "value_kind": kind, "value": value, "total_executions": number}
-        for kind, value, number in executions
-    ]
-    return pl.DataFrame(rows, schema=VALUE_PARTIALS_SCHEMA)
+def logs_of(*values: tuple[str, int]) -> pl.DataFrame:
+    """As many logs of one agent as each text says."""
+    texts = [text for text, number in values for _ in range(number)]
+    schema = log_schema([MODEL])
+    rows = [{"agent_id": "a", "value_0": text, "token_count": 1, "cost_nano_usd": 1, "latency_ms": 7} for text in texts]
+    return pl.DataFrame(rows, schema=schema)
 
 
-def test_the_fifty_largest_values_over_all_parts_are_kept() -> None:
-    many = [("value", f"v{number:02}", 2) for number in range(60)]
-    # v59 has 1 + 2 + 2 executions in three parts, and our own "(none)" is larger than a value that is spelled so.
-    partials, merged = keep_largest(
-        [
-            parts(*many, ("value", "v59", 1)),
-            parts(("value", "v59", 2), ("none", "(none)", 3), ("value", "(none)", 1)),
-        ]
-    )
-    kept = partials.filter(pl.col("value_kind") != "other").select("value_kind", "value").unique().rows()
+def test_the_fifty_largest_values_are_kept() -> None:
+    many = [(f"v{number:02}", 2) for number in range(60)]
+    # v59 has five executions. The logs without a value are more than those of a value that is spelled "(none)".
+    partials, keys = broken_down(logs_of(*many, ("v59", 3), (MARKS["none"], 3), ("(none)", 1)), [MODEL])
+    kept = keys.filter(pl.col("value_kind") != "other").select("value_kind", "value").rows()
     assert sorted(kept) == [("none", "(none)"), *(("value", f"v{number:02}") for number in [*range(48), 59])]
-    assert merged.rows() == [("a", "model", 12)]
-    assert partials["total_executions"].sum() == 60 * 2 + 3 + 3 + 1
+    others = partials.filter(pl.col("value_kind") == "other").select("total_executions", "latency_counts")
+    assert others.rows() == [(11 * 2 + 1, [{"latency_ms": 7, "executions": 23}])]
+    assert keys.filter(pl.col("value_kind") == "other").select("value", "merged_values", "found").rows() == [
+        ("(other)", 12, None)
+    ]
+    assert partials["total_tokens"].sum() == 60 * 2 + 3 + 3 + 1
 
 
 def test_fifty_values_need_no_row_for_others() -> None:
-    exactly = parts(*(("value", f"v{number}", 1) for number in range(50)))
-    partials, merged = keep_largest([exactly])
-    assert (set(partials["value_kind"]), merged.height) == ({"value"}, 0)
+    _, keys = broken_down(logs_of(*((f"v{number}", 1) for number in range(50))), [MODEL])
+    assert (set(keys["value_kind"]), set(keys["merged_values"])) == ({"value"}, {1})

@@ -52,6 +52,9 @@ LOGS = [
     Log("b", "success", None, -1, "-0.125", None, '{"user_id": "u", "model": "' + "ß" * 128 + '"}'),
     Log("b", "success", 2147483647, 2147483647, "1", None, '{"user_id": "u", "model": "' + "ß" * 129 + '"}'),
     Log("b", "done", -2147483648, -2147483648, None, None, '{"user_id": 7, "model": "' + "ß" * 129 + 'x"}'),
+    # The characters with which the statement marks values that are none, a list, or a text that looks like these.
+    *(Log("b", metadata=rf'{{"model": "\u000{mark}"}}') for mark in (1, 2, 3)),
+    Log("b", metadata=r'{"model": "\u0003m"}'),
     Log("retired", "success", 1, 1, "1", None, '{"model": "m"}'),
 ]
 
@@ -96,7 +99,7 @@ def test_every_value_has_the_metrics_that_the_oracle_computes(with_logs: Databas
     kinds = query(
         with_logs, "SELECT value_kind, count(*) FROM agent_dimension_metrics WHERE dimension = 'model' GROUP BY 1"
     )
-    assert sorted(kinds) == [("list", 1), ("none", 1), ("value", 7)]
+    assert sorted(kinds) == [("list", 1), ("none", 1), ("value", 11)]
     assert query(with_logs, "SELECT dimensions FROM metric_day_ledger") == [
         ("model=metadata.model,version=metadata.release.v,latency=latency_ms",)
     ]
@@ -250,7 +253,7 @@ def test_a_window_by_value_has_the_metrics_of_all_logs_of_each_value_and_names_d
         per_agent = read_values(snapshot, DAY, DAY, "model", by=[Grouping.AGENT, Grouping.MONTH], agent_id="a")
         none = read_values(snapshot, DAY, DAY, "model", value="(none)")
         spelled = read_values(snapshot, DAY, DAY, "model", value="m")
-    assert found.height == 9
+    assert found.height == 13
     rows = {row["value"]: row for row in found.to_dicts()}
     assert [rows["m"][name] for name in ("total_executions", "p95_latency_ms", "unique_users")] == [1, 100, 1]
     assert rows["m"]["total_cost_usd"] == Decimal("0.5")
