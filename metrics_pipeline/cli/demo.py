@@ -13,8 +13,9 @@ from metrics_pipeline.metrics.windows import days_between, last_complete_day
 from metrics_pipeline.pipeline.aggregation import AggregationOptions
 from metrics_pipeline.pipeline.opening import open_database, open_logs
 from metrics_pipeline.pipeline.reconciling import first_day
-from metrics_pipeline.sample.agents import SampleSpec
+from metrics_pipeline.sample.agents import SampleSpec, sample_agents
 from metrics_pipeline.settings import Settings, forget_database_url, remember_start_date
+from metrics_pipeline.store.acknowledgements import acknowledge
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline.store.reads import metrics_of_day
 
@@ -66,6 +67,9 @@ def demo() -> None:
             known = first_day(snapshot, open_logs(database), settings.time_zone)
         if settings.start_date == Settings.start_date and known is not None:
             remember_start_date(settings.home, known)
+        with database.begin() as connection:
+            retired = sample_agents(_SPEC).filter(status="inactive")["id"].to_list()
+            acknowledge(connection, retired, "Retired in the sample; their clients still call them.")
         typer.echo("Dagster     running daily_metrics_job")
         run_with_progress(instance, first, last, Reason.BACKFILL, AggregationOptions())
     with database.connect() as connection:
