@@ -134,7 +134,7 @@ class SkippedAgent(BaseModel):
 
     kind: Literal["agent", "none", "others"] = Field(
         description="none: logs without an agent. others: all agents but the 50 with the most skipped logs; on a day "
-        "that was stored before revision 0015 of the tables, all."
+        "that was stored before revision 0011 of the tables, all."
     )
     agent_id: str | None = Field(
         description="Of more than 200 characters the first 199 and …", examples=["retired-bot"]

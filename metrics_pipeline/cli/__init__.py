@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from metrics_pipeline import __version__
-from metrics_pipeline.cli import api, days, db, demo, dev, history, instance, logs, report, retention, runs, users
+from metrics_pipeline.cli import (
+    agents,
+    api,
+    days,
+    db,
+    demo,
+    dev,
+    history,
+    instance,
+    logs,
+    report,
+    retention,
+    runs,
+    users,
+)
 from metrics_pipeline.cli.tables import printable
 from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.settings import VARIABLES, read_env_file
@@ -68,6 +82,7 @@ app.command("api")(api.api)
 app.add_typer(logs.app, name="logs")
 app.add_typer(db.app, name="db")
 app.add_typer(instance.app, name="instance")
+app.add_typer(agents.app, name="agents")
 app.add_typer(users.app, name="users")
 
 

@@ -13,8 +13,9 @@ from metrics_pipeline.metrics.windows import days_between, last_complete_day
 from metrics_pipeline.pipeline.aggregation import AggregationOptions
 from metrics_pipeline.pipeline.opening import open_database, open_logs
 from metrics_pipeline.pipeline.reconciling import first_day
-from metrics_pipeline.sample.agents import SampleSpec
+from metrics_pipeline.sample.agents import SampleSpec, sample_agents
 from metrics_pipeline.settings import Settings, forget_database_url, remember
+from metrics_pipeline.store.acknowledgements import acknowledge
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline.store.reads import metrics_of_day
 
@@ -69,6 +70,9 @@ def demo() -> None:
             remember(settings.home, "start_date", str(known))
         if not settings.dimensions:
             remember(settings.home, "dimensions", _DIMENSIONS)
+        with database.begin() as connection:
+            retired = sample_agents(_SPEC).filter(status="inactive")["id"].to_list()
+            acknowledge(connection, retired, "Retired in the sample; their clients still call them.")
         typer.echo("Dagster     running daily_metrics_job")
         run_with_progress(instance, first, last, Reason.BACKFILL, AggregationOptions())
     with database.connect() as connection:

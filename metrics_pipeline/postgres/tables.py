@@ -122,6 +122,14 @@ metric_day_verifications = Table(
     Column("judged_by", Text, nullable=False),
 )
 
+metric_acknowledged_agents = Table(
+    "metric_acknowledged_agents",
+    metadata,
+    Column("agent_id", Text, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("acknowledged_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
 metric_restatements = Table(
     "metric_restatements",
     metadata,

@@ -1,6 +1,7 @@
 """no_unusual_changes: agents that behave unlike before."""
 
 import dagster as dg
+import polars as pl
 
 from metrics_pipeline.metrics.anomalies import (
     JUDGED,
@@ -15,6 +16,7 @@ from metrics_pipeline.metrics.anomalies import (
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
+from metrics_pipeline.store.acknowledgements import acknowledgements
 from metrics_pipeline.store.audit import agent_history
 from metrics_pipeline.store.ledger import newest_stored_day
 
@@ -26,9 +28,10 @@ for it: near the median of its last {TRAILING_DAYS} days, or near that of the sa
 weeks. Near means within five robust standard deviations (from the median absolute deviation), and at least within 5
 percentage points of the success rate, or 50 % of the others. An agent is judged once it has {MIN_TRAILING_DAYS} such
 days and {MIN_SAME_WEEKDAYS} such weekdays; days with fewer than {MIN_EXECUTIONS} executions say nothing of rates,
-latency and cost.
+latency and cost. Agents that were acknowledged are not judged.
 
 **When it is yellow**, the numbers are right, and the named agents have changed: ask their owners whether they know why.
+If an agent fell silent on purpose, acknowledge it: `metrics-pipeline agents acknowledge`.
 """
 
 
@@ -37,7 +40,9 @@ def no_unusual_changes(situation: Situation) -> dg.AssetCheckResult:
     day = newest_stored_day(situation.connection, last_complete_day(situation.now, situation.settings.time_zone))
     if day is None:
         day = last_complete_day(situation.now, situation.settings.time_zone)
-    unusual = unusual_values(agent_history(situation.connection, days_of_interest(day)), day)
+    known = [each.agent_id for each in acknowledgements(situation.connection)]
+    history = agent_history(situation.connection, days_of_interest(day))
+    unusual = unusual_values(history.filter(~pl.col("agent_id").is_in(known)), day)
     values, agents = unusual.values, unusual.values["agent_id"].n_unique()
     return dg.AssetCheckResult(
         passed=values.is_empty(),
@@ -58,6 +63,7 @@ def no_unusual_changes(situation: Situation) -> dg.AssetCheckResult:
             "agents": unusual.agents,
             "agents_with_enough_history": unusual.agents_with_history,
             "agents_changed": agents,
+            "agents_acknowledged": history.filter(pl.col("agent_id").is_in(known))["agent_id"].n_unique(),
             **{f"changed_{metric}": values.filter(metric=metric).height for metric in JUDGED},
             "changes": dg.MetadataValue.md(
                 markdown_table(

@@ -7,6 +7,7 @@ from metrics_pipeline.metrics.windows import day_window, last_complete_day
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.pipeline.reconciling import lookback
+from metrics_pipeline.store.acknowledgements import acknowledgements
 from metrics_pipeline.store.audit import agents_without_row, registered_statuses
 from metrics_pipeline.store.ledger import ledger_rows, newest_stored_day
 from metrics_pipeline.store.reads import executions_by_agent
@@ -23,9 +24,11 @@ NO_SKIPPED_LOGS = """
 Every log of the last METRICS_LOOKBACK_DAYS is in some agent's metrics: none was skipped because its agent is inactive
 or not in `agent_registry`.
 
+Logs of agents that were acknowledged do not turn it yellow.
+
 **When it is yellow**, register or activate the named agents and materialise their days again. For agents that were
-retired on purpose, materialise with `include_inactive_agents: true`, or leave it: what was skipped is counted in the
-ledger.
+retired on purpose, materialise with `include_inactive_agents: true`, or acknowledge them: `metrics-pipeline agents
+acknowledge`. What was skipped is counted in the ledger.
 """
 
 
@@ -69,16 +72,22 @@ def no_skipped_logs(situation: Situation) -> dg.AssetCheckResult:
         situation.logs.logs_by_agent(situation.connection, windows),
         executions_by_agent(situation.connection, [window.metric_date for window in windows]),
     )
-    named = agents[:_MAX_NAMED_AGENTS]
+    known = {each.agent_id for each in acknowledgements(situation.connection)}
+    unknown = [agent for agent in agents if agent.agent_id not in known]
+    named = (unknown + [agent for agent in agents if agent.agent_id in known])[:_MAX_NAMED_AGENTS]
     statuses = registered_statuses(situation.connection, [agent.agent_id for agent in named if agent.agent_id])
     skipped = sum(row.skipped_logs for row in ledger.values())
     read = sum(row.source_logs for row in ledger.values())
+    # Logs that are gone were perhaps another agent's.
+    is_known = not unknown and sum(agent.logs for agent in agents) >= skipped
     return dg.AssetCheckResult(
-        passed=skipped == 0,
+        passed=skipped == 0 or is_known,
         severity=dg.AssetCheckSeverity.WARN,
         description=(
             f"{skipped:,} of {read:,} logs on {len(affected)} days are in no metric; "
             f"their agents ({len(agents):,} found) are inactive or not registered."
+            if skipped and not is_known
+            else f"{skipped:,} of {read:,} logs on {len(affected)} days are in no metric, all of acknowledged agents."
             if skipped
             else f"All {read:,} logs of {len(ledger)} stored days are in the metrics."
         ),
@@ -89,13 +98,15 @@ def no_skipped_logs(situation: Situation) -> dg.AssetCheckResult:
             "logs_read": read,
             "logs_skipped": skipped,
             "agents_skipped": len(agents),
+            "agents_acknowledged": len(agents) - len(unknown),
             "agents": dg.MetadataValue.md(
                 markdown_table(
-                    ("agent", "in agent_registry", "skipped logs", "days"),
+                    ("agent", "in agent_registry", "acknowledged", "skipped logs", "days"),
                     [
                         (
                             agent.agent_id,
                             statuses.get(agent.agent_id or "", "not registered"),
+                            "yes" if agent.agent_id in known else "",
                             f"{agent.logs:,}",
                             agent.days,
                         )

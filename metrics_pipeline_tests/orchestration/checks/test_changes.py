@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.acknowledgements import acknowledge
 from metrics_pipeline_tests.days import DAY, execute
 from metrics_pipeline_tests.orchestration.test_markdown import HOSTILE, HOSTILE_IN_A_CELL
 
@@ -44,6 +45,7 @@ def test_a_day_like_those_before_it_passes(stored: Database, evaluate: Evaluate)
         "agents": 2,
         "agents_with_enough_history": 2,
         "agents_changed": 0,
+        "agents_acknowledged": 0,
         "changed_success_rate": 0,
         "changed_p95_latency_ms": 0,
         "changed_avg_cost_per_execution": 0,
@@ -63,6 +65,11 @@ def test_agents_that_changed_are_named_with_what_is_usual_for_them(stored: Datab
     assert verdict.severity is dg.AssetCheckSeverity.WARN
     assert verdict.description == "1 of 2 agents changed on 2025-03-04: 1 in success_rate, 1 in p95_latency_ms."
     assert values(verdict)["agents_changed"] == 1
+    with stored.begin() as connection:
+        acknowledge(connection, [HOSTILE], "moved to another product")
+    acknowledged = evaluate(NAME)
+    assert acknowledged.passed
+    assert (values(acknowledged)["agents_acknowledged"], values(acknowledged)["agents_with_enough_history"]) == (1, 1)
     assert values(verdict)["changes"].splitlines()[2:] == [
         f"| {HOSTILE_IN_A_CELL} | success&#95;rate | 0.5 | 0.9 | 0.9 |",
         f"| {HOSTILE_IN_A_CELL} | p95&#95;latency&#95;ms | 4,000 | 1,000 | 1,000 |",

@@ -6,6 +6,7 @@ import dagster as dg
 
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.acknowledgements import acknowledge, take_back
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, store_agents, store_logs
 from metrics_pipeline_tests.orchestration.test_markdown import HOSTILE, HOSTILE_IN_A_CELL
 
@@ -62,15 +63,41 @@ def test_skipped_logs_are_counted_and_their_agents_named_with_the_reason(
         "7 of 9 logs on 2 days are in no metric; their agents (3 found) are inactive or not registered."
     )
     assert values(verdict)["agents"].splitlines()[2:] == [
-        "| retired | inactive | 4 | 2 |",
-        f"| {HOSTILE_IN_A_CELL} | not registered | 2 | 1 |",
-        "| NULL | not registered | 1 | 1 |",
+        "| retired | inactive |  | 4 | 2 |",
+        f"| {HOSTILE_IN_A_CELL} | not registered |  | 2 | 1 |",
+        "| NULL | not registered |  | 1 | 1 |",
     ]
     # Pruned logs are still counted, but their agents can no longer be named.
     execute(database, "UPDATE metric_day_ledger SET raw_pruned_at = now(), raw_pruned_logs = 9")
     sealed = evaluate(LOGS)
     assert (values(sealed)["logs_skipped"], values(sealed)["agents"]) == (7, "None.")
     assert values(evaluate(LOGS, lookback_days=1))["logs_skipped"] == 6
+
+
+def test_skipped_logs_of_acknowledged_agents_only_pass(database: Database, evaluate: Evaluate) -> None:
+    store_agents(database, {"a": "active", "retired": "inactive"})
+    store_logs(database, [Log("a"), *[Log("retired")] * 3, Log("unregistered")])
+    aggregate(database)
+    with database.begin() as connection:
+        acknowledge(connection, ["retired"], "retired in May")
+    verdict = evaluate(LOGS)
+    assert not verdict.passed
+    assert values(verdict)["agents_acknowledged"] == 1
+    assert values(verdict)["agents"].splitlines()[2:] == [
+        "| unregistered | not registered |  | 1 | 1 |",
+        "| retired | inactive | yes | 3 | 1 |",
+    ]
+    with database.begin() as connection:
+        acknowledge(connection, ["unregistered"], "a test client")
+    verdict = evaluate(LOGS)
+    assert verdict.passed
+    assert verdict.description == "4 of 5 logs on 1 days are in no metric, all of acknowledged agents."
+    # Nobody can tell whose the missing log was.
+    execute(database, "DELETE FROM agent_execution_logs WHERE agent_id = 'unregistered'")
+    assert not evaluate(LOGS).passed
+    with database.begin() as connection:
+        assert take_back(connection, ["retired", "a"]) == ["retired"]
+    assert values(evaluate(LOGS))["agents_acknowledged"] == 0
 
 
 def test_logs_that_are_all_in_the_metrics_pass(database: Database, evaluate: Evaluate) -> None:
