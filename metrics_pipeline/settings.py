@@ -19,6 +19,7 @@ from dotenv import dotenv_values
 from metrics_pipeline.errors import PermanentError, SettingsError
 from metrics_pipeline.metrics.distributions import UserKey
 from metrics_pipeline.metrics.retention import MAX_DAYS, NEVER, RetentionPolicy
+from metrics_pipeline.metrics.upstream import LOG_COLUMNS, METADATA_KEYS
 
 _MAX_LOOKBACK_DAYS = 366
 # Dagster counts the days one by one, and at the calendar's ends a day has no neighbour.
@@ -40,6 +41,12 @@ _TOKEN_ENTRY = re.compile(
 
 
 _MIN_KEY_CHARACTERS = 32
+
+# {date} may have a format, such as {date:%Y/%m/%d}. Other braces would mean something else to a shell.
+_LOGS_URL = re.compile(
+    r"parquet:(//(?=/)|(?=s3://))([^{}]|\{date(:[^{}]*)?\})+|delta:(//(?=/)|(?=s3://))[^{}]+|iceberg:[^/]+/[^/]+\.[^/]+"
+)
+_LOG_COLUMN_NAMES = (*(column.name for column in LOG_COLUMNS), *METADATA_KEYS)
 
 
 @dataclass(frozen=True)
@@ -172,6 +179,22 @@ def _user_key(text: str) -> UserKey:
     return UserKey(text.encode())
 
 
+def _logs_url(text: str) -> str:
+    if not _LOGS_URL.fullmatch(text):
+        raise ValueError("which does not name a lake")
+    return text
+
+
+def _logs_columns(text: str) -> tuple[tuple[str, str], ...]:
+    columns: dict[str, str] = {}
+    for entry in filter(None, map(str.strip, text.split(","))):
+        ours, _, theirs = map(str.strip, entry.partition("="))
+        if ours not in _LOG_COLUMN_NAMES or not theirs or ours in columns:
+            raise ValueError(f"in which {entry!r} is not a column and its name in the lake, or repeats one")
+        columns[ours] = theirs
+    return tuple(columns.items())
+
+
 @dataclass(frozen=True)
 class ApiToken:
     """Somebody's access to the API. Of the token itself only its SHA-256 is kept."""
@@ -230,6 +253,21 @@ class Settings:
         "The PostgreSQL that holds the logs and the metrics. Unset: the embedded server.",
         "a URL such as postgresql://user:password@host:5432/database?sslmode=require",
         is_secret=True,
+    )
+    logs_url: str | None = _variable(
+        "METRICS_LOGS_URL",
+        "The lake that holds the logs. Unset: agent_execution_logs in the database.",
+        "a URL such as parquet:///lake/logs/date={date}/*.parquet, parquet:s3://bucket/logs/{date:%Y/%m/%d}/*.parquet, "
+        "delta:///lake/logs, delta:s3://bucket/logs or iceberg:catalog/namespace.table",
+        _logs_url,
+    )
+    logs_columns: tuple[tuple[str, str], ...] = _variable(
+        "METRICS_LOGS_COLUMNS",
+        "The columns of the lake that have other names than those of agent_execution_logs. Unset: none.",
+        "our names with the lake's, such as agent_id=agent,latency_ms=duration; ours are "
+        + ", ".join(_LOG_COLUMN_NAMES),
+        _logs_columns,
+        default=(),
     )
     time_zone: str = _variable(
         "METRICS_TIME_ZONE",

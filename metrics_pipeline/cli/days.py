@@ -27,7 +27,7 @@ def seal(day: Annotated[datetime, _DAY]) -> None:
     settings = Settings.from_environment()
     require_complete_days(settings, day.date(), day.date())
     database = open_database(settings)
-    logs = open_logs(database)
+    logs = open_logs(database, settings)
     window = day_window(day.date(), settings.time_zone)
     with database.snapshot() as snapshot:
         present = logs.fingerprints(snapshot, [window], logs.fingerprint_kinds[0])[window.metric_date]

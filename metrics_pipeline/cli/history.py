@@ -53,7 +53,7 @@ def status(
     settings = Settings.from_environment()
     database = open_database(settings)
     window = lookback(settings, datetime.now(UTC), days)
-    logs = open_logs(database)
+    logs = open_logs(database, settings)
     unknown = ""
     try:
         with open_instance(settings) as instance:
@@ -67,12 +67,13 @@ def status(
     with database.connect() as connection:
         ledger = ledger_rows(connection, window[0], window[-1]) if window else {}
     print_table(
-        f"{database.description}, days in {settings.time_zone}",
+        f"{database.description}, {f'logs of {logs.name}, ' if settings.logs_url else ''}days in {settings.time_zone}",
         ("day", "state", "why", "logs", "aggregated", "skipped", "agents", "when (UTC)", "run", "definition"),
         [_status_row(verdict, ledger.get(verdict.metric_date)) for verdict in verdicts],
         left=("day", "state", "why", "when (UTC)", "run"),
     )
     print(f"{findings(verdicts)} {how_judged(verdicts)}".rstrip())
+    print(f"The logs: {logs.name}")
     if unknown:
         typer.echo(unknown, err=True)
 

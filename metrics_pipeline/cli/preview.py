@@ -19,7 +19,7 @@ _MAX_NAMED_AGENTS = 5
 def preview_days(settings: Settings, first: date, last: date, options: AggregationOptions) -> None:
     """Computes the days without writing; prints a row for each, then the days that would fail and why."""
     database = open_database(settings)
-    logs = open_logs(database)
+    logs = open_logs(database, settings)
     changes: list[DayChange] = []
     failures: list[str] = []
     for day in track(

@@ -17,13 +17,12 @@ from metrics_pipeline.cli.runs import INTERRUPTED
 from metrics_pipeline.cli.tables import print_table
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.retention import NEVER, RetentionPolicy, cutoffs
-from metrics_pipeline.names import LOGS_TABLE
 from metrics_pipeline.orchestration.in_process import Report, run_retention
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.orchestration.retention import retention_metadata
-from metrics_pipeline.pipeline.opening import open_database, require_ready
+from metrics_pipeline.pipeline.opening import open_database, require_ready_to_prune
 from metrics_pipeline.retention.pace import Pace
-from metrics_pipeline.retention.run import apply_retention
+from metrics_pipeline.retention.run import LAKE_IS_KEPT, apply_retention
 from metrics_pipeline.settings import Settings, retention_variable
 
 
@@ -61,6 +60,8 @@ def retention(
 
             report = _preview(settings, policy, pace, show) if dry_run else _run(settings, policy, pace, show)
     _print_report(report, is_dry_run=dry_run)
+    if settings.logs_url is not None:
+        print(LAKE_IS_KEPT)
 
 
 def _given(limited: type[RetentionPolicy | Pace], limits: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def _preview(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Call
     started = time.perf_counter()
     report = apply_retention(
         database,
-        require_ready(database, [LOGS_TABLE]),
+        require_ready_to_prune(database, settings),
         cutoffs(policy, datetime.now(UTC), settings.time_zone),
         pace,
         run_id="",
@@ -109,7 +110,7 @@ def _preview(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Call
 
 def _run(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Callable[[str], None]) -> Report:
     # Checked here first: inside a run, a database that cannot be reached is tried again for minutes.
-    require_ready(open_database(settings), [LOGS_TABLE])
+    require_ready_to_prune(open_database(settings), settings)
     with open_instance(settings) as instance:
         config = {"dry_run": False, **asdict(policy), **asdict(pace)}
         outcome = run_retention(instance, config, on_message=show)

@@ -34,6 +34,7 @@ from metrics_pipeline.metrics.costs import NOT_FINITE
 from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
 from metrics_pipeline.metrics.verification import JudgedBy, Mark, Unreadable
 from metrics_pipeline.metrics.windows import DayWindow
+from metrics_pipeline.names import LOGS_TABLE
 from metrics_pipeline.postgres.database import Database
 
 _log = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class PostgresLogs:
 
     def __init__(self, database: Database, contract: UpstreamContract) -> None:
         self.contract = contract
+        self.name = f"{LOGS_TABLE} in {database.description}"
         self.warnings = contract.warnings
         self.fingerprint_kinds = FINGERPRINT_KINDS
         self._database = database
@@ -103,7 +105,7 @@ class PostgresLogs:
         A large window is read in slices of time over several concurrent connections.
         """
         exported_id, taken_at = snapshot.execute(_EXPORT).one()
-        agents = snapshot.execute(_AGENTS, {"include_inactive": include_inactive_agents}).scalars().all()
+        agents = registered_agents(snapshot, include_inactive=include_inactive_agents)
         slices = slices_of(snapshot, self.contract, window)
         partials = (
             read_partials(snapshot, self.contract, *slices[0])
@@ -111,7 +113,7 @@ class PostgresLogs:
             else self._read_at_once(snapshot, slices, exported_id)
         )
         return ExtractedDay(
-            agents=pl.Series("agent_id", agents, dtype=pl.String),
+            agents=agents,
             partials=partials,
             exact_costs=self._exact_costs(snapshot, window, agents_with_irregular_costs(partials)),
             taken_at=taken_at,
@@ -331,6 +333,12 @@ class PostgresLogs:
     def _slices(self, connection: Connection, left: deque[Slice]) -> list[pl.DataFrame]:
         """Reads one slice after the other until none is left."""
         return [read_partials(connection, self.contract, *bounds) for bounds in _taken(left)]
+
+
+def registered_agents(snapshot: Connection, *, include_inactive: bool) -> pl.Series:
+    """The ids (String, distinct) of the agents in scope, from agent_registry."""
+    agents = snapshot.execute(_AGENTS, {"include_inactive": include_inactive}).scalars().all()
+    return pl.Series("agent_id", agents, dtype=pl.String)
 
 
 class _Helper:

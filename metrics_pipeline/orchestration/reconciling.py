@@ -89,7 +89,7 @@ def judge_in_time(
     hurried = database.within(_TICK_SECONDS, lock_seconds=_LOCK_SECONDS)
     try:
         running = running_days(instance)
-        logs = open_logs(hurried)
+        logs = open_logs(hurried, settings)
         if days:
             logs.watch(hurried, day_window(days[-1], settings.time_zone).end)
         found = look_at_days(

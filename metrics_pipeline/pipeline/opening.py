@@ -5,8 +5,10 @@ from dataclasses import replace
 
 from metrics_pipeline.embedded import acquire, before_connecting
 from metrics_pipeline.logs.contract import SOURCE_TABLES, UpstreamContract, check_contract
+from metrics_pipeline.logs.lake_logs import LakeLogs
 from metrics_pipeline.logs.postgres_logs import PostgresLogs
 from metrics_pipeline.logs.source import LogSource
+from metrics_pipeline.names import LOGS_TABLE, REGISTRY_TABLE
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.upgrading import create_upstream_tables, require_current, upgrade
 from metrics_pipeline.postgres.urls import DatabaseUrl
@@ -40,6 +42,20 @@ def require_ready(database: Database, tables: Collection[str] = SOURCE_TABLES) -
     return contract
 
 
-def open_logs(database: Database) -> LogSource:
-    """The source of logs, if the database is ready. Another source is chosen here."""
-    return PostgresLogs(database, require_ready(database))
+def open_logs(database: Database, settings: Settings | None = None) -> LogSource:
+    """The source of logs that METRICS_LOGS_URL names, if it and the database are ready. Sources are chosen only here.
+
+    Without settings: agent_execution_logs in the database. A lake's agents are registered in the database too.
+    """
+    if settings is None or settings.logs_url is None:
+        return PostgresLogs(database, require_ready(database))
+    require_ready(database, [REGISTRY_TABLE])
+    return LakeLogs(settings.logs_url, dict(settings.logs_columns))
+
+
+def require_ready_to_prune(database: Database, settings: Settings) -> UpstreamContract | None:
+    """The contract of the logs that retention may prune; None if they are in a lake, which it does not prune."""
+    if settings.logs_url is None:
+        return require_ready(database, [LOGS_TABLE])
+    require_ready(database, [])
+    return None

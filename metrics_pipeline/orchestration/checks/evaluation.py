@@ -68,7 +68,7 @@ def build_check(
         claim(context.instance, context.run)
         with step_outcome(context):
             try:
-                logs = open_logs(database)
+                logs = open_logs(database, settings)
                 with ExitStack() as exit_stack:
                     return evaluate(
                         Situation(

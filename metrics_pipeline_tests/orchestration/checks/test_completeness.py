@@ -128,7 +128,7 @@ def test_the_days_of_its_own_run_are_judged(database: Database, instance: dg.Dag
     store_logs(database, [Log("a")])
     settings = Settings(Path("/nowhere"), start_date=DAY)
     defs = dg.Definitions(
-        assets=[*upstream_assets(settings.retention), build_metrics_asset(build_daily_partitions(settings), (), None)],
+        assets=[*upstream_assets(settings.retention), build_metrics_asset(build_daily_partitions(settings), settings)],
         asset_checks=build_checks(settings, now=lambda: TOMORROW),
         jobs=[build_daily_metrics_job()],
         resources={"database": database},
