@@ -324,3 +324,38 @@ def test_a_lake_whose_library_is_missing_says_how_to_install_it(monkeypatch: pyt
         PermanentError, match=r"needs the Python package deltalake. Install it: pip install 'metrics-pipeline\[lake\]'"
     ):
         LakeLogs("delta:///nowhere", {})
+
+
+def test_a_table_of_delta_or_iceberg_gives_the_same_fingerprints_and_its_new_files_touch_only_their_day(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POLARS_ICEBERG_PLANNER", "pyiceberg")
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__URI", f"sqlite:///{tmp_path}/catalog.db")
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__WAREHOUSE", f"file://{tmp_path}/warehouse")
+    # It reads the environment when it is imported.
+    catalogs = pytest.importorskip("pyiceberg.catalog", reason="the extra [lake] is not installed")
+    pytest.importorskip("deltalake", reason="the extra [lake] is not installed")
+
+    def typed(logs: list[Log]) -> pl.DataFrame:
+        return frame(logs).with_columns(pl.col("cost_usd").cast(pl.Decimal(20, 9)))
+
+    late = replace(LOGS[0], cost_usd="2")
+    catalog = catalogs.load_catalog("lake")
+    catalog.create_namespace("ops")
+    iceberg = catalog.create_table("ops.logs", schema=typed([]).to_arrow().schema)
+    windows = [WINDOW, NEXT_DAY]
+    lakes: dict[str, LakeLogs] = {}
+    marks: dict[str, Any] = {}
+    with database.snapshot() as snapshot:
+        for logs, present in ((LOGS, LOGS), ([late], [*LOGS, late])):
+            typed(logs).write_delta(str(tmp_path / "delta"), mode="append")
+            iceberg.append(typed(logs).to_arrow())
+            expected = LakeLogs(write_parquet(tmp_path, present), {}).fingerprints(snapshot, windows, ("polars", 1))
+            for url in (f"delta://{tmp_path}/delta", "iceberg:lake/ops.logs"):
+                lake = lakes.setdefault(url, LakeLogs(url, {}))
+                before, now = marks.get(url, {}), lake.marks(snapshot, windows)
+                assert lake.fingerprints(snapshot, windows, ("polars", 1)) == expected
+                assert lake.first_log_at(snapshot) == WINDOW.start
+                # The first files hold logs of both days.
+                assert [*lake.unchanged(snapshot, windows, before, now)] == ([NEXT_DAY.metric_date] if before else [])
+                marks[url] = now
