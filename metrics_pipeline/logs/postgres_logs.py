@@ -94,7 +94,7 @@ class PostgresLogs:
 
     def __init__(self, database: Database, contract: UpstreamContract) -> None:
         self.contract = contract
-        self.name = f"{LOGS_TABLE} in {database.description}"
+        self.name = LOGS_TABLE
         self.warnings = contract.warnings
         self.fingerprint_kinds = FINGERPRINT_KINDS
         self._database = database
