@@ -73,7 +73,6 @@ def status(
         left=("day", "state", "why", "when (UTC)", "run"),
     )
     print(f"{findings(verdicts)} {how_judged(verdicts)}".rstrip())
-    print(f"The logs: {logs.name}")
     if unknown:
         typer.echo(unknown, err=True)
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from metrics_pipeline.embedded import acquire, before_connecting
 from metrics_pipeline.logs.contract import SOURCE_TABLES, UpstreamContract, check_contract
-from metrics_pipeline.logs.lake_logs import LakeLogs
 from metrics_pipeline.logs.postgres_logs import PostgresLogs
 from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.names import LOGS_TABLE, REGISTRY_TABLE
@@ -49,6 +48,9 @@ def open_logs(database: Database, settings: Settings | None = None) -> LogSource
     """
     if settings is None or settings.logs_url is None:
         return PostgresLogs(database, require_ready(database))
+    # Its libraries take time to import, which commands without a lake need not spend.
+    from metrics_pipeline.logs.lake_logs import LakeLogs
+
     require_ready(database, [REGISTRY_TABLE])
     return LakeLogs(settings.logs_url, dict(settings.logs_columns))
 
