@@ -38,6 +38,8 @@ _WRITTEN_OTHERWISE = r"^-?(\d{16}|\d+[.eE])|^[{\[]|\x00"
 
 _NOT_FINITE = r"(?i)^\s*[+-]?(nan|inf(inity)?)\s*$"
 _NINE_PLACES = pl.Decimal(38, 9)
+# Of a numeric, before its decimal point. Written without its exponent, 1e999999999 would take 1 GB.
+_MAX_DIGITS = 131_072
 # 10^19 USD in nano-dollars. Int128 holds the total of ten thousand million of them.
 _LIMIT_NANO_USD = 10**28
 
@@ -187,18 +189,34 @@ def _with_metadata(logs: pl.LazyFrame, schema: pl.Schema, names: Mapping[str, st
 
 
 def json_value(text: str, key: str) -> str | None:
-    """PostgreSQL's metadata->>'KEY' of a JSON text; what text cannot hold becomes U+FFFD. Raises ValueError."""
+    """PostgreSQL's metadata->>'KEY' of a jsonb; what text cannot hold becomes U+FFFD. Raises ValueError."""
     try:
-        found = simplejson.loads(text, use_decimal=True)
+        found = simplejson.loads(text, parse_float=_as_numeric)
     except ValueError as error:
         raise ValueError(f"metadata is not JSON: {error}") from error
     value = found.get(key) if isinstance(found, dict) else None
     if value is None:
         return None
-    if isinstance(value, Decimal):
-        return format(value, "f")
-    written = value if isinstance(value, str) else simplejson.dumps(value, sort_keys=True, ensure_ascii=False)
+    written = (
+        value
+        if isinstance(value, str)
+        else simplejson.dumps(value, item_sort_key=lambda item: _key_order(item[0]), ensure_ascii=False)
+    )
     return written.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _as_numeric(text: str) -> simplejson.RawJSON:
+    """A number as a numeric of PostgreSQL is written: without an exponent, without a negative zero."""
+    number = Decimal(text)
+    if abs(number.adjusted()) > _MAX_DIGITS:
+        raise ValueError(f"the number {text[:40]} is out of range")
+    return simplejson.RawJSON(format(number or abs(number), "f"))
+
+
+def _key_order(key: str) -> tuple[int, bytes]:
+    """The order of the keys of a jsonb: shorter keys first."""
+    in_bytes = key.encode("utf-8", "surrogatepass")
+    return len(in_bytes), in_bytes
 
 
 def _replaced(texts: pl.Expr, where: pl.Expr, value: Any) -> pl.Expr:

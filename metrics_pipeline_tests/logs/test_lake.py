@@ -173,6 +173,12 @@ def test_columns_may_have_other_names_and_types_and_metadata_columns_of_its_own(
 def test_keys_of_json_are_read_as_postgresql_reads_them(database: Database, tmp_path: Path) -> None:
     values = ['"u"', "7", "-0", "1.50", "1e2", "123456789012345678901", "true", "null", "[1, 2]", "[1,2]", "[1.0, 2]"]
     values += ['{"b": 1, "a": 2}', '{"a": 2, "b": 1}', '"\\ud83d\\ude00"', '"\\\\u0041"', '"\\u0041"', '" "', '"null"']
+    values += [
+        "-0.0",
+        "0e5",
+        "[12.5e15, -0.0, 1.50e-3]",
+        '{"bb": 1, "é": 1, "a": [{"d": "\\u2028\\u0001", "c": 2e2}], "z": 1}',
+    ]
     texts = [f'{{"x": {{"user_id": "inner"}}, "user_id": {value}}}' for value in values]
     texts += ['{"user_id": "a", "user_id": "b"}', '{"\\u0075ser_id": "escaped"}', '"user_id"', "[1]", "null", "{}"]
     logs = [Log(str(number), metadata=metadata) for number, metadata in enumerate(texts)]
