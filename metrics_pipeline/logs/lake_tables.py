@@ -1,6 +1,7 @@
 """Tables of a lake, as files of Parquet, Delta Lake or Apache Iceberg: each is read in one state of it."""
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
@@ -51,7 +52,9 @@ class ParquetFiles:
     def __init__(self, location: str) -> None:
         self._is_s3 = location.startswith("s3://")
         self._pattern = location.removeprefix("s3://")
-        self._system = fs.S3FileSystem() if self._is_s3 else fs.LocalFileSystem()
+        # Polars and deltalake read this variable by themselves, pyarrow does not.
+        endpoint = os.environ.get("AWS_ENDPOINT_URL")
+        self._system = fs.S3FileSystem(endpoint_override=endpoint) if self._is_s3 else fs.LocalFileSystem()
         self._where = location
         self._is_hive = "=" in location
         self._listed: dict[tuple[date, ...], dict[str, str]] = {}
