@@ -170,13 +170,14 @@ def _with_metadata(logs: pl.LazyFrame, schema: pl.Schema, names: Mapping[str, st
         if key == "human_intervention":
             may_have &= metadata.str.contains("true", literal=True)
         may_have |= metadata.str.contains("\\u", literal=True)
-        found = pl.col("found")
-        # What is not found is a JSON null, invalid JSON, or something that the fast parser does not read.
-        is_doubtful = (
-            found.is_null() & may_have & ~metadata.str.contains(rf'"{key}"\s*:\s*null')
-        ) | found.str.contains(_WRITTEN_OTHERWISE)
+        found, missed = pl.col("found"), pl.col("missed")
+        # What is missed is a JSON null, invalid JSON, or something that the fast parser does not read.
+        is_doubtful = missed.str.contains(rf'"{key}"\s*:\s*null').not_() | found.str.contains(_WRITTEN_OTHERWISE)
+        # Column by column, because an expression that two others use is computed twice.
         logs = (
-            logs.with_columns(found=pl.when(may_have).then(metadata).str.json_path_match(f"$.{key}"))
+            logs.with_columns(asked=pl.when(may_have).then(metadata))
+            .with_columns(found=pl.col("asked").str.json_path_match(f"$.{key}"))
+            .with_columns(missed=pl.when(found.is_null()).then(pl.col("asked")))
             .with_columns(doubtful=pl.when(is_doubtful).then(metadata))
             .with_columns(
                 pl.when(pl.col("doubtful").is_null())

@@ -15,21 +15,20 @@ _WORD = (
 _FINAL = 0xBF58476D1CE4E5B9
 
 
-def text_hash(texts: pl.Expr, longest_bytes: int) -> pl.Expr:
-    """64 bits for each text, as UInt64, from its first 64 bytes of UTF-8 and its length.
-
-    longest_bytes: the length of the longest text; words that no text has are 0, and add nothing.
-    """
-    words = min(-(-max(longest_bytes, 1) // 8), len(_WORD))
+def text_hash(texts: pl.Series) -> pl.Series:
+    """64 bits for each text, as UInt64, from its first 64 bytes of UTF-8 and its length; NULL for NULL."""
+    lengths: Any = texts.str.len_bytes()
+    # Words that no text has are 0, and add nothing.
+    words = min(-(-max(lengths.max() or 1, 1) // 8), len(_WORD))
     padded = texts.str.pad_end(8 * words, "\0").cast(pl.Binary)
-    total = pl.lit(0, pl.UInt64)
+    total = lengths.cast(pl.UInt64) + 1
     for number in range(words):
         word = padded.bin.slice(8 * number, 8).bin.reinterpret(dtype=pl.UInt64, endianness="little")
         total += _mixed(word, _WORD[number])
-    return _mixed(total + texts.str.len_bytes().cast(pl.UInt64) + 1, _FINAL)
+    return _mixed(total, _FINAL)
 
 
-def number_hash(numbers: pl.Expr) -> pl.Expr:
+def number_hash(numbers: pl.Series) -> pl.Series:
     """64 bits for each Int32, as UInt64."""
     return _mixed((numbers.cast(pl.Int64) + 2**32).cast(pl.UInt64), _FINAL)
 
@@ -39,9 +38,13 @@ def agent_digest(values: Sequence[Any]) -> int:
     return int.from_bytes(hashlib.blake2b(json.dumps(values).encode(), digest_size=7).digest(), "big")
 
 
-def _mixed(number: pl.Expr, factor: int) -> pl.Expr:
-    """Products modulo 2^64, as Polars multiplies UInt64, with the high bits brought down in between. 0 stays 0."""
+def _mixed(numbers: pl.Series, factor: int) -> pl.Series:
+    """Products modulo 2^64, as Polars multiplies UInt64, with the high bits brought down in between. 0 stays 0.
+
+    Of a series, because as an expression that occurs twice in itself each step would be computed twice as often as the
+    next: 2 s for a million texts instead of 0.2.
+    """
     for each in (factor, _FINAL):
-        product = number * pl.lit(each, pl.UInt64)
-        number = product ^ (product // 2**32)
-    return number
+        products = numbers * pl.Series([each], dtype=pl.UInt64)
+        numbers = products ^ (products // 2**32)
+    return numbers

@@ -252,12 +252,13 @@ def _latencies(logs: pl.LazyFrame) -> pl.DataFrame:
         .group_by("agent_id", "latency_ms")
         .agg(pl.len().cast(pl.Int64).alias("executions"))
     )
+    pairs = _collected(counted)
     return (
-        _collected(counted)
+        pairs.with_columns(number_hash(pairs["latency_ms"]).alias("hash"))
         .group_by("agent_id")
         .agg(
             pl.struct("latency_ms", "executions").alias("latency_counts"),
-            (number_hash(pl.col("latency_ms")).cast(pl.Int128) * pl.col("executions")).sum().alias("latency_hash"),
+            (pl.col("hash").cast(pl.Int128) * pl.col("executions")).sum().alias("latency_hash"),
         )
     )
 
@@ -287,13 +288,13 @@ def _users(logs: pl.LazyFrame, number_of_logs: int) -> pl.DataFrame:
         pairs = _collected(
             of_bucket.group_by("agent_id", "user_id").agg(pl.col("is_human_intervention").sum().cast(pl.Int64))
         ).with_columns(stored_user_id(pl.col("user_id")))
-        user_id = pl.col("user_id").drop_nulls()
-        longest: Any = pairs["user_id"].str.len_bytes().max() or 0
         found.append(
-            pairs.group_by("agent_id").agg(
+            pairs.with_columns(text_hash(pairs["user_id"]).alias("hash"))
+            .group_by("agent_id")
+            .agg(
                 pl.col("is_human_intervention").sum().alias("human_interventions"),
-                user_id.alias("user_ids"),
-                text_hash(user_id, longest).cast(pl.Int128).sum().alias("user_hash"),
+                pl.col("user_id").drop_nulls().alias("user_ids"),
+                pl.col("hash").cast(pl.Int128).sum().alias("user_hash"),
             )
         )
     return pl.concat(found)
