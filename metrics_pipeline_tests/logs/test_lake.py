@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ from metrics_pipeline.logs.lake_logs import LakeLogs
 from metrics_pipeline.logs.lake_tables import ParquetFiles
 from metrics_pipeline.metrics.calculator import merge_partials
 from metrics_pipeline.metrics.reconciliation import DayState
+from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
 from metrics_pipeline.metrics.verification import JudgedBy, Unreadable
 from metrics_pipeline.metrics.windows import DayWindow, day_window
 from metrics_pipeline.pipeline.aggregation import AggregatedDay, AggregationOptions, compute_day, store_day
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.pipeline.watching import USUAL_EFFORT
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.retention.pace import Pace
+from metrics_pipeline.retention.run import apply_retention
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.days import (
     DAY,
@@ -266,6 +269,16 @@ def test_a_damaged_file_makes_its_own_day_unreadable(database: Database, tmp_pat
     assert not isinstance(found[NEXT_DAY.metric_date], Unreadable)
     with pytest.raises(PermanentError, match="cannot be read"):
         aggregate(database, lake)
+
+
+def test_retention_deletes_no_log_and_says_so_in_one_sentence(database: Database, lake: LakeLogs) -> None:
+    store_logs(database, LOGS)
+    said: list[str] = []
+    limits = cutoffs(RetentionPolicy(), datetime(2026, 6, 1, tzinfo=UTC), "UTC")
+    assert limits.raw_logs > DAY
+    apply_retention(database, None, limits, Pace(), run_id="a run", is_dry_run=False, on_progress=said.append)
+    assert said == ["The logs are in a lake, of which nothing is deleted here: have its owner delete old files."]
+    assert query(database, "SELECT count(*) FROM agent_execution_logs") == [(len(LOGS),)]
 
 
 @pytest.mark.parametrize(
