@@ -36,6 +36,8 @@ class SettingsOverrides(TypedDict, total=False):
 
     home: Path
     database_url: str | None
+    logs_url: str | None
+    logs_columns: tuple[tuple[str, str], ...]
     time_zone: str
     start_date: date
     lookback_days: int
@@ -58,7 +60,7 @@ def build_defs(**overrides: Unpack[SettingsOverrides]) -> dg.Definitions:
     return dg.Definitions(
         assets=[
             *upstream_assets(settings.retention),
-            build_metrics_asset(partitions, settings.owners, settings.user_key, settings.dimensions),
+            build_metrics_asset(partitions, settings),
             build_overview_asset(settings),
             build_retention_asset(settings),
             *breakdown_assets(settings.dimensions, settings.owners),

@@ -20,6 +20,7 @@ from metrics_pipeline.errors import PermanentError, SettingsError
 from metrics_pipeline.metrics.dimensions import MAX_DIMENSIONS, Dimension, parse_dimensions
 from metrics_pipeline.metrics.distributions import UserKey
 from metrics_pipeline.metrics.retention import MAX_DAYS, NEVER, RetentionPolicy
+from metrics_pipeline.metrics.upstream import LOG_COLUMNS, METADATA_KEYS
 
 _MAX_LOOKBACK_DAYS = 366
 # Dagster counts the days one by one, and at the calendar's ends a day has no neighbour.
@@ -45,6 +46,11 @@ _MIN_KEY_CHARACTERS = 32
 #: The settings whose defaults the demo leaves in files of the home, with these names. Without the first day, the UI
 #: would show years of days that never were; without the dimensions, the next run would store its day without them.
 REMEMBERED = ("start_date", "dimensions")
+# {date} may have a format, such as {date:%Y/%m/%d}. Other braces would mean something else to a shell.
+_LOGS_URL = re.compile(
+    r"parquet:(//(?=/)|(?=s3://))([^{}]|\{date(:[^{}]*)?\})+|delta:(//(?=/)|(?=s3://))[^{}]+|iceberg:[^/]+/[^/]+\.[^/]+"
+)
+_LOG_COLUMN_NAMES = (*(column.name for column in LOG_COLUMNS), *METADATA_KEYS)
 
 
 @dataclass(frozen=True)
@@ -177,6 +183,22 @@ def _user_key(text: str) -> UserKey:
     return UserKey(text.encode())
 
 
+def _logs_url(text: str) -> str:
+    if not _LOGS_URL.fullmatch(text):
+        raise ValueError("which does not name a lake")
+    return text
+
+
+def _logs_columns(text: str) -> tuple[tuple[str, str], ...]:
+    columns: dict[str, str] = {}
+    for entry in filter(None, map(str.strip, text.split(","))):
+        ours, _, theirs = map(str.strip, entry.partition("="))
+        if ours not in _LOG_COLUMN_NAMES or not theirs or ours in columns:
+            raise ValueError(f"in which {entry!r} is not a column and its name in the lake, or repeats one")
+        columns[ours] = theirs
+    return tuple(columns.items())
+
+
 @dataclass(frozen=True)
 class ApiToken:
     """Somebody's access to the API. Of the token itself only its SHA-256 is kept."""
@@ -235,6 +257,21 @@ class Settings:
         "The PostgreSQL that holds the logs and the metrics. Unset: the embedded server.",
         "a URL such as postgresql://user:password@host:5432/database?sslmode=require",
         is_secret=True,
+    )
+    logs_url: str | None = _variable(
+        "METRICS_LOGS_URL",
+        "The lake that holds the logs. Unset: agent_execution_logs in the database.",
+        "a URL such as parquet:///lake/logs/date={date}/*.parquet, parquet:s3://bucket/logs/{date:%Y/%m/%d}/*.parquet, "
+        "delta:///lake/logs, delta:s3://bucket/logs or iceberg:catalog/namespace.table",
+        _logs_url,
+    )
+    logs_columns: tuple[tuple[str, str], ...] = _variable(
+        "METRICS_LOGS_COLUMNS",
+        "The columns of the lake that have other names than those of agent_execution_logs. Unset: none.",
+        "our names with the lake's, such as agent_id=agent,latency_ms=duration; ours are "
+        + ", ".join(_LOG_COLUMN_NAMES),
+        _logs_columns,
+        default=(),
     )
     time_zone: str = _variable(
         "METRICS_TIME_ZONE",
@@ -343,6 +380,11 @@ class Settings:
                     values[name] = variable.parse(given[variable.name])
                 except ValueError as error:
                     refusals.append(variable.refusal(given[variable.name], error))
+        if values.get("logs_url") and values.get("dimensions"):
+            refusals.append(
+                "METRICS_DIMENSIONS cannot be set together with METRICS_LOGS_URL: a lake is not broken down yet. "
+                "Unset one of them."
+            )
         # Not from the error: what a parser stumbled over may be a secret.
         if refusals:
             raise SettingsError("\n".join(refusals))

@@ -112,6 +112,14 @@ def test_the_declared_default_of_each_variable_means_the_same_as_leaving_it_unse
     assert Settings.from_environment(empty) == unset
 
 
+def test_breakdowns_of_a_lake_are_refused() -> None:
+    environment = {"METRICS_LOGS_URL": "delta:///lake/logs", "METRICS_DIMENSIONS": "model"}
+    with pytest.raises(
+        SettingsError, match=r"^METRICS_DIMENSIONS cannot be set together with METRICS_LOGS_URL: [^.]+ yet"
+    ):
+        Settings.from_environment(environment)
+
+
 @pytest.mark.parametrize("name", ["METRICS_DATABASE_URL", "METRICS_API_DATABASE_URL"])
 def test_an_empty_secret_never_leads_to_another_database(name: str) -> None:
     with pytest.raises(SettingsError, match=f"^{name} is set but empty. Set a URL such as .*, or unset it.$"):
@@ -219,6 +227,7 @@ SECRETS = {
 SECRET = "hunter2"
 NAMES = [
     "METRICS_DATABASE_URL", "METRICS_PIPELINE_HOME", "METRICS_TIME_ZONE", "METRICS_START_DATE", "METRICS_LOOKBACK_DAYS",
+    "METRICS_LOGS_URL", "METRICS_LOGS_COLUMNS",
     "METRICS_RETENTION_RAW_LOG_DAYS", "METRICS_RETENTION_METRIC_DAYS", "METRICS_RETENTION_ALERT_DAYS", "METRICS_OWNERS",
     "METRICS_DIMENSIONS", "METRICS_USER_KEY", "DAGSTER_HOME", "METRICS_API_TOKENS", "METRICS_API_DATABASE_URL",
     "DAGSTER_WEBSERVER_URL",

@@ -147,7 +147,9 @@ class Gauges:
         return registry
 
     def _logs_held_back(self) -> int | None:
-        """The last count, which another thread renews if it is old; None until there is one."""
+        """The last count, which another thread renews if it is old; None until there is one, and for a lake."""
+        if self.context.settings.logs_url is not None:
+            return None
         with self._lock:
             is_old = time.monotonic() - self._counted_at >= _COUNTED_EVERY_SECONDS
             if is_old:

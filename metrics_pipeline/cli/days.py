@@ -10,7 +10,7 @@ from metrics_pipeline.cli.values import day_option
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.verification import Unreadable
 from metrics_pipeline.metrics.windows import day_window
-from metrics_pipeline.pipeline.opening import open_database, open_logs, require_ready
+from metrics_pipeline.pipeline.opening import open_database, open_source, require_ready
 from metrics_pipeline.postgres.privileges import Purpose, require_privileges
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.closing import clear_day, seal_day
@@ -28,7 +28,7 @@ def seal(day: Annotated[date, _DAY]) -> None:
     settings = Settings.from_environment()
     require_complete_days(settings, day, day)
     database = open_database(settings)
-    logs = open_logs(database)
+    logs = open_source(database, settings)
     window = day_window(day, settings.time_zone)
     with database.snapshot() as snapshot:
         present = logs.fingerprints(snapshot, [window], logs.fingerprint_kinds[0])[window.metric_date]

@@ -18,8 +18,9 @@ from metrics_pipeline.logs.change_feed import describe_feed, trigger_statements
 from metrics_pipeline.logs.contract import SOURCE_TABLES, UpstreamContract, check_contract
 from metrics_pipeline.logs.inspection import describe_data, require_tables_to_open
 from metrics_pipeline.logs.postgres_logs import PostgresLogs
+from metrics_pipeline.metrics.windows import day_window, last_complete_day
 from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE
-from metrics_pipeline.pipeline.opening import open_database
+from metrics_pipeline.pipeline.opening import open_database, open_source
 from metrics_pipeline.pipeline.reconciling import first_day, why_start_later
 from metrics_pipeline.postgres import upgrading
 from metrics_pipeline.postgres.database import Database
@@ -119,6 +120,7 @@ def check(
     """
     settings = Settings.from_environment()
     database = open_database(settings)
+    has_lake = settings.logs_url is not None
     with database.connect() as connection:
         typer.echo(f"Checking {database.description}")
         revision = upgrading.current_revision(connection)
@@ -135,7 +137,9 @@ def check(
         errors = defaultdict(list)
         for purpose in purposes or (Purpose.PIPELINE, Purpose.RETENTION):
             try:
-                contracts[purpose] = _require_ready_for(connection, purpose, is_standby=server.is_standby)
+                contracts[purpose] = _require_ready_for(
+                    connection, purpose, is_standby=server.is_standby, has_lake=has_lake
+                )
                 typer.echo(f"Ready for {purpose}: all tables, columns, types and privileges are there")
                 if purpose is Purpose.RETENTION and not _has_alerts(connection):
                     typer.echo(f"{ALERTS_TABLE} does not exist, so no alert is deleted")
@@ -143,7 +147,7 @@ def check(
                 errors[str(error)].append(str(purpose))
         warnings = [warning for contract in contracts.values() for warning in contract.warnings]
         reading = contracts.get(Purpose.PIPELINE) or contracts.get(Purpose.READER)
-        if reading:
+        if reading and not has_lake:
             found, suspicious = describe_data(connection, reading, datetime.now(UTC))
             feed, incomplete = describe_feed(connection)
             found.append(feed)
@@ -152,6 +156,11 @@ def check(
             warnings += suspicious + incomplete
             for sentence in found:
                 typer.echo(sentence)
+    if has_lake:
+        try:
+            typer.echo(_describe_lake(database, settings))
+        except PermanentError as error:
+            errors[str(error)].append("the lake")
     for warning in dict.fromkeys(warnings):
         typer.echo(f"Warning: {warning}")
     if errors:
@@ -160,12 +169,26 @@ def check(
         )
 
 
-def _require_ready_for(connection: Connection, purpose: Purpose, *, is_standby: bool) -> UpstreamContract:
+def _describe_lake(database: Database, settings: Settings) -> str:
+    logs = open_source(database, settings)
+    day = last_complete_day(datetime.now(UTC), settings.time_zone)
+    with database.snapshot() as snapshot:
+        count = logs.counts(snapshot, [day_window(day, settings.time_zone)])[day]
+    return f"Ready: {logs.name} has all columns in their types, and {count:,} logs of {day}"
+
+
+def _require_ready_for(
+    connection: Connection, purpose: Purpose, *, is_standby: bool, has_lake: bool
+) -> UpstreamContract:
     if is_standby and purpose is not Purpose.READER:
         raise PermanentError(
             "The server is a standby, which can be read but not written. Name the primary in METRICS_DATABASE_URL."
         )
-    tables = [table for table in _TABLES[purpose] if table != ALERTS_TABLE or _has_alerts(connection)]
+    tables = [
+        table
+        for table in _TABLES[purpose]
+        if (table != ALERTS_TABLE or _has_alerts(connection)) and (table != LOGS_TABLE or not has_lake)
+    ]
     contract = check_contract(connection, tables)
     require_tables_to_open(connection, tables)
     upgrading.require_current(connection)

@@ -11,7 +11,7 @@ from metrics_pipeline.cli.tables import Column, Format, FormatOption, show
 from metrics_pipeline.cli.values import day_option, storable
 from metrics_pipeline.errors import DagsterStorageError
 from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict, LedgerRow
-from metrics_pipeline.pipeline.opening import open_database, open_logs, require_ready
+from metrics_pipeline.pipeline.opening import open_database, open_source, require_ready
 from metrics_pipeline.pipeline.reconciling import (
     findings,
     first_day,
@@ -106,7 +106,7 @@ def status(
     settings = Settings.from_environment()
     database = open_database(settings)
     window = lookback(settings, datetime.now(UTC), days)
-    logs = open_logs(database, settings.dimensions)
+    logs = open_source(database, settings)
     unknown = ""
     try:
         from metrics_pipeline.orchestration.instance import open_instance
@@ -125,7 +125,7 @@ def status(
         first = first_day(connection, logs, settings.time_zone)
         holes = holes_before(connection, max(first, settings.start_date), window[0]) if first and window else []
     show(
-        f"{database.description}, days in {settings.time_zone}",
+        f"{database.description}, {f'logs of {logs.name}, ' if settings.logs_url else ''}days in {settings.time_zone}",
         _STATUS,
         [_status_row(verdict, ledger.get(verdict.metric_date)) for verdict in verdicts],
         form,

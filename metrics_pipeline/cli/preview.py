@@ -13,7 +13,7 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.comparison import DayChange
 from metrics_pipeline.metrics.windows import day_window, days_between
 from metrics_pipeline.pipeline.aggregation import AggregationOptions, preview_day
-from metrics_pipeline.pipeline.opening import open_database, open_logs
+from metrics_pipeline.pipeline.opening import open_database, open_source
 from metrics_pipeline.settings import Settings
 
 _MAX_NAMED_AGENTS = 5
@@ -43,7 +43,7 @@ _COLUMNS = (
 def preview_days(settings: Settings, first: date, last: date, options: AggregationOptions, form: Format) -> None:
     """Computes the days without writing; prints a row for each, then the days that would fail and why."""
     database = open_database(settings)
-    logs = open_logs(database, settings.dimensions)
+    logs = open_source(database, settings)
     changes: list[DayChange] = []
     failures: list[str] = []
     for day in track(

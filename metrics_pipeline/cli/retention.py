@@ -18,9 +18,9 @@ from metrics_pipeline.cli.tables import Column, Format, FormatOption, show
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.retention import NEVER, RetentionPolicy, cutoffs
 from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE, METRICS_TABLE
-from metrics_pipeline.pipeline.opening import open_database, require_ready
+from metrics_pipeline.pipeline.opening import open_database, require_ready_to_prune
 from metrics_pipeline.retention.pace import Pace
-from metrics_pipeline.retention.run import apply_retention
+from metrics_pipeline.retention.run import LAKE_IS_KEPT, apply_retention
 from metrics_pipeline.settings import Settings, retention_variable
 
 _RESTATEMENTS_TABLE = "metric_restatements"
@@ -64,6 +64,8 @@ def retention(
 
             report = _preview(settings, policy, pace, show) if dry_run else _run(settings, policy, pace, show)
     _print_report(report, form, is_dry_run=dry_run)
+    if settings.logs_url is not None and form is Format.TABLE:
+        print(LAKE_IS_KEPT)
 
 
 def _given(limited: type[RetentionPolicy | Pace], limits: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def _preview(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Call
     started = time.perf_counter()
     report = apply_retention(
         database,
-        require_ready(database, [LOGS_TABLE]),
+        require_ready_to_prune(database, settings),
         cutoffs(policy, datetime.now(UTC), settings.time_zone),
         pace,
         run_id="",
@@ -114,7 +116,7 @@ def _preview(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Call
 
 def _run(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Callable[[str], None]) -> "Report":
     # Checked here first: inside a run, a database that cannot be reached is tried again for minutes.
-    require_ready(open_database(settings), [LOGS_TABLE])
+    require_ready_to_prune(open_database(settings), settings)
     from metrics_pipeline.orchestration.in_process import run_retention
     from metrics_pipeline.orchestration.instance import open_instance
 

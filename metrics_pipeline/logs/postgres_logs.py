@@ -45,6 +45,7 @@ from metrics_pipeline.metrics.dimensions import (
 from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
 from metrics_pipeline.metrics.verification import JudgedBy, Mark, Unreadable
 from metrics_pipeline.metrics.windows import DayWindow
+from metrics_pipeline.names import LOGS_TABLE
 from metrics_pipeline.postgres.database import Database
 
 _log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class PostgresLogs:
 
     def __init__(self, database: Database, contract: UpstreamContract, dimensions: Sequence[Dimension] = ()) -> None:
         self.contract = contract
+        self.name = LOGS_TABLE
         self.dimensions = tuple(dimensions)
         self.warnings = contract.warnings
         self.fingerprint_kinds = FINGERPRINT_KINDS
@@ -112,7 +114,7 @@ class PostgresLogs:
         A large window is read in slices of time over several concurrent connections.
         """
         exported_id, taken_at = snapshot.execute(_EXPORT).one()
-        agents = snapshot.execute(_AGENTS, {"include_inactive": include_inactive_agents}).scalars().all()
+        agents = registered_agents(snapshot, include_inactive=include_inactive_agents)
         slices = slices_of(snapshot, self.contract, window)
         parts = (
             [read_partials(snapshot, self.contract, *slices[0], self.dimensions)]
@@ -122,7 +124,7 @@ class PostgresLogs:
         partials = pl.concat(part.by_agent for part in parts)
         irregular = agents_with_irregular_costs(partials)
         return ExtractedDay(
-            agents=pl.Series("agent_id", agents, dtype=pl.String),
+            agents=agents,
             partials=partials,
             exact_costs=self._exact_costs(snapshot, window, irregular),
             taken_at=taken_at,
@@ -366,6 +368,12 @@ class PostgresLogs:
     def _slices(self, connection: Connection, left: deque[Slice]) -> list[SlicePartials]:
         """Reads one slice after the other until none is left."""
         return [read_partials(connection, self.contract, *bounds, self.dimensions) for bounds in _taken(left)]
+
+
+def registered_agents(snapshot: Connection, *, include_inactive: bool) -> pl.Series:
+    """The ids (String, distinct) of the agents in scope, from agent_registry."""
+    agents = snapshot.execute(_AGENTS, {"include_inactive": include_inactive}).scalars().all()
+    return pl.Series("agent_id", agents, dtype=pl.String)
 
 
 class _Helper:

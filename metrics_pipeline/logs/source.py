@@ -81,10 +81,12 @@ class LogSource(Protocol):
     `windows` are sorted by day and may have gaps.
 
     Attributes:
+        name: what holds the logs, for people; without secrets.
         warnings: what is allowed but slow or misleading, a sentence each.
         fingerprint_kinds: the kinds that `fingerprints` can compute, the present one first.
     """
 
+    name: str
     warnings: tuple[str, ...]
     fingerprint_kinds: tuple[FingerprintKind, ...]
 

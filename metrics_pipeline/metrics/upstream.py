@@ -89,6 +89,9 @@ LOG_COLUMNS = (
     ),
 )
 
+#: The keys of metadata that are read. A lake may have them as columns instead.
+METADATA_KEYS = ("user_id", "human_intervention")
+
 REGISTRY_COLUMNS = (
     UpstreamColumn("id", _AGENT, "text", "Identifies the agent.", is_required=True),
     UpstreamColumn("name", _TEXT, "text", "What people call the agent.", is_required=True),

@@ -19,6 +19,7 @@ class JudgedBy(StrEnum):
     CONTENT = "content"
     COUNTERS = "counters"
     FEED = "feed"
+    SNAPSHOT = "snapshot"
     COUNT = "count"
 
 
@@ -27,6 +28,7 @@ EVIDENCE_MEANINGS = {
     JudgedBy.CONTENT: "every log was read",
     JudgedBy.COUNTERS: "PostgreSQL has counted no write to its partitions since",
     JudgedBy.FEED: "the change feed has noted no change since",
+    JudgedBy.SNAPSHOT: "the files in the lake that may hold its logs are the same",
     JudgedBy.COUNT: "it has as many logs as then; a correction in place is found at night",
 }
 

@@ -1,7 +1,7 @@
 """The main asset: agent_performance_metrics, one partition per day."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import cast
 
 import dagster as dg
@@ -9,8 +9,6 @@ from pydantic import Field
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
-from metrics_pipeline.metrics.dimensions import Dimension
-from metrics_pipeline.metrics.distributions import UserKey
 from metrics_pipeline.metrics.reconciliation import none_counted
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.columns import metrics_column_lineage, metrics_table_schema
@@ -21,8 +19,9 @@ from metrics_pipeline.orchestration.reports import day_materialization, stored_m
 from metrics_pipeline.orchestration.runs import reason_for, work_of
 from metrics_pipeline.orchestration.upstream import SOURCE_ASSETS
 from metrics_pipeline.pipeline.aggregation import AggregationOptions, aggregate_days
-from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.pipeline.opening import open_source
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.settings import Settings
 
 _DESCRIPTION = """
 One row per agent and day, computed from the logs of the calendar day in METRICS_TIME_ZONE and exact to the last digit:
@@ -56,16 +55,8 @@ class AggregationConfig(dg.Config):
     )
 
 
-def build_metrics_asset(
-    partitions: dg.TimeWindowPartitionsDefinition,
-    owners: Sequence[str],
-    user_key: UserKey | None,
-    dimensions: Sequence[Dimension] = (),
-) -> dg.AssetsDefinition:
-    """The asset over the given daily partitions, with the owners that the UI names.
-
-    user_key: METRICS_USER_KEY; None means the database's own key. dimensions: METRICS_DIMENSIONS.
-    """
+def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, settings: Settings) -> dg.AssetsDefinition:
+    """The asset over the given daily partitions."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # about backfill_policy; an operator cannot act on it
         daily_asset = dg.asset(
@@ -76,7 +67,7 @@ def build_metrics_asset(
             deps=SOURCE_ASSETS,
             group_name="metrics",
             kinds={"postgres", "polars"},
-            owners=owners,
+            owners=settings.owners,
             tags={"written_by": "metrics_pipeline", "grain": "agent_day"},
             metadata={
                 "dagster/table_name": METRICS_ASSET_KEY.to_user_string(),
@@ -97,7 +88,7 @@ def build_metrics_asset(
         failures: dict[str, PermanentError] = {}
         claim(context.instance, context.run)
         with step_outcome(context):
-            logs = open_logs(database, dimensions)
+            logs = open_source(database, settings)
             for warning in logs.warnings:
                 context.log.warning(warning)
             work = work_of(context, database, logs, partitions, renewed=dimensions if config.renew_dimensions else None)
@@ -111,7 +102,7 @@ def build_metrics_asset(
                 AggregationOptions(config.include_inactive_agents, config.accept_deleted_logs),
                 run_id=context.run.run_id,
                 reason=reason_for(context.run.tags),
-                configured_key=user_key,
+                configured_key=settings.user_key,
             ):
                 if isinstance(day, PermanentError):
                     context.log.error(f"{key} failed and stays as it was: {day}")

@@ -24,7 +24,7 @@ from metrics_pipeline.names import (
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.dagster_internals import unmaterialized_partitions
 from metrics_pipeline.orchestration.processes import end_if_orphaned
-from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.pipeline.opening import open_source
 from metrics_pipeline.pipeline.reconciling import findings, judge_days
 from metrics_pipeline.pipeline.watching import USUAL_EFFORT, Effort, Found, look_at_days, record
 from metrics_pipeline.postgres.database import Database, exclusive_locks
@@ -93,7 +93,7 @@ def judge_in_time(
     hurried = database.within(_TICK_SECONDS, lock_seconds=_LOCK_SECONDS)
     try:
         running = running_days(instance)
-        logs = open_logs(hurried, settings.dimensions)
+        logs = open_source(hurried, settings)
         if days:
             logs.watch(hurried, day_window(days[-1], settings.time_zone).end)
         found = look_at_days(

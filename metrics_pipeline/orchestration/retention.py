@@ -10,13 +10,13 @@ import dagster as dg
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.retention import FIRST_DAY, NEVER, RetentionPolicy, cutoffs
-from metrics_pipeline.names import LOGS_TABLE, SCHEDULED_AT_TAG
+from metrics_pipeline.names import SCHEDULED_AT_TAG
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTION_ASSET_KEY
 from metrics_pipeline.orchestration.failures import step_outcome
 from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.orchestration.reports import expired_materialization
 from metrics_pipeline.orchestration.upstream import agent_execution_logs, alert_history, kept
-from metrics_pipeline.pipeline.opening import require_ready
+from metrics_pipeline.pipeline.opening import require_ready_to_prune
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.retention.pace import Pace
 from metrics_pipeline.retention.report import RetentionReport
@@ -90,7 +90,7 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
         with step_outcome(context):
             report = apply_retention(
                 database,
-                require_ready(database, [LOGS_TABLE]),
+                require_ready_to_prune(database, settings),
                 cutoffs(
                     RetentionPolicy(**{limit.name: config[limit.name] for limit in fields(RetentionPolicy)}),
                     _scheduled_at(context),

@@ -8,6 +8,7 @@ from metrics_pipeline.logs.contract import SOURCE_TABLES, UpstreamContract, chec
 from metrics_pipeline.logs.postgres_logs import PostgresLogs
 from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.metrics.dimensions import Dimension
+from metrics_pipeline.names import LOGS_TABLE, REGISTRY_TABLE
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.upgrading import create_upstream_tables, require_current, upgrade
 from metrics_pipeline.postgres.urls import DatabaseUrl
@@ -41,8 +42,8 @@ def require_ready(database: Database, tables: Collection[str] = SOURCE_TABLES) -
     return contract
 
 
-def open_logs(database: Database, dimensions: Sequence[Dimension] = ()) -> LogSource:
-    """The source of logs, if the database is ready. Another source is chosen here.
+def open_logs(database: Database, dimensions: Sequence[Dimension] = ()) -> PostgresLogs:
+    """The logs in the database, if it is ready.
 
     dimensions: METRICS_DIMENSIONS. Raises ContractError for one whose column the logs do not have.
     """
@@ -51,3 +52,25 @@ def open_logs(database: Database, dimensions: Sequence[Dimension] = ()) -> LogSo
         with database.connect() as connection:
             check_dimensions(connection, dimensions)
     return PostgresLogs(database, contract, dimensions)
+
+
+def open_source(database: Database, settings: Settings) -> LogSource:
+    """The source of logs that METRICS_LOGS_URL names, if it and the database are ready. Sources are chosen only here.
+
+    The agents of a lake are registered in the database too.
+    """
+    if settings.logs_url is None:
+        return open_logs(database, settings.dimensions)
+    # Its libraries take time to import, which commands without a lake need not spend.
+    from metrics_pipeline.logs.lake_logs import LakeLogs
+
+    require_ready(database, [REGISTRY_TABLE])
+    return LakeLogs(settings.logs_url, dict(settings.logs_columns))
+
+
+def require_ready_to_prune(database: Database, settings: Settings) -> UpstreamContract | None:
+    """The contract of the logs that retention may prune; None if they are in a lake, which it does not prune."""
+    if settings.logs_url is None:
+        return require_ready(database, [LOGS_TABLE])
+    require_ready(database, [])
+    return None

@@ -51,12 +51,13 @@ ON CONFLICT (metric_date) DO UPDATE
 
 
 def expire_metrics(
-    connection: RetentionConnection, contract: UpstreamContract, report: RetentionReport, run_id: str
+    connection: RetentionConnection, contract: UpstreamContract | None, report: RetentionReport, run_id: str
 ) -> None:
     """Deletes the metrics of each day before the cutoff, in a transaction of its own that seals the day forever.
 
     Days with raw logs that could still be aggregated, or that wait to be pruned, keep their metrics. A dry run only
-    counts. The time budget does not end it: it is what keeps our own tables small.
+    counts. Without a contract the logs are in a lake, and the metrics expire whether or not it still has their logs.
+    The time budget does not end it: it is what keeps our own tables small.
     """
 
     def expire(day: Row[Any], session: Connection) -> None:
@@ -66,7 +67,7 @@ def expire_metrics(
         # Logs that came after the seal are in no metric. They are not looked at, so that the metrics of sealed days
         # expire also while that table is locked.
         is_pruned = day.is_sealed or (report.is_dry_run and window.metric_date in report.pruned_logs)
-        if not is_pruned and count_logs_of_day(session, contract, window):
+        if contract is not None and not is_pruned and count_logs_of_day(session, contract, window):
             return
         expired = day
         if not report.is_dry_run:

@@ -17,10 +17,13 @@ from metrics_pipeline.retention.raw_logs import RawLogPruning
 from metrics_pipeline.retention.report import RetentionReport
 from metrics_pipeline.retention.resolved_alerts import delete_resolved_alerts
 
+#: Said in place of pruning the logs.
+LAKE_IS_KEPT = "The logs are in a lake, of which nothing is deleted here: have its owner delete old files."
+
 
 def apply_retention(
     database: Database,
-    contract: UpstreamContract,
+    contract: UpstreamContract | None,
     cutoffs: Cutoffs,
     pace: Pace,
     *,
@@ -30,6 +33,7 @@ def apply_retention(
 ) -> RetentionReport:
     """Deletes what is older than the cutoffs, or says what would go. Ended at any point, the next run goes on.
 
+    contract: None if the logs are in a lake, of which nothing is deleted.
     A fault of one table leaves the rest of the work to be done, and is raised at the end. Raises PermanentError for a
     `today` that the database's clock has not reached. Database faults become TransientError or PermanentError.
     """
@@ -38,12 +42,17 @@ def apply_retention(
         connection = RetentionConnection(session)
         connection.transaction(partial(_refuse_the_future, cutoffs=cutoffs))
         connection.attempt(partial(connection.transaction, partial(delete_resolved_alerts, report=report)))
-        connection.attempt(RawLogPruning(connection, pace, contract, report, on_progress).run)
+        if contract is None:
+            on_progress(LAKE_IS_KEPT)
+        else:
+            connection.attempt(RawLogPruning(connection, pace, contract, report, on_progress).run)
         connection.attempt(partial(expire_metrics, connection, contract, report, run_id))
         if report.is_out_of_time:
             on_progress(f"The time budget of {pace.time_budget_minutes} minutes is used up; the next run goes on.")
         if connection.faults:
             raise connection.faults[0]
+        if contract is None:
+            return report
         raw_logs_before = day_window(cutoffs.raw_logs, cutoffs.time_zone).start
         left = connection.transaction(partial(count_logs_before, contract=contract, moment=raw_logs_before))
         report.logs_left = left - (sum(report.pruned_logs.values()) if is_dry_run else 0)

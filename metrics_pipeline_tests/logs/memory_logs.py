@@ -26,6 +26,7 @@ KIND = ("memory", 1)
 class MemoryLogs:
     """A LogSource over `agents` ({id: status}) and `logs`. It has its own state, and ignores the snapshot."""
 
+    name = "rows in memory"
     warnings: tuple[str, ...] = ()
     fingerprint_kinds: tuple[FingerprintKind, ...] = (KIND,)
 

@@ -1,12 +1,14 @@
-"""What every source of logs must do. Each test runs with PostgreSQL and with rows in memory."""
+"""What every source of logs must do. Each test runs with PostgreSQL, with files of Parquet, and with rows in memory."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
+from pathlib import Path
 
 import polars as pl
 import pytest
 
+from metrics_pipeline.logs.lake_logs import LakeLogs
 from metrics_pipeline.logs.source import LogSource, Suspicion
 from metrics_pipeline.metrics.calculator import agents_with_irregular_costs, merge_partials
 from metrics_pipeline.metrics.catalog import EXACT_COSTS_SCHEMA, PARTIALS_SCHEMA
@@ -30,6 +32,7 @@ from metrics_pipeline_tests.days import (
     store_agents,
     store_logs,
 )
+from metrics_pipeline_tests.logs.lakes import write_parquet
 from metrics_pipeline_tests.logs.memory_logs import MemoryLogs
 
 NEXT_DAY = day_window(DAY + timedelta(days=1), "UTC")
@@ -49,14 +52,16 @@ LOGS = [
 Fill = Callable[[Mapping[str, str], Sequence[Log]], LogSource]
 
 
-@pytest.fixture(params=["postgres", "memory"])
-def fill(request: pytest.FixtureRequest, database: Database) -> Fill:
+@pytest.fixture(params=["postgres", "parquet", "memory"])
+def fill(request: pytest.FixtureRequest, database: Database, tmp_path: Path) -> Fill:
     """Gives a source these agents and logs. They are stored in PostgreSQL in any case, for the oracle."""
 
     def filled(agents: Mapping[str, str], logs: Sequence[Log]) -> LogSource:
         empty_of_logs(database)
         store_agents(database, agents)
         store_logs(database, logs)
+        if request.param == "parquet":
+            return LakeLogs(write_parquet(tmp_path, logs), {})
         return MemoryLogs(agents, logs) if request.param == "memory" else open_logs(database)
 
     return filled

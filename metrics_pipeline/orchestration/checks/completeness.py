@@ -82,6 +82,7 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
             "days": f"{days[0]} to {days[-1]}" if days else "none",
             **{f"run_that_refused_{day}": dg.MetadataValue.dagster_run(run) for day, run in refused.items()},
             "days_checked": len(days),
+            "logs_of": situation.logs.name,
             "days_before_the_first_log": len(due_days) - len(days),
             **{f"days_{state}": counts[state] for state in DayState},
             **{f"days_judged_by_{evidence}": judged[evidence] for evidence in JudgedBy},

@@ -16,7 +16,7 @@ from metrics_pipeline.orchestration.failures import step_outcome
 from metrics_pipeline.orchestration.markdown import with_values
 from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.orchestration.reconciling import may_write_metrics
-from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.pipeline.opening import open_source
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 
@@ -68,7 +68,7 @@ def build_check(
         claim(context.instance, context.run)
         with step_outcome(context):
             try:
-                logs = open_logs(database, settings.dimensions)
+                logs = open_source(database, settings)
                 with ExitStack() as exit_stack:
                     return evaluate(
                         Situation(

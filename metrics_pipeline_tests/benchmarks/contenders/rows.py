@@ -20,6 +20,29 @@ SET {", ".join(f"{name} = EXCLUDED.{name}" for name in _COLUMNS[2:])}, updated_a
 # Digits enough that the quotient is rounded only once that matters, to its places.
 _EXACT = Context(prec=80, rounding=ROUND_HALF_UP)
 
+#: Over a table or view `logs`, with the parameter active: the ids of the agents.
+DUCKDB_METRICS = """
+WITH errors AS (
+    SELECT agent_id, map(list(error_type), list(executions)) AS error_distribution
+    FROM (SELECT agent_id, coalesce(error_type, 'unknown') AS error_type, count(*) AS executions
+          FROM logs WHERE status = 'failed' GROUP BY ALL)
+    GROUP BY agent_id
+)
+SELECT agent_id, count(logs.status) AS total_executions,
+       count(*) FILTER (status = 'success') AS successful_executions,
+       count(*) FILTER (status = 'failed') AS failed_executions,
+       coalesce((2 * sum(latency_ms) + count(latency_ms)) // (2 * count(latency_ms)), 0)::BIGINT AS avg_latency_ms,
+       coalesce(round_even(quantile_cont(latency_ms, 0.5), 0), 0)::BIGINT AS p50_latency_ms,
+       coalesce(round_even(quantile_cont(latency_ms, 0.95), 0), 0)::BIGINT AS p95_latency_ms,
+       coalesce(round_even(quantile_cont(latency_ms, 0.99), 0), 0)::BIGINT AS p99_latency_ms,
+       coalesce(sum(token_count), 0)::BIGINT AS total_tokens,
+       coalesce(sum(cost_usd::DECIMAL(18, 9)), 0) AS total_cost_usd,
+       count(*) FILTER (human_intervention) AS human_interventions,
+       count(DISTINCT user_id) AS unique_users,
+       coalesce(any_value(error_distribution), MAP {}) AS error_distribution
+FROM (SELECT unnest($active) AS agent_id) LEFT JOIN logs USING (agent_id) LEFT JOIN errors USING (agent_id)
+GROUP BY agent_id"""
+
 
 def quotient(dividend: Decimal | int, divisor: int, places: int) -> Decimal:
     """Rounded half away from zero."""

@@ -44,6 +44,7 @@ def test_days_that_are_stored_and_equal_their_logs_pass(stored: Database, evalua
         "oldest_reading": 0,
         "days": "2025-03-02 to 2025-03-04",
         "days_checked": 3,
+        "logs_of": "agent_execution_logs",
         "days_before_the_first_log": 0,
         "days_aggregated": 3,
         "days_no_activity": 0,
@@ -59,6 +60,7 @@ def test_days_that_are_stored_and_equal_their_logs_pass(stored: Database, evalua
         "days_judged_by_content": 3,
         "days_judged_by_counters": 0,
         "days_judged_by_feed": 0,
+        "days_judged_by_snapshot": 0,
         "days_judged_by_count": 0,
         "days_of_older_definition": 0,
         "unfinished_days": "None.",
@@ -131,7 +133,7 @@ def test_the_days_of_its_own_run_are_judged(database: Database, instance: dg.Dag
     defs = dg.Definitions(
         assets=[
             *upstream_assets(settings.retention),
-            build_metrics_asset(build_daily_partitions(settings), (), None),
+            build_metrics_asset(build_daily_partitions(settings), settings),
             build_overview_asset(settings),
         ],
         asset_checks=build_checks(settings, now=lambda: TOMORROW),

@@ -1,0 +1,257 @@
+"""Tables of a lake, as files of Parquet, Delta Lake or Apache Iceberg: each is read in one state of it."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date, timedelta
+from importlib import import_module
+from itertools import groupby
+from typing import Any, Protocol
+
+import polars as pl
+from pyarrow import fs
+
+from metrics_pipeline.errors import ContractError, PermanentError, TransientError
+from metrics_pipeline.metrics.windows import DayWindow, days_between
+
+#: {date} in METRICS_LOGS_URL, also with a format such as {date:%Y/%m/%d}.
+_DATE = re.compile(r"\{date(?::([^{}]*))?\}")
+#: What reading raises when a disk, a network or an object store fails, or a file is gone.
+FAULTS_OF_STORAGE = (OSError,)
+#: What reading raises when a file is damaged, or holds values that cannot be read.
+FAULTS_OF_LOGS = (pl.exceptions.PolarsError,)
+
+
+class LakeState(Protocol):
+    """One state of a table. What is read from it is of this state, or require_unchanged raises TransientError."""
+
+    def schema(self) -> pl.Schema:
+        """The columns and their types."""
+
+    def scan(self, window: DayWindow | None) -> pl.LazyFrame:
+        """A frame with every log of the window, and maybe others; with every log, without a window."""
+
+    def oldest(self) -> Iterator[pl.LazyFrame]:
+        """Frames of which the first that has logs has the oldest one."""
+
+    def evidence(self, timestamp: str, windows: Sequence[DayWindow]) -> Mapping[date, str]:
+        """For each day, what identifies the files that may hold its logs. `timestamp` is the name of that column."""
+
+    def require_unchanged(self, window: DayWindow) -> None:
+        """Raises TransientError if the files of the window may have changed since this state was taken."""
+
+
+class ParquetFiles:
+    """Files whose path matches a pattern: *, ** and ? as in a shell, and {date} for the day of the logs in them.
+
+    The folders of {date} are days in UTC or in METRICS_TIME_ZONE. Files and folders whose names begin with _ or . are
+    ignored, because engines write there what is not complete.
+    """
+
+    def __init__(self, location: str) -> None:
+        self._is_s3 = location.startswith("s3://")
+        self._pattern = location.removeprefix("s3://")
+        # Polars and deltalake read this variable by themselves, pyarrow does not.
+        endpoint = os.environ.get("AWS_ENDPOINT_URL")
+        self._system = fs.S3FileSystem(endpoint_override=endpoint) if self._is_s3 else fs.LocalFileSystem()
+        self._where = location
+        self._is_hive = "=" in location
+        self._listed: dict[tuple[date, ...], dict[str, str]] = {}
+
+    def schema(self) -> pl.Schema:
+        """See LakeState: that of the newest file. Raises ContractError if there is none."""
+        files = self._files(None)
+        if not files:
+            raise ContractError(
+                f"No file matches {self._where}, which METRICS_LOGS_URL names. Correct the URL, or have logs written."
+            )
+        return self._scan([*files][-1:]).collect_schema()
+
+    def scan(self, window: DayWindow | None) -> pl.LazyFrame:
+        """See LakeState."""
+        files = [*self._files(window)]
+        # Without a file, the frame of none of another's rows.
+        return self._scan(files) if files else self._scan([*self._files(None)][-1:]).head(0)
+
+    def oldest(self) -> Iterator[pl.LazyFrame]:
+        """See LakeState: folder by folder, if their names say the day."""
+        files = [*self._files(None)]
+        is_dated = _DATE.search(self._pattern.rpartition("/")[0]) is not None
+        for _, some in groupby(files, key=lambda file: file.rpartition("/")[0] if is_dated else ""):
+            yield self._scan([*some])
+
+    def evidence(self, timestamp: str, windows: Sequence[DayWindow]) -> Mapping[date, str]:
+        """See LakeState: paths, sizes, and times of their last change."""
+        return {window.metric_date: _digest(self._files(window).items()) for window in windows}
+
+    def require_unchanged(self, window: DayWindow) -> None:
+        """See LakeState."""
+        before = self._files(window)
+        self._listed.clear()
+        if self._files(window) != before:
+            raise TransientError(f"Files of {window.metric_date} changed while they were read from {self._where}.")
+
+    def _scan(self, files: Sequence[str]) -> pl.LazyFrame:
+        prefix = "s3://" if self._is_s3 else ""
+        return pl.scan_parquet(
+            [prefix + file for file in files],
+            glob=False,
+            hive_partitioning=self._is_hive,
+            extra_columns="ignore",
+            cast_options=pl.ScanCastOptions(integer_cast="upcast", datetime_cast=["nanosecond-downcast"]),
+        )
+
+    def _files(self, window: DayWindow | None) -> dict[str, str]:
+        """The files of the window's days, or all files, by path, with what identifies each one's content."""
+        days: tuple[date, ...] = ()
+        if window is not None and _DATE.search(self._pattern):
+            days = tuple(sorted({*days_between(window.start.date(), window.end.date()), window.metric_date}))
+        if days not in self._listed:
+            patterns = [self._pattern.format(date=day) for day in days] or [_DATE.sub(_any_date, self._pattern)]
+            found: dict[str, str] = {}
+            for pattern in dict.fromkeys(patterns):
+                found |= self._matching(pattern)
+            self._listed[days] = dict(sorted(found.items()))
+        return self._listed[days]
+
+    def _matching(self, pattern: str) -> dict[str, str]:
+        base = re.split(r"[*?]", pattern)[0].rpartition("/")[0]
+        matches = re.compile(_as_regex(pattern)).fullmatch
+        listed = self._system.get_file_info(fs.FileSelector(base, recursive=True, allow_not_found=True))
+        return {
+            info.path: f"{info.size} {info.mtime_ns}"
+            for info in listed
+            if info.type == fs.FileType.File
+            and matches(info.path)
+            and not re.search(r"/[_.]", info.path.removeprefix(base))
+        }
+
+
+class DeltaTable:
+    """A Delta table at a path, in its newest version."""
+
+    def __init__(self, location: str) -> None:
+        self._table = _extra("deltalake").DeltaTable(location)
+
+    def schema(self) -> pl.Schema:
+        """See LakeState."""
+        return self.scan(None).collect_schema()
+
+    def scan(self, window: DayWindow | None) -> pl.LazyFrame:
+        """See LakeState."""
+        return pl.scan_delta(self._table)
+
+    def oldest(self) -> Iterator[pl.LazyFrame]:
+        """See LakeState."""
+        yield self.scan(None)
+
+    def evidence(self, timestamp: str, windows: Sequence[DayWindow]) -> Mapping[date, str]:
+        """See LakeState: the files whose statistics of the timestamp overlap the day."""
+        added = pl.DataFrame(self._table.get_add_actions(flatten=True))
+        bounds = [pl.col(name) if name in added.columns else pl.lit(None, pl.Datetime("us", "UTC"))
+                  for name in (f"min.{timestamp}", f"max.{timestamp}")]  # fmt: skip
+        files = added.select(
+            "path",
+            *(
+                each.cast(pl.Datetime("us", "UTC")).alias(name)
+                for each, name in zip(bounds, ("first", "last"), strict=True)
+            ),
+        )
+        return {
+            # Statistics are cut to milliseconds.
+            window.metric_date: _digest(
+                files.filter(
+                    (
+                        (pl.col("first") < window.end) & (pl.col("last") >= window.start - timedelta(milliseconds=1))
+                    ).fill_null(True)
+                )["path"].sort()
+            )
+            for window in windows
+        }
+
+    def require_unchanged(self, window: DayWindow) -> None:
+        """See LakeState: files of a version never change."""
+
+
+class IcebergTable:
+    """An Iceberg table of a catalog of pyiceberg, in its newest snapshot: CATALOG/NAMESPACE.TABLE."""
+
+    def __init__(self, location: str) -> None:
+        catalog, _, name = location.partition("/")
+        self._table = _extra("pyiceberg.catalog").load_catalog(catalog).load_table(name)
+        snapshot = self._table.current_snapshot()
+        self._snapshot_id = snapshot and snapshot.snapshot_id
+
+    def schema(self) -> pl.Schema:
+        """See LakeState."""
+        return self.scan(None).collect_schema()
+
+    def scan(self, window: DayWindow | None) -> pl.LazyFrame:
+        """See LakeState."""
+        return pl.scan_iceberg(self._table, snapshot_id=self._snapshot_id)
+
+    def oldest(self) -> Iterator[pl.LazyFrame]:
+        """See LakeState."""
+        yield self.scan(None)
+
+    def evidence(self, timestamp: str, windows: Sequence[DayWindow]) -> Mapping[date, str]:
+        """See LakeState: the files that a scan of the day plans, with the files of their deletions."""
+        of = _extra("pyiceberg.expressions")
+        has_zone = "timestamptz" in str(self._table.schema().find_type(timestamp))
+
+        def files(window: DayWindow) -> Iterable[str]:
+            start, end = (
+                moment.isoformat() if has_zone else moment.replace(tzinfo=None).isoformat()
+                for moment in (window.start, window.end)
+            )
+            within = of.And(of.GreaterThanOrEqual(timestamp, start), of.LessThan(timestamp, end))
+            scan = self._table.scan(row_filter=within, snapshot_id=self._snapshot_id)
+            for task in scan.plan_files():
+                yield from (task.file.file_path, *(delete.file_path for delete in task.delete_files))
+
+        return {window.metric_date: _digest(sorted(files(window))) for window in windows}
+
+    def require_unchanged(self, window: DayWindow) -> None:
+        """See LakeState: files of a snapshot never change."""
+
+
+#: The kinds of tables, by the scheme of METRICS_LOGS_URL.
+TABLES: Mapping[str, Callable[[str], LakeState]] = {
+    "parquet": ParquetFiles,
+    "delta": DeltaTable,
+    "iceberg": IcebergTable,
+}
+
+
+def lake_state(url: str) -> LakeState:
+    """The present state of the table that METRICS_LOGS_URL names.
+
+    Raises PermanentError if the library for its format is not installed.
+    """
+    scheme, _, rest = url.partition(":")
+    return TABLES[scheme](rest.removeprefix("//") if rest.startswith("///") else rest)
+
+
+def _extra(module: str) -> Any:
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise PermanentError(
+            f"METRICS_LOGS_URL needs the Python package {module.partition('.')[0]}. Install it: "
+            "pip install 'metrics-pipeline[lake]'"
+        ) from error
+
+
+def _digest(names: Iterable[Any]) -> str:
+    return hashlib.sha256(repr([*names]).encode()).hexdigest()
+
+
+def _any_date(match: re.Match[str]) -> str:
+    return re.sub(r"%\w", "*", match[1]) if match[1] else "*"
+
+
+def _as_regex(pattern: str) -> str:
+    parts = re.split(r"(\*\*/|\*|\?)", pattern)
+    wild = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
+    return "".join(wild.get(part) or re.escape(part) for part in parts)

@@ -1,0 +1,379 @@
+"""Logs in a lake: equal to those of PostgreSQL in every cell, and what happens to the files is noticed."""
+
+import sys
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics_pipeline.errors import ContractError, DayRefusedError, PermanentError, TransientError
+from metrics_pipeline.logs.lake_digest import text_hash
+from metrics_pipeline.logs.lake_logs import LakeLogs
+from metrics_pipeline.logs.lake_tables import ParquetFiles
+from metrics_pipeline.metrics.calculator import merge_partials
+from metrics_pipeline.metrics.reconciliation import DayState
+from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
+from metrics_pipeline.metrics.verification import JudgedBy, Unreadable
+from metrics_pipeline.metrics.windows import DayWindow, day_window
+from metrics_pipeline.pipeline.aggregation import AggregatedDay, AggregationOptions, compute_day, store_day
+from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.pipeline.watching import USUAL_EFFORT
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.retention.pace import Pace
+from metrics_pipeline.retention.run import apply_retention
+from metrics_pipeline.store.publishing import Reason
+from metrics_pipeline_tests.days import (
+    DAY,
+    WINDOW,
+    Log,
+    assert_exact,
+    column,
+    empty,
+    execute,
+    judged,
+    query,
+    store_agents,
+    store_logs,
+)
+from metrics_pipeline_tests.examples import examples
+from metrics_pipeline_tests.logs.lakes import frame, write_parquet
+from metrics_pipeline_tests.test_exactness_properties import days
+
+NEXT_DAY = day_window(DAY + timedelta(days=1), "UTC")
+LOGS = [Log(latency_ms=1, cost_usd="1", timestamp=window.start) for window in (WINDOW, WINDOW, NEXT_DAY)]
+
+
+def aggregate(database: Database, lake: LakeLogs, window: DayWindow = WINDOW, **options: bool) -> AggregatedDay:
+    computed = compute_day(database, lake, window, AggregationOptions(**options))
+    return store_day(database, computed, run_id="a run", reason=Reason.MANUAL)
+
+
+def verdicts(database: Database, lake: LakeLogs, *days: date) -> list[tuple[DayState, JudgedBy | None]]:
+    """As a tick of late_logs_sensor judges the days."""
+    found = judged(database, *days, logs=lake, effort=USUAL_EFFORT)
+    return [(verdict.state, verdict.judged_by) for verdict in found]
+
+
+@pytest.fixture
+def lake(database: Database, tmp_path: Path) -> LakeLogs:
+    """Two logs of an active agent on DAY, and one on the next; both days are aggregated."""
+    store_agents(database, {"a": "active"})
+    lake = LakeLogs(write_parquet(tmp_path, LOGS), {})
+    for window in (WINDOW, NEXT_DAY):
+        aggregate(database, lake, window)
+    return lake
+
+
+@examples(40)
+@given(day=days(), include_inactive=st.booleans())
+def test_any_day_is_as_exact_from_a_lake_as_from_postgresql(
+    loose_database: Database,
+    tmp_path: Path,
+    day: tuple[DayWindow, dict[str, str], list[Log]],
+    include_inactive: bool,
+) -> None:
+    window, agents, logs = day
+    empty(loose_database)
+    store_agents(loose_database, agents)
+    store_logs(loose_database, logs)
+    lake = LakeLogs(write_parquet(tmp_path, logs), {})
+    aggregated = aggregate(loose_database, lake, window, include_inactive_agents=include_inactive)
+    assert_exact(loose_database, window, include_inactive=include_inactive)
+    with loose_database.snapshot() as snapshot:
+        of_lake, of_postgres = (
+            source.read_day(snapshot, window, include_inactive_agents=True)
+            for source in (lake, open_logs(loose_database))
+        )
+    # Also what no metric shows: who the users are.
+    merged = (merge_partials(each.partials).by_agent for each in (of_lake, of_postgres))
+    users = [{agent: sorted(ids) for agent, ids in each.select("agent_id", "user_ids").rows()} for each in merged]
+    assert users[0] == users[1]
+    assert aggregated.computed.metrics.fingerprint.kind == ("polars", 1)
+
+
+@pytest.fixture
+def loose_database(database: Database) -> Database:
+    execute(
+        database,
+        "ALTER TABLE agent_execution_logs ALTER COLUMN agent_id DROP NOT NULL, ALTER COLUMN status DROP NOT NULL",
+        "ALTER TABLE agent_registry ALTER COLUMN status DROP NOT NULL",
+    )
+    return database
+
+
+def test_a_percentile_is_interpolated_as_postgresql_does_and_not_as_engines_do(
+    database: Database, tmp_path: Path
+) -> None:
+    # The position of 148 latencies' 95th percentile is 139.65. (hi - pos) * low + (pos - lo) * high is 14834.
+    logs = [Log(latency_ms=latency) for latency in [0] * 139 + [14698] + [14908] * 8]
+    store_agents(database, {"a": "active"})
+    store_logs(database, logs)
+    aggregate(database, LakeLogs(write_parquet(tmp_path, logs), {}))
+    assert column(database, "p95_latency_ms") == [14835]
+    assert_exact(database)
+
+
+@pytest.mark.parametrize("dtype", [pl.Decimal(38, 9), pl.Decimal(38, 12), pl.Decimal(18, 4)], ids=str)
+def test_costs_are_added_in_the_decimals_of_the_lake(database: Database, tmp_path: Path, dtype: pl.Decimal) -> None:
+    costs = {9: "0.000000001", 12: "0.000000000500", 4: "0.0001"}
+    logs = [
+        Log("a", cost_usd=costs[dtype.scale]),
+        Log("a", cost_usd="-3.5"),
+        Log("b", cost_usd="12345678.25"),
+        Log("b"),
+    ]
+    store_agents(database, {"a": "active", "b": "active"})
+    store_logs(database, logs)
+    frame(logs).with_columns(pl.col("cost_usd").cast(dtype)).write_parquet(tmp_path / "logs.parquet")
+    aggregate(database, LakeLogs(f"parquet://{tmp_path}/*.parquet", {}))
+    assert_exact(database)
+
+
+def test_columns_may_have_other_names_and_types_and_metadata_columns_of_its_own(
+    database: Database, tmp_path: Path
+) -> None:
+    logs = [
+        Log("a", "success", 5, 7, "1.5", None, '{"user_id": "u", "human_intervention": true}'),
+        Log("a", "failed", 6, 8, "2.5", "timeout", '{"user_id": "v"}'),
+    ]
+    store_agents(database, {"a": "active"})
+    store_logs(database, logs)
+    # Naive timestamps are UTC. Integers of 64 bits are what many writers write.
+    theirs = frame(logs).select(
+        pl.col("agent_id").cast(pl.Categorical).alias("agent"),
+        pl.col("timestamp").dt.replace_time_zone(None).cast(pl.Datetime("ns")).alias("at"),
+        "status",
+        pl.col("latency_ms").cast(pl.Int64).alias("ms"),
+        pl.col("token_count").cast(pl.Int64),
+        pl.col("cost_usd").cast(pl.Decimal(20, 9)),
+        "error_type",
+        user=pl.Series(["u", "v"]),
+        helped=pl.Series([True, None]),
+    )
+    theirs.write_parquet(tmp_path / "logs.parquet")
+    columns = {
+        "agent_id": "agent",
+        "timestamp": "at",
+        "latency_ms": "ms",
+        "user_id": "user",
+        "human_intervention": "helped",
+    }
+    aggregate(database, LakeLogs(f"parquet://{tmp_path}/**/*.parquet", columns))
+    assert_exact(database)
+    nested = frame(logs).with_columns(
+        metadata=pl.struct(user_id=pl.Series(["u", "v"]), human_intervention=pl.Series([True, None]))
+    )
+    nested.write_parquet(tmp_path / "logs.parquet")
+    unchanged = aggregate(database, LakeLogs(f"parquet://{tmp_path}/*.parquet", {})).published
+    assert (unchanged.changed, unchanged.unchanged) == (0, 1)
+
+
+def test_keys_of_json_are_read_as_postgresql_reads_them(database: Database, tmp_path: Path) -> None:
+    values = ['"u"', "7", "-0", "1.50", "1e2", "123456789012345678901", "true", "null", "[1, 2]", "[1,2]", "[1.0, 2]"]
+    values += ['{"b": 1, "a": 2}', '{"a": 2, "b": 1}', '"\\ud83d\\ude00"', '"\\\\u0041"', '"\\u0041"', '" "', '"null"']
+    values += [
+        "-0.0",
+        "0e5",
+        "[12.5e15, -0.0, 1.50e-3]",
+        '{"bb": 1, "é": 1, "a": [{"d": "\\u2028\\u0001", "c": 2e2}], "z": 1}',
+    ]
+    texts = [f'{{"x": {{"user_id": "inner"}}, "user_id": {value}}}' for value in values]
+    texts += ['{"user_id": "a", "user_id": "b"}', '{"\\u0075ser_id": "escaped"}', '"user_id"', "[1]", "null", "{}"]
+    logs = [Log(str(number), metadata=metadata) for number, metadata in enumerate(texts)]
+    # One agent has all of them, so that values which are one in PostgreSQL must be one here.
+    logs += [Log("all", metadata=metadata) for metadata in texts]
+    store_agents(database, dict.fromkeys((log.agent_id for log in logs), "active"))
+    store_logs(database, logs)
+    aggregate(database, LakeLogs(write_parquet(tmp_path, logs), {}))
+    assert_exact(database)
+
+
+def test_everything_that_a_lake_lacks_is_named_in_one_error(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=r"No file matches .*nothing/\*.parquet, which METRICS_LOGS_URL names"):
+        LakeLogs(f"parquet://{tmp_path}/nothing/*.parquet", {})
+    wrong = frame([]).drop("status").with_columns(pl.col("cost_usd").cast(pl.Float64))
+    wrong.write_parquet(tmp_path / "logs.parquet")
+    with pytest.raises(ContractError) as error:
+        LakeLogs(f"parquet://{tmp_path}/*.parquet", {"agent_id": "agent"})
+    assert (
+        "does not hold what the pipeline reads: column agent (as agent_id) is missing; column status is missing; "
+        "column cost_usd has type Float64, accepted: Decimal, " in str(error.value)
+    )
+
+
+def test_a_day_of_a_zone_is_read_from_the_folders_of_all_its_dates(database: Database, tmp_path: Path) -> None:
+    window = day_window(DAY, "America/New_York")
+    edge = timedelta(microseconds=1)
+    logs = [Log(timestamp=at) for at in (window.start - edge, window.start, window.end - edge, window.end)]
+    store_agents(database, {"a": "active"})
+    store_logs(database, logs)
+    lake = LakeLogs(write_parquet(tmp_path, logs), {})
+    aggregate(database, lake, window)
+    assert column(database, "total_executions") == [2]
+    assert_exact(database, window)
+
+
+def test_folders_may_be_named_by_parts_of_the_date_and_incomplete_files_are_ignored(
+    database: Database, tmp_path: Path
+) -> None:
+    for name in (
+        "2025/03/04/a.parquet",
+        "2025/03/04/_temporary/b.parquet",
+        "2025/03/04/.c.parquet",
+        "2025/03/06/d.parquet",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        frame(LOGS[:1]).write_parquet(tmp_path / name)
+    lake = LakeLogs(f"parquet://{tmp_path}/{{date:%Y/%m/%d}}/*.parquet", {})
+    with database.snapshot() as snapshot:
+        assert lake.counts(snapshot, [WINDOW, NEXT_DAY]) == {DAY: 1, NEXT_DAY.metric_date: 0}
+
+
+def test_a_late_file_makes_its_day_dirty_and_other_days_are_not_read(
+    database: Database, tmp_path: Path, lake: LakeLogs
+) -> None:
+    assert verdicts(database, lake, DAY, NEXT_DAY.metric_date) == [(DayState.AGGREGATED, JudgedBy.CONTENT)] * 2
+    assert verdicts(database, lake, DAY, NEXT_DAY.metric_date) == [(DayState.AGGREGATED, JudgedBy.SNAPSHOT)] * 2
+    frame([replace(LOGS[0], cost_usd="2")]).write_parquet(tmp_path / f"date={DAY}" / "late.parquet")
+    assert verdicts(database, lake, DAY, NEXT_DAY.metric_date) == [
+        (DayState.DIRTY, JudgedBy.CONTENT),
+        (DayState.AGGREGATED, JudgedBy.SNAPSHOT),
+    ]
+    aggregate(database, lake)
+    assert query(database, "SELECT total_executions, total_cost_usd FROM agent_performance_metrics ORDER BY 1")[1] == (
+        3,
+        4,
+    )
+
+
+def test_a_file_that_is_gone_makes_its_day_shrunk(database: Database, tmp_path: Path, lake: LakeLogs) -> None:
+    (tmp_path / f"date={DAY}" / "part-0.parquet").unlink()
+    assert verdicts(database, lake, DAY) == [(DayState.SHRUNK, JudgedBy.CONTENT)]
+    with pytest.raises(DayRefusedError, match="has shrunk"):
+        aggregate(database, lake)
+    aggregate(database, lake, accept_deleted_logs=True)
+    assert sorted(column(database, "total_executions")) == [0, 1]
+
+
+def test_a_damaged_file_makes_its_own_day_unreadable(database: Database, tmp_path: Path, lake: LakeLogs) -> None:
+    file = tmp_path / f"date={DAY}" / "part-0.parquet"
+    file.write_bytes(b"PAR1" + b"\0" * 100 + b"PAR1")
+    with database.snapshot() as snapshot:
+        found = lake.fingerprints(snapshot, [WINDOW, NEXT_DAY], lake.fingerprint_kinds[0])
+    assert isinstance(found[DAY], Unreadable)
+    assert not isinstance(found[NEXT_DAY.metric_date], Unreadable)
+    with pytest.raises(PermanentError, match="cannot be read"):
+        aggregate(database, lake)
+
+
+def test_retention_deletes_no_log_and_says_so_in_one_sentence(database: Database, lake: LakeLogs) -> None:
+    store_logs(database, LOGS)
+    said: list[str] = []
+    limits = cutoffs(RetentionPolicy(), datetime(2026, 6, 1, tzinfo=UTC), "UTC")
+    assert limits.raw_logs > DAY
+    apply_retention(database, None, limits, Pace(), run_id="a run", is_dry_run=False, on_progress=said.append)
+    assert said == ["The logs are in a lake, of which nothing is deleted here: have its owner delete old files."]
+    assert query(database, "SELECT count(*) FROM agent_execution_logs") == [(len(LOGS),)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("latency_ms", 2**31, "conversion from `i64` to `i32` failed in column 'latency_ms'"),
+        ("metadata", '{"user_id', "metadata is not JSON"),
+        ("cost_usd", "1,5", "the cost '1,5' is not a number"),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_named(
+    database: Database, tmp_path: Path, lake: LakeLogs, name: str, value: Any, words: str
+) -> None:
+    logs = frame(LOGS[:1]).with_columns(pl.lit(value).alias(name))
+    logs.write_parquet(tmp_path / f"date={DAY}" / "part-0.parquet")
+    with pytest.raises(PermanentError, match=words):
+        aggregate(database, lake)
+
+
+def test_a_day_whose_files_change_while_it_is_read_is_tried_again(
+    database: Database, tmp_path: Path, lake: LakeLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = ParquetFiles.scan
+
+    def scan_and_write(files: ParquetFiles, window: DayWindow | None) -> pl.LazyFrame:
+        logs = scan(files, window)
+        frame(LOGS[:1]).write_parquet(tmp_path / f"date={DAY}" / "late.parquet")
+        return logs
+
+    monkeypatch.setattr(ParquetFiles, "scan", scan_and_write)
+    with pytest.raises(TransientError, match=f"Files of {DAY} changed while they were read"):
+        aggregate(database, lake)
+
+
+def test_the_digest_of_users_is_the_one_that_is_computed_from_their_bytes() -> None:
+    """In another version of Polars it must be the same, or each stored day would become dirty."""
+
+    def mixed(number: int, factor: int) -> int:
+        for each in (factor, 0xBF58476D1CE4E5B9):
+            number = number * each % 2**64
+            number ^= number >> 32
+        return number
+
+    texts = ["", "a", "user-1", "12345678", "123456789", "é" * 20, "日本語😀", "x" * 64]
+    factors = [0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B, 0x3C6EF372FE94F82B, 0xA54FF53A5F1D36F1,
+               0x510E527FADE682D1, 0x9B05688C2B3E6C1F, 0x1F83D9ABFB41BD6B, 0x5BE0CD19137E2179]  # fmt: skip
+    expected = []
+    for each in texts:
+        data = each.encode().ljust(64, b"\0")
+        words = [int.from_bytes(data[start : start + 8], "little") for start in range(0, 64, 8)]
+        total = sum(map(mixed, words, factors)) + len(each.encode()) + 1
+        expected.append(mixed(total % 2**64, 0xBF58476D1CE4E5B9))
+    assert text_hash(pl.Series(texts)).to_list() == expected
+    # Shorter texts alone are padded to fewer words.
+    assert text_hash(pl.Series(texts[:5])).to_list() == expected[:5]
+
+
+def test_a_lake_whose_library_is_missing_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "deltalake", None)
+    with pytest.raises(
+        PermanentError, match=r"needs the Python package deltalake. Install it: pip install 'metrics-pipeline\[lake\]'"
+    ):
+        LakeLogs("delta:///nowhere", {})
+
+
+def test_a_table_of_delta_or_iceberg_gives_the_same_fingerprints_and_its_new_files_touch_only_their_day(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POLARS_ICEBERG_PLANNER", "pyiceberg")
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__URI", f"sqlite:///{tmp_path}/catalog.db")
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__WAREHOUSE", f"file://{tmp_path}/warehouse")
+    # It reads the environment when it is imported.
+    catalogs = pytest.importorskip("pyiceberg.catalog", reason="the extra [lake] is not installed")
+    pytest.importorskip("deltalake", reason="the extra [lake] is not installed")
+
+    def typed(logs: list[Log]) -> pl.DataFrame:
+        return frame(logs).with_columns(pl.col("cost_usd").cast(pl.Decimal(20, 9)))
+
+    late = replace(LOGS[0], cost_usd="2")
+    catalog = catalogs.load_catalog("lake")
+    catalog.create_namespace("ops")
+    iceberg = catalog.create_table("ops.logs", schema=typed([]).to_arrow().schema)
+    windows = [WINDOW, NEXT_DAY]
+    lakes: dict[str, LakeLogs] = {}
+    marks: dict[str, Any] = {}
+    with database.snapshot() as snapshot:
+        for logs, present in ((LOGS, LOGS), ([late], [*LOGS, late])):
+            typed(logs).write_delta(str(tmp_path / "delta"), mode="append")
+            iceberg.append(typed(logs).to_arrow())
+            expected = LakeLogs(write_parquet(tmp_path, present), {}).fingerprints(snapshot, windows, ("polars", 1))
+            for url in (f"delta://{tmp_path}/delta", "iceberg:lake/ops.logs"):
+                lake = lakes.setdefault(url, LakeLogs(url, {}))
+                before, now = marks.get(url, {}), lake.marks(snapshot, windows)
+                assert lake.fingerprints(snapshot, windows, ("polars", 1)) == expected
+                assert lake.first_log_at(snapshot) == WINDOW.start
+                # The first files hold logs of both days.
+                assert [*lake.unchanged(snapshot, windows, before, now)] == ([NEXT_DAY.metric_date] if before else [])
+                marks[url] = now
