@@ -6,17 +6,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 from psycopg import sql
-from sqlalchemy import Engine, create_engine
 
 from metrics_pipeline.embedded import acquire, release, server_pid
 from metrics_pipeline.postgres.database import Database
@@ -109,31 +105,13 @@ def _no_inherited_configuration() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _dagster_keeps_engines_and_migrations() -> Iterator[None]:
-    """Keeps what Dagster makes again: an engine per statement on SQLite, and its list of 60 migrations per run.
-
-    It compiled every statement and read every migration each time: half of the time of a run in this process.
-    """
+def _quick_dagster() -> Iterator[None]:
     if "dagster" not in sys.modules:
         yield
         return
-    import alembic.command
-    import dagster._core.storage.sql
-    from alembic.script import ScriptDirectory
-    from dagster._core.storage.event_log.sqlite import sqlite_event_log
-    from dagster._core.storage.runs.sqlite import sqlite_run_storage
-    from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
+    from metrics_pipeline_tests.quick_dagster import quick_dagster
 
-    engines: dict[str, Engine] = {}
-
-    def engine(url: str, **options: Any) -> Engine:
-        return engines.get(url) or engines.setdefault(url, create_engine(url, **options))
-
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
-            patch.setattr(module, "create_engine", engine)
-        for module in (alembic.command, dagster._core.storage.sql):
-            patch.setattr(module, "ScriptDirectory", SimpleNamespace(from_config=cache(ScriptDirectory.from_config)))
+    with quick_dagster():
         yield
 
 
