@@ -9,5 +9,5 @@ IS_CI = os.environ.get("CI") == "true"
 
 
 def examples(number: int) -> settings:
-    """Settings with `number` of examples in CI, and with a third otherwise."""
-    return settings(max_examples=number if IS_CI else -(-number // 3))
+    """Settings with `number` of examples in CI, and with a sixth otherwise."""
+    return settings(max_examples=number if IS_CI else -(-number // 6))
