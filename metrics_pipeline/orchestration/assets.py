@@ -91,7 +91,9 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, settings:
             logs = open_source(database, settings)
             for warning in logs.warnings:
                 context.log.warning(warning)
-            work = work_of(context, database, logs, partitions, renewed=dimensions if config.renew_dimensions else None)
+            work = work_of(
+                context, database, logs, partitions, renewed=settings.dimensions if config.renew_dimensions else None
+            )
             for key, (stored, why) in work.sealed.items():
                 context.log.warning(f"Left out: {why}")
                 yield stored_materialization(context.instance, METRICS_ASSET_KEY, key, stored, why, context.run.tags)
