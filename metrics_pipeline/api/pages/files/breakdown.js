@@ -261,7 +261,7 @@ async function comparison([a, b], dimension, { by, days, states }, window) {
   });
   const shared = { days, states, by, names: [a, b], series, window, dimension };
   return [
-    comparisonTable(found, [a, b]),
+    ...comparisonTable(found, [a, b]),
     h(
       "p",
       { class: "note" },
@@ -325,26 +325,33 @@ function comparisonTable(found, [a, b]) {
       h("td", {}, h("strong", {}, words(figure, counted))),
     );
   };
-  return h(
-    "div",
-    { class: "scroll" },
+  const shown = [
+    ["Success rate", found.success_rate, rates],
+    ["p95", found.p95_latency_ms, latencies],
+  ].map(([label, figure, { counted }]) => `${label}: ${words(figure, counted)}. `);
+  return [
+    h("p", { class: "verdict" }, shown),
     h(
-      "table",
-      { id: "comparison" },
+      "div",
+      { class: "scroll" },
       h(
-        "thead",
-        {},
+        "table",
+        { id: "comparison" },
         h(
-          "tr",
+          "thead",
           {},
-          ["", a, b, "Difference", "95 % interval", "Below 0 · above", "Shown"].map((name, index) =>
-            h("th", { scope: "col", class: index > 0 && index < 5 && "number" }, name),
+          h(
+            "tr",
+            {},
+            ["", a, b, "Difference", "95 % interval", "Below 0 · above", "Shown"].map((name, index) =>
+              h("th", { scope: "col", class: index > 0 && index < 5 && "number" }, name),
+            ),
           ),
         ),
+        h("tbody", {}, line("Success rate", "success_rate", rates), line("p95", "p95_latency_ms", latencies)),
       ),
-      h("tbody", {}, line("Success rate", "success_rate", rates), line("p95", "p95_latency_ms", latencies)),
     ),
-  );
+  ];
 }
 
 /** The difference with its interval, 0 in the middle. */
