@@ -33,10 +33,26 @@ _HALF_PUBLISHED = {
          WHERE NOT to_jsonb(stored) @> (
             SELECT new_row FROM metric_restatements AS newest
              WHERE (newest.agent_id, newest.metric_date) = (stored.agent_id, stored.metric_date)
+               AND breakdown IS NULL
              ORDER BY replaced_at DESC LIMIT 1)""",
     "restatements that change nothing": """
         SELECT * FROM metric_restatements
          WHERE old_row = new_row AND old_distribution IS NOT DISTINCT FROM new_distribution""",
+    "values that do not add up to their agents' rows": """
+        SELECT agent_id, metric_date, dimension
+          FROM (SELECT metric_date, split_part(definition, '=', 1) AS dimension
+                  FROM metric_day_ledger, string_to_table(dimensions, ',') AS definition) AS declared
+          JOIN agent_performance_metrics AS agent USING (metric_date)
+          FULL JOIN (SELECT agent_id, metric_date, dimension, sum(total_executions) AS executions,
+                            sum(total_cost_usd) AS cost_usd
+                       FROM agent_dimension_metrics GROUP BY 1, 2, 3) AS by_value
+              USING (agent_id, metric_date, dimension)
+         WHERE (total_executions, total_cost_usd) IS DISTINCT FROM (coalesce(executions, 0), coalesce(cost_usd, 0))""",
+    "values without a distribution, and distributions without a value": """
+        SELECT * FROM agent_dimension_metrics AS metrics
+          FULL JOIN agent_dimension_distributions AS distributions
+              USING (agent_id, metric_date, dimension, value_kind, value)
+         WHERE metrics IS NULL OR distributions IS NULL""",
     "metrics and distributions of different logs": """
         SELECT metric_date, agent_id FROM agent_performance_metrics
           FULL JOIN agent_day_distributions USING (metric_date, agent_id)

@@ -4,8 +4,8 @@ import fcntl
 import json
 import os
 import subprocess
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from random import Random
@@ -31,6 +31,7 @@ class Play:
     command: Sequence[object]
     prepare: Callable[[Database], None]
     template: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -80,7 +81,7 @@ class Stage:
                 url, _ = self.prepared(play)
                 with Proxy(url) as proxy:
                     proxy.serve()
-                    ended = self.run(proxy, *play.command)
+                    ended = self.run(proxy, *play.command, **play.environment)
                 assert ended.exit_code == 0
                 path.write_text(json.dumps(proxy.passed))
         return json.loads(path.read_text())
@@ -96,9 +97,9 @@ class Stage:
     def start(self, url: str, *command: object, **environment: str) -> subprocess.Popen[str]:
         return self._start(*command, program=IMPATIENT, METRICS_DATABASE_URL=url, COLUMNS="200", **environment)
 
-    def run(self, proxy: Proxy, *command: object) -> Ended:
+    def run(self, proxy: Proxy, *command: object, **environment: str) -> Ended:
         """Runs a command to its end behind a proxy that serves already."""
-        return self.end(self.start(proxy.url, *command), proxy)
+        return self.end(self.start(proxy.url, *command, **environment), proxy)
 
     def killed(self, play: Play, url: str) -> Ended:
         """Kills the command's process at a seeded message."""
@@ -109,7 +110,7 @@ class Stage:
         messages = self.rehearsed(play)
         points = [self.draw(messages) for _ in range(times)]
         with Proxy(url) as proxy:
-            process = self.start(proxy.url, *play.command)
+            process = self.start(proxy.url, *play.command, **play.environment)
             proxy.serve(dict.fromkeys(points, fault(process)), is_resetting=self.random.random() < 0.5)
             ended = self.end(process, proxy)
         assert ended.struck, f"no message {points} of {len(messages)}, only {len(proxy.passed)}"

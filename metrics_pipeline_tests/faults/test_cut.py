@@ -12,7 +12,8 @@ from .stage import Play, Stage, nothing
 @pytest.mark.half_the_seeds
 @pytest.mark.smoke
 def test_a_backfill_whose_connections_are_cut_heals_by_itself_or_says_what_to_do(stage: Stage) -> None:
-    play = Play(BACKFILL, store_days)
+    # More tables, so more messages at which a connection can be cut.
+    play = Play(BACKFILL, store_days, environment={"METRICS_DIMENSIONS": "model,version"})
     url, database = stage.prepared(play)
     ended = stage.struck(play, url, lambda _: nothing, times=3)
     assert_operator_is_told(ended, "Check that the server runs and is reachable from here")
