@@ -11,7 +11,7 @@ from metrics_pipeline.metrics.reconciliation import STATE_MEANINGS, DayState
 from metrics_pipeline.metrics.summary import PeriodSummary
 from metrics_pipeline.metrics.verification import EVIDENCE_MEANINGS, JudgedBy
 from metrics_pipeline.metrics.window_metrics import FURTHER_COLUMNS
-from metrics_pipeline.store.distributions import VALUE_COLUMNS
+from metrics_pipeline.store.windows import VALUE_COLUMNS
 
 #: A JSON number with the digits of the database; a string if the request says decimals=string.
 ExactNumber = Annotated[Decimal, WithJsonSchema({"type": "number", "format": "decimal"})]

@@ -13,7 +13,7 @@ import polars as pl
 from metrics_pipeline.api.problems import ProblemError
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.answers.windows import window_version
-from metrics_pipeline.store.distributions import Grouping, read_values, read_window, stored_rows
+from metrics_pipeline.store.windows import Grouping, read_values, read_window, stored_rows
 
 _AT_ONCE = 2
 _WAIT_SECONDS = 20
@@ -44,7 +44,7 @@ class Windows:
         *,
         with_distributions: bool = True,
     ) -> pl.DataFrame:
-        """What store.distributions.read_window() says of these days; with a dimension what read_values() says.
+        """What store.windows.read_window() says of these days; with a dimension what read_values() says.
 
         Raises ProblemError (503) if other requests keep both slots for 20 seconds.
         """

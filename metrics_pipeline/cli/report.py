@@ -13,7 +13,7 @@ from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.upgrading import require_current
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.store.distributions import (
+from metrics_pipeline.store.windows import (
     GROUP_COLUMNS,
     Grouping,
     days_without_dimension,

@@ -15,10 +15,11 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.distributions import UserKey
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.store import distributions
+from metrics_pipeline.store import windows as stored_windows
 from metrics_pipeline.store.closing import clear_day, seal_day
-from metrics_pipeline.store.distributions import DIGEST, DistributionAudit, Grouping, audit_day, read_window, user_key
+from metrics_pipeline.store.distributions import DIGEST, user_key
 from metrics_pipeline.store.forgetting import Forgotten, forget_user
+from metrics_pipeline.store.windows import DistributionAudit, Grouping, audit_day, read_window
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, query, store_agents, store_logs
 from metrics_pipeline_tests.documents.pages import DOCS
 from metrics_pipeline_tests.oracle import expected_windows
@@ -77,8 +78,8 @@ def test_every_window_equals_the_logs_before_they_were_pruned(
     for day in TEN_DAYS:
         aggregate(database, day_window(day, "UTC"))
     execute(database, "DELETE FROM agent_execution_logs")
-    for chunk in (distributions._CHUNK, 7):
-        monkeypatch.setattr(distributions, "_CHUNK", chunk)
+    for chunk in (stored_windows._CHUNK, 7):
+        monkeypatch.setattr(stored_windows, "_CHUNK", chunk)
         for ((first, last), by), rows in expected.items():
             found = read(database, first, last, *by)
             assert [{name: row[name] for name in rows[0]} for row in found] == rows

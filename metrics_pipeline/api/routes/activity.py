@@ -39,14 +39,14 @@ from metrics_pipeline.api.windows import differences, window_objects
 from metrics_pipeline.metrics.window_metrics import OF_DISTRIBUTIONS
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.answers.metrics import is_known
-from metrics_pipeline.store.distributions import (
+from metrics_pipeline.store.ledger import ledger_rows
+from metrics_pipeline.store.windows import (
     GROUP_COLUMNS,
     VALUE_COLUMNS,
     Grouping,
     days_without_dimension,
     stored_dimensions,
 )
-from metrics_pipeline.store.ledger import ledger_rows
 
 router = APIRouter(prefix="/api/v1", tags=["metrics"], dependencies=[Depends(may_read), Depends(understood)])
 
