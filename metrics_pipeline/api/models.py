@@ -77,6 +77,11 @@ class Restatement(BaseModel):
     new_row: _MetricValues | None = Field(  # type: ignore[valid-type]
         description="null if the day was cleared."
     )
+    old_distribution: str | None = Field(
+        description="The SHA-256 of the distribution that was replaced, in hexadecimal digits; null if there was none. "
+        "Equal rows with different distributions: only latencies or users changed."
+    )
+    new_distribution: str | None = Field(description="The same of the new distribution.")
 
 
 class ChangedDay(BaseModel):
