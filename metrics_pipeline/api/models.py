@@ -151,6 +151,7 @@ _WINDOW_TYPES: dict[str, Any] = {
     "latency_error": float,
     "unique_users_error": float,
     "days_without_distribution": list[date],
+    "has_several_user_keys": bool,
 }
 # A sum over nothing is 0; a quotient, a percentile or a number of users may have nothing that it can be computed from.
 _MAY_BE_NULL = {
@@ -171,7 +172,7 @@ _WINDOW_FIELDS: dict[str, Any] = {
 _CHANGE_FIELDS: dict[str, Any] = {
     name: (_WINDOW_TYPES[name] | None, info)
     for name, (_, info) in _WINDOW_FIELDS.items()
-    if name not in ("error_distribution", "is_exact", "days_without_distribution")
+    if name not in ("error_distribution", "is_exact", "days_without_distribution", "has_several_user_keys")
 }
 
 WindowMetrics: type[BaseModel] = create_model(
@@ -258,6 +259,7 @@ SUMMARY_OF_WINDOW = (
     "cost_per_unassisted_success",
     "is_exact",
     "days_without_distribution",
+    "has_several_user_keys",
 )
 
 Figures: type[BaseModel] = create_model(

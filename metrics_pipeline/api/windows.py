@@ -1,9 +1,10 @@
 """The metrics of windows as the API keeps them: computed once for each state of the stored days."""
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from http import HTTPStatus
 from threading import BoundedSemaphore, Lock
 from typing import Any
@@ -13,7 +14,7 @@ import polars as pl
 from metrics_pipeline.api.problems import ProblemError
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.answers.windows import window_version
-from metrics_pipeline.store.windows import Grouping, read_values, read_window, stored_rows
+from metrics_pipeline.store.windows import ALL_PARTS, Grouping, Part, read_values, read_window
 
 _AT_ONCE = 2
 _WAIT_SECONDS = 20
@@ -42,7 +43,7 @@ class Windows:
         dimension: str | None = None,
         value: str | None = None,
         *,
-        with_distributions: bool = True,
+        parts: Collection[Part] = ALL_PARTS,
     ) -> pl.DataFrame:
         """What store.windows.read_window() says of these days; with a dimension what read_values() says.
 
@@ -50,7 +51,7 @@ class Windows:
         """
         with self.database.snapshot() as snapshot:
             days = (window_version(snapshot, first, last), first, last, agent_id)
-            key = (*days, by, dimension, value, with_distributions)
+            key = (*days, by, dimension, value, frozenset(parts))
             kept = self._look_up(key)
             if kept is not None:
                 return kept
@@ -63,35 +64,21 @@ class Windows:
                 )
             try:
                 if dimension is None:
-                    # A page asks for several groupings of the same days at once, and reading these takes most of the
-                    # time.
-                    with self._reading:
-                        rows = self._look_up(days)
-                        if rows is None:
-                            rows = self._keep(days, stored_rows(snapshot, first, last, agent_id))
-                    frame = read_window(
-                        snapshot,
-                        first,
-                        last,
-                        by=by,
-                        agent_id=agent_id,
-                        rows=rows,
-                        with_distributions=with_distributions,
-                    )
+                    keep = partial(self._kept_or_read, days)
+                    frame = read_window(snapshot, first, last, by=by, agent_id=agent_id, parts=parts, keep=keep)
                 else:
                     frame = read_values(
-                        snapshot,
-                        first,
-                        last,
-                        dimension,
-                        by=by,
-                        agent_id=agent_id,
-                        value=value,
-                        with_distributions=with_distributions,
+                        snapshot, first, last, dimension, by=by, agent_id=agent_id, value=value, parts=parts
                     )
             finally:
                 self._slots.release()
         return self._keep(key, frame)
+
+    def _kept_or_read(self, days: tuple[Hashable, ...], name: str, read: Callable[[], pl.DataFrame]) -> pl.DataFrame:
+        # A page asks for several groupings of the same days at once.
+        with self._reading:
+            kept = self._look_up((*days, name))
+            return self._keep((*days, name), read()) if kept is None else kept
 
     def _look_up(self, key: Hashable) -> pl.DataFrame | None:
         with self._lock:

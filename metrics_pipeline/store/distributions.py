@@ -19,6 +19,10 @@ from metrics_pipeline.metrics.distributions import UserKey
 
 _USER_KEY = text("SELECT secret FROM metric_user_key WHERE id = 1")
 
+_OTHER_KEYS = text("""
+SELECT min(metric_date) AS first, max(metric_date) AS last, count(DISTINCT metric_date) AS days
+FROM agent_day_distributions WHERE user_key_id <> :key_id HAVING count(*) > 0""")
+
 _COLUMNS = (
     "latencies_ms, latency_executions, user_hashes, total_latency_ms, latencies_exact, users_exact, user_key_id, digest"
 )
@@ -50,6 +54,19 @@ class EncodedDay:
 def user_key(connection: Connection, configured: UserKey | None) -> UserKey:
     """The key with which users are hashed: METRICS_USER_KEY, or the one that the migration made."""
     return configured or UserKey(bytes(connection.execute(_USER_KEY).scalar_one()))
+
+
+def hashed_otherwise(connection: Connection, key: UserKey) -> str | None:
+    """A sentence on the days whose users are hashed with another key than `key`; None if there are none."""
+    found = connection.execute(_OTHER_KEYS, {"key_id": key.key_id}).one_or_none()
+    if found is None:
+        return None
+    return (
+        f"The users of {found.days} stored days from {found.first} to {found.last} are hashed with another key than "
+        "the one in use, so a window that also has other days cannot count its users: unique_users is null. Set "
+        "METRICS_USER_KEY to the former key again, or aggregate the days whose logs exist again: metrics-pipeline "
+        f"backfill --from {found.first} --to {found.last}"
+    )
 
 
 def encode_day(metric_date: date, distributions: pl.DataFrame, grain: Grain = AGENT_DAY) -> EncodedDay:

@@ -3,7 +3,7 @@
 import sys
 from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
@@ -21,34 +21,53 @@ from metrics_pipeline.metrics.catalog import (
     AGENT_DIMENSION_DAY,
     ERROR_COUNT,
     GRAINS,
-    METRIC_NAMES,
     OTHER_VALUES,
     Grain,
 )
 from metrics_pipeline.metrics.dimensions import SPELLED, VALUE, names_of
 from metrics_pipeline.metrics.distributions import DISTRIBUTION_SCHEMA, merge_distributions
-from metrics_pipeline.metrics.window_metrics import period_of, window_metrics
+from metrics_pipeline.metrics.window_metrics import (
+    FIGURES_SCHEMA,
+    OF_DISTRIBUTIONS,
+    SUMS,
+    distribution_figures,
+    period_of,
+    window_metrics,
+)
 from metrics_pipeline.store.distributions import ARRAY_HEADER, DIGEST
+from metrics_pipeline.store.reads import metrics_of_day
+
+_WHOLE_SUMS = [name for name in SUMS if name != "total_cost_usd"]
 
 
-class _Reading:
-    """The statements that read windows of one grain. :value is for grains with dimensions: it and what may hide it."""
+class _Statements:
+    """The statements that read windows of one grain, in the driver's form.
+
+    One row for each agent, or value of an agent, and the days as arrays: with a Python object for each number, the year
+    of 500 agents took 5 s, with arrays it takes 0.4 s. value: for grains with dimensions, it and what may hide it.
+    """
 
     def __init__(self, grain: Grain) -> None:
-        keys = ", ".join(grain.key_names)
-        equal = " = ".join(f"({', '.join(f'{of}.{key}' for key in grain.key_names)})" for of in ("stored", "metrics"))
-        window = "metric_date BETWEEN :first AND :last AND (CAST(:agent_id AS text) IS NULL OR agent_id = :agent_id)"
+        keys, of_days = ", ".join(grain.key_names), ", ".join(grain.day_keys)
+        window = """metric_date BETWEEN %(first)s AND %(last)s
+  AND (%(agent_id)s::text IS NULL OR agent_id = %(agent_id)s::text)"""
         if "dimension" in grain.key_names:
-            window += f""" AND dimension = :dimension AND (CAST(:value AS text) IS NULL OR value = :value
-                OR value_kind = '{OTHER_VALUES}')"""
-        self.rows = text(f"""
-SELECT {keys}, {", ".join(name for name in METRIC_NAMES if name != "error_distribution")},
-       EXISTS (SELECT FROM {grain.distributions} AS stored WHERE {equal}) AS has_distribution
-FROM {grain.table} AS metrics WHERE {window}""")
-        self.errors = text(f"""
-SELECT {keys}, error_type, executions::bigint
+            window += f""" AND dimension = %(dimension)s
+  AND (%(value)s::text IS NULL OR value = %(value)s::text OR value_kind = '{OTHER_VALUES}')"""
+        # As Polars counts days.
+        days = "array_agg(metric_date - DATE '1970-01-01')"
+        equal = " = ".join(f"({', '.join(f'{of}.{key}' for key in grain.key_names)})" for of in ("stored", "metrics"))
+        self.sums = f"""
+SELECT {of_days}, {days}, {", ".join(f"array_agg({name})" for name in _WHOLE_SUMS)},
+       string_agg(total_cost_usd::text, ' ')
+FROM {grain.table} WHERE {window} GROUP BY {of_days}"""
+        self.errors = f"""
+SELECT {of_days}, error_type, {days}, array_agg(executions::bigint)
 FROM {grain.table} CROSS JOIN LATERAL jsonb_each_text(error_distribution) AS counts(error_type, executions)
-WHERE failed_executions > 0 AND {window}""")
+WHERE failed_executions > 0 AND {window} GROUP BY {of_days}, error_type"""
+        self.lacking = f"""
+SELECT {of_days}, {days} FROM {grain.table} AS metrics
+WHERE {window} AND NOT EXISTS (SELECT FROM {grain.distributions} AS stored WHERE {equal}) GROUP BY {of_days}"""
         types = ", ".join(f"%s::{key.sql_type}[]" for key in grain.keys)
         self.distributions = f"""
 SELECT wanted.place, latencies_ms, latency_executions, user_hashes, total_latency_ms, latencies_exact, users_exact,
@@ -57,7 +76,7 @@ FROM unnest({types}) WITH ORDINALITY AS wanted({keys}, place)
 JOIN {grain.distributions} USING ({keys})"""
 
 
-_READING = {grain: _Reading(grain) for grain in GRAINS}
+_STATEMENTS = {grain: _Statements(grain) for grain in GRAINS}
 
 # The days of a window that are stored without a dimension, of those on which anything was aggregated.
 _LEDGER_DIMENSIONS = text("""
@@ -89,6 +108,26 @@ GROUP_COLUMNS = {
 }
 
 
+class Part(StrEnum):
+    """What of a window takes long to read, and is read only for callers that show it."""
+
+    ERRORS = "errors"
+    DISTRIBUTIONS = "distributions"
+
+
+#: Everything.
+ALL_PARTS = frozenset(Part)
+
+#: Calls a function, or gives what it returned before under the same name for the same state of the same days.
+Keep = Callable[[str, Callable[[], pl.DataFrame]], pl.DataFrame]
+
+
+def parts_of(columns: Collection[str]) -> frozenset[Part]:
+    """What must be read for these columns of window_metrics()."""
+    parts = {Part.ERRORS: "error_distribution" in columns, Part.DISTRIBUTIONS: not OF_DISTRIBUTIONS.isdisjoint(columns)}
+    return frozenset(part for part, is_needed in parts.items() if is_needed)
+
+
 def read_window(
     connection: Connection,
     first: date,
@@ -96,22 +135,18 @@ def read_window(
     *,
     by: Sequence[Grouping] = (),
     agent_id: str | None = None,
-    rows: pl.DataFrame | None = None,
-    with_distributions: bool = True,
+    parts: Collection[Part] = ALL_PARTS,
+    keep: Keep = lambda _, read: read(),
 ) -> pl.DataFrame:
     """The metrics of the stored days from `first` to `last`, of one agent or of all, one row for each group.
 
     The columns are those of window_metrics(): first GROUP_COLUMNS of `by`, in this order and sorted by them. A day of
     which no row is stored adds nothing; a window without any stored row gives no row, also without `by`. Logs are not
     read. The connection's transaction must see one state of the database (Database.snapshot()).
-    `rows` is what stored_rows() says of the same state, for callers that read it once for several groupings. Without
-    `with_distributions`, which take most of the time, the columns OF_DISTRIBUTIONS say nothing.
+    parts: without one of them, the columns that need it say nothing. keep: for callers that ask for several groupings.
     """
-    if rows is None:
-        rows = stored_rows(connection, first, last, agent_id)
-    return _grouped(
-        connection, rows, [GROUP_COLUMNS[each] for each in by], AGENT_DAY, with_distributions=with_distributions
-    )
+    rows = _StoredRows(connection, AGENT_DAY, {"first": first, "last": last, "agent_id": agent_id})
+    return _grouped(rows, keep("sums", rows.sums), [GROUP_COLUMNS[each] for each in by], parts, keep)
 
 
 def read_values(
@@ -123,31 +158,26 @@ def read_values(
     by: Sequence[Grouping] = (),
     agent_id: str | None = None,
     value: str | None = None,
-    with_distributions: bool = True,
+    parts: Collection[Part] = ALL_PARTS,
 ) -> pl.DataFrame:
     """As read_window(), a row for each group and value of a dimension: value_kind and value come before the metrics.
 
     value: only this value as text, or "(none)", "(list)" or "(other)" for the row of that kind. Also has VALUE_COLUMNS.
     Days that are stored without the dimension add nothing; if no day has it, there is no row.
-    with_distributions: as in read_window().
     """
-    rows = stored_rows(connection, first, last, agent_id, dimension, value)
-    keys = [GROUP_COLUMNS[each] for each in by]
-    grouped = rows.with_columns(period_of(key).alias(key) for key in keys if key in ("week", "month"))
-    others = grouped.filter(pl.col("value_kind") == OTHER_VALUES).with_columns(has_others=True)
+    rows = _values(connection, first, last, dimension, agent_id, value)
+    keys, sums = [GROUP_COLUMNS[each] for each in by], rows.sums()
+    others = _with_periods(sums, keys).filter(pl.col("value_kind") == OTHER_VALUES).with_columns(has_others=True)
     others = others.select(*keys, "has_others").unique()
     if value is not None:
-        rows = _of_value(rows, value)
-    found = _grouped(
-        connection,
-        rows,
-        [*keys, "value_kind", "value"],
-        AGENT_DIMENSION_DAY,
-        with_distributions=with_distributions,
+        sums = _of_value(sums, value)
+    found = _grouped(rows, sums, [*keys, "value_kind", "value"], parts)
+    missing = _with_periods(
+        pl.DataFrame(
+            {"metric_date": days_without_dimension(connection, first, last, dimension)}, schema={"metric_date": pl.Date}
+        ),
+        keys,
     )
-    missing = pl.DataFrame(
-        {"metric_date": days_without_dimension(connection, first, last, dimension)}, schema={"metric_date": pl.Date}
-    ).with_columns(period_of(key).alias(key) for key in keys if key in ("week", "month"))
     periods = [key for key in keys if key != "agent_id"]
     lacking = (
         missing.with_columns(window=0)
@@ -175,10 +205,21 @@ def read_latencies(
     connection: Connection, first: date, last: date, dimension: str, agent_id: str, value: str
 ) -> list[tuple[int, int]]:
     """The latencies of an agent's executions of one value, as in read_values(), sorted, each with its executions."""
-    rows = _of_value(stored_rows(connection, first, last, agent_id, dimension, value), value)
-    merged = _merged(connection, rows, ["agent_id"], AGENT_DIMENSION_DAY)
-    pairs = merged["latency_counts"].explode(empty_as_null=False, keep_nulls=False).struct.unnest()
-    return list(pairs.iter_rows())
+    rows = _values(connection, first, last, dimension, agent_id, value)
+    wanted = rows.with_distribution(_of_value(rows.sums(), value), rows.lacking())
+    # All in one group, so there is one merged distribution, or none.
+    return [pair for merged in rows.merged(wanted, ["agent_id"]) for pair in _pairs(merged)]
+
+
+def _pairs(merged: pl.DataFrame) -> Iterator[tuple[int, int]]:
+    return merged["latency_counts"].explode(empty_as_null=False, keep_nulls=False).struct.unnest().iter_rows()
+
+
+def _values(
+    connection: Connection, first: date, last: date, dimension: str, agent_id: str | None, value: str | None
+) -> "_StoredRows":
+    parameters = {"first": first, "last": last, "agent_id": agent_id, "dimension": dimension, "value": value}
+    return _StoredRows(connection, AGENT_DIMENSION_DAY, parameters)
 
 
 def _of_value(rows: pl.DataFrame, value: str) -> pl.DataFrame:
@@ -205,14 +246,122 @@ def days_without_dimension(connection: Connection, first: date, last: date, dime
     return [row.metric_date for row in rows if dimension not in names_of(row.dimensions)]
 
 
+@dataclass(frozen=True)
+class _StoredRows:
+    """The stored rows of one grain that `parameters` name: metrics, errors and distributions."""
+
+    connection: Connection
+    grain: Grain
+    parameters: Mapping[str, Any]
+
+    def sums(self) -> pl.DataFrame:
+        """The grain's keys and SUMS."""
+        schema = self.grain.schema
+        keys, numbers = self._read(_STATEMENTS[self.grain].sums, len(self.grain.day_keys))
+        if not keys.height:
+            return pl.DataFrame(schema={name: schema[name] for name in (*self.grain.key_names, *SUMS)})
+        *whole, costs = numbers
+        sums = {name: _int8(values) for name, values in zip(_WHOLE_SUMS, whole, strict=True)}
+        cost = pl.Series([" ".join(costs)]).str.split(" ").explode().cast(schema["total_cost_usd"])
+        return keys.with_columns(**sums, total_cost_usd=cost)
+
+    def errors(self) -> pl.DataFrame:
+        """The grain's keys, error_type and executions."""
+        keys, numbers = self._read(_STATEMENTS[self.grain].errors, len(self.grain.day_keys) + 1, "error_type")
+        return keys.with_columns(executions=_int8(numbers[0]))
+
+    def lacking(self) -> pl.DataFrame:
+        """The keys of the rows without a distribution."""
+        return self._read(_STATEMENTS[self.grain].lacking, len(self.grain.day_keys))[0]
+
+    def with_distribution(self, sums: pl.DataFrame, lacking: pl.DataFrame) -> pl.DataFrame:
+        """The sums and has_distribution."""
+        marked = lacking.with_columns(has_distribution=False)
+        return sums.join(marked, on=self.grain.key_names, how="left").with_columns(
+            pl.col("has_distribution").fill_null(True)
+        )
+
+    def _read(self, statement: str, texts: int, *further: str) -> tuple[pl.DataFrame, list[tuple[Any, ...]]]:
+        """The keys, a row for each day, and the columns after the days, each with the elements of all days."""
+        rows = _fetch(self.connection, statement, self.parameters)
+        columns = list(zip(*rows, strict=True)) or [()] * (len(_WHOLE_SUMS) + texts + 2)
+        days = columns[texts]
+        named = dict(zip((*self.grain.day_keys, *further), columns[:texts], strict=True))
+        keys = pl.DataFrame(named, schema=dict.fromkeys(named, pl.String))
+        lengths = pl.Series([len(each) // _INT4_BYTES for each in days], dtype=pl.Int64)
+        repeated = keys.select(pl.all().repeat_by(lengths)).explode(*named, empty_as_null=False)
+        return repeated.with_columns(metric_date=_int4(days).cast(pl.Date)), columns[texts + 1 :]
+
+    def merged(self, rows: pl.DataFrame, keys: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """The merged distributions of the groups of `rows`, which are those of with_distribution(), group by group.
+
+        Each frame has `keys` and DISTRIBUTION_SCHEMA. Distributions are read in chunks, so that memory holds the groups
+        of a chunk and what is merged of the group that is not complete.
+        """
+        columns = list(dict.fromkeys([*keys, *self.grain.key_names]))
+        wanted = rows.filter("has_distribution").sort(columns)
+        numbered = wanted.select(*columns, chunk=pl.col("total_executions").cum_sum() // _CHUNK)
+        chunks = numbered.partition_by("chunk", maintain_order=True, include_key=False)
+        incomplete: list[pl.DataFrame] = []
+        for chunk, parts in self._read_ahead(chunks):
+            of_chunk, last = parts.select(*keys, *DISTRIBUTION_SCHEMA), chunk.tail(1).select(keys)
+            if incomplete and incomplete[0].select(keys).equals(last):
+                # The whole chunk belongs to the group. Only frames of similar size are merged, because merging each
+                # chunk into the group's million users takes a time that grows with the square.
+                incomplete.append(merge_distributions(of_chunk, keys))
+                while len(incomplete) > 1 and _users(incomplete[-2]) <= 2 * _users(incomplete[-1]):
+                    incomplete[-2:] = [merge_distributions(pl.concat(incomplete[-2:]), keys)]
+            else:
+                so_far = merge_distributions(pl.concat([*incomplete, of_chunk]), keys)
+                yield so_far.join(last, on=keys, how="anti")
+                incomplete = [so_far.join(last, on=keys, how="semi")]
+        if incomplete:
+            yield merge_distributions(pl.concat(incomplete), keys)
+
+    def _read_ahead(self, chunks: Sequence[pl.DataFrame]) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+        """Each chunk with its distributions. The next is read while the caller works; only this uses the connection."""
+        coming: deque[tuple[pl.DataFrame, Future[pl.DataFrame]]] = deque()
+        with ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
+            for chunk in chunks:
+                coming.append((chunk, ahead.submit(_read_distributions, self.connection, chunk, self.grain)))
+                if len(coming) > 1:
+                    read, parts = coming.popleft()
+                    yield read, parts.result()
+            for read, parts in coming:
+                yield read, parts.result()
+
+
+def _users(distributions: pl.DataFrame) -> int:
+    return int(distributions["user_hashes"].list.len().sum())
+
+
+def _with_periods(frame: pl.DataFrame, keys: Collection[str]) -> pl.DataFrame:
+    return frame.with_columns(period_of(key).alias(key) for key in keys if key in ("week", "month"))
+
+
+def _figures(stored: _StoredRows, rows: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    none = pl.DataFrame(schema={**{key: rows.schema[key] for key in keys}, **FIGURES_SCHEMA})
+    return pl.concat([none, *(distribution_figures(merged, keys) for merged in stored.merged(rows, keys))])
+
+
 def _grouped(
-    connection: Connection, rows: pl.DataFrame, keys: list[str], grain: Grain, *, with_distributions: bool
+    rows: _StoredRows,
+    sums: pl.DataFrame,
+    keys: Sequence[str],
+    parts: Collection[Part],
+    keep: Keep = lambda _, read: read(),
 ) -> pl.DataFrame:
-    rows = rows.with_columns(period_of(key).alias(key) for key in keys if key in ("week", "month"))
+    days = {name: rows.grain.schema[name] for name in rows.grain.key_names}
+    errors, lacking = pl.DataFrame(schema={**days, **ERROR_COUNT.to_schema()}), pl.DataFrame(schema=days)
+    if Part.ERRORS in parts:
+        errors = keep("errors", rows.errors)
+    if Part.DISTRIBUTIONS in parts:
+        lacking = keep("lacking", rows.lacking)
+    grouped, errors = (_with_periods(each, keys) for each in (rows.with_distribution(sums, lacking), errors))
     if not keys:
-        keys, rows = ["window"], rows.with_columns(window=pl.lit(0))
-    merged = _merged(connection, rows if with_distributions else rows.clear(), keys, grain)
-    return window_metrics(rows, merged, keys).select(pl.exclude("window"))
+        keys, grouped, errors = ["window"], grouped.with_columns(window=0), errors.with_columns(window=0)
+    figures = _figures(rows, grouped if Part.DISTRIBUTIONS in parts else grouped.clear(), keys)
+    return window_metrics(grouped, errors, figures, keys).select(pl.exclude("window"))
 
 
 @dataclass(frozen=True)
@@ -231,11 +380,17 @@ class DistributionAudit:
 
 def audit_day(connection: Connection, metric_date: date) -> DistributionAudit:
     """Computes from each distribution of the day what agent_performance_metrics says, and its digest."""
-    rows = stored_rows(connection, metric_date, metric_date, None)
-    merged = _merged(connection, rows, ["agent_id"])
-    again = window_metrics(rows, merged, ["agent_id"])
-    both = rows.filter("has_distribution").join(again, on="agent_id", suffix="_again").join(merged, on="agent_id")
-    latencies = pl.col("latency_counts").list.agg(pl.element().struct.field("executions").sum())
+    stored = _StoredRows(connection, AGENT_DAY, {"first": metric_date, "last": metric_date, "agent_id": None})
+    rows = stored.with_distribution(stored.sums(), stored.lacking())
+    figures = _figures(stored, rows, ["agent_id"])
+    again = window_metrics(
+        rows, pl.DataFrame(schema={"agent_id": pl.String, **ERROR_COUNT.to_schema()}), figures, ["agent_id"]
+    )
+    both = (
+        metrics_of_day(connection, metric_date)
+        .join(again, on="agent_id", suffix="_again")
+        .join(figures.select("agent_id", "latencies", "latencies_exact", "users_exact"), on="agent_id")
+    )
     of_latencies = ("avg_latency_ms", "p50_latency_ms", "p95_latency_ms", "p99_latency_ms")
     differs = [
         # The mean is exact in any case. Without latencies it is 0 for a day, and null for a window.
@@ -244,8 +399,8 @@ def audit_day(connection: Connection, metric_date: date) -> DistributionAudit:
         for name in of_latencies
     ]
     differs += [
-        pl.col("users_exact") & (pl.col("unique_users") != pl.col("user_hashes").list.len()),
-        latencies > pl.col("total_executions"),
+        pl.col("users_exact") & (pl.col("unique_users") != pl.col("unique_users_again")),
+        pl.col("latencies") > pl.col("total_executions"),
     ]
     contradictory = both.filter(pl.any_horizontal(differs))["agent_id"].to_list()
     damaged = connection.execute(_DAMAGED, {"metric_date": metric_date}).scalars()
@@ -257,24 +412,19 @@ def audit_day(connection: Connection, metric_date: date) -> DistributionAudit:
     )
 
 
-def read_distributions(connection: Connection, wanted: pl.DataFrame, grain: Grain = AGENT_DAY) -> pl.DataFrame:
+def _read_distributions(connection: Connection, wanted: pl.DataFrame, grain: Grain) -> pl.DataFrame:
     """The stored distributions of the rows of `wanted` (keys of the grain): its columns and DISTRIBUTION_SCHEMA."""
-    # The driver's own cursor, because arrays as Python lists take 20 times as long as their bytes.
-    driver: Any = connection.connection.driver_connection
-    with driver.cursor(binary=True) as cursor:
-        for name in ("int4", "int8"):
-            cursor.adapters.register_loader(psycopg.adapters.types[name].array_oid, _Elements)
-        cursor.execute(_READING[grain].distributions, [wanted[key].to_list() for key in grain.key_names])
-        columns: list[Any] = list(zip(*cursor.fetchall(), strict=True)) or [()] * 8
+    rows = _fetch(connection, _STATEMENTS[grain].distributions, [wanted[key].to_list() for key in grain.key_names])
+    columns: list[Any] = list(zip(*rows, strict=True)) or [()] * 8
     place, latencies, executions, users, total, latencies_exact, users_exact, key_id = columns
-    lengths = pl.Series([len(each) // 8 for each in latencies], dtype=pl.Int64)
+    lengths = pl.Series([len(each) // _INT4_BYTES for each in latencies], dtype=pl.Int64)
     pairs = pl.DataFrame({"latency_ms": _int4(latencies), "executions": _int4(executions).cast(pl.Int64)})
     found = {
         "place": pl.Series(place, dtype=pl.Int64),
         "latency_counts": _lists(pairs.to_struct(), lengths),
         "total_latency_ms": total,
         "latencies_exact": latencies_exact,
-        "user_hashes": _lists(_int8(users), pl.Series([len(each) // 12 for each in users], dtype=pl.Int64)),
+        "user_hashes": _lists(_int8(users), pl.Series([len(each) // _INT8_BYTES for each in users], dtype=pl.Int64)),
         "users_exact": users_exact,
         "user_key_id": key_id,
     }
@@ -285,66 +435,18 @@ def read_distributions(connection: Connection, wanted: pl.DataFrame, grain: Grai
     )
 
 
-def stored_rows(
-    connection: Connection,
-    first: date,
-    last: date,
-    agent_id: str | None,
-    dimension: str | None = None,
-    value: str | None = None,
-) -> pl.DataFrame:
-    """The stored rows of agents, or of values of a dimension: the keys, the metrics, and has_distribution."""
-    grain = AGENT_DAY if dimension is None else AGENT_DIMENSION_DAY
-    window: dict[str, Any] = {"first": first, "last": last, "agent_id": agent_id}
-    if dimension is not None:
-        window |= {"dimension": dimension, "value": value}
-    names = (*grain.key_names, *METRIC_NAMES)
-    without_errors = {name: grain.schema[name] for name in names if name != "error_distribution"}
-    rows = pl.DataFrame(
-        [tuple(row) for row in connection.execute(_READING[grain].rows, window)],
-        schema={**without_errors, "has_distribution": pl.Boolean},
-        orient="row",
-    )
-    errors = pl.DataFrame(
-        [tuple(row) for row in connection.execute(_READING[grain].errors, window)],
-        schema={**{key.name: key.dtype for key in grain.keys}, **ERROR_COUNT.to_schema()},
-        orient="row",
-    )
-    distributions = errors.group_by(grain.key_names).agg(error_distribution=pl.struct("error_type", "executions"))
-    return rows.join(distributions, on=grain.key_names, how="left").with_columns(
-        pl.col("error_distribution").fill_null(pl.lit([], pl.List(ERROR_COUNT)))
-    )
+def _fetch(connection: Connection, statement: str, parameters: Any) -> list[tuple[Any, ...]]:
+    # The driver's own cursor, because arrays as Python lists take 20 times as long as their bytes.
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor(binary=True) as cursor:
+        for name in ("int4", "int8"):
+            cursor.adapters.register_loader(psycopg.adapters.types[name].array_oid, _Elements)
+        rows: list[tuple[Any, ...]] = cursor.execute(statement, parameters).fetchall()
+    return rows
 
 
-def _merged(connection: Connection, rows: pl.DataFrame, keys: Sequence[str], grain: Grain = AGENT_DAY) -> pl.DataFrame:
-    """The merged distribution of each group, read in chunks. A group that ends in a later chunk is carried over."""
-    columns = list(dict.fromkeys([*keys, *grain.key_names]))
-    wanted = rows.filter("has_distribution").sort(columns)
-    numbered = wanted.select(*columns, chunk=pl.col("total_executions").cum_sum() // _CHUNK)
-    chunks = numbered.partition_by("chunk", maintain_order=True, include_key=False)
-    carried = pl.DataFrame(schema={**{key: rows.schema[key] for key in keys}, **DISTRIBUTION_SCHEMA})
-    merged = []
-    for chunk, parts in _read_ahead(connection, chunks, grain):
-        so_far = merge_distributions(pl.concat([carried, parts.select(carried.columns)]), keys)
-        last = chunk.tail(1)
-        merged.append(so_far.join(last, on=keys, how="anti"))
-        carried = so_far.join(last, on=keys, how="semi")
-    return pl.concat([*merged, carried])
-
-
-def _read_ahead(
-    connection: Connection, chunks: Sequence[pl.DataFrame], grain: Grain
-) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-    """Each chunk with its distributions. The next one is read while the caller works; only this uses the connection."""
-    coming: deque[tuple[pl.DataFrame, Future[pl.DataFrame]]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
-        for chunk in chunks:
-            coming.append((chunk, ahead.submit(read_distributions, connection, chunk, grain)))
-            if len(coming) > 1:
-                read, parts = coming.popleft()
-                yield read, parts.result()
-        for read, parts in coming:
-            yield read, parts.result()
+# The length and the value of an element.
+_INT4_BYTES, _INT8_BYTES = 8, 12
 
 
 class _Elements(psycopg.adapt.Loader):
