@@ -11,7 +11,7 @@ from metrics_pipeline.metrics.reconciliation import STATE_MEANINGS, DayState
 from metrics_pipeline.metrics.summary import PeriodSummary
 from metrics_pipeline.metrics.verification import EVIDENCE_MEANINGS, JudgedBy
 from metrics_pipeline.metrics.window_metrics import FURTHER_COLUMNS
-from metrics_pipeline.store.distributions import VALUE_COLUMNS
+from metrics_pipeline.store.windows import VALUE_COLUMNS
 
 #: A JSON number with the digits of the database; a string if the request says decimals=string.
 ExactNumber = Annotated[Decimal, WithJsonSchema({"type": "number", "format": "decimal"})]
@@ -77,6 +77,11 @@ class Restatement(BaseModel):
     new_row: _MetricValues | None = Field(  # type: ignore[valid-type]
         description="null if the day was cleared."
     )
+    old_distribution: str | None = Field(
+        description="The SHA-256 of the distribution that was replaced, in hexadecimal digits; null if there was none. "
+        "Equal rows with different distributions: only latencies or users changed."
+    )
+    new_distribution: str | None = Field(description="The same of the new distribution.")
 
 
 class ChangedDay(BaseModel):
@@ -160,6 +165,7 @@ _WINDOW_TYPES: dict[str, Any] = {
     "latency_error": float,
     "unique_users_error": float,
     "days_without_distribution": list[date],
+    "has_several_user_keys": bool,
 }
 # A sum over nothing is 0; a quotient, a percentile or a number of users may have nothing that it can be computed from.
 _MAY_BE_NULL = {
@@ -180,7 +186,7 @@ _WINDOW_FIELDS: dict[str, Any] = {
 _CHANGE_FIELDS: dict[str, Any] = {
     name: (_WINDOW_TYPES[name] | None, info)
     for name, (_, info) in _WINDOW_FIELDS.items()
-    if name not in ("error_distribution", "is_exact", "days_without_distribution")
+    if name not in ("error_distribution", "is_exact", "days_without_distribution", "has_several_user_keys")
 }
 
 WindowMetrics: type[BaseModel] = create_model(
@@ -267,6 +273,7 @@ SUMMARY_OF_WINDOW = (
     "cost_per_unassisted_success",
     "is_exact",
     "days_without_distribution",
+    "has_several_user_keys",
 )
 
 Figures: type[BaseModel] = create_model(

@@ -1,9 +1,10 @@
 """The metrics of windows as the API keeps them: computed once for each state of the stored days."""
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -11,7 +12,7 @@ import polars as pl
 
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.answers.windows import window_version
-from metrics_pipeline.store.distributions import Grouping, read_values, read_window, stored_rows
+from metrics_pipeline.store.windows import ALL_PARTS, Grouping, Part, read_values, read_window
 
 _KEPT_BYTES = 64_000_000
 
@@ -34,42 +35,29 @@ class Windows:
         dimension: str | None = None,
         value: str | None = None,
         *,
-        with_distributions: bool = True,
+        parts: Collection[Part] = ALL_PARTS,
     ) -> pl.DataFrame:
-        """What store.distributions.read_window() says of these days; with a dimension what read_values() says."""
+        """What store.windows.read_window() says of these days; with a dimension what read_values() says."""
         with database.snapshot() as snapshot:
             days = (window_version(snapshot, first, last), first, last, agent_id)
-            key = (*days, by, dimension, value, with_distributions)
+            key = (*days, by, dimension, value, frozenset(parts))
             kept = self._look_up(key)
             if kept is not None:
                 return kept
             if dimension is None:
-                # A page asks for several groupings of the same days at once, and reading these takes most of the time.
-                with self._reading:
-                    rows = self._look_up(days)
-                    if rows is None:
-                        rows = self._keep(days, stored_rows(snapshot, first, last, agent_id))
-                frame = read_window(
-                    snapshot,
-                    first,
-                    last,
-                    by=by,
-                    agent_id=agent_id,
-                    rows=rows,
-                    with_distributions=with_distributions,
-                )
+                keep = partial(self._kept_or_read, days)
+                frame = read_window(snapshot, first, last, by=by, agent_id=agent_id, parts=parts, keep=keep)
             else:
                 frame = read_values(
-                    snapshot,
-                    first,
-                    last,
-                    dimension,
-                    by=by,
-                    agent_id=agent_id,
-                    value=value,
-                    with_distributions=with_distributions,
+                    snapshot, first, last, dimension, by=by, agent_id=agent_id, value=value, parts=parts
                 )
         return self._keep(key, frame)
+
+    def _kept_or_read(self, days: tuple[Hashable, ...], name: str, read: Callable[[], pl.DataFrame]) -> pl.DataFrame:
+        # A page asks for several groupings of the same days at once.
+        with self._reading:
+            kept = self._look_up((*days, name))
+            return self._keep((*days, name), read()) if kept is None else kept
 
     def _look_up(self, key: Hashable) -> pl.DataFrame | None:
         with self._lock:

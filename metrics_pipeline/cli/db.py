@@ -26,6 +26,7 @@ from metrics_pipeline.postgres import upgrading
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.privileges import Purpose, grant_statements, require_privileges
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.store.distributions import hashed_otherwise, user_key
 
 app = typer.Typer(no_args_is_help=True, help="Prepare the database, and check that it has what the pipeline needs.")
 app.command()(adapt)
@@ -146,6 +147,8 @@ def check(
             except PermanentError as error:
                 errors[str(error)].append(str(purpose))
         warnings = [warning for contract in contracts.values() for warning in contract.warnings]
+        if Purpose.PIPELINE in contracts:
+            warnings += filter(None, [hashed_otherwise(connection, user_key(connection, settings.user_key))])
         reading = contracts.get(Purpose.PIPELINE) or contracts.get(Purpose.READER)
         if reading and not has_lake:
             found, suspicious = describe_data(connection, reading, datetime.now(UTC))

@@ -13,7 +13,7 @@ from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.upgrading import require_current
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.store.distributions import (
+from metrics_pipeline.store.windows import (
     GROUP_COLUMNS,
     Grouping,
     days_without_dimension,
@@ -99,6 +99,8 @@ def report(
         show(f"{first} to {last_day}, {database.description}", shown, rows, form)
         if form is Format.TABLE:
             _name_days_without_distribution(rows)
+            if any(row["has_several_user_keys"] for row in rows):
+                print("METRICS_USER_KEY was changed within the window: users cannot be counted where none are shown.")
     if without and form is Format.TABLE:
         print(
             f"Not broken down by {dimension}: {', '.join(map(str, without))}. While their logs exist, metrics-pipeline "

@@ -7,14 +7,30 @@ import polars as pl
 
 from metrics_pipeline.metrics.catalog import ERROR_COUNT, METRICS, OverDays
 from metrics_pipeline.metrics.distributions import (
-    DISTRIBUTION_SCHEMA,
     LATENCY_ERROR,
+    SEVERAL_KEYS,
     USERS_STANDARD_ERROR,
     unique_users,
 )
 from metrics_pipeline.metrics.expressions import decimal, rounded_quotient, weighted_percentile
 
-_SUMS = [metric.name for metric in METRICS if metric.over_days is OverDays.SUM]
+#: The metrics that add up over days, as numbers.
+SUMS = [metric.name for metric in METRICS if metric.over_days is OverDays.SUM]
+
+#: The columns of distribution_figures(). latencies: how many executions have one.
+FIGURES_SCHEMA = pl.Schema(
+    {
+        "total_latency_ms": pl.Int64(),
+        "latencies": pl.Int64(),
+        "latencies_exact": pl.Boolean(),
+        "users_exact": pl.Boolean(),
+        "p50_latency_ms": pl.Int64(),
+        "p95_latency_ms": pl.Int64(),
+        "p99_latency_ms": pl.Int64(),
+        "unique_users": pl.Int64(),
+        "has_several_user_keys": pl.Boolean(),
+    }
+)
 _NANO = Decimal("0.000000001")
 _RATE = Decimal("0.000001")
 # The 97.5th percentile of the standard normal distribution.
@@ -46,12 +62,16 @@ FURTHER_COLUMNS: Mapping[str, tuple[pl.DataType, str]] = {
         pl.List(pl.Date()),
         "The days with executions that lack a distribution; then mean, percentiles and unique_users are null.",
     ),
+    "has_several_user_keys": (
+        pl.Boolean(),
+        "Whether METRICS_USER_KEY was changed within the window. Users cannot be counted then: unique_users is null.",
+    ),
 }
 
 #: The columns that are computed from distributions, or tell how.
 OF_DISTRIBUTIONS = frozenset(
     {metric.name for metric in METRICS if metric.over_days is OverDays.DISTRIBUTION}
-    | {"is_exact", "latency_error", "unique_users_error", "days_without_distribution"}
+    | {"is_exact", "latency_error", "unique_users_error", "days_without_distribution", "has_several_user_keys"}
 )
 
 
@@ -60,12 +80,35 @@ def period_of(by: str) -> pl.Expr:
     return pl.col("metric_date").dt.truncate({"day": "1d", "week": "1w", "month": "1mo"}[by])
 
 
-def window_metrics(days: pl.DataFrame, distributions: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+def distribution_figures(distributions: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """What windows show of merged distributions, in a small part of their size: FIGURES_SCHEMA for each row.
+
+    distributions: `keys`, which the result has as well, and DISTRIBUTION_SCHEMA.
+    """
+    counts = pl.col("latency_counts")
+    executions = counts.list.agg(pl.element().struct.field("executions").sum())
+    return distributions.select(
+        *keys,
+        "total_latency_ms",
+        "latencies_exact",
+        "users_exact",
+        latencies=executions,
+        p50_latency_ms=weighted_percentile(counts, 0.50),
+        p95_latency_ms=weighted_percentile(counts, 0.95),
+        p99_latency_ms=weighted_percentile(counts, 0.99),
+        unique_users=unique_users(),
+        has_several_user_keys=pl.col("user_key_id").eq_missing(SEVERAL_KEYS),
+    ).select(*keys, *(pl.col(name).cast(dtype) for name, dtype in FIGURES_SCHEMA.items()))
+
+
+def window_metrics(
+    days: pl.DataFrame, errors: pl.DataFrame, figures: pl.DataFrame, keys: Sequence[str]
+) -> pl.DataFrame:
     """One row for each combination of `keys` in `days`, sorted by them: the keys, the metrics, and FURTHER_COLUMNS.
 
-    days: stored rows (schema of AGENT_DAY) with the columns `keys`, and has_distribution: whether the distribution of
-    the row is merged into `distributions`. distributions: `keys` and DISTRIBUTION_SCHEMA, one row for each combination
-    that has any.
+    days: metric_date and the metrics that add up, of stored rows, with the columns `keys`, and has_distribution:
+    whether the distribution of the row is merged into that of `figures`. errors: `keys`, error_type and executions, in
+    any parts. figures: what distribution_figures() says of each combination that has a distribution.
     A metric has the type and the rounding of a day's, and the value that it would have for a day with all the logs;
     only total_cost_usd may have more digits. What has nothing to be computed from is null, and not 1 or 0 as for a day:
     rates and means without executions, latencies without a latency. unique_users is also null if the users were hashed
@@ -77,44 +120,38 @@ def window_metrics(days: pl.DataFrame, distributions: pl.DataFrame, keys: Sequen
         .with_columns(pl.col("total_cost_usd").cast(pl.Decimal(38, 9)))
         .group_by(keys)
         .agg(
-            pl.col(_SUMS).sum(),
+            pl.col(SUMS).sum(),
             pl.col("metric_date").n_unique().cast(pl.Int64).alias("days_stored"),
             pl.col("metric_date").filter(lacks).unique().sort().alias("days_without_distribution"),
         )
     )
-    errors = (
-        days.lazy()
-        .select(*keys, "error_distribution")
-        .explode("error_distribution", empty_as_null=False, keep_nulls=False)
-        .unnest("error_distribution")
+    by_type = (
+        errors.lazy()
         .group_by(*keys, "error_type")
         .agg(pl.col("executions").sum())
         .sort("error_type")
         .group_by(keys, maintain_order=True)
         .agg(error_distribution=pl.struct("error_type", "executions"))
     )
-    counts, is_known = pl.col("latency_counts"), pl.col("days_without_distribution").list.len() == 0
-    latencies = counts.list.agg(pl.element().struct.field("executions").sum())
+    is_known = pl.col("days_without_distribution").list.len() == 0
     cost = pl.col("total_cost_usd").to_physical().cast(pl.Int128)
     executions, interventions = pl.col("total_executions"), pl.col("human_interventions")
     unassisted = pl.col("successful_executions") - interventions
     low, high = _wilson_bounds(pl.col("successful_executions"), executions)
     from_distribution = {
-        "avg_latency_ms": _quotient(pl.col("total_latency_ms"), latencies),
-        "p50_latency_ms": weighted_percentile(counts, 0.50),
-        "p95_latency_ms": weighted_percentile(counts, 0.95),
-        "p99_latency_ms": weighted_percentile(counts, 0.99),
-        "unique_users": unique_users(),
+        "avg_latency_ms": _quotient(pl.col("total_latency_ms"), pl.col("latencies")),
+        **{name: pl.col(name) for name in ("p50_latency_ms", "p95_latency_ms", "p99_latency_ms", "unique_users")},
     }
+    # Of a group without a distribution.
+    nothing = {"total_latency_ms": 0, "latencies": 0, "latencies_exact": True, "users_exact": True,
+               "has_several_user_keys": False}  # fmt: skip
     return (
-        sums.join(errors, on=keys, how="left", nulls_equal=True)
-        .join(distributions.lazy(), on=keys, how="left", nulls_equal=True)
+        sums.join(by_type, on=keys, how="left", nulls_equal=True)
+        .join(figures.lazy().with_columns(has_figures=True), on=keys, how="left", nulls_equal=True)
         .with_columns(
             pl.col("error_distribution").fill_null(pl.lit([], pl.List(ERROR_COUNT))),
-            counts.fill_null(pl.lit([], DISTRIBUTION_SCHEMA["latency_counts"])),
-            pl.col("user_hashes").fill_null(pl.lit([], DISTRIBUTION_SCHEMA["user_hashes"])),
-            pl.col("latencies_exact", "users_exact").fill_null(True),
-            pl.col("total_latency_ms").fill_null(0),
+            *(pl.col(name).fill_null(value) for name, value in nothing.items()),
+            unique_users=pl.when("has_figures").then("unique_users").otherwise(0),
         )
         .with_columns(
             success_rate=decimal(_quotient(pl.col("successful_executions") * 1_000_000, executions), _RATE),

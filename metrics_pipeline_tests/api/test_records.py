@@ -15,7 +15,7 @@ from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.pipeline.reconciling import judge_days
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.publishing import Reason
-from metrics_pipeline_tests.days import DAY, NOON, Log, aggregate, execute, judged, store_agents, store_logs
+from metrics_pipeline_tests.days import DAY, NOON, Log, aggregate, execute, judged, query, store_agents, store_logs
 from metrics_pipeline_tests.test_exactness_properties import AWKWARD
 
 from .serving import Serve
@@ -66,7 +66,10 @@ def test_restatements_hold_both_rows_with_every_digit_newest_first(database: Dat
     for window in (day_window(DAY, "UTC"), tomorrow):
         aggregate(database, window, run_id="first")
     assert api.get("/api/v1/restatements").json() == []
-    store_logs(database, [Log("a", cost_usd="90000000000.000000001"), Log("b'", timestamp=NOON + timedelta(days=1))])
+    store_logs(
+        database,
+        [Log("a", latency_ms=7, cost_usd="90000000000.000000001"), Log("b'", timestamp=NOON + timedelta(days=1))],
+    )
     aggregate(database, run_id="second", reason=Reason.LATE_LOGS)
     aggregate(database, tomorrow, run_id="third")
 
@@ -74,12 +77,14 @@ def test_restatements_hold_both_rows_with_every_digit_newest_first(database: Dat
     assert (newest["agent_id"], newest["run_id"], newest["reason"]) == ("b'", "third", "manual")
     assert (older["agent_id"], older["metric_date"], older["reason"]) == ("a", "2025-03-04", "late logs")
     assert (older["old_row"]["total_executions"], older["new_row"]["total_executions"]) == (1, 2)
+    ((digest,),) = query(database, "SELECT encode(digest, 'hex') FROM agent_day_distributions WHERE agent_id = 'a'")
+    assert older["new_distribution"] == digest != older["old_distribution"]
     text = api.get("/api/v1/restatements?agent_id=a").text
     assert '"total_cost_usd": 0.100000000' in text
     assert '"total_cost_usd": 90000000000.100000001' in text
 
-    def runs(query: str) -> list[str]:
-        return [row["run_id"] for row in api.get(f"/api/v1/restatements?{query}").json()]
+    def runs(parameters: str) -> list[str]:
+        return [row["run_id"] for row in api.get(f"/api/v1/restatements?{parameters}").json()]
 
     assert runs("") == runs("start_date=2025-03-04&end_date=2025-03-05") == ["third", "second"]
     assert runs("agent_id=a") == runs("end_date=2025-03-04") == runs("offset=1") == ["second"]
@@ -89,8 +94,8 @@ def test_restatements_hold_both_rows_with_every_digit_newest_first(database: Dat
     assert json.loads(table[1]["new_row"], parse_float=Decimal) == older["new_row"]
     # As text: parsed, 0.1 would equal 0.100000000.
     assert '"total_cost_usd": 0.100000000' in table[1]["old_row"]
-    for query in ("agent_id=%00", "start_date=2025-03-05&end_date=2025-03-04"):
-        assert api.get(f"/api/v1/restatements?{query}").status_code == 422
+    for wrong in ("agent_id=%00", "start_date=2025-03-05&end_date=2025-03-04"):
+        assert api.get(f"/api/v1/restatements?{wrong}").status_code == 422
 
 
 def test_coverage_tells_a_true_zero_from_a_day_that_was_not_computed(database: Database, serve: Serve) -> None:

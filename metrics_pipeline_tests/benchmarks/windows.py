@@ -26,7 +26,8 @@ from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.store.distributions import encode_day, read_window, write_day
+from metrics_pipeline.store.distributions import encode_day, write_day
+from metrics_pipeline.store.windows import read_window
 from metrics_pipeline_tests.api.serving import serving
 from metrics_pipeline_tests.benchmarks.server import temporary_home
 

@@ -24,7 +24,7 @@ from metrics_pipeline.metrics.distributions import (
     merge_distributions,
     unique_users,
 )
-from metrics_pipeline.metrics.window_metrics import window_metrics
+from metrics_pipeline.metrics.window_metrics import distribution_figures, window_metrics
 
 from .test_calculator import NO_EXACT_COSTS, logs
 
@@ -50,7 +50,10 @@ def as_one(rows: pl.DataFrame, parts: pl.DataFrame) -> dict[str, Any]:
         parts.select("agent_id", "metric_date", has_distribution=True), on=["agent_id", "metric_date"], how="left"
     )
     merged = merge_distributions(parts.with_columns(window=pl.lit("all")), ["window"])
-    found = window_metrics(with_key.with_columns(pl.col("has_distribution").fill_null(False)), merged, ["window"])
+    with_key = with_key.with_columns(pl.col("has_distribution").fill_null(False))
+    errors = with_key.select("window", "error_distribution").explode("error_distribution").drop_nulls()
+    figures = distribution_figures(merged, ["window"])
+    found = window_metrics(with_key, errors.unnest("error_distribution"), figures, ["window"])
     return found.row(0, named=True)
 
 
@@ -106,6 +109,7 @@ def test_a_window_by_hand() -> None:
         "latency_error": 0,
         "unique_users_error": 0,
         "days_without_distribution": [],
+        "has_several_user_keys": False,
     }
 
 

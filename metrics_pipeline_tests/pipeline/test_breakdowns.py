@@ -21,9 +21,9 @@ from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline.store.closing import clear_day
-from metrics_pipeline.store.distributions import Grouping, read_values, stored_dimensions
 from metrics_pipeline.store.forgetting import forget_user
 from metrics_pipeline.store.publishing import Reason
+from metrics_pipeline.store.windows import Grouping, read_values, stored_dimensions
 from metrics_pipeline_tests.days import (
     DAY,
     WINDOW,

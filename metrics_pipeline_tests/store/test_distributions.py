@@ -15,10 +15,11 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.distributions import UserKey
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.store import distributions
+from metrics_pipeline.store import windows as stored_windows
 from metrics_pipeline.store.closing import clear_day, seal_day
-from metrics_pipeline.store.distributions import DIGEST, DistributionAudit, Grouping, audit_day, read_window, user_key
+from metrics_pipeline.store.distributions import DIGEST, hashed_otherwise, user_key
 from metrics_pipeline.store.forgetting import Forgotten, forget_user
+from metrics_pipeline.store.windows import DistributionAudit, Grouping, audit_day, read_window
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, query, store_agents, store_logs
 from metrics_pipeline_tests.documents.pages import DOCS
 from metrics_pipeline_tests.oracle import expected_windows
@@ -77,8 +78,8 @@ def test_every_window_equals_the_logs_before_they_were_pruned(
     for day in TEN_DAYS:
         aggregate(database, day_window(day, "UTC"))
     execute(database, "DELETE FROM agent_execution_logs")
-    for chunk in (distributions._CHUNK, 7):
-        monkeypatch.setattr(distributions, "_CHUNK", chunk)
+    for chunk in (stored_windows._CHUNK, 7):
+        monkeypatch.setattr(stored_windows, "_CHUNK", chunk)
         for ((first, last), by), rows in expected.items():
             found = read(database, first, last, *by)
             assert [{name: row[name] for name in rows[0]} for row in found] == rows
@@ -202,6 +203,15 @@ def test_a_forgotten_person_is_in_no_array_and_every_window_counts_as_before(dat
     # Under another key the hashes are others, and the own key is searched all the same.
     other = UserKey(b"another key of at least 32 characters")
     assert forget_user(database, "v", other).days == (DAY,)
+    execute(database, f"UPDATE agent_day_distributions SET user_key_id = 'lost' WHERE metric_date = '{tomorrow}'")
+    whole, of_tomorrow = read(database, DAY, tomorrow)[0], read(database, tomorrow, tomorrow)[0]
+    assert (whole["unique_users"], whole["is_exact"], whole["has_several_user_keys"]) == (None, False, True)
+    assert (of_tomorrow["unique_users"], of_tomorrow["has_several_user_keys"]) == (1, False)
+    with database.connect() as connection:
+        sentence = hashed_otherwise(connection, key)
+        assert sentence
+        assert f"1 stored days from {tomorrow} to {tomorrow} " in sentence
+        assert hashed_otherwise(connection, UserKey(b"another key of at least 32 characters")) is not None
     execute(database, "UPDATE agent_day_distributions SET user_key_id = 'lost'")
     assert forget_user(database, "v", None) == Forgotten((), ("lost",))
 

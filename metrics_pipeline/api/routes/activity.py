@@ -37,17 +37,18 @@ from metrics_pipeline.api.problems import invalid_parameter
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
 from metrics_pipeline.api.slow_answers import SlowDatabase
 from metrics_pipeline.api.windows import differences, window_objects
-from metrics_pipeline.metrics.window_metrics import OF_DISTRIBUTIONS
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.answers.metrics import is_known
-from metrics_pipeline.store.distributions import (
+from metrics_pipeline.store.ledger import ledger_rows
+from metrics_pipeline.store.windows import (
     GROUP_COLUMNS,
     VALUE_COLUMNS,
     Grouping,
+    Part,
     days_without_dimension,
+    parts_of,
     stored_dimensions,
 )
-from metrics_pipeline.store.ledger import ledger_rows
 
 router = APIRouter(prefix="/api/v1", tags=["metrics"], dependencies=[Depends(may_read), Depends(understood)])
 
@@ -190,10 +191,8 @@ def activity(
     keys = [GROUP_COLUMNS[each] for each in by]
     fields = _VALUES if parameters.fields is None else tuple(dict.fromkeys(parameters.fields.split(",")))
     needed = {*fields, parameters.sort.value.removeprefix("-") if parameters.sort else ""}
-    has_distributions = not by_error_type and not needed.isdisjoint(OF_DISTRIBUTIONS)
-    frame = context.windows.read(
-        database, first, last, by, agent_id, dimension, value, with_distributions=has_distributions
-    )
+    parts = {Part.ERRORS} if by_error_type else parts_of(needed)
+    frame = context.windows.read(database, first, last, by, agent_id, dimension, value, parts=parts)
     if dimension is not None:
         keys += ["value_kind", "value"]
         _refuse_without_a_day(database, first, last, dimension)
@@ -214,7 +213,7 @@ def activity(
             first - timedelta(days=1),
             by,
             agent_id,
-            with_distributions=has_distributions,
+            parts=parts,
         )
         state.append(before)
         answers = _compared(page, before, keys, fields)

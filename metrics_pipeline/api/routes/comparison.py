@@ -36,7 +36,7 @@ from metrics_pipeline.metrics.intervals import (
     difference_of_rates,
 )
 from metrics_pipeline.store.answers.metrics import is_known
-from metrics_pipeline.store.distributions import (
+from metrics_pipeline.store.windows import (
     days_without_dimension,
     read_latencies,
     read_values,

@@ -41,7 +41,12 @@ router = APIRouter(prefix="/api/v1/metrics", tags=["metrics"], dependencies=[Dep
 
 _DEFAULT_DAYS = 30
 # Of a period of which no day is stored.
-_NO_WINDOW: dict[str, Any] = {**dict.fromkeys(SUMMARY_OF_WINDOW), "is_exact": False, "days_without_distribution": []}
+_NO_WINDOW: dict[str, Any] = {
+    **dict.fromkeys(SUMMARY_OF_WINDOW),
+    "is_exact": False,
+    "days_without_distribution": [],
+    "has_several_user_keys": False,
+}
 
 Sort = StrEnum(  # type: ignore[misc]
     "Sort", {f"{sign}{name}": f"{sign}{name}" for name in SORTABLE for sign in ("", "-")}

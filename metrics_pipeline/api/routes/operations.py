@@ -29,8 +29,8 @@ from metrics_pipeline.errors import PermanentError, PipelineError
 from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
 from metrics_pipeline.postgres.upgrading import require_current
 from metrics_pipeline.store.answers.windows import window_version
-from metrics_pipeline.store.distributions import stored_dimensions
 from metrics_pipeline.store.ledger import newest_stored_day
+from metrics_pipeline.store.windows import stored_dimensions
 
 router = APIRouter(tags=["operations"])
 

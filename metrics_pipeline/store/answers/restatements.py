@@ -11,7 +11,8 @@ WHERE (CAST(:agent_id AS text) IS NULL OR agent_id = :agent_id) AND metric_date 
   AND breakdown IS NULL"""
 
 _SELECT = f"""
-SELECT agent_id, metric_date, replaced_at, run_id, reason, old_row, new_row {_FROM}
+SELECT agent_id, metric_date, replaced_at, run_id, reason, old_row, new_row, old_distribution, new_distribution
+{_FROM}
 ORDER BY replaced_at DESC, metric_date DESC, agent_id LIMIT :limit OFFSET :offset"""
 
 # Restatements are only added, with growing ids, and deleted by retention a year later: whatever is added is larger than
