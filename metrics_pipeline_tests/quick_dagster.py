@@ -29,7 +29,7 @@ def quick_dagster() -> Iterator[None]:
     """Keeps engines, connections, lists of migrations and lists of partitions, which are always the same.
 
     Without it, each statement on SQLite opens a connection and reads the schema, or compiles the statement; each
-    instance reads 60 migrations; and each check lists every day since the first one. It was 60 % of the statements of a run.
+    instance reads 60 migrations; and each check lists every day since the first one. It was 60 % of a run's statements.
     """
     engines: dict[str, Engine] = {}
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -25,7 +25,7 @@ from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.dagster_internals import unmaterialized_partitions
 from metrics_pipeline.orchestration.processes import end_if_orphaned
 from metrics_pipeline.pipeline.opening import open_source
-from metrics_pipeline.pipeline.reconciling import findings, judge_days
+from metrics_pipeline.pipeline.reconciling import before_first_day, findings, judge_days
 from metrics_pipeline.pipeline.watching import USUAL_EFFORT, Effort, Found, look_at_days, record
 from metrics_pipeline.postgres.database import Database, exclusive_locks
 from metrics_pipeline.settings import Settings
@@ -87,7 +87,7 @@ def judge_in_time(
     """As judge, for a tick, which Dagster ends after 60 seconds; and what the tick says of the days.
 
     Days whose logs cannot be read in time, because there are too many or a lock keeps readers out, are judged by what
-    was recorded of them, and named.
+    was recorded of them, and named. Days before the first log are left out.
     Raises TransientError if our own tables cannot be read, naming the lock if one is the cause, and PermanentError.
     """
     hurried = database.within(_TICK_SECONDS, lock_seconds=_LOCK_SECONDS)
@@ -107,11 +107,21 @@ def judge_in_time(
         record(hurried, found)
         with hurried.snapshot() as snapshot:
             verdicts = judge_days(snapshot, days, settings.time_zone, running=running, found=found.by_day)
+            early = before_first_day(snapshot, logs, verdicts, settings)
     except TransientError as error:
         if not isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
             raise
         raise TransientError(f"{error} {_held_locks(database)}") from error
-    return verdicts, " ".join(filter(None, [findings(verdicts), _left(found, database)]))
+    verdicts = [verdict for verdict in verdicts if verdict.metric_date not in early]
+    said = findings(verdicts) if verdicts else ""
+    return verdicts, " ".join(filter(None, [_left_out(early), said, _left(found, database)]))
+
+
+def _left_out(early: Set[date]) -> str:
+    if not early:
+        return ""
+    days = "1 day" if len(early) == 1 else f"{len(early)} days until {max(early)}"
+    return f"{days} before the first log: nothing to aggregate."
 
 
 def _left(found: Found, database: Database) -> str:

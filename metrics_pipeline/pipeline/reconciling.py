@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from datetime import date, datetime, timedelta
+from itertools import takewhile
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
@@ -98,6 +99,21 @@ def first_day(snapshot: Connection, logs: LogSource, time_zone: str) -> date | N
     """The day of the oldest log, or the oldest stored day if that is earlier; None if there is neither."""
     instants = [at for at in (logs.first_log_at(snapshot), first_stored_at(snapshot)) if at is not None]
     return min(instants).astimezone(ZoneInfo(time_zone)).date() if instants else None
+
+
+def before_first_day(
+    snapshot: Connection, logs: LogSource, verdicts: Sequence[DayVerdict], settings: Settings
+) -> set[date]:
+    """The missing days with which `verdicts` begin that are before the first day, while METRICS_START_DATE is unset.
+
+    Whoever sets it wants rows of its first days too, without logs: nobody was active. Looks for the first log only if
+    the first of the days is missing, because through a view without an index that can read all logs.
+    """
+    missing = [each.metric_date for each in takewhile(lambda verdict: verdict.state is DayState.MISSING, verdicts)]
+    if not missing or settings.start_date != Settings.start_date:
+        return set()
+    first = first_day(snapshot, logs, settings.time_zone)
+    return {day for day in missing if first is not None and day < first}
 
 
 def why_start_later(settings: Settings, first: date | None) -> str:

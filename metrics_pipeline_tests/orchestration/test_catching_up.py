@@ -61,6 +61,20 @@ def test_a_week_of_downtime_heals_with_one_tick(nights: Nights, capsys: pytest.C
     assert again.skip_message == "9 days: 7 aggregated, 2 no activity."
 
 
+def test_days_before_the_first_log_are_asked_for_only_if_the_start_date_says_so(
+    nights: Nights, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del nights.settings["start_date"]
+    night = "2025-07-09T02:00:00+00:00"
+    assert asked(nights.schedule(night)) == KEYS[:2]
+    assert "12 days until 2025-07-06 before the first log: nothing to aggregate. 2 days: 2 missing" in (
+        capsys.readouterr().err
+    )
+    # Once an earlier day is stored, what follows it is a hole.
+    nights.store(date(2025, 7, 5))
+    assert asked(nights.schedule(night)) == ["2025-07-06", *KEYS[:2]]
+
+
 def test_it_asks_for_missing_and_changed_days_only(nights: Nights) -> None:
     missing, fine, dirty, sealed, elsewhere, outdated, yesterday = WEEK
     nights.store(fine, dirty, sealed, elsewhere, outdated, yesterday)
