@@ -421,7 +421,11 @@ def _remembered(home: Path) -> dict[str, Any]:
         try:
             if path.is_file():
                 found[name] = variable.parse(path.read_text(encoding="utf-8").strip())
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise SettingsError(
+                f"{path} cannot be read: {error.strerror}. Remove it, or name another folder in METRICS_PIPELINE_HOME."
+            ) from error
+        except ValueError as error:
             raise SettingsError(
                 f"{path} does not hold {variable.accepts}. Remove it, or set {variable.name}."
             ) from error

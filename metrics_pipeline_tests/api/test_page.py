@@ -202,7 +202,8 @@ def test_rows_of_500_agents_are_made_as_somebody_scrolls_to_them(tab: Tab, store
     assert rows.count() < 200
     tab.page.get_by_role("region", name="Agents").press("End")
     rows.nth(200).wait_for()
-    tab.page.get_by_role("button", name="Show all 500").click()
+    # The mouse would first scroll to the button, and rows that are made meanwhile push it away.
+    tab.page.get_by_role("button", name="Show all 500").dispatch_event("click")
     assert rows.count() == 500
     tab.page.get_by_role("searchbox").fill("nt-49")
     assert tab.texts("output.note")[0] == "11 of 500 agents"
@@ -277,6 +278,7 @@ def test_the_values_of_a_dimension_have_the_numbers_of_the_api_and_two_are_compa
     assert "1 stored day is not broken down by model" in tab.texts(".breakdown .notice")[0]
     chart = tab.page.locator("figure", has=tab.page.get_by_role("heading", name="Share of each model by day"))
     chart.get_by_text("Table", exact=True).click()
+    chart.locator("tbody tr").first.wait_for()
     lines = [line.split("\t") for line in chart.locator("tbody tr").all_inner_texts()]
     # Day, state, executions, and those of each value. A day without the dimension and a missing one have none.
     assert [line[1:] for line in lines] == [

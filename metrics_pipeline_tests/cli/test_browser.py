@@ -42,7 +42,7 @@ def shows(page: Any, *texts: str) -> None:
 def shows_whole_tables(page: Any, heading: str) -> None:
     """The last column of each table with that heading ends on the screen."""
     cells = page.get_by_text(heading, exact=True)
-    assert cells.count()
+    cells.first.wait_for(timeout=60_000)
     for cell in cells.all():
         visible = cell.evaluate(
             """cell => {
