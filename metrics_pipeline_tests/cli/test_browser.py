@@ -11,6 +11,7 @@ import pytest
 
 from metrics_pipeline import __version__
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline_tests.days import execute
 from metrics_pipeline_tests.homes import scratch_home
 from metrics_pipeline_tests.processes import CLI, bare_environment
 
@@ -61,6 +62,8 @@ def shows_whole_tables(page: Any, heading: str) -> None:
 def test_a_person_sees_days_agents_and_settings_and_nothing_that_only_programs_read(
     page: Any, logs: None, database: Database, database_url: str
 ) -> None:
+    # So that the table of failures has rows.
+    execute(database, f"UPDATE agent_execution_logs SET status = 'failed' WHERE \"timestamp\" >= '{DAY}'")
     environment = {"METRICS_DATABASE_URL": database_url, "METRICS_START_DATE": DAY}
     with scratch_home() as home:
         command = [*CLI, "aggregate", "--date", DAY]
