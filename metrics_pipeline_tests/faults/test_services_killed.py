@@ -209,7 +209,10 @@ def test_a_day_whose_run_died_with_its_code_server_is_asked_for_again_by_the_sen
             services.ui.wait_for(lambda: any(map(is_claimed, instance.get_runs(asked))))
             time.sleep(killed_after)
             services.kill(CODE_SERVER)
-        services.ui.wait_for(lambda: [run.tags.get(WILL_RETRY_TAG) for run in instance.get_runs(asked)] == ["false"])
+        services.ui.wait_for(
+            lambda: [(run.status, run.tags.get(WILL_RETRY_TAG)) for run in instance.get_runs(asked)],
+            lambda runs: runs == [(dg.DagsterRunStatus.FAILURE, "false")],
+        )
         time.sleep(away)
         services.start(CODE_SERVER)
         services.wait_for_the_webserver()
