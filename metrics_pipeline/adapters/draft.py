@@ -17,8 +17,7 @@ _TABLE = text("""
      WHERE pg_class.oid = to_regclass(:name) AND relkind IN ('r', 'p', 'v', 'm', 'f')""")
 
 _COLUMNS = text("""
-    SELECT attname::text AS name,
-           CASE WHEN base.typtype = 'e' THEN 'text' ELSE format_type(base.oid, NULL) END AS type
+    SELECT attname::text AS name, format_type(base.oid, NULL) AS type
       FROM pg_attribute
       JOIN pg_type AS own ON own.oid = atttypid
       JOIN pg_type AS base ON base.oid = CASE own.typtype WHEN 'd' THEN own.typbasetype ELSE own.oid END
@@ -44,9 +43,9 @@ _SUCCESS = frozenset(
 _FAILED = frozenset(["failed", "failure", "fail", "error", "errored", "crashed", "timeout", "exception", "false", "0"])
 _INTEGERS = ("smallint", "integer", "bigint")
 _NUMBERS = ("numeric", "double precision", "real")
-# Statuses of more kinds than this are no statuses.
+# A column with more values than this does not hold statuses.
 _MOST_STATUSES = 20
-_NEWEST = 100_000
+_LOOKED_AT = 100_000
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class _Column:
 def draft_views(connection: Connection, name: str) -> Draft:
     """Drafts the views over the table `name`, which is found along search_path and may have a schema.
 
-    Reads the catalog, and up to 100,000 rows for the statuses and for the unit of numeric times.
+    Reads the catalog, up to 100,000 rows for the statuses, and the largest value of a numeric time for its unit.
     Raises PermanentError if the table does not exist or no column looks like the agent, the time or the status.
     """
     table = connection.execute(_TABLE, {"name": name}).one_or_none()
@@ -118,7 +117,7 @@ def _expression(connection: Connection, source: str, wanted: str, column: _Colum
         case "latency_ms":
             return _latency(column)
         case "token_count":
-            return column.quoted if column.type == "integer" else f"{column.quoted}::integer"
+            return column.quoted if column.type == "integer" else integer(f"round({column.quoted}::numeric)")
         case "cost_usd":
             return column.quoted if column.type == "numeric" else f"round({column.quoted}::text::numeric, 9)"
         case "id":
@@ -139,8 +138,8 @@ def _moment(connection: Connection, source: str, column: _Column) -> str:
 def _status(connection: Connection, source: str, column: _Column) -> str:
     if column.type == "boolean":
         return f"CASE WHEN {column.quoted} THEN 'success' ELSE 'failed' END"
-    newest = f"SELECT {column.quoted}::text AS status FROM {source} LIMIT {_NEWEST}"
-    statuses = connection.scalars(text(f"SELECT DISTINCT status FROM ({newest}) AS newest ORDER BY 1")).all()
+    some = f"SELECT {column.quoted}::text AS status FROM {source} LIMIT {_LOOKED_AT}"
+    statuses = connection.scalars(text(f"SELECT DISTINCT status FROM ({some}) AS looked_at ORDER BY 1")).all()
     if len(statuses) > _MOST_STATUSES:
         raise PermanentError(
             f"The column {column.name} of {source} has {len(statuses)} values, too many for statuses. Write the views "

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from psycopg import sql
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.adapters import views
@@ -80,7 +81,7 @@ def adapt(
             f"CREATE INDEX CONCURRENTLY ON {index};",
         ]
     comments += [
-        f"The role must exist: CREATE ROLE {role} LOGIN PASSWORD '...';",
+        f"The role must exist: CREATE ROLE {sql.Identifier(role).as_string()} LOGIN PASSWORD '...';",
         f"Afterwards, as {role}: metrics-pipeline db upgrade, then metrics-pipeline db check.",
     ]
     statements = views.view_statements(schema, role, str(database), queries)

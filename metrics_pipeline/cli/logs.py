@@ -171,6 +171,10 @@ def load(
     - `metrics-pipeline logs load trace.csv --column agent_id=model --skip-column host`
     - `metrics-pipeline logs load spans*.jsonl --format otlp --register-agents --skip-existing`
     """
+    if form is FileFormat.OTLP and (column or skip_column):
+        raise typer.BadParameter(
+            "Traces have no columns: leave --column and --skip-column out.", param_hint="'--format'"
+        )
     reading = Reading(
         {**dict(map(_renamed, column or ())), **dict.fromkeys(skip_column or ())},
         max_rows=max_rows,

@@ -24,7 +24,7 @@ _MODEL = ("gen_ai.response.model", "gen_ai.request.model")
 class Invocation:
     """A span of an agent or a workflow, and where it was read.
 
-    tokens, models: of the calls that count for it; None if there are none.
+    tokens, models: of the calls that count for it. tokens is None if no call reported any.
     """
 
     file: object

@@ -54,8 +54,10 @@ _TABLES: dict[str, tuple[str, list[tuple[str | None, ...]]]] = {
     ),
     "seconds since 1970": (
         """
-        CREATE TABLE "Runs" (id int, agent_id uuid, time double precision, status text, duration_seconds real);
-        INSERT INTO "Runs" VALUES (1, '88dc28d0-f030-c55e-d4ab-77ed8faf0981', 1763596800.5, 'success', 2.5);
+        CREATE TYPE outcome AS ENUM ('OK', 'KO');
+        CREATE TABLE "Runs" (id int, agent_id uuid, time double precision, status outcome, duration_seconds real,
+            tokens bigint);
+        INSERT INTO "Runs" VALUES (1, '88dc28d0-f030-c55e-d4ab-77ed8faf0981', 1763596800.5, 'OK', 2.5, 3000000000);
         """,
         [("1", "88dc28d0-f030-c55e-d4ab-77ed8faf0981", "2025-11-20 00:00:00.5+00", "success", "2500") + (None,) * 4],
     ),

@@ -41,7 +41,7 @@ PRODUCT = Product(
     failure="status 'error' or 'crashed', which is also the error type",
     user="the custom execution data user_id",
     cost="not logged",
-    lacks="tokens, cost, error types, human interventions; n8n deletes executions itself, after 14 days by default",
+    lacks="tokens, cost, other error types, human interventions; n8n deletes executions after 14 days by default",
     registry=_registry,
     logs=_logs,
 )
