@@ -26,7 +26,7 @@ _DAILY_METRICS = """
 Every night at 02:00 in METRICS_TIME_ZONE, two hours after the end of yesterday so that late logs are in, asks for
 yesterday and for every day of the last METRICS_LOOKBACK_DAYS that is missing or whose logs have changed since, and for
 stored days whose partition is not green. Adjacent days are one run, and one tick heals a week of downtime. It leaves
-out days before the first log (unless METRICS_START_DATE is set), days that a run will write, and days that a run
+out days before the first log (unless a start date is set), days that a run will write, and days that a run
 refused, as long as nothing about them changes: mend the cause, then materialise those by hand. The tick's log, or its
 skip reason, says what was found.
 """
