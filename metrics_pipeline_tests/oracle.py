@@ -39,14 +39,19 @@ SELECT agent.id AS agent_id,
        coalesce(percentile_cont(0.95) WITHIN GROUP (ORDER BY log.latency_ms)::int, 0) AS p95_latency_ms,
        coalesce(percentile_cont(0.99) WITHIN GROUP (ORDER BY log.latency_ms)::int, 0) AS p99_latency_ms,
        coalesce(sum(log.token_count), 0) AS total_tokens,
-       coalesce(sum(log.cost_usd) FILTER (WHERE log.cost_usd::text NOT IN ('NaN', 'Infinity', '-Infinity')), 0)
-           AS exact_cost_usd,
+       coalesce(sum(log.cost_usd), 0) AS exact_cost_usd,
        coalesce((SELECT distribution FROM errors WHERE errors.agent_id = agent.id), '{}') AS error_distribution,
        count(*) FILTER (WHERE log.metadata->>'human_intervention' = 'true') AS human_interventions,
        count(DISTINCT log.metadata->>'user_id') AS unique_users
   FROM (SELECT id::text FROM agent_registry
          WHERE status::text = 'active' OR :include_inactive OR id::text = ANY(:retired)) AS agent
-  LEFT JOIN agent_execution_logs AS log
+  LEFT JOIN (SELECT agent_id, "timestamp", status, error_type, metadata, token_count,
+                    trunc(latency + sign(latency) * 0.5) AS latency_ms, cost AS cost_usd
+               FROM agent_execution_logs,
+                    -- Not a cast from double precision, which keeps 15 digits.
+                    LATERAL (SELECT CASE WHEN latency_ms::text !~ 'Inf|NaN' THEN latency_ms::text::numeric END,
+                                    CASE WHEN cost_usd::text !~ 'Inf|NaN' THEN cost_usd::text::numeric END)
+                        AS numbers (latency, cost)) AS log
     ON log.agent_id::text = agent.id AND log."timestamp" >= :start AND log."timestamp" < :end
  GROUP BY agent.id""")
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.pipeline.aggregation import AggregatedDay
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import (
@@ -15,6 +16,7 @@ from metrics_pipeline_tests.days import (
     assert_exact_twice,
     empty,
     execute,
+    judged,
     present,
     query,
     store_agents,
@@ -65,6 +67,10 @@ VARIANTS = {
         "CREATE DOMAIN usd AS numeric CHECK (VALUE > -1000)",
         "CREATE DOMAIN milliseconds AS integer",
         "ALTER TABLE agent_execution_logs ALTER cost_usd TYPE usd, ALTER latency_ms TYPE milliseconds",
+    ),
+    "floating point": (
+        "ALTER TABLE agent_execution_logs ALTER latency_ms TYPE double precision",
+        "ALTER TABLE agent_execution_logs ALTER token_count TYPE bigint, ALTER cost_usd TYPE real",
     ),
     "a wide table": (
         "ALTER TABLE agent_execution_logs " + ", ".join(f"ADD extra_{n} text DEFAULT 'extra'" for n in range(60)),
@@ -135,6 +141,45 @@ def test_a_difficult_day_is_exact_on_a_view_with_another_order_of_columns(diffic
              FROM stored_logs""",
     )
     assert_exact_twice(difficult)
+
+
+@pytest.mark.parametrize("latency_type", ["double precision", "numeric"])
+@pytest.mark.parametrize("cost_type", ["double precision", "real"])
+def test_binary_costs_count_by_their_shortest_text_and_fractions_of_latencies_are_rounded_half_away_from_zero(
+    latency_type: str, cost_type: str, database: Database
+) -> None:
+    execute(
+        database,
+        f"ALTER TABLE agent_execution_logs ALTER latency_ms TYPE {latency_type}, ALTER cost_usd TYPE {cost_type}",
+        """INSERT INTO agent_execution_logs (agent_id, "timestamp", status, latency_ms, cost_usd) VALUES
+           ('a', '2025-03-04 10:00Z', 'success', 2.5, 0.1), ('a', '2025-03-04 10:00Z', 'success', -0.5, 0.2),
+           ('a', '2025-03-04 10:00Z', 'success', 1000000.4999999999, 0.7),
+           ('a', '2025-03-04 10:00Z', 'success', 4, 1e-9),
+           ('a', '2025-03-04 10:00Z', 'success', 'NaN', 'Infinity'),
+           ('a', '2025-03-04 10:00Z', 'failed', NULL, 'NaN')""",
+    )
+    store_agents(database, {"a": "active"})
+    assert_exact_twice(database)
+    # Of -1, 3, 4 and 1000000. Added up as binary numbers, 0.1 + 0.2 + 0.7 is not 1.
+    assert query(
+        database, "SELECT p50_latency_ms, avg_latency_ms, total_cost_usd::text FROM agent_performance_metrics"
+    ) == [(4, 250002, "1.000000001")]
+    assert [verdict.state for verdict in judged(database, WINDOW.metric_date)] == [DayState.AGGREGATED]
+
+
+def test_a_latency_of_more_than_32_bits_makes_its_day_unreadable_and_names_the_logs_of_its_instant(
+    database: Database,
+) -> None:
+    execute(database, "ALTER TABLE agent_execution_logs ALTER latency_ms TYPE bigint, ALTER token_count TYPE bigint")
+    store_agents(database, {"a": "active"})
+    store_logs(database, [Log(), Log(latency_ms=2**31)])
+    first, second = query(database, "SELECT id::text FROM agent_execution_logs ORDER BY id")
+    [verdict] = judged(database, WINDOW.metric_date)
+    assert verdict.state == DayState.UNREADABLE
+    assert verdict.reason == (
+        f"one of the 2 logs of 12:00:00.000000Z ({first[0]}, {second[0]}) cannot be read: "
+        "integer out of range (SQLSTATE 22003)"
+    )
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The contract with the upstream tables: which columns we read, in which types, and whether a database keeps it."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -93,14 +93,22 @@ _SCHEMAS_WITHOUT_USAGE = text("""
 class UpstreamContract:
     """What a reader must know about a database that keeps the contract.
 
-    timestamp_is_naive: agent_execution_logs.timestamp has no time zone and means UTC.
-    metadata_is_json: agent_execution_logs.metadata is json, not jsonb, so it can hold characters that text cannot.
+    types: of each column of agent_execution_logs, the base type as PostgreSQL's format_type() writes it, or `enum`.
     warnings: what is allowed but will be slow or may mislead, a sentence each.
     """
 
-    timestamp_is_naive: bool
-    metadata_is_json: bool
+    types: Mapping[str, str]
     warnings: tuple[str, ...]
+
+    @property
+    def timestamp_is_naive(self) -> bool:
+        """Whether agent_execution_logs.timestamp has no time zone and means UTC."""
+        return self.types.get("timestamp") == "timestamp without time zone"
+
+    @property
+    def metadata_is_json(self) -> bool:
+        """Whether agent_execution_logs.metadata is json, not jsonb, so that it can hold characters that text cannot."""
+        return self.types.get("metadata") == "json"
 
     def instant(self, moment: datetime) -> datetime:
         """A moment in UTC in the type of agent_execution_logs.timestamp, for comparisons."""
@@ -140,10 +148,8 @@ def check_contract(connection: Connection, tables: Collection[str] = tuple(UPSTR
             f"{'; '.join(problems)}. These tables belong to other systems: have them created, changed or "
             "granted there, or put views over what is there: metrics-pipeline db adapt --help."
         )
-    log_types = {c.column_name: c.type for c in columns if c.table_name == LOGS_TABLE}
     return UpstreamContract(
-        timestamp_is_naive=log_types.get("timestamp") == "timestamp without time zone",
-        metadata_is_json=log_types.get("metadata") == "json",
+        types={c.column_name: c.type for c in columns if c.table_name == LOGS_TABLE},
         warnings=(*_index_warnings(connection), *_row_security_warnings(columns)),
     )
 

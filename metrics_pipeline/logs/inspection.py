@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from metrics_pipeline.errors import ContractError
 from metrics_pipeline.logs.contract import LOOK_SECONDS, UpstreamContract, looking
 from metrics_pipeline.metrics.catalog import FAILED_STATUS, SUCCESS_STATUS
-from metrics_pipeline.metrics.upstream import UPSTREAM_TABLES
+from metrics_pipeline.metrics.upstream import FLOATS, FRACTIONS, UPSTREAM_TABLES
 from metrics_pipeline.names import LOGS_TABLE
 
 _NEWEST_LOGS = 10_000
@@ -26,6 +26,15 @@ SELECT coalesce(status, 'NULL') AS status, count(*) AS logs,
 FROM (SELECT status::text AS status, agent_id::text AS agent_id FROM agent_execution_logs
       WHERE "timestamp" <= now() ORDER BY "timestamp" DESC LIMIT {_NEWEST_LOGS}) AS log
 GROUP BY status ORDER BY logs DESC, status""")
+
+_CONVERSIONS = (
+    ("latency_ms", FRACTIONS, "a latency is rounded to a whole millisecond, half away from zero"),
+    (
+        "cost_usd",
+        FLOATS,
+        "a cost is read as its shortest decimal text and added up exactly; digits that the type cannot hold are lost",
+    ),
+)
 
 _AGENTS = text("""
 SELECT count(*) AS agents, count(*) FILTER (WHERE status::text = 'active') AS active FROM agent_registry""")
@@ -94,6 +103,11 @@ def describe_data(connection: Connection, contract: UpstreamContract, now: datet
                 "success rate is 0 and no error is counted. Have these statuses written, or make agent_execution_logs "
                 "a view that translates the platform's own."
             )
+    found += [
+        f"agent_execution_logs.{column} has type {contract.types[column]}: {how}"
+        for column, types, how in _CONVERSIONS
+        if contract.types[column] in types
+    ]
     return found, [*warnings, *_whole_tables(connection, contract, now)]
 
 

@@ -11,9 +11,10 @@ from metrics_pipeline.metrics.catalog import (
     SUCCESS_STATUS,
     UNKNOWN_ERROR_TYPE,
 )
-from metrics_pipeline.metrics.costs import FINGERPRINT_MODULUS_NANO_USD
+from metrics_pipeline.metrics.costs import FINGERPRINT_MODULUS_NANO_USD, NOT_FINITE
 from metrics_pipeline.metrics.dimensions import LIST, MARKS, MAX_VALUE_CHARACTERS, NONE, VALUE, Dimension
 from metrics_pipeline.metrics.fingerprint import FingerprintKind
+from metrics_pipeline.metrics.upstream import FLOATS, FRACTIONS
 
 # A json column can hold \u0000 and lone surrogates, which text cannot: ->> of any key would fail, and with it the day.
 # Each is read as U+FFFD, the replacement character. jsonb rejects them on input, so it is not searched. Meanwhile \x
@@ -31,12 +32,11 @@ _VALUE_OF_JSON = rf"""CASE WHEN strpos(metadata::text, '\u') > 0 AND metadata::t
 _VALUE_OF_JSONB = "metadata->>'KEY'"
 
 # Texts compare byte by byte: a collation that takes 'a1' and 'A1' for equal would merge two agents.
-# Unary plus detoasts cost_usd once; otherwise every function below would detoast it again.
 _LOG_COLUMNS = f"""
     agent_id::text COLLATE "C" AS agent_id,
-    latency_ms::integer AS latency_ms,
+    {{latency_ms}} AS latency_ms,
     token_count::integer AS token_count,
-    +cost_usd AS cost_usd,
+    {{cost_usd}} AS cost_usd,
     status::text COLLATE "C" AS status,
     error_type::text COLLATE "C" AS error_type,
     status::text COLLATE "C" = '{SUCCESS_STATUS}' AS is_successful,
@@ -50,7 +50,8 @@ def log_columns(contract: UpstreamContract, dimensions: Sequence[Dimension] = ()
     In a subquery that ends with OFFSET 0 each column is evaluated once per row; otherwise once per use.
     """
     value = _VALUE_OF_JSON if contract.metadata_is_json else _VALUE_OF_JSONB
-    columns = re.sub(r"METADATA\((\w+)\)", lambda key: f"({value.replace('KEY', key[1])})", _LOG_COLUMNS)
+    columns = _LOG_COLUMNS.format(latency_ms=_latency(contract), cost_usd=cost(contract))
+    columns = re.sub(r"METADATA\((\w+)\)", lambda key: f"({value.replace('KEY', key[1])})", columns)
     if dimensions:
         columns += ",\n    metadata"
     for number, dimension in enumerate(dimensions):
@@ -59,6 +60,22 @@ def log_columns(contract: UpstreamContract, dimensions: Sequence[Dimension] = ()
             text = value.replace("->>'KEY'", f"#>>{_path(dimension)}")
         columns += f',\n    ({text}) COLLATE "C" AS dimension_{number}'
     return columns
+
+
+def cost(contract: UpstreamContract) -> str:
+    """SQL for the cost of a log as numeric."""
+    if contract.types.get("cost_usd") not in FLOATS:
+        # Unary plus detoasts cost_usd once; otherwise every function that reads it would detoast it again.
+        return "+cost_usd"
+    # The cast of a double to numeric keeps 15 of its 17 digits, that of a real 6 of 9. PostgreSQL 13's numeric has no
+    # infinity.
+    return "CASE WHEN cost_usd IN ('Infinity', '-Infinity') THEN 'NaN' ELSE cost_usd::text::numeric END"
+
+
+def _latency(contract: UpstreamContract) -> str:
+    if contract.types.get("latency_ms") not in FRACTIONS:
+        return "latency_ms::integer"
+    return f"CASE WHEN latency_ms::text NOT IN {NOT_FINITE} THEN round(latency_ms::text::numeric)::integer END"
 
 
 def _path(dimension: Dimension) -> str:

@@ -23,6 +23,7 @@ from metrics_pipeline.logs.log_columns import (
     CONTENT_HASH,
     FINGERPRINT_KINDS,
     REGULAR_COST_NANO_USD,
+    cost,
     dimension_content,
     fingerprint_columns,
     log_columns,
@@ -60,7 +61,8 @@ _EXPORT = text("SELECT pg_export_snapshot(), now()")
 _LOCK = text("SELECT 1 FROM agent_execution_logs LIMIT 0")
 
 # Integer division, because numeric's quotient is already rounded: rounding it to nano-dollars would round twice.
-_EXACT_COSTS = text(f"""
+# COST stands for cost().
+_EXACT_COSTS = f"""
 SELECT agent_id,
        trunc(round(nano_usd))::text AS total_cost_nano_usd,
        (sign(nano_usd) * div(2 * abs(nano_usd) + logs, 2 * logs))::text AS avg_cost_nano_usd,
@@ -71,19 +73,20 @@ FROM (
            coalesce(sum(cost_usd) FILTER (WHERE cost_usd::text NOT IN {NOT_FINITE}), 0) * 1000000000 AS nano_usd,
            {REGULAR_COST_NANO_USD} AS regular_cost_nano_usd,
            count(*) FILTER (WHERE cost_usd::text IN {NOT_FINITE}) AS not_finite_costs
-    FROM (SELECT agent_id::text COLLATE "C" AS agent_id, cost_usd FROM agent_execution_logs
+    FROM (SELECT agent_id::text COLLATE "C" AS agent_id, COST AS cost_usd FROM agent_execution_logs
           WHERE "timestamp" >= :start AND "timestamp" < :end) AS log
     WHERE agent_id = ANY(:agents) OR agent_id IS NULL
     GROUP BY agent_id
-) AS costs""")
+) AS costs"""
 
 _AGENTS = text("""
 SELECT id::text FROM agent_registry WHERE :include_inactive OR status::text COLLATE "C" = 'active'""")
 
 # Without '-infinity' and the years before Christ, which Python cannot represent.
-_LOG_AT = text(
-    """SELECT id::text FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" < :end LIMIT 1"""
-)
+# A platform that keeps whole seconds has many logs at one instant.
+_LOGS_AT = text("""
+SELECT id::text, count(*) OVER () AS logs
+FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" < :end ORDER BY id LIMIT 5""")
 
 # The SQLSTATE classes of faults that lie in the logs: data exception, limit exceeded, an error raised by a function of
 # a view, and a damaged page.
@@ -242,7 +245,7 @@ class PostgresLogs:
                     int(row["regular_cost_nano_usd"]),
                     int(row["cost_nano_usd"]),
                 )
-                for row in over_days(snapshot, self.contract, some, quality.BY_AGENT)
+                for row in over_days(snapshot, self.contract, some, quality.by_agent(self.contract))
             )
 
         _day_by_day(snapshot, windows, read)
@@ -304,7 +307,7 @@ class PostgresLogs:
         }
 
     def _unreadable_log(self, snapshot: Connection, window: DayWindow, read: _Read) -> str:
-        """Where `read` fails within the window, by halving it: the id of a log, or a span of time."""
+        """Where `read` fails within the window, by halving it: a log, the logs of one instant, or a span of time."""
         while window.end - window.start > _SHORTEST_SPAN:
             middle = window.start + (window.end - window.start) / 2
             halves = (replace(window, end=middle), replace(window, start=middle))
@@ -312,13 +315,20 @@ class PostgresLogs:
             if failing is None:
                 return f"the logs from {window.start:%H:%M:%S}Z to {window.end:%H:%M:%S}Z cannot be read together"
             window = failing
-        log_id = snapshot.execute(_LOG_AT, self.contract.bounds(window)).scalar_one()
-        return f"log {log_id} of {window.start:%H:%M:%S}Z cannot be read"
+        logs = snapshot.execute(_LOGS_AT, self.contract.bounds(window)).all()
+        ids = ", ".join(log.id for log in logs)
+        if len(logs) == 1:
+            return f"log {ids} of {window.start:%H:%M:%S}Z cannot be read"
+        more = ", …" if logs[0].logs > len(logs) else ""
+        return f"one of the {logs[0].logs:,} logs of {window.start:%H:%M:%S.%f}Z ({ids}{more}) cannot be read"
 
     def _exact_costs(self, snapshot: Connection, window: DayWindow, agents: Sequence[str | None]) -> pl.DataFrame:
         if not agents:
             return pl.DataFrame(schema=EXACT_COSTS_SCHEMA)
-        rows = snapshot.execute(_EXACT_COSTS, {**self.contract.bounds(window), "agents": list(agents)})
+        rows = snapshot.execute(
+            text(_EXACT_COSTS.replace("COST", cost(self.contract))),
+            {**self.contract.bounds(window), "agents": list(agents)},
+        )
         texts = pl.DataFrame([tuple(row) for row in rows], schema=EXACT_COSTS_SCHEMA.names(), orient="row")
         return texts.cast(EXACT_COSTS_SCHEMA, strict=False)
 

@@ -2,7 +2,8 @@
 
 from sqlalchemy import text
 
-from metrics_pipeline.logs.log_columns import REGULAR_COST_NANO_USD
+from metrics_pipeline.logs.contract import UpstreamContract
+from metrics_pipeline.logs.log_columns import REGULAR_COST_NANO_USD, cost
 from metrics_pipeline.logs.source import KNOWN_STATUSES
 from metrics_pipeline.metrics.catalog import NANO_USD_PER_USD
 from metrics_pipeline.metrics.costs import NOT_FINITE
@@ -20,12 +21,18 @@ SUSPICIONS = {
     "unknown_status": (f'(status IS NULL OR status::text COLLATE "C" NOT IN {KNOWN_STATUSES})', "status"),
 }
 
-BY_AGENT = f"""
+_BY_AGENT = f"""
 SELECT day, agent_id, count(*) AS logs, {REGULAR_COST_NANO_USD} AS regular_cost_nano_usd,
        coalesce(round(sum(cost_usd) FILTER (WHERE cost_usd::text NOT IN {NOT_FINITE}) * {NANO_USD_PER_USD}), 0)
            AS cost_nano_usd
-FROM (SELECT {{day}} AS day, agent_id::text COLLATE "C" AS agent_id, cost_usd FROM {{logs}}) AS log
+FROM (SELECT {{day}} AS day, agent_id::text COLLATE "C" AS agent_id, COST AS cost_usd FROM {{logs}}) AS log
 GROUP BY day, agent_id"""
+
+
+def by_agent(contract: UpstreamContract) -> str:
+    """A statement for over_days(): the logs and the costs of each agent and day."""
+    return _BY_AGENT.replace("COST", cost(contract))
+
 
 COUNTS = text(f"""
 SELECT count(*) AS logs,

@@ -12,7 +12,11 @@ from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE, REGISTRY_TABLE
 _TEXT = ("text", "character varying")
 _LABEL = (*_TEXT, "enum")
 _AGENT = (*_TEXT, "uuid")
-_COUNT = ("smallint", "integer")
+_INTEGERS = ("smallint", "integer", "bigint")
+#: Types whose values are read in their shortest decimal text, which a cast would shorten.
+FLOATS = ("double precision", "real")
+#: Types of a latency that can hold fractions of a millisecond.
+FRACTIONS = ("numeric", *FLOATS)
 _INSTANT = ("timestamp with time zone", "timestamp without time zone")
 
 
@@ -72,10 +76,21 @@ LOG_COLUMNS = (
         is_required=True,
         kind=Kind.NAME,
     ),
-    LogColumn("latency_ms", _COUNT, "integer", "Latency in milliseconds. NULL is left out.", kind=Kind.INTEGER),
-    LogColumn("token_count", _COUNT, "integer", "Tokens used. NULL counts as 0.", kind=Kind.INTEGER),
     LogColumn(
-        "cost_usd", ("numeric",), "numeric", "Cost in USD. NULL, NaN and infinities count as 0.", kind=Kind.DECIMAL
+        "latency_ms",
+        (*_INTEGERS, *FRACTIONS),
+        "integer",
+        "Latency in milliseconds, of 32 bits. A fraction is rounded half away from zero. NULL, NaN and infinities are "
+        "left out.",
+        kind=Kind.INTEGER,
+    ),
+    LogColumn("token_count", _INTEGERS, "integer", "Tokens used, of 32 bits. NULL counts as 0.", kind=Kind.INTEGER),
+    LogColumn(
+        "cost_usd",
+        ("numeric", *FLOATS),
+        "numeric",
+        "Cost in USD; of a binary type, its shortest decimal text. NULL, NaN and infinities count as 0.",
+        kind=Kind.DECIMAL,
     ),
     LogColumn(
         "error_type",

@@ -117,8 +117,11 @@ def test_check_shows_statuses_and_agents_and_warns_if_none_of_them_counts(databa
         database_url,
         "UPDATE agent_registry SET id = 'bot', status = 'active' WHERE id = 'Bot'",
         "UPDATE agent_execution_logs SET status = 'failed' WHERE status = 'ERROR'",
+        "ALTER TABLE agent_execution_logs ALTER cost_usd TYPE real",
     )
     output = run("check", database_url).output
+    assert "agent_execution_logs.cost_usd has type real: a cost is read as its shortest decimal text" in output
+    assert "latency_ms has type" not in output
     assert "Agents: 1 of 2 are active\n" in output
     assert "Warning" not in output
 

@@ -22,7 +22,8 @@ def problems(database: Database, *statements: str) -> str:
 
 
 def test_the_tables_that_we_make_ourselves_keep_the_contract(database: Database) -> None:
-    assert check(database) == UpstreamContract(timestamp_is_naive=False, metadata_is_json=False, warnings=())
+    contract = check(database)
+    assert (contract.timestamp_is_naive, contract.metadata_is_json, contract.warnings) == (False, False, ())
 
 
 def test_one_error_names_every_missing_table_and_column_and_every_wrong_type(database: Database) -> None:
@@ -30,16 +31,19 @@ def test_one_error_names_every_missing_table_and_column_and_every_wrong_type(dat
         database,
         "DROP TABLE alert_history",
         "ALTER TABLE agent_registry DROP COLUMN status",
-        "ALTER TABLE agent_execution_logs ALTER COLUMN cost_usd TYPE double precision",
-        "ALTER TABLE agent_execution_logs ALTER COLUMN latency_ms TYPE bigint",
+        "ALTER TABLE agent_execution_logs ALTER COLUMN cost_usd TYPE money",
+        "ALTER TABLE agent_execution_logs ALTER COLUMN latency_ms TYPE interval USING NULL",
         "ALTER TABLE agent_execution_logs DROP COLUMN metadata",
     )
     for part in (
         "role postgres, search_path {public}",
         "table alert_history is missing",
         "column agent_registry.status is missing",
-        "column agent_execution_logs.cost_usd has type double precision, accepted: numeric",
-        "column agent_execution_logs.latency_ms has type bigint, accepted: smallint, integer",
+        "column agent_execution_logs.cost_usd has type money, accepted: numeric, double precision, real",
+        (
+            "column agent_execution_logs.latency_ms has type interval, accepted: smallint, integer, bigint, numeric, "
+            "double precision, real"
+        ),
         "column agent_execution_logs.metadata is missing",
         "have them created, changed or granted there",
     ):
@@ -65,6 +69,9 @@ def test_a_database_without_any_table_is_told_of_all_three(bare_database_url: st
         ("agent_execution_logs", "status", "known_mood"),
         ("agent_execution_logs", "status", "mood"),
         ("agent_execution_logs", "latency_ms", "smallint"),
+        ("agent_execution_logs", "latency_ms", "numeric(12,3)"),
+        ("agent_execution_logs", "token_count", "bigint"),
+        ("agent_execution_logs", "cost_usd", "real"),
         ("agent_execution_logs", "cost_usd", "numeric(12,6)"),
         ("agent_execution_logs", "metadata", "json"),
         ("alert_history", "agent_id", "uuid"),
