@@ -38,6 +38,8 @@ class SettingsOverrides(TypedDict, total=False):
     database_url: str | None
     logs_url: str | None
     logs_columns: tuple[tuple[str, str], ...]
+    success_statuses: tuple[str, ...]
+    failed_statuses: tuple[str, ...]
     time_zone: str
     start_date: date
     lookback_days: int

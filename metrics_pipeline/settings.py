@@ -17,6 +17,7 @@ import platformdirs
 from dotenv import dotenv_values
 
 from metrics_pipeline.errors import PermanentError, SettingsError
+from metrics_pipeline.metrics.catalog import FAILED_STATUS, SUCCESS_STATUS
 from metrics_pipeline.metrics.dimensions import MAX_DIMENSIONS, Dimension, parse_dimensions
 from metrics_pipeline.metrics.distributions import UserKey
 from metrics_pipeline.metrics.retention import MAX_DAYS, NEVER, RetentionPolicy
@@ -49,6 +50,9 @@ REMEMBERED = ("start_date", "dimensions")
 # {date} may have a format, such as {date:%Y/%m/%d}. Other braces would mean something else to a shell.
 _LOGS_URL = re.compile(
     r"parquet:(//(?=/)|(?=s3://))([^{}]|\{date(:[^{}]*)?\})+|delta:(//(?=/)|(?=s3://))[^{}]+|iceberg:[^/]+/[^/]+\.[^/]+"
+)
+_STATUSES = (
+    "words of letters, digits, spaces and . _ -, separated by commas and spelled as in the logs, such as ok,SUCCESS"
 )
 _LOG_COLUMN_NAMES = (*(column.name for column in LOG_COLUMNS), *METADATA_KEYS)
 
@@ -199,6 +203,16 @@ def _logs_columns(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(columns.items())
 
 
+def _statuses(text: str) -> tuple[str, ...]:
+    words = tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
+    for word in words:
+        if not re.fullmatch(r"[\w. -]{1,100}", word):
+            raise ValueError(f"in which {word!r} has other characters")
+        if word in (SUCCESS_STATUS, FAILED_STATUS):
+            raise ValueError(f"in which {word!r} already has its meaning")
+    return words
+
+
 @dataclass(frozen=True)
 class ApiToken:
     """Somebody's access to the API. Of the token itself only its SHA-256 is kept."""
@@ -271,6 +285,22 @@ class Settings:
         "our names with the lake's, such as agent_id=agent,latency_ms=duration; ours are "
         + ", ".join(_LOG_COLUMN_NAMES),
         _logs_columns,
+        default=(),
+    )
+    success_statuses: tuple[str, ...] = _variable(
+        "METRICS_SUCCESS_STATUSES",
+        f"The statuses of logs that count as {SUCCESS_STATUS} beside this word. Stored days with such logs turn dirty. "
+        "Unset: none.",
+        _STATUSES,
+        _statuses,
+        default=(),
+    )
+    failed_statuses: tuple[str, ...] = _variable(
+        "METRICS_FAILED_STATUSES",
+        f"The statuses of logs that count as {FAILED_STATUS} beside this word. Stored days with such logs turn dirty. "
+        "Unset: none.",
+        _STATUSES,
+        _statuses,
         default=(),
     )
     time_zone: str = _variable(
@@ -352,6 +382,11 @@ class Settings:
         is_secret=True,
     )
 
+    @property
+    def statuses(self) -> dict[str, str]:
+        """What each further status of a log counts as: SUCCESS_STATUS or FAILED_STATUS."""
+        return dict.fromkeys(self.success_statuses, SUCCESS_STATUS) | dict.fromkeys(self.failed_statuses, FAILED_STATUS)
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
         """Reads the variables; an empty one counts as unset, except a database's URL, the API's tokens, the users' key.
@@ -385,6 +420,11 @@ class Settings:
                 "METRICS_DIMENSIONS cannot be set together with METRICS_LOGS_URL: a lake is not broken down yet. "
                 "Unset one of them."
             )
+        both = set(values.get("success_statuses", ())) & set(values.get("failed_statuses", ()))
+        refusals += [
+            f"METRICS_SUCCESS_STATUSES and METRICS_FAILED_STATUSES both name {word!r}. Leave it in one."
+            for word in sorted(both)
+        ]
         # Not from the error: what a parser stumbled over may be a secret.
         if refusals:
             raise SettingsError("\n".join(refusals))

@@ -3,12 +3,17 @@
 import json
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+from metrics_pipeline.logs.lake_logs import LakeLogs
 from metrics_pipeline.metrics.reconciliation import DayState
-from metrics_pipeline.pipeline.aggregation import AggregatedDay
+from metrics_pipeline.pipeline.aggregation import AggregatedDay, AggregationOptions, compute_day, store_day
+from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.days import (
     WINDOW,
     Log,
@@ -22,6 +27,7 @@ from metrics_pipeline_tests.days import (
     store_agents,
     store_logs,
 )
+from metrics_pipeline_tests.logs.lakes import write_parquet
 
 UUIDS = [f"0000000{digit}-0000-4000-8000-0000000000ab" for digit in range(4)]
 
@@ -165,6 +171,34 @@ def test_binary_costs_count_by_their_shortest_text_and_fractions_of_latencies_ar
         database, "SELECT p50_latency_ms, avg_latency_ms, total_cost_usd::text FROM agent_performance_metrics"
     ) == [(4, 250002, "1.000000001")]
     assert [verdict.state for verdict in judged(database, WINDOW.metric_date)] == [DayState.AGGREGATED]
+
+
+def test_further_statuses_count_as_success_or_failed_in_a_table_and_in_a_lake(
+    database: Database, tmp_path: Path
+) -> None:
+    settings = Settings.from_environment(
+        {"METRICS_SUCCESS_STATUSES": "ok, SUCCESS", "METRICS_FAILED_STATUSES": "error"}
+    )
+    statuses = ["ok", "ok", "SUCCESS", "success", "error", "failed", "OK", "running"]
+    logs = [Log(status=status, error_type=f"error of {status}") for status in statuses]
+    store_agents(database, {"a": "active"})
+    store_logs(database, logs)
+    sources = (
+        open_logs(database, statuses=settings.statuses),
+        LakeLogs(write_parquet(tmp_path, logs), {}, settings.statuses),
+    )
+    for source in sources:
+        store_day(
+            database, compute_day(database, source, WINDOW, AggregationOptions()), run_id="a run", reason=Reason.MANUAL
+        )
+        assert query(
+            database,
+            """SELECT total_executions, successful_executions, failed_executions, error_distribution
+               FROM agent_performance_metrics""",
+        ) == [(8, 4, 2, {"error of error": 1, "error of failed": 1})]
+        with database.snapshot() as snapshot:
+            quality = source.quality(snapshot, [WINDOW], future_from=WINDOW.end, examples=3)
+        assert [log.value for log in quality.suspicions["unknown_status"].examples] == ["OK"]
 
 
 def test_a_latency_of_more_than_32_bits_makes_its_day_unreadable_and_names_the_logs_of_its_instant(

@@ -60,6 +60,8 @@ def test_another_owner_is_refused_by_its_name(value: str) -> None:
         ("METRICS_START_DATE", "1899-12-31", "Set a date from 1900-01-01 to 9998-12-31, written as YYYY-MM-DD."),
         ("METRICS_START_DATE", "9999-12-31", "Set a date from 1900-01-01 to 9998-12-31, written as YYYY-MM-DD."),
         ("METRICS_LOOKBACK_DAYS", "0000000019999", "Set a whole number of days from 1 to 366."),
+        ("METRICS_SUCCESS_STATUSES", "ok, o'k", "Set words of letters, digits, spaces and . _ -, separated by commas"),
+        ("METRICS_FAILED_STATUSES", "error,success", "Set words of letters"),
         ("METRICS_RETENTION_ALERT_DAYS", "36601", "Set a whole number of days from 1 to 36,600, or never."),
     ],
 )
@@ -110,6 +112,13 @@ def test_the_declared_default_of_each_variable_means_the_same_as_leaving_it_unse
         assert Settings.from_environment({name: default}) == unset
     empty = {variable.name: "" for variable in VARIABLES.values() if variable.name not in MEANT}
     assert Settings.from_environment(empty) == unset
+
+
+def test_a_status_cannot_count_as_success_and_as_failed() -> None:
+    with pytest.raises(
+        SettingsError, match=r"^METRICS_SUCCESS_STATUSES and METRICS_FAILED_STATUSES both name 'done'\."
+    ):
+        Settings.from_environment({"METRICS_SUCCESS_STATUSES": "ok,done", "METRICS_FAILED_STATUSES": "done"})
 
 
 def test_breakdowns_of_a_lake_are_refused() -> None:
@@ -227,7 +236,7 @@ SECRETS = {
 SECRET = "hunter2"
 NAMES = [
     "METRICS_DATABASE_URL", "METRICS_PIPELINE_HOME", "METRICS_TIME_ZONE", "METRICS_START_DATE", "METRICS_LOOKBACK_DAYS",
-    "METRICS_LOGS_URL", "METRICS_LOGS_COLUMNS",
+    "METRICS_LOGS_URL", "METRICS_LOGS_COLUMNS", "METRICS_SUCCESS_STATUSES", "METRICS_FAILED_STATUSES",
     "METRICS_RETENTION_RAW_LOG_DAYS", "METRICS_RETENTION_METRIC_DAYS", "METRICS_RETENTION_ALERT_DAYS", "METRICS_OWNERS",
     "METRICS_DIMENSIONS", "METRICS_USER_KEY", "DAGSTER_HOME", "METRICS_API_TOKENS", "METRICS_API_DATABASE_URL",
     "DAGSTER_WEBSERVER_URL",

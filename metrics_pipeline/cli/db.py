@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 from collections import defaultdict
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -151,6 +152,7 @@ def check(
             warnings += filter(None, [hashed_otherwise(connection, user_key(connection, settings.user_key))])
         reading = contracts.get(Purpose.PIPELINE) or contracts.get(Purpose.READER)
         if reading and not has_lake:
+            reading = replace(reading, statuses=settings.statuses)
             found, suspicious = describe_data(connection, reading, datetime.now(UTC))
             feed, incomplete = describe_feed(connection)
             found.append(feed)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -94,11 +94,13 @@ class UpstreamContract:
     """What a reader must know about a database that keeps the contract.
 
     types: of each column of agent_execution_logs, the base type as PostgreSQL's format_type() writes it, or `enum`.
+    statuses: what further statuses count as, Settings.statuses.
     warnings: what is allowed but will be slow or may mislead, a sentence each.
     """
 
     types: Mapping[str, str]
     warnings: tuple[str, ...]
+    statuses: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def timestamp_is_naive(self) -> bool:

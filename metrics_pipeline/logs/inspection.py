@@ -97,11 +97,11 @@ def describe_data(connection: Connection, contract: UpstreamContract, now: datet
                 f"None of the newest {number:,} logs has an agent that is registered, so all are skipped: "
                 "agent_execution_logs.agent_id has to be spelled as agent_registry.id."
             )
-        if not statuses.keys() & {SUCCESS_STATUS, FAILED_STATUS}:
+        if not statuses.keys() & {SUCCESS_STATUS, FAILED_STATUS, *contract.statuses}:
             warnings.append(
                 f"None of the newest {number:,} logs has the status '{SUCCESS_STATUS}' or '{FAILED_STATUS}', so every "
-                "success rate is 0 and no error is counted. Have these statuses written, or make agent_execution_logs "
-                "a view that translates the platform's own."
+                "success rate is 0 and no error is counted. Name the platform's own in METRICS_SUCCESS_STATUSES and "
+                "METRICS_FAILED_STATUSES."
             )
     found += [
         f"agent_execution_logs.{column} has type {contract.types[column]}: {how}"

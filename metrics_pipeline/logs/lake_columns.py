@@ -71,9 +71,12 @@ def checked_names(schema: pl.Schema, columns: Mapping[str, str], where: str) -> 
     return present
 
 
-def log_frame(logs: pl.LazyFrame, schema: pl.Schema, names: Mapping[str, str]) -> pl.LazyFrame:
+def log_frame(
+    logs: pl.LazyFrame, schema: pl.Schema, names: Mapping[str, str], statuses: Mapping[str, str]
+) -> pl.LazyFrame:
     """Logs of a lake under our names and in our types.
 
+    statuses: what further statuses count as, Settings.statuses.
     Columns: timestamp; log_id, agent_id, status, error_type, user_id, cost_usd (String); is_human_intervention,
     has_irregular_cost (Boolean); latency_ms (Int32); token_count (Int64); cost_nano_usd (Int128; NULL without a cost
     and for an irregular one). Collecting the frame fails for a latency of more than 32 bits and for metadata that is
@@ -85,7 +88,8 @@ def log_frame(logs: pl.LazyFrame, schema: pl.Schema, names: Mapping[str, str]) -
         logs.with_columns(cost_nano_usd=pl.when(nano_usd.abs() < _LIMIT_NANO_USD).then(nano_usd))
         .pipe(_with_metadata, schema, names)
         .select(
-            *(pl.col(names[name]).cast(pl.String).alias(name) for name in ("agent_id", "status")),
+            pl.col(names["agent_id"]).cast(pl.String).alias("agent_id"),
+            pl.col(names["status"]).cast(pl.String).replace(statuses).alias("status"),
             pl.col(names["error_type"])
             .cast(pl.String)
             .str.replace_all("\0", "\ufffd", literal=True)
@@ -108,7 +112,7 @@ HAS_FAILED = pl.col("status") == FAILED_STATUS
 
 
 def suspicions() -> dict[str, tuple[pl.Expr, str]]:
-    """What makes a value of log_frame() suspicious: {kind: (condition, column)}, as quality.SUSPICIONS."""
+    """What makes a value of log_frame() suspicious: {kind: (condition, column)}, as quality.suspicions()."""
     is_finite = ~pl.col("cost_usd").str.contains(_NOT_FINITE)
     cost = pl.when(is_finite).then(pl.col("cost_usd")).cast(pl.Float64)
     return {

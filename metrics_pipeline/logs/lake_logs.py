@@ -64,9 +64,10 @@ class LakeLogs:
     warnings: tuple[str, ...] = ()
     fingerprint_kinds: tuple[FingerprintKind, ...] = (KIND,)
 
-    def __init__(self, url: str, columns: Mapping[str, str]) -> None:
+    def __init__(self, url: str, columns: Mapping[str, str], statuses: Mapping[str, str] | None = None) -> None:
         self.name = url
         self._columns = columns
+        self._statuses = statuses or {}
         with self._state() as state:
             self._timestamp = checked_names(state.schema(), columns, url)["timestamp"]
 
@@ -219,7 +220,7 @@ class LakeLogs:
             at = pl.col(names["timestamp"])
             start, end = (_instant(moment, schema[names["timestamp"]]) for moment in (window.start, window.end))
             try:
-                yield log_frame(logs.filter(at >= start, at < end), schema, names)
+                yield log_frame(logs.filter(at >= start, at < end), schema, names, self._statuses)
             finally:
                 # Before any other error: a file that was replaced while it was read may look damaged.
                 state.require_unchanged(window)

@@ -37,9 +37,9 @@ _LOG_COLUMNS = f"""
     {{latency_ms}} AS latency_ms,
     token_count::integer AS token_count,
     {{cost_usd}} AS cost_usd,
-    status::text COLLATE "C" AS status,
+    {{status}} AS status,
     error_type::text COLLATE "C" AS error_type,
-    status::text COLLATE "C" = '{SUCCESS_STATUS}' AS is_successful,
+    {{status}} = '{SUCCESS_STATUS}' AS is_successful,
     METADATA(user_id) AS user_id,
     METADATA(human_intervention) = 'true' AS is_human_intervention"""
 
@@ -50,7 +50,7 @@ def log_columns(contract: UpstreamContract, dimensions: Sequence[Dimension] = ()
     In a subquery that ends with OFFSET 0 each column is evaluated once per row; otherwise once per use.
     """
     value = _VALUE_OF_JSON if contract.metadata_is_json else _VALUE_OF_JSONB
-    columns = _LOG_COLUMNS.format(latency_ms=_latency(contract), cost_usd=cost(contract))
+    columns = _LOG_COLUMNS.format(latency_ms=_latency(contract), cost_usd=cost(contract), status=_status(contract))
     columns = re.sub(r"METADATA\((\w+)\)", lambda key: f"({value.replace('KEY', key[1])})", columns)
     if dimensions:
         columns += ",\n    metadata"
@@ -76,6 +76,15 @@ def _latency(contract: UpstreamContract) -> str:
     if contract.types.get("latency_ms") not in FRACTIONS:
         return "latency_ms::integer"
     return f"CASE WHEN latency_ms::text NOT IN {NOT_FINITE} THEN round(latency_ms::text::numeric)::integer END"
+
+
+def _status(contract: UpstreamContract) -> str:
+    words = "".join(f" WHEN '{word}' THEN '{meaning}'" for word, meaning in contract.statuses.items())
+    return (
+        f'(CASE status::text COLLATE "C"{words} ELSE status::text END COLLATE "C")'
+        if words
+        else 'status::text COLLATE "C"'
+    )
 
 
 def _path(dimension: Dimension) -> str:

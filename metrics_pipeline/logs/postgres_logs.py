@@ -261,6 +261,7 @@ class PostgresLogs:
             rows = snapshot.execute(statement, {**given, "limit": examples}).mappings() if count else ()
             return Suspicion(count, [SuspiciousLog(**row) for row in rows])
 
+        kinds = quality.suspicions(self.contract)
         within = '"timestamp" >= :start AND "timestamp" < :end'
         parts: dict[tuple[date, ...], tuple[int, dict[str, Suspicion]]] = {}
 
@@ -268,12 +269,12 @@ class PostgresLogs:
             if not some:
                 return
             bounds = self.contract.bounds(replace(some[0], end=some[-1].end))
-            counts = snapshot.execute(quality.COUNTS, bounds).mappings().one()
+            counts = snapshot.execute(text(quality.counts(self.contract)), bounds).mappings().one()
             parts[tuple(window.metric_date for window in some)] = (
                 counts["logs"],
                 {
                     kind: suspicion(counts[kind], f"{within} AND {condition}", value, bounds)
-                    for kind, (condition, value) in quality.SUSPICIONS.items()
+                    for kind, (condition, value) in kinds.items()
                 },
             )
 
@@ -287,7 +288,7 @@ class PostgresLogs:
                 sum(found[kind].logs for found in newest_first),
                 [log for found in newest_first for log in found[kind].examples][:examples],
             )
-            for kind in quality.SUSPICIONS
+            for kind in kinds
         }
         future = {"start": self.contract.instant(future_from)}
         in_the_future: int = snapshot.execute(quality.COUNT_FUTURE, future).scalar_one()

@@ -8,8 +8,7 @@ from metrics_pipeline.logs.source import KNOWN_STATUSES
 from metrics_pipeline.metrics.catalog import NANO_USD_PER_USD
 from metrics_pipeline.metrics.costs import NOT_FINITE
 
-#: What makes a value suspicious, as SQL over agent_execution_logs: {kind: (condition, value)}.
-SUSPICIONS = {
+_SUSPICIONS = {
     "negative_latency": ("latency_ms < 0", "latency_ms"),
     "negative_tokens": ("token_count < 0", "token_count"),
     "negative_cost": (f"cost_usd < 0 AND cost_usd::text NOT IN {NOT_FINITE}", "cost_usd"),
@@ -18,8 +17,15 @@ SUSPICIONS = {
         f"abs(cost_usd) >= 1e11 AND cost_usd::text NOT IN {NOT_FINITE}",
         "left(cost_usd::text, 40)",
     ),
-    "unknown_status": (f'(status IS NULL OR status::text COLLATE "C" NOT IN {KNOWN_STATUSES})', "status"),
 }
+
+
+def suspicions(contract: UpstreamContract) -> dict[str, tuple[str, str]]:
+    """What makes a value suspicious, as SQL over agent_execution_logs: {kind: (condition, value)}."""
+    known = (*KNOWN_STATUSES, *contract.statuses)
+    unknown = f'(status IS NULL OR status::text COLLATE "C" NOT IN {known})'
+    return _SUSPICIONS | {"unknown_status": (unknown, "status")}
+
 
 _BY_AGENT = f"""
 SELECT day, agent_id, count(*) AS logs, {REGULAR_COST_NANO_USD} AS regular_cost_nano_usd,
@@ -34,12 +40,20 @@ def by_agent(contract: UpstreamContract) -> str:
     return _BY_AGENT.replace("COST", cost(contract))
 
 
-COUNTS = text(f"""
-SELECT count(*) AS logs,
-       {", ".join(f"count(*) FILTER (WHERE {condition}) AS {kind}" for kind, (condition, _) in SUSPICIONS.items())}
-FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" < :end""")
+_COUNTS = """
+SELECT count(*) AS logs, {counts}
+FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" < :end"""
 
 COUNT_FUTURE = text("""SELECT count(*) FROM agent_execution_logs WHERE "timestamp" > :start""")
+
+
+def counts(contract: UpstreamContract) -> str:
+    """A statement that counts the logs between :start and :end, and those that are suspicious by kind."""
+    kinds = suspicions(contract).items()
+    return _COUNTS.format(
+        counts=", ".join(f"count(*) FILTER (WHERE {condition}) AS {kind}" for kind, (condition, _) in kinds)
+    )
+
 
 EXAMPLES = """
 SELECT id::text AS log_id, agent_id::text AS agent_id, "timestamp"::text AS timestamp, {value}::text AS value

@@ -1,6 +1,6 @@
 """Opens the database and the logs that the settings name, prepares them if they are embedded, and checks them."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from metrics_pipeline.embedded import acquire, before_connecting
@@ -42,12 +42,15 @@ def require_ready(database: Database, tables: Collection[str] = SOURCE_TABLES) -
     return contract
 
 
-def open_logs(database: Database, dimensions: Sequence[Dimension] = ()) -> PostgresLogs:
+def open_logs(
+    database: Database, dimensions: Sequence[Dimension] = (), statuses: Mapping[str, str] | None = None
+) -> PostgresLogs:
     """The logs in the database, if it is ready.
 
     dimensions: METRICS_DIMENSIONS. Raises ContractError for one whose column the logs do not have.
+    statuses: Settings.statuses.
     """
-    contract = require_ready(database)
+    contract = replace(require_ready(database), statuses=statuses or {})
     if any(not dimension.keys for dimension in dimensions):
         with database.connect() as connection:
             check_dimensions(connection, dimensions)
@@ -60,17 +63,17 @@ def open_source(database: Database, settings: Settings) -> LogSource:
     The agents of a lake are registered in the database too.
     """
     if settings.logs_url is None:
-        return open_logs(database, settings.dimensions)
+        return open_logs(database, settings.dimensions, settings.statuses)
     # Its libraries take time to import, which commands without a lake need not spend.
     from metrics_pipeline.logs.lake_logs import LakeLogs
 
     require_ready(database, [REGISTRY_TABLE])
-    return LakeLogs(settings.logs_url, dict(settings.logs_columns))
+    return LakeLogs(settings.logs_url, dict(settings.logs_columns), settings.statuses)
 
 
 def require_ready_to_prune(database: Database, settings: Settings) -> UpstreamContract | None:
     """The contract of the logs that retention may prune; None if they are in a lake, which it does not prune."""
     if settings.logs_url is None:
-        return require_ready(database, [LOGS_TABLE])
+        return replace(require_ready(database, [LOGS_TABLE]), statuses=settings.statuses)
     require_ready(database, [])
     return None

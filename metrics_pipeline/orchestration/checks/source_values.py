@@ -16,7 +16,8 @@ _CLOCK_SKEW = timedelta(minutes=5)
 
 NO_SUSPICIOUS_VALUES = f"""
 No log of the last METRICS_LOOKBACK_DAYS has a negative latency, cost or number of tokens, a NaN or infinite cost, or a
-status other than {", ".join(KNOWN_STATUSES)}; no log lies more than
+status other than {", ".join(KNOWN_STATUSES)} and those that
+the configuration adds; no log lies more than
 {_CLOCK_SKEW // timedelta(minutes=1)} minutes in the future; and every log can be read.
 
 Such values are aggregated as the metrics are defined: negative ones are added, NaN and infinite costs count as NULL,
