@@ -4,17 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo dev test faults lint docs audit bench clean
+.PHONY: help demo dev test end-to-end faults lint docs audit bench clean
 
 help:
-	@echo 'make demo   aggregate a week of made-up logs on the embedded PostgreSQL and print the result'
-	@echo 'make dev    open the Dagster UI on http://127.0.0.1:3000, or another port: make dev PORT=3001'
-	@echo 'make test   run the test suite on a real (embedded) PostgreSQL'
-	@echo 'make faults kill, cut and stop everything with SEEDS=10 seeds of each scenario, or with SEED=7 only'
-	@echo 'make lint   ruff, mypy, the layers of the house plan, and biome for the page'
-	@echo 'make docs   write the parts of docs/ that come from the code'
-	@echo 'make audit  look the exact versions of the dependencies up among the known vulnerabilities'
-	@echo 'make bench  measure the aggregation of a day against its alternatives; options: make bench BENCH_ARGUMENTS=--help'
+	@echo 'make demo       aggregate a week of made-up logs on the embedded PostgreSQL and print the result'
+	@echo 'make dev        open the Dagster UI on http://127.0.0.1:3000, or another port: make dev PORT=3001'
+	@echo 'make test       run the test suite on a real (embedded) PostgreSQL'
+	@echo 'make end-to-end run the tests that start commands, Dagster and browsers as processes'
+	@echo 'make faults     kill, cut and stop everything with SEEDS=10 seeds of each scenario, or with SEED=7 only'
+	@echo 'make lint       ruff, mypy, the layers of the house plan, and biome for the page'
+	@echo 'make docs       write the parts of docs/ that come from the code'
+	@echo 'make audit      look the exact versions of the dependencies up among the known vulnerabilities'
+	@echo 'make bench      measure the aggregation of a day against its alternatives; options: make bench BENCH_ARGUMENTS=--help'
 
 demo: $(VENV)/.installed
 	@$(BIN)/metrics-pipeline demo
@@ -24,7 +25,12 @@ dev: $(VENV)/.installed
 	@$(BIN)/metrics-pipeline dev --port $(PORT)
 
 test: $(VENV)/.installed-test
-	@$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal $(PYTEST_ARGUMENTS)
+	@$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m 'not end_to_end' $(PYTEST_ARGUMENTS)
+
+# Collecting all the others as well takes each worker ten seconds.
+END_TO_END = $(shell grep --recursive --files-with-matches --include='*.py' mark.end_to_end metrics_pipeline_tests)
+end-to-end: $(VENV)/.installed-test
+	@$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m end_to_end $(END_TO_END) $(PYTEST_ARGUMENTS)
 
 SEEDS ?= 10
 faults: $(VENV)/.installed-test

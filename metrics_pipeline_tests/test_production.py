@@ -108,7 +108,7 @@ def ended_runs(ui: Ui, count: int) -> list[dict[str, Any]]:
     )
 
 
-@pytest.mark.ci
+@pytest.mark.end_to_end
 @pytest.mark.long
 def test_everything_that_an_operator_does_in_the_ui_works_in_production(
     home: Path,

@@ -90,6 +90,7 @@ def dagster_home(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     "fault", ["statement error", *(pytest.param(fault, marks=pytest.mark.ci) for fault in ("refused login", "none"))]
 )

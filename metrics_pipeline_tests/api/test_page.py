@@ -31,6 +31,8 @@ if not CHROMIUM.exists():
     pytest.skip("Chromium is not installed (Debian's package chromium)", allow_module_level=True)
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
+pytestmark = pytest.mark.end_to_end
+
 FIRST = DAY - timedelta(days=5)
 MISSING, DIRTY = DAY - timedelta(days=2), DAY - timedelta(days=1)
 #: An agent's name is foreign text: as markup it would be a script, as an address it would need escapes.

@@ -31,7 +31,7 @@ def polled(ask: Callable[[], httpx2.Response]) -> dict[str, object]:
     return answer.json()
 
 
-@pytest.mark.ci
+@pytest.mark.end_to_end
 @pytest.mark.long
 def test_runs_and_backfills_end_equal_to_the_oracle_and_a_webserver_that_is_killed_leaves_no_process(
     home: Path, serve: Serve, logs: None, database: Database, database_url: str

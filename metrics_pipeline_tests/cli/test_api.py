@@ -20,6 +20,7 @@ from .ui import free_port
 TOKEN = "t0k3n" * 8
 
 
+@pytest.mark.end_to_end
 def test_the_server_answers_logs_json_without_tokens_and_ends_with_ctrl_c(start: Start, database_url: str) -> None:
     port = free_port()
     process = start("api", "--port", port, METRICS_API_DATABASE_URL=database_url, METRICS_API_TOKENS=f"me:read:{TOKEN}")

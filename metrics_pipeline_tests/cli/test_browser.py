@@ -57,7 +57,7 @@ def shows_whole_tables(page: Any, heading: str) -> None:
         assert visible, f"{heading} is cut"
 
 
-@pytest.mark.ci
+@pytest.mark.end_to_end
 @pytest.mark.long
 def test_a_person_sees_days_agents_and_settings_and_nothing_that_only_programs_read(
     page: Any, logs: None, database: Database, database_url: str

@@ -33,6 +33,7 @@ def rows(stdout: str) -> dict[str, list[str]]:
     return {line.split()[0]: line.split()[1:] for line in stdout.splitlines() if re.match(r"\d{4}-\d\d-\d\d ", line)}
 
 
+@pytest.mark.end_to_end
 @pytest.mark.long
 def test_the_demo_shows_a_week_and_the_second_time_changes_nothing(start: Start, home: Path) -> None:
     today = datetime.now(UTC).date()
@@ -76,6 +77,7 @@ def test_the_demo_shows_a_week_and_the_second_time_changes_nothing(start: Start,
     release(home)
 
 
+@pytest.mark.end_to_end
 def test_the_demo_before_the_first_day_has_ended_says_so(start: Start) -> None:
     tomorrow = datetime.now(UTC).date() + timedelta(days=1)
     process = start("demo", METRICS_START_DATE=str(tomorrow))

@@ -38,6 +38,7 @@ def home() -> Iterator[Path]:
         yield home
 
 
+@pytest.mark.end_to_end
 @pytest.mark.long
 def test_dev_serves_the_ui_runs_schedules_and_launched_runs_until_ctrl_c(
     home: Path, logs: None, database: Database, database_url: str

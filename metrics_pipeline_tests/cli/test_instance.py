@@ -66,7 +66,7 @@ def test_the_workspace_is_the_code_server_that_the_next_steps_start(tmp_path: Pa
     assert "DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR=1\n" in printed
 
 
-@pytest.mark.ci
+@pytest.mark.end_to_end
 def test_the_code_server_of_the_next_steps_serves_the_workspace(
     tmp_path: Path, server_uri: str, bare_database_url: str
 ) -> None:

@@ -14,6 +14,7 @@ from metrics_pipeline_tests.processes import HANGING_SECONDS, Start
 from metrics_pipeline_tests.retention.runs import contents, logs_by_day
 
 
+@pytest.mark.end_to_end
 def test_a_dry_run_prints_what_the_real_run_then_does(start: Start, database: Database, database_url: str) -> None:
     yesterday = last_complete_day(datetime.now(UTC), "UTC")
     old, older = yesterday - timedelta(days=40), yesterday - timedelta(days=41)

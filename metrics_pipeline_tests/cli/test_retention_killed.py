@@ -40,7 +40,7 @@ def writer(database: Database, *moments: datetime) -> Iterator[list[int]]:
         thread.join()
 
 
-@pytest.mark.ci
+@pytest.mark.end_to_end
 def test_a_run_that_is_killed_while_others_write_is_continued_and_nothing_is_lost(
     start: Start, database: Database, database_url: str
 ) -> None:

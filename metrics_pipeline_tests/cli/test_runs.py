@@ -55,6 +55,7 @@ def table(stdout: str) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.end_to_end
 def test_days_are_stored_printed_and_shown_as_runs_with_their_reason(
     start: Start, logs: None, database: Database, database_url: str, instance: DagsterInstance
 ) -> None:
@@ -89,6 +90,7 @@ def test_days_are_stored_printed_and_shown_as_runs_with_their_reason(
     assert_equal_to_oracle(database, SATURDAY)
 
 
+@pytest.mark.end_to_end
 def test_a_day_that_fails_is_one_sentence_a_sealed_one_is_left_out_and_the_others_are_stored(
     start: Start, logs: None, database: Database, database_url: str
 ) -> None:
@@ -126,6 +128,7 @@ def stopped_at_saturday(
     return stop
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("signal_", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.ci)])
 def test_a_backfill_that_is_interrupted_keeps_its_days_and_goes_on_when_run_again(
     signal_: signal.Signals,
@@ -148,6 +151,7 @@ def test_a_backfill_that_is_interrupted_keeps_its_days_and_goes_on_when_run_agai
     assert_equal_to_oracle(database, *DAYS)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("correction", "option", "days"),
     [
@@ -193,6 +197,7 @@ def test_a_backfill_that_is_killed_is_finished_by_the_next_which_repeats_only_wh
     assert last_run(instance).parent_run_id == killed.run_id
 
 
+@pytest.mark.end_to_end
 def test_an_interrupt_ends_the_pause_before_the_next_attempt(
     start: Start, logs: None, database: Database, database_url: str, instance: DagsterInstance
 ) -> None:
@@ -214,6 +219,7 @@ def messages(instance: DagsterInstance, day: date) -> str:
     return "\n".join(entry.user_message for run in runs for entry in instance.all_logs(run.run_id))
 
 
+@pytest.mark.end_to_end
 def test_two_commands_for_one_day_at_once_both_succeed_with_one_right_result(
     start: Start, logs: None, database: Database, database_url: str
 ) -> None:

@@ -9,6 +9,7 @@ from .judge import assert_exact_or_not_done, assert_no_run_looks_alive, assert_o
 from .stage import Play, Stage, nothing
 
 
+@pytest.mark.end_to_end
 @pytest.mark.half_the_seeds
 @pytest.mark.smoke
 def test_a_backfill_whose_connections_are_cut_heals_by_itself_or_says_what_to_do(stage: Stage) -> None:

@@ -182,7 +182,6 @@ def _make_the_newest_day_dirty(database: Database) -> None:
     correct(database, _NEWEST)
 
 
-@pytest.mark.ci
 @pytest.mark.few_seeds
 @pytest.mark.long
 def test_a_day_whose_run_died_with_its_code_server_is_asked_for_again_by_the_sensor(

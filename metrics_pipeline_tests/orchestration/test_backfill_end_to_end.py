@@ -144,7 +144,7 @@ def restatements(database: Database) -> set[tuple[date, str]]:
     return set(query(database, "SELECT metric_date, reason FROM metric_restatements"))
 
 
-@pytest.mark.ci
+@pytest.mark.end_to_end
 @pytest.mark.long
 def test_days_heal_by_the_daemon_and_by_backfills_each_by_itself(
     home: Path, instance: dg.DagsterInstance, database: Database, database_url: str

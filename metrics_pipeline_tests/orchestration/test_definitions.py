@@ -193,6 +193,7 @@ def test_pyproject_and_workspace_name_the_same_module_and_location() -> None:
     assert named == {(MODULE, "metrics_pipeline")}
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("source", "location"),
     [
@@ -211,13 +212,14 @@ def test_dagster_loads_the_same_by_each_of_them_and_finds_nothing_wrong(
     assert not home.exists()
 
 
+@pytest.mark.end_to_end
 def test_a_day_materialises_on_the_embedded_server_with_no_environment_set(command: Command, home: Path) -> None:
     materialize = (*DAGSTER, "asset", "materialize", "-m", MODULE, "--select", "agent_performance_metrics")
     command(*materialize, "--partition", "2025-07-11")
     assert list(ledger(open_database(Settings(home=home)))) == [date(2025, 7, 11)]
 
 
-@pytest.mark.ci
+@pytest.mark.end_to_end
 def test_days_materialise_in_the_database_that_the_environment_names(
     command: Command, home: Path, logs: None, database: Database, database_url: str
 ) -> None:

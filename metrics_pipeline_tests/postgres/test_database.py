@@ -133,6 +133,7 @@ def test_the_embedded_database_has_all_tables_and_says_where_it_is(server_home: 
         require_current(connection)
 
 
+@pytest.mark.end_to_end
 def test_processes_that_open_a_new_embedded_database_at_once_all_find_it_ready(tmp_path: Path) -> None:
     code = """
 import sys
