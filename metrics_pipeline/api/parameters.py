@@ -20,6 +20,7 @@ MAX_DAYS = 3660
 MAX_PAGE = 1000
 #: The most days of a window: a leap year.
 MAX_WINDOW_DAYS = 366
+_DEFAULT_WINDOW_DAYS = 30
 _MAX_OFFSET = 1_000_000
 
 
@@ -138,6 +139,27 @@ def day_range(
             "start_date", f"{first} to {last} are more than {max_days} days. Ask for fewer at a time."
         )
     return first, last
+
+
+class WindowParameters(ListParameters):
+    """The days of an answer about a window."""
+
+    start_date: OptionalDate = Field(
+        default=None, description="The first day. Default: 29 days before end_date.", examples=["2025-06-12"]
+    )
+    end_date: OptionalDate = Field(
+        default=None, description="The last day. Default: yesterday.", examples=["2025-07-11"]
+    )
+
+    def days(self, context: Context) -> tuple[date, date]:
+        """The first and the last day. Raises ProblemError (422) as day_range() does."""
+        return day_range(
+            self.start_date,
+            self.end_date,
+            default_end=context.yesterday(),
+            default_days=_DEFAULT_WINDOW_DAYS,
+            max_days=MAX_WINDOW_DAYS,
+        )
 
 
 async def understood(request: Request) -> None:

@@ -16,6 +16,7 @@ from metrics_pipeline.log_files.loading import LoadedLogs, load_log_files
 from metrics_pipeline.log_files.log_file import MAX_MIB, MAX_ROWS, Reading
 from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.log_files.schema import COLUMNS
+from metrics_pipeline.log_files.spans import Traces
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.database import Database
@@ -179,7 +180,7 @@ def load(
         {**dict(map(_renamed, column or ())), **dict.fromkeys(skip_column or ())},
         max_rows=max_rows,
         max_mib=max_mib,
-        holds_traces=form is FileFormat.OTLP,
+        traces=Traces() if form is FileFormat.OTLP else None,
     )
     settings = Settings.from_environment()
     database = open_database(settings)

@@ -152,7 +152,7 @@ def load_log_files(
 
 def _open(path: Path, reading: Reading) -> LogFile:
     endings = [ending for ending in _FORMATS if path.name.lower().endswith(ending)]
-    if not (endings or reading.holds_traces):
+    if not endings and reading.traces is None:
         raise LogFileError(f"{shown(path)} has no ending of a known format. Known are {', '.join(_FORMATS)}.")
     try:
         # Opening a FIFO would wait for a writer, and a device may never end.
@@ -161,7 +161,9 @@ def _open(path: Path, reading: Reading) -> LogFile:
         path.open("rb").close()
     except OSError as error:
         raise LogFileError(f"{shown(path)} cannot be opened: {error.strerror}.") from error
-    return OtlpFile(path, reading) if reading.holds_traces else _FORMATS[endings[0]](path, reading)
+    if reading.traces is not None:
+        return OtlpFile(path, reading, reading.traces)
+    return _FORMATS[endings[0]](path, reading)
 
 
 def _counts(connection: Connection, time_zone: str) -> tuple[Counter[int], Counter[date]]:

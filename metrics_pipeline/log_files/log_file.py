@@ -40,14 +40,13 @@ class Reading:
 
     columns: the log's column that the files' column holds, where the two names differ; None leaves the column out.
     max_rows, max_mib: how many lines, spans or rows of Parquet, and how many MiB after decompression, may be read.
-    holds_traces: the files hold OpenTelemetry traces, whatever their names end in.
+    traces: if given, the files hold OpenTelemetry traces, whatever their names end in.
     """
 
     columns: Mapping[str, str | None] = field(default_factory=dict)
     max_rows: int = MAX_ROWS
     max_mib: int = MAX_MIB
-    holds_traces: bool = False
-    traces: Traces = field(default_factory=Traces)
+    traces: Traces | None = None
     problems: Problems = field(default_factory=Problems)
     _rows: int = 0
     _bytes: int = 0

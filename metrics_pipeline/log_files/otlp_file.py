@@ -3,9 +3,11 @@
 import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from metrics_pipeline.log_files.spans import Invocation, attributes_of
+from metrics_pipeline.log_files.log_file import Reading
+from metrics_pipeline.log_files.spans import Invocation, Traces, attributes_of
 from metrics_pipeline.log_files.text_files import TextFile
 
 _IDS = uuid.uuid5(uuid.NAMESPACE_URL, "https://opentelemetry.io/docs/specs/otel/trace/api/")
@@ -15,6 +17,10 @@ class OtlpFile(TextFile):
     """A line is an ExportTraceServiceRequest in JSON. The log of an invocation has the line of its span."""
 
     _columns = ("id", "agent_id", "timestamp", "status", "latency_ms", "token_count", "error_type", "metadata")
+
+    def __init__(self, path: Path, reading: Reading, traces: Traces) -> None:
+        super().__init__(path, reading)
+        self._traces = traces
 
     def _prepare(self, on_bytes: Callable[[int], None]) -> None:
         for number, line in enumerate(self._lines(on_bytes), start=1):
@@ -34,10 +40,10 @@ class OtlpFile(TextFile):
             for scope in group.get("scopeSpans", ()):
                 for span in scope.get("spans", ()):
                     self.reading.count(1, 0)
-                    self.reading.traces.add(self, number, span, resource)
+                    self._traces.add(self, number, span, resource)
 
     def _rows(self, _lines: Iterator[str]) -> Iterator[tuple[int, list[str | None]]]:
-        for invocation in self.reading.traces.invocations(self):
+        for invocation in self._traces.invocations(self):
             yield invocation.line, _row(invocation)
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from metrics_pipeline.log_files.log_file import Reading
+from metrics_pipeline.log_files.spans import Traces
 
 TRACE = "5b8efff798038103d269b633813fc60c"
 #: 2025-11-20 00:00:00 UTC, in nanoseconds.
@@ -54,7 +55,7 @@ def load(loader):
 
     def load(*requests, **options):
         path = loader.ndjson(*requests, name="spans.jsonl")
-        return loader.load(path, reading=Reading(holds_traces=True), register_unknown=True, **options)
+        return loader.load(path, reading=Reading(traces=Traces()), register_unknown=True, **options)
 
     return load
 
@@ -143,7 +144,7 @@ def test_a_trace_may_be_spread_over_the_files_of_a_command(loader):
     first = loader.ndjson(request(call(3, 2, 20)), request(agent(1)), name="spans-1.json")
     second = loader.folder / "spans-2.jsonl.gz"
     second.write_bytes(gzip.compress(json.dumps(request(agent(2, 1, "b"))).encode()))
-    loaded = loader.load(first, second, reading=Reading(holds_traces=True), register_unknown=True)
+    loaded = loader.load(first, second, reading=Reading(traces=Traces()), register_unknown=True)
     assert loaded.logs_by_file == {first: 1, second: 1}
     assert tokens(loader) == {"a": None, "b": 30}
 
@@ -161,7 +162,7 @@ def test_what_is_no_trace_is_refused_with_its_line(loader):
         request({**agent(2), "startTimeUnixNano": "5"}),
         name="spans.txt",
     )
-    message = loader.refused(path, reading=Reading(holds_traces=True))
+    message = loader.refused(path, reading=Reading(traces=Traces()))
     for part in (
         "8 problems",
         "spans.txt, line 1: has no resourceSpans. Export traces",
@@ -174,5 +175,5 @@ def test_what_is_no_trace_is_refused_with_its_line(loader):
     ):
         assert part in message, message
     assert "more than 2 lines" in loader.refused(
-        loader.ndjson(request(agent(1), agent(2))), reading=Reading(holds_traces=True, max_rows=2)
+        loader.ndjson(request(agent(1), agent(2))), reading=Reading(traces=Traces(), max_rows=2)
     )

@@ -25,11 +25,9 @@ from metrics_pipeline.api.models import (
     WindowMetrics,
 )
 from metrics_pipeline.api.parameters import (
-    MAX_WINDOW_DAYS,
-    OptionalDate,
     OptionalText,
     PageParameters,
-    day_range,
+    WindowParameters,
     understood,
     unknown_agent,
 )
@@ -52,7 +50,6 @@ from metrics_pipeline.store.windows import (
 
 router = APIRouter(prefix="/api/v1", tags=["metrics"], dependencies=[Depends(may_read), Depends(understood)])
 
-_DEFAULT_DAYS = 30
 _PERIODS = ("day", "week", "month")
 _ERROR_TYPE = "error_type"
 _GROUPS = ("agent", *_PERIODS, _ERROR_TYPE)
@@ -70,17 +67,11 @@ OptionalSort = Annotated[ActivitySort | None, WithJsonSchema({"type": "string", 
 OptionalCompare = Annotated[Literal["previous"] | None, WithJsonSchema({"type": "string", "enum": ["previous"]})]
 
 
-class ActivityParameters(PageParameters):
+class ActivityParameters(PageParameters, WindowParameters):
     """Which window, in which groups. Another parameter must be a dimension, such as model=small-2: only that value."""
 
     model_config = ConfigDict(extra="allow")
 
-    start_date: OptionalDate = Field(
-        default=None, description="The first day. Default: 29 days before end_date.", examples=["2025-06-12"]
-    )
-    end_date: OptionalDate = Field(
-        default=None, description="The last day. Default: yesterday.", examples=["2025-07-11"]
-    )
     group_by: OptionalText = Field(
         default=None,
         description="A row for each combination of these, separated by commas: agent, one of day, week (from Monday) "
@@ -175,13 +166,7 @@ def activity(
     """
     form = parameters.form(request)
     by, by_error_type = parameters.groups()
-    first, last = day_range(
-        parameters.start_date,
-        parameters.end_date,
-        default_end=context.yesterday(),
-        default_days=_DEFAULT_DAYS,
-        max_days=MAX_WINDOW_DAYS,
-    )
+    first, last = parameters.days(context)
     agent_id = parameters.agent_id
     if agent_id is not None:
         with database.connect() as connection:

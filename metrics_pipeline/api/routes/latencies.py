@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,11 +11,8 @@ from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.models import LatencyCount
 from metrics_pipeline.api.parameters import (
-    MAX_WINDOW_DAYS,
-    ListParameters,
-    OptionalDate,
-    day_range,
-    stored_text,
+    StoredText,
+    WindowParameters,
     understood,
     unknown_agent,
 )
@@ -26,19 +23,11 @@ from metrics_pipeline.store.answers.metrics import is_known
 
 router = APIRouter(prefix="/api/v1", tags=["metrics"], dependencies=[Depends(may_read), Depends(understood)])
 
-_DEFAULT_DAYS = 30
 
-
-class LatencyParameters(ListParameters):
+class LatencyParameters(WindowParameters):
     """Which agent and which days."""
 
-    agent_id: Annotated[str, AfterValidator(stored_text)] = Field(description="The agent.", examples=["support-triage"])
-    start_date: OptionalDate = Field(
-        default=None, description="The first day. Default: 29 days before end_date.", examples=["2025-06-12"]
-    )
-    end_date: OptionalDate = Field(
-        default=None, description="The last day. Default: yesterday.", examples=["2025-07-11"]
-    )
+    agent_id: StoredText = Field(description="The agent.", examples=["support-triage"])
 
 
 @router.get(
@@ -55,13 +44,7 @@ def latencies(
     At most 366 days. A day without a row is not stored, has no latency, or lacks its distribution.
     """
     form = parameters.form(request)
-    first, last = day_range(
-        parameters.start_date,
-        parameters.end_date,
-        default_end=context.yesterday(),
-        default_days=_DEFAULT_DAYS,
-        max_days=MAX_WINDOW_DAYS,
-    )
+    first, last = parameters.days(context)
     with database.connect() as connection:
         if not is_known(connection, parameters.agent_id):
             raise unknown_agent(parameters.agent_id)
