@@ -133,7 +133,9 @@ def load(
     ] = None,
     form: Annotated[
         FileFormat | None,
-        typer.Option("--format", help="otlp: OpenTelemetry traces in JSON.", show_default="by the files' endings"),
+        typer.Option(
+            "--format", help="otlp: OpenTelemetry traces in JSON or Protobuf.", show_default="by the files' endings"
+        ),
     ] = None,
     max_rows: Annotated[
         int, typer.Option(min=1, help="Lines, spans, or rows of Parquet, that the files may have together.")
@@ -162,8 +164,9 @@ def load(
     A log whose `id` is already stored is refused, so a file cannot be loaded twice. A log without an id is compared
     by all its other values.
 
-    With `--format otlp`, the files are what OpenTelemetry's Collector exports with its file exporter. Each span of the
-    operation invoke_agent or invoke_workflow is a log, and each token counts once. Name all files of a trace together.
+    With `--format otlp`, the files are what OpenTelemetry's Collector exports with its file exporter, in JSON or
+    Protobuf. Each span of the operation invoke_agent or invoke_workflow is a log, and each token counts once. Name all
+    files of a trace together.
 
     **Examples**
 

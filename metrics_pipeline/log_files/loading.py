@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 
 from metrics_pipeline.errors import LogFileError
 from metrics_pipeline.log_files.log_file import LogFile, Reading
-from metrics_pipeline.log_files.otlp_file import OtlpFile
+from metrics_pipeline.log_files.otlp_file import otlp_file
 from metrics_pipeline.log_files.problems import shown
 from metrics_pipeline.log_files.staged_checks import (
     check_precision,
@@ -162,7 +162,7 @@ def _open(path: Path, reading: Reading) -> LogFile:
     except OSError as error:
         raise LogFileError(f"{shown(path)} cannot be opened: {error.strerror}.") from error
     if reading.traces is not None:
-        return OtlpFile(path, reading, reading.traces)
+        return otlp_file(path, reading, reading.traces)
     return _FORMATS[endings[0]](path, reading)
 
 

@@ -1,10 +1,14 @@
 """OpenTelemetry traces: spans written by hand, and the logs that they are."""
 
+import base64
 import gzip
 import json
+import struct
 from datetime import UTC, datetime
 
 import pytest
+from google.protobuf.json_format import ParseDict
+from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from metrics_pipeline.log_files.log_file import Reading
 from metrics_pipeline.log_files.spans import Traces
@@ -149,6 +153,43 @@ def test_a_trace_may_be_spread_over_the_files_of_a_command(loader):
     assert tokens(loader) == {"a": None, "b": 30}
 
 
+def test_traces_in_protobuf_are_the_same_logs_as_in_json(load, loader):
+    requests = [
+        request(span(1, user__id="u1"), agent(2, 1, ms=1234.5, failed=True), call(3, 2, 5), version="1.4"),
+        request(call(4, 2, 7, gen_ai__response__model="m"), agent(5)),
+    ]
+    load(*requests)
+    stored = loader.stored()
+    messages = []
+    for each in requests:
+        for one in each["resourceSpans"][0]["scopeSpans"][0]["spans"]:
+            for name in {"traceId", "spanId", "parentSpanId"} & one.keys():
+                one[name] = base64.b64encode(bytes.fromhex(one[name])).decode()
+        messages.append(ParseDict(each, TracesData()).SerializeToString())
+    path = loader.folder / "spans.proto.gz"
+    path.write_bytes(gzip.compress(b"".join(struct.pack(">I", len(each)) + each for each in messages)))
+    assert loader.load(path, reading=Reading(traces=Traces()), skip_existing=True).skipped_logs == 2
+    with loader.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM agent_execution_logs")
+    loader.load(path, reading=Reading(traces=Traces()))
+    assert loader.stored() == stored
+
+
+def test_what_is_no_message_of_traces_is_refused_with_its_number(loader):
+    good = TracesData().SerializeToString() or b"\x12\x00"
+    for number, (content, reason) in enumerate(
+        [
+            (struct.pack(">I", 2) + b"\xff\xff", "message 1: is no OTLP trace: "),
+            (struct.pack(">I", len(good)) + good + b"\x00\x00\x01", "message 2: is cut off"),
+            (struct.pack(">I", 9) + b"\x12", "message 1: is cut off"),
+            (b"\x28\xb5\x2f\xfd", "message 1: is longer than 16 MiB"),
+        ]
+    ):
+        path = loader.folder / f"{number}.proto"
+        path.write_bytes(content)
+        assert reason in loader.refused(path, reading=Reading(traces=Traces()))
+
+
 def test_what_is_no_trace_is_refused_with_its_line(loader):
     path = loader.ndjson(
         {"resourceMetrics": []},
@@ -167,9 +208,9 @@ def test_what_is_no_trace_is_refused_with_its_line(loader):
         "8 problems",
         "spans.txt, line 1: has no resourceSpans. Export traces",
         "spans.txt, line 2: has no resourceSpans.",
-        "spans.txt, line 3: is no OTLP trace in JSON: ",
+        "spans.txt, line 3: is no OTLP trace: ",
         "and span id '12' are not 32 and 16 hexadecimal digits",
-        "spans.txt, line 5: is no OTLP trace in JSON: ",
+        "spans.txt, line 5: is no OTLP trace: ",
         "spans.txt, line 6, agent_id: is missing",
         "spans.txt, line 7, timestamp: '5' is no ISO 8601 timestamp",
     ):
