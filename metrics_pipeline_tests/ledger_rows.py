@@ -32,6 +32,7 @@ def ledger_row(logs: SourceFingerprint, **values: Any) -> LedgerRow:
         "raw_pruned_logs": None,
         "metrics_expired_at": None,
         "rows_digest": None,
+        "breakdown_digest": None,
         "dimensions": None,
         "version": "7",
     }

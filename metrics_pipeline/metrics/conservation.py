@@ -13,7 +13,7 @@ class StoredTotals:
     """A day's row in the ledger, and the sums over its stored rows of metrics.
 
     contradictory_agents: agents whose row contradicts itself, such as errors that do not sum to its failed executions.
-    digest: as LedgerRow.rows_digest, of the rows as they are.
+    digest, breakdown_digest: as in LedgerRow, of the rows as they are; None if the rows by value were not read.
     """
 
     ledger: LedgerRow
@@ -26,12 +26,17 @@ class StoredTotals:
     cost_nano_usd: int
     contradictory_agents: tuple[str, ...]
     digest: str
+    breakdown_digest: str | None = None
 
     @property
     def is_altered(self) -> bool:
-        """Whether the rows are not those that were published. False if the digests are of other columns."""
-        published, present = (self.ledger.rows_digest or "").partition(":"), self.digest.partition(":")
-        return published[0] == present[0] and published != present
+        """Whether the rows of agents are not those that were published."""
+        return _differ(self.ledger.rows_digest, self.digest)
+
+    @property
+    def is_breakdown_altered(self) -> bool:
+        """Whether the rows by value are not those that were published."""
+        return _differ(self.ledger.breakdown_digest, self.breakdown_digest)
 
     @property
     def has_ledger_cost(self) -> bool:
@@ -42,6 +47,14 @@ class StoredTotals:
         """
         ledger = self.ledger
         return ledger.skipped_logs == 0 and self.cost_nano_usd == ledger.source_fingerprint.cost_nano_usd
+
+
+def _differ(published: str | None, present: str | None) -> bool:
+    """Whether two digests of rows differ. False if one is unknown, or if they are of other columns."""
+    if published is None or present is None:
+        return False
+    before, now = published.partition(":"), present.partition(":")
+    return before[0] == now[0] and before != now
 
 
 @dataclass(frozen=True)
@@ -162,4 +175,6 @@ def contradictions(day: StoredTotals, costs: LogCosts | None) -> list[str]:
         broken.append(f"rows that contradict themselves: {', '.join(map(repr, day.contradictory_agents))}")
     if day.is_altered and not broken:
         broken.append("its rows were altered after they were stored")
+    if day.is_breakdown_altered:
+        broken.append("its rows by value were altered after they were stored")
     return broken

@@ -104,6 +104,7 @@ metric_day_ledger = Table(
     Column("rows_digest", Text),
     Column("dimensions", Text),
     Column("skipped_agents", JSONB),
+    Column("breakdown_digest", Text),
 )
 
 metric_day_verifications = Table(

@@ -188,7 +188,7 @@ class RawLogPruning:
         if reason or stored.ledger is None:
             raise HeldBackError(reason)
         [rows] = stored_totals(connection, window.metric_date, window.metric_date)
-        if rows.is_altered:
+        if rows.is_altered or rows.is_breakdown_altered:
             raise HeldBackError("the stored metrics of this day are damaged (values were altered): backfill the day")
         pruned_logs = half or SourceFingerprint.of_no_logs(stored.ledger.source_fingerprint.kind)
         return _Day(window, stored.ledger, pruned_logs, count_logs_of_day(connection, self.contract, window))

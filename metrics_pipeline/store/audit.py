@@ -8,7 +8,7 @@ import polars as pl
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.metrics.anomalies import HISTORY_SCHEMA
-from metrics_pipeline.metrics.catalog import AGENT_DAY, NANO_USD_PER_USD
+from metrics_pipeline.metrics.catalog import AGENT_DAY, AGENT_DIMENSION_DAY, NANO_USD_PER_USD
 from metrics_pipeline.metrics.conservation import StoredTotals
 from metrics_pipeline.store.ledger import LEDGER_COLUMNS, ledger_row
 from metrics_pipeline.store.publishing import rows_digest
@@ -25,13 +25,17 @@ _CONTRADICTION = """(
     OR NOT (p50_latency_ms <= p95_latency_ms AND p95_latency_ms <= p99_latency_ms))"""
 
 _DIGEST = rows_digest(AGENT_DAY)
+_BREAKDOWN_DIGEST = rows_digest(AGENT_DIMENSION_DAY)
 
 _STORED_TOTALS = text(f"""
 SELECT {", ".join(f"ledger.{name}" for name in LEDGER_COLUMNS)}, ledger.xmin::text AS version,
        coalesce(rows, 0) AS rows, coalesce(executions, 0) AS executions, coalesce(successful, 0) AS successful,
        coalesce(failed, 0) AS failed, coalesce(counted, 0) AS errors, coalesce(tokens, 0) AS tokens,
        coalesce(cost_nano_usd, 0) AS cost_nano_usd, coalesce(contradictory, '{{}}') AS contradictory_agents,
-       coalesce(digest, (SELECT {_DIGEST} FROM agent_performance_metrics WHERE false)) AS digest
+       coalesce(digest, (SELECT {_DIGEST} FROM agent_performance_metrics WHERE false)) AS digest,
+       CASE WHEN :breakdowns THEN
+           coalesce(breakdown_digest_now, (SELECT {_BREAKDOWN_DIGEST} FROM agent_dimension_metrics WHERE false))
+       END AS breakdown_digest_now
 FROM metric_day_ledger AS ledger
 LEFT JOIN (
     SELECT metric_date, count(*) AS rows, sum(total_executions) AS executions,
@@ -47,6 +51,10 @@ LEFT JOIN (
     WHERE metric_date BETWEEN :first AND :last
     GROUP BY metric_date
 ) AS stored USING (metric_date)
+LEFT JOIN (
+    SELECT metric_date, {_BREAKDOWN_DIGEST} AS breakdown_digest_now
+    FROM agent_dimension_metrics WHERE :breakdowns AND metric_date BETWEEN :first AND :last GROUP BY metric_date
+) AS by_value USING (metric_date)
 WHERE metric_date BETWEEN :first AND :last
 ORDER BY metric_date""")
 
@@ -78,15 +86,27 @@ class AgentsWithoutRow:
     named: Sequence[tuple[str, str]]
 
 
-def stored_totals(connection: Connection, first: date = date.min, last: date = date.max) -> list[StoredTotals]:
-    """The days of the ledger from `first` to `last` with the sums over their rows, oldest first. Reads no logs."""
+def stored_totals(
+    connection: Connection, first: date = date.min, last: date = date.max, *, breakdowns: bool = True
+) -> list[StoredTotals]:
+    """The days of the ledger from `first` to `last` with the sums over their rows, oldest first. Reads no logs.
+
+    breakdowns: whether to read the rows by value too, which takes 4 µs each: 0.05 s for a day of 500 agents and 25
+    values.
+    """
     totals = []
-    for row in connection.execute(_STORED_TOTALS, {"first": first, "last": last}).mappings():
+    given = {"first": first, "last": last, "breakdowns": breakdowns}
+    for row in connection.execute(_STORED_TOTALS, given).mappings():
         sums = {name: value for name, value in row.items() if name not in (*LEDGER_COLUMNS, "version")}
         agents, digest = tuple(sums.pop("contradictory_agents")), str(sums.pop("digest"))
+        of_values = sums.pop("breakdown_digest_now")
         # sum() of a bigint is a numeric.
         whole = {name: int(value) for name, value in sums.items()}
-        totals.append(StoredTotals(ledger_row(row), **whole, contradictory_agents=agents, digest=digest))
+        totals.append(
+            StoredTotals(
+                ledger_row(row), **whole, contradictory_agents=agents, digest=digest, breakdown_digest=of_values
+            )
+        )
     return totals
 
 

@@ -226,7 +226,7 @@ def publish_day(
                 f"{window.metric_date} was published by another run while this one was computing it. "
                 "Nothing was written; run the day again."
             )
-        counts, *_ = [
+        counts, *of_values = [
             _publish(connection, rows, of_grain, run_id, reason)
             for rows, of_grain in zip((day.metrics, breakdown.metrics), encoded, strict=False)
         ]
@@ -247,6 +247,7 @@ def publish_day(
                 "run_id": run_id,
                 "rows_digest": counts.digest,
                 "dimensions": breakdown.dimensions or None,
+                "breakdown_digest": of_values[0].digest if breakdown.dimensions else None,
                 "skipped_agents": _most_skipped(day.skipped),
             },
         )

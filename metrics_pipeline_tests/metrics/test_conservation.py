@@ -74,6 +74,13 @@ def test_days_that_add_up_have_no_contradiction() -> None:
         ({"ledger": ledger_row(LOGS, rows_digest="columns:2")}, ["its rows were altered after they were stored"]),
         ({"ledger": ledger_row(LOGS, rows_digest="columns:1")}, []),
         ({"ledger": ledger_row(LOGS, rows_digest="other columns:2")}, []),
+        (
+            {"ledger": ledger_row(LOGS, breakdown_digest="columns:2"), "breakdown_digest": "columns:1"},
+            ["its rows by value were altered after they were stored"],
+        ),
+        ({"ledger": ledger_row(LOGS, breakdown_digest="columns:1"), "breakdown_digest": "columns:1"}, []),
+        ({"ledger": ledger_row(LOGS, breakdown_digest="columns:2")}, []),  # its rows by value were not read
+        ({"breakdown_digest": "columns:1"}, []),  # stored by an older version
     ],
 )
 def test_a_sum_that_differs_is_named_with_both_numbers(change: dict[str, object], expected: list[str]) -> None:

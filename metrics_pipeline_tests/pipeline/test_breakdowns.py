@@ -175,6 +175,30 @@ def test_a_corrected_value_makes_the_day_dirty_and_replaces_the_rows_of_its_valu
     assert restated == [("second", "a", "m", None)]
 
 
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "DELETE FROM agent_dimension_metrics WHERE value = 'm'",
+        "DELETE FROM agent_dimension_metrics",
+        "UPDATE agent_dimension_metrics SET p99_latency_ms = p99_latency_ms + 1 WHERE value = 'm'",
+    ],
+)
+def test_a_day_whose_rows_by_value_somebody_changed_is_damaged_and_healed_by_a_run(
+    with_logs: Database, tampering: str
+) -> None:
+    aggregate(with_logs, "model")
+    execute(with_logs, tampering)
+    (verdict,) = judged(with_logs, DAY, logs=open_logs(with_logs, parse_dimensions("model")))
+    assert (verdict.state, verdict.needs_run) == (DayState.DAMAGED, True)
+    assert verdict.reason == "its rows by value were altered after they were stored"
+    aggregate(with_logs, "model")
+    assert states(with_logs, "model") == [DayState.AGGREGATED]
+    assert_values_exact(with_logs, model=MODEL)
+    # As a version before revision 0013 stored it.
+    execute(with_logs, tampering, "UPDATE metric_day_ledger SET breakdown_digest = NULL")
+    assert states(with_logs, "model") == [DayState.AGGREGATED]
+
+
 def test_declaring_and_withdrawing_a_dimension_makes_no_day_dirty(with_logs: Database) -> None:
     aggregate(with_logs, "")
     assert states(with_logs, "model,task") == [DayState.AGGREGATED]

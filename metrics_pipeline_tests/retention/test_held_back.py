@@ -5,7 +5,9 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from metrics_pipeline.errors import DayRefusedError
+from metrics_pipeline.metrics.catalog import AGENT_DIMENSION_DAY
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.publishing import rows_digest
 from metrics_pipeline_tests.days import (
     DAY,
     Log,
@@ -152,6 +154,8 @@ DAMAGES = {
     "DELETE FROM agent_performance_metrics": "(0 rows of 1, 0 executions of 2)",
     "UPDATE agent_performance_metrics SET total_executions = 3": "(1 rows of 1, 3 executions of 2)",
     "UPDATE agent_performance_metrics SET p99_latency_ms = 60000": "(values were altered)",
+    f"""UPDATE metric_day_ledger SET breakdown_digest =
+        (SELECT {rows_digest(AGENT_DIMENSION_DAY)} || '1' FROM agent_dimension_metrics)""": "(values were altered)",
     """INSERT INTO agent_performance_metrics SELECT (jsonb_populate_record(stored, '{"agent_id": "b"}')).*
        FROM agent_performance_metrics AS stored""": "(2 rows of 1, 4 executions of 2)",
 }
