@@ -37,11 +37,12 @@ REAL_LOGS_VARIABLE = "PIPELINE_TESTS_REAL_LOGS"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The options of faults/, which pytest reads only from a conftest.py that it knows from the beginning."""
+    """The options of faults/ and cli/, which pytest reads only from a conftest.py that it knows from the beginning."""
     group = parser.getgroup("faults")
     only = "; without either option, only those marked as smoke are played, with seed 0"
     group.addoption("--seeds", type=int, metavar="N", help=f"play each scenario of faults/ with N seeds{only}")
     group.addoption("--seed", type=int, metavar="K", help=f"play each scenario of faults/ with this seed only{only}")
+    group.addoption("--renew-screens", action="store_true", help="write the files of cli/screens again")
 
 
 def pytest_configure() -> None:

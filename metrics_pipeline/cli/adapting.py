@@ -146,7 +146,7 @@ def _show_detected(connection: Connection, form: Format) -> None:
         Column("name", is_text=True),
         Column("product", is_text=True),
         Column("schema", is_text=True),
-        Column("has", "its version has", is_text=True, is_folded=True),
-        Column("lacks", "and lacks", is_text=True, is_folded=True),
+        Column("lacks", "its version lacks", is_folded=True),
+        Column("has", "its version has", is_folded=True, rank=1),
     ]
     show("Products in this database", columns, rows, form)

@@ -2,20 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
-from decimal import Decimal
 from typing import Annotated, Any
 
 import typer
 
-from metrics_pipeline.cli.tables import Column, Format, FormatOption, show
-from metrics_pipeline.cli.values import day_option, storable
+from metrics_pipeline.cli.tables import Column, Format, FormatOption, in_words, say, show
+from metrics_pipeline.cli.values import day_option, named, storable
 from metrics_pipeline.errors import DagsterStorageError
 from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict, LedgerRow
 from metrics_pipeline.pipeline.opening import open_database, open_source, require_ready
 from metrics_pipeline.pipeline.reconciling import (
+    days_not_stored,
     findings,
     first_day,
-    holes_before,
     how_judged,
     judge_days,
     lookback,
@@ -30,8 +29,6 @@ from metrics_pipeline.store.reads import restatements as stored_restatements
 
 #: The exit code of `status --exit-code`. Neither 1, which an error has, nor 2, a wrong option.
 _NEEDS_ATTENTION = 3
-
-_MAX_NAMED_HOLES = 5
 
 _STYLES = {
     DayState.AGGREGATED: "green",
@@ -123,7 +120,7 @@ def status(
     with database.connect() as connection:
         ledger = ledger_rows(connection, window[0], window[-1]) if window else {}
         first = first_day(connection, logs, settings.time_zone)
-        holes = holes_before(connection, max(first, settings.start_date), window[0]) if first and window else []
+        missing = days_not_stored(connection, max(first, settings.start_date), window[0]) if first and window else []
     show(
         f"{database.description}, {f'logs of {logs.name}, ' if settings.logs_url else ''}days in {settings.time_zone}",
         _STATUS,
@@ -131,42 +128,44 @@ def status(
         form,
     )
     if form is Format.TABLE:
-        print(f"{findings(verdicts, names_days=False)} {how_judged(verdicts)}".rstrip())
-        other = _other_dimensions(ledger, settings)
-        for sentence in filter(None, [other, _older(holes, window), why_start_later(settings, first)]):
-            print(sentence)
+        say(f"{findings(verdicts, names_days=False)} {how_judged(verdicts)}".rstrip())
+        _say_other_dimensions(ledger, settings)
+        _say_older(missing, window)
+        if later := why_start_later(settings, first):
+            say(later)
     if unknown:
-        typer.echo(unknown, err=True)
+        say(unknown, is_error=True)
     if exit_code and (unknown or any(verdict.state.is_fault for verdict in verdicts)):
         raise typer.Exit(_NEEDS_ATTENTION)
 
 
-def _other_dimensions(ledger: Mapping[date, LedgerRow], settings: Settings) -> str:
+def _say_other_dimensions(ledger: Mapping[date, LedgerRow], settings: Settings) -> None:
     """How many days have other dimensions than METRICS_DIMENSIONS declares, and what renews them."""
     days = sorted(other_dimensions(ledger, settings.dimensions))
     renewable = [day for day in days if not ledger[day].is_sealed]
     if not days:
-        return ""
+        return
     said = (
         f"{len(days)} {'day has' if len(days) == 1 else 'days have'} other dimensions than METRICS_DIMENSIONS declares"
     )
     if len(renewable) < len(days):
         said += f", of which {len(days) - len(renewable)} sealed, which keep theirs"
     if not renewable:
-        return f"{said}."
-    return f"{said}. Renew: metrics-pipeline backfill --from {renewable[0]} --to {renewable[-1]} --renew-dimensions"
-
-
-def _older(holes: Sequence[tuple[date, date]], window: Sequence[date]) -> str:
-    if not holes:
-        return ""
-    days = sum((last - first).days + 1 for first, last in holes)
-    named = ", ".join(f"{first} to {last}" if first < last else f"{first}" for first, last in holes[:_MAX_NAMED_HOLES])
-    more = f" and {len(holes) - _MAX_NAMED_HOLES} more gaps" if len(holes) > _MAX_NAMED_HOLES else ""
-    return (
-        f"Never aggregated before {window[0]}, where no schedule looks: {days:,} {'day' if days == 1 else 'days'} "
-        f"({named}{more}). Aggregate them: metrics-pipeline backfill --from {holes[0][0]} --to {holes[-1][1]}"
+        say(f"{said}.")
+        return
+    say(
+        f"{said}. Renew:",
+        f"metrics-pipeline backfill --from {renewable[0]} --to {renewable[-1]} --renew-dimensions",
     )
+
+
+def _say_older(missing: Sequence[date], window: Sequence[date]) -> None:
+    if missing:
+        say(
+            f"Never aggregated before {window[0]}, where no schedule looks: {len(missing):,} "
+            f"{'day' if len(missing) == 1 else 'days'} ({named(missing)}). Aggregate them:",
+            f"metrics-pipeline backfill --from {missing[0]} --to {missing[-1]}",
+        )
 
 
 def restatements(
@@ -215,7 +214,7 @@ def _restatement_row(restatement: Restatement) -> dict[str, Any]:
         ["cleared"]
         if restatement.new_row is None
         else [
-            f"{name} {_plain(old)} → {_plain(restatement.new_row[name])}"
+            f"{name} {in_words(old)} → {in_words(restatement.new_row[name])}"
             for name, old in restatement.old_row.items()
             if old != restatement.new_row[name]
         ]
@@ -228,7 +227,3 @@ def _restatement_row(restatement: Restatement) -> dict[str, Any]:
         "run_id": restatement.run_id,
         "changed": ", ".join(changed) or "the distribution of latencies or users only",
     }
-
-
-def _plain(value: object) -> str:
-    return f"{value:f}" if isinstance(value, Decimal) else str(value)

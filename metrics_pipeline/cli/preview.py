@@ -4,11 +4,10 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.progress import track
 
-from metrics_pipeline.cli.tables import Column, Format, show
+from metrics_pipeline.cli.tables import Column, Format, say, show
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.comparison import DayChange
 from metrics_pipeline.metrics.windows import day_window, days_between
@@ -20,7 +19,7 @@ _MAX_NAMED_AGENTS = 5
 
 
 def _signed(number: int | Decimal) -> str:
-    return f"{number:+,f}" if isinstance(number, Decimal) else f"{number:+,}"
+    return "0" if not number else f"{number:+,f}" if isinstance(number, Decimal) else f"{number:+,}"
 
 
 def _first_of(agents: tuple[str, ...]) -> str:
@@ -52,10 +51,11 @@ def preview_days(settings: Settings, first: date, last: date, options: Aggregati
         try:
             changes.append(preview_day(database, logs, day_window(day, settings.time_zone), options))
         except PermanentError as error:
-            failures.append(f"{day} would fail and stay as it is: {error}")
+            named = "" if str(day) in str(error) else f"{day}: "
+            failures.append(f"Would fail and stay as it is: {named}{error}")
     show("Preview: nothing was written", _COLUMNS, [_row(change) for change in changes], form)
     for failure in failures:
-        typer.echo(failure, err=form is not Format.TABLE)
+        say(failure, is_error=form is not Format.TABLE)
 
 
 def _row(change: DayChange) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from metrics_pipeline.cli.tables import Column, Format, FormatOption, show
-from metrics_pipeline.cli.values import day_option, storable
+from metrics_pipeline.cli.tables import Column, Format, FormatOption, say, show
+from metrics_pipeline.cli.values import day_option, named, storable
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.pipeline.opening import open_database
@@ -93,18 +93,19 @@ def report(
     for row in rows:
         row["error_distribution"] = {each["error_type"]: each["executions"] for each in row["error_distribution"]}
     if not rows and form is Format.TABLE:
-        print("No day of the window is stored.")
+        say("No day of the window is stored.")
     else:
-        shown = (*(Column(key, is_text=True) for key in keys), *_COLUMNS)
-        show(f"{first} to {last_day}, {database.description}", shown, rows, form)
+        grouped = [Column(key, name, is_text=True) for key, name in zip(keys, [*groups, *dimensions], strict=True)]
+        show(f"{first} to {last_day}, {database.description}", [*grouped, *_COLUMNS], rows, form)
         if form is Format.TABLE:
             _name_days_without_distribution(rows)
             if any(row["has_several_user_keys"] for row in rows):
-                print("METRICS_USER_KEY was changed within the window: users cannot be counted where none are shown.")
+                say("METRICS_USER_KEY was changed within the window: users cannot be counted where none are shown.")
     if without and form is Format.TABLE:
-        print(
-            f"Not broken down by {dimension}: {', '.join(map(str, without))}. While their logs exist, metrics-pipeline "
-            f"backfill --from {without[0]} --to {without[-1]} breaks them down by what METRICS_DIMENSIONS declares."
+        say(
+            f"Not broken down by {dimension}: {named(without)}. While their logs exist, break them down by what "
+            "METRICS_DIMENSIONS declares:",
+            f"metrics-pipeline backfill --from {without[0]} --to {without[-1]}",
         )
 
 
@@ -125,8 +126,8 @@ def _known(dimensions: list[str], stored: list[str]) -> str:
 def _name_days_without_distribution(rows: list[dict[str, Any]]) -> None:
     missing = sorted({day for row in rows for day in row["days_without_distribution"]})
     if missing:
-        print(
-            f"Percentiles and users are empty where a day has no distribution: {', '.join(map(str, missing))}. While "
-            f"their logs exist, metrics-pipeline backfill --from {missing[0]} --to {missing[-1]} stores them; sealed "
-            "days were stored by a version that kept none."
+        say(
+            f"Percentiles and users are empty where a day has no distribution: {named(missing)}. Sealed days were "
+            "stored by a version that kept none. While the logs of the others exist, store them:",
+            f"metrics-pipeline backfill --from {missing[0]} --to {missing[-1]}",
         )

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from metrics_pipeline.cli.runs import INTERRUPTED
-from metrics_pipeline.cli.tables import Column, Format, FormatOption, show
+from metrics_pipeline.cli.tables import Column, Format, FormatOption, say, show
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.retention import NEVER, RetentionPolicy, cutoffs
 from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE, METRICS_TABLE
@@ -65,7 +65,7 @@ def retention(
             report = _preview(settings, policy, pace, show) if dry_run else _run(settings, policy, pace, show)
     _print_report(report, form, is_dry_run=dry_run)
     if settings.logs_url is not None and form is Format.TABLE:
-        print(LAKE_IS_KEPT)
+        say(LAKE_IS_KEPT)
 
 
 def _given(limited: type[RetentionPolicy | Pace], limits: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,6 +149,7 @@ def _print_report(report: "Report", form: Format, *, is_dry_run: bool) -> None:
             ),
             report["days"],
         )
+        print()
     show(
         "Rows",
         (Column("table", is_text=True), Column("deleted", done), Column("held_back", "held back")),
@@ -162,11 +163,11 @@ def _print_report(report: "Report", form: Format, *, is_dry_run: bool) -> None:
         ],
     )
     for partition in report["partitions_dropped"]:
-        print(f"Partition {partition} {'would be' if is_dry_run else 'was'} dropped as a whole.")
+        say(f"Partition {partition} {'would be' if is_dry_run else 'was'} dropped as a whole.")
     if report["alert_history_held_back"]:
-        print(f"No alert was deleted: {report['alert_history_held_back']}.")
+        say(f"No alert was deleted: {report['alert_history_held_back']}.")
     if report["is_out_of_time"]:
-        print("The time budget is used up. Run the command again to go on.")
+        say("The time budget is used up. Run the command again to go on.")
 
 
 def _rows(report: "Report", *, is_dry_run: bool) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import os
 import sys
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from metrics_pipeline.cli.preview import preview_days
-from metrics_pipeline.cli.tables import Column, Format, FormatOption, show
+from metrics_pipeline.cli.tables import Column, Format, FormatOption, say, show
 from metrics_pipeline.cli.values import day_option
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import last_complete_day
@@ -171,28 +172,26 @@ def run_with_progress(
                 on_day=advance,
             )
 
-    def say(sentence: str) -> None:
-        # JSON and CSV on stdout are for programs.
-        typer.echo(sentence, err=form is not Format.TABLE)
-
+    # JSON and CSV on stdout are for programs.
+    tell = partial(say, is_error=form is not Format.TABLE)
     if outcome.continued_run_id is not None:
-        say(
+        tell(
             f"Went on where run {outcome.continued_run_id} stopped; its days that still equal their logs were left out."
         )
     for why in outcome.left_out.values():
-        say(f"Left out: {why}")
+        tell(f"Left out: {why}")
     if outcome.days or form is not Format.TABLE:
         _print_days(outcome, form)
     for day, report in outcome.days.items():
         if report["warning"] != "none":
-            say(f"{day}: {report['warning']}")
+            tell(f"{day}: {report['warning']}")
     if outcome.is_interrupted:
         typer.echo(f"Interrupted. {len(outcome.days)} days are stored; run the command again to go on.", err=True)
         raise typer.Exit(INTERRUPTED)
     if outcome.failure is not None:
         raise PermanentError(f"Run {outcome.run_id} failed. {outcome.failure}")
     if not outcome.days:
-        say(f"Run {outcome.run_id} had nothing left to do.")
+        tell(f"Run {outcome.run_id} had nothing left to do.")
 
 
 def require_complete_days(settings: Settings, first: date, last: date) -> None:

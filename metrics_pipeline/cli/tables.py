@@ -1,4 +1,4 @@
-"""How the commands print rows: as a table that fits the terminal, as CSV or as JSON; and foreign text on one line."""
+"""How the commands print rows: as a table that fits the terminal, as CSV or as JSON; sentences and foreign text."""
 
 import csv
 import sys
@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 #: The narrowest column of sentences: below it, a sentence takes more lines than one can follow.
-_FOLDED_WIDTH = 24
+_FOLDED_WIDTH = 28
 
 
 class Format(StrEnum):
@@ -33,7 +33,8 @@ class Format(StrEnum):
 FormatOption = Annotated[Format, typer.Option("--format", help="CSV and JSON have all columns and digits.")]
 
 
-def _in_words(value: Any) -> str:
+def in_words(value: Any) -> str:
+    """A value as a person reads it: separators of thousands, times without seconds."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Decimal):
@@ -59,7 +60,7 @@ class Column:
     is_text: bool = False
     is_folded: bool = False
     rank: int = 0
-    in_words: Callable[[Any], str] = _in_words
+    in_words: Callable[[Any], str] = in_words
     style: Callable[[Any], str] = lambda _value: ""
 
 
@@ -105,23 +106,51 @@ def _show_table(title: str, columns: Sequence[Column], rows: Sequence[Mapping[st
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], *, is_plain: bool = False) -> Table:
+    column_cells: list[list[Text]] = []
     table = Table(
         box=None if is_plain else box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0) if is_plain else (0, 1)
     )
     for column in columns:
         is_folded = column.is_folded and not is_plain
+        heading = Text(column.heading or column.name)
+        values = [row[column.name] for row in rows]
+        said = zip(values, _in_words_of(column, values), strict=True)
+        cells = [Text(printable(words), column.style(value)) for value, words in said]
         table.add_column(
-            column.heading or column.name,
+            heading,
             justify="left" if column.is_text or column.is_folded else "right",
             no_wrap=not is_folded,
-            min_width=_FOLDED_WIDTH if is_folded else None,
+            # Rich takes the longest word for the least width, also of what it may not wrap, and would cut the rest off.
+            min_width=_FOLDED_WIDTH if is_folded else max(cell.cell_len for cell in (heading, *cells)),
             overflow="fold",
         )
-    for row in rows:
-        table.add_row(
-            *(Text(printable(column.in_words(row[column.name])), column.style(row[column.name])) for column in columns)
-        )
+        column_cells.append(cells)
+    for row in zip(*column_cells, strict=True):
+        table.add_row(*row)
     return table
+
+
+def _in_words_of(column: Column, values: Sequence[Any]) -> list[str]:
+    """The column's values; decimals with as many places as all of them need, and with two at least."""
+    if column.in_words is not in_words or not any(isinstance(value, Decimal) for value in values):
+        return [column.in_words(value) for value in values]
+    places = max(-int(value.normalize().as_tuple().exponent) for value in values if isinstance(value, Decimal))
+    return [f"{value:,.{max(places, 2)}f}" if isinstance(value, Decimal) else in_words(value) for value in values]
+
+
+def say(sentence: str, command: str = "", *, is_error: bool = False) -> None:
+    """Prints a sentence, and the command that does what it proposes.
+
+    A terminal gets the sentence folded between words, and below it the command in one piece, to be copied. A pipe gets
+    one line.
+    """
+    console = Console(stderr=is_error, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        print(printable(f"{sentence} {command}".rstrip()), file=console.file)
+        return
+    console.print(Text(printable(sentence)))
+    if command:
+        console.print(Text(f"  {printable(command)}"), soft_wrap=True)
 
 
 def _in_json(value: object) -> Any:

@@ -1,9 +1,12 @@
-"""What several commands demand of the values they are given."""
+"""What several commands demand of the values they are given, and how they name days."""
 
-from datetime import date, datetime
+from collections.abc import Iterable
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import typer
+
+_MAX_NAMED = 5
 
 
 def storable(value: str | None) -> str | None:
@@ -26,3 +29,15 @@ def day(text: str) -> date:
 def day_option(*names: str, help: str) -> Any:  # noqa: A002 - as Typer calls it
     """An option whose value is a day."""
     return typer.Option(*names, metavar="YYYY-MM-DD", parser=day, help=help)
+
+
+def named(days: Iterable[date]) -> str:
+    """The sorted days, consecutive ones as a span, at most five of these."""
+    found: list[tuple[date, date]] = []
+    for each in days:
+        if found and each - found[-1][1] == timedelta(days=1):
+            found[-1] = (found[-1][0], each)
+        else:
+            found.append((each, each))
+    said = [f"{first} to {last}" if first < last else f"{first}" for first, last in found[:_MAX_NAMED]]
+    return ", ".join(said) + (f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else "")

@@ -126,17 +126,10 @@ def why_start_later(settings: Settings, first: date | None) -> str:
     )
 
 
-def holes_before(snapshot: Connection, first: date, until: date) -> list[tuple[date, date]]:
-    """The first and the last day of each gap in the ledger from `first` to the day before `until`."""
+def days_not_stored(snapshot: Connection, first: date, until: date) -> list[date]:
+    """The days that the ledger lacks, from `first` to the day before `until`."""
     stored = ledger_rows(snapshot, first, until)
-    missing = [day for day in days_between(first, until)[:-1] if day not in stored] if first < until else []
-    holes: list[tuple[date, date]] = []
-    for day in missing:
-        if holes and day - holes[-1][1] == timedelta(days=1):
-            holes[-1] = (holes[-1][0], day)
-        else:
-            holes.append((day, day))
-    return holes
+    return [day for day in days_between(first, until)[:-1] if day not in stored]
 
 
 def how_judged(verdicts: Sequence[DayVerdict]) -> str:

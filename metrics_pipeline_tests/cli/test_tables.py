@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import pytest
 
-from metrics_pipeline.cli.tables import Column, Format, show
+from metrics_pipeline.cli.tables import Column, Format, say, show
 
 COLUMNS = (
     Column("day", is_text=True),
@@ -130,3 +130,26 @@ def test_a_hostile_name_stays_in_its_row_and_commands_nothing(
     (row,) = [line for line in lines if "sealed" in line]
     assert row.split("sealed")[1].removesuffix("0.000000001").strip() == said
     assert lines[0] == f"T {said}"
+
+
+def test_decimals_of_a_column_have_the_places_that_one_of_them_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    costs = [Decimal("10472.818000000"), Decimal("0E-9"), None, Decimal("100")]
+    show("Costs", [Column("cost")], [{"cost": cost} for cost in costs])
+    assert capsys.readouterr().out == "Costs\n      cost\n10,472.818\n     0.000\n\n   100.000\n"
+    show("Costs", [Column("cost")], [{"cost": Decimal(5)}])
+    assert capsys.readouterr().out.endswith("5.00\n")
+
+
+def test_a_terminal_gets_a_sentence_folded_between_words_and_a_command_in_one_piece(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentence, command = "Two days are missing.\x1b[2J Store them:", "metrics-pipeline backfill --from 2025-07-10"
+    monkeypatch.setenv("FORCE_COLOR", "")
+    say(sentence, command)
+    assert capsys.readouterr().out == f"Two days are missing.\\x1b[2J Store them: {command}\n"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "30")
+    say(sentence, command)
+    assert capsys.readouterr().out == f"Two days are missing.\\x1b[2J \nStore them:\n  {command}\n"
