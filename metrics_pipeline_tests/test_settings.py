@@ -194,6 +194,7 @@ def test_a_file_env_beside_the_project_means_the_same_to_our_commands_as_to_dags
     assert told.stdout == "Mars/Base xMars/Base\n"
 
 
+@pytest.mark.end_to_end
 def test_files_are_read_and_written_as_utf_8_whatever_the_locale(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir(mode=0o700)
@@ -292,6 +293,7 @@ def test_any_value_of_any_variable_is_usable_or_refused_by_its_name_and_value(va
         assert partitions.get_first_partition_key() in (None, found.start_date.isoformat())
 
 
+@pytest.mark.end_to_end
 def test_the_code_location_refuses_a_value_in_a_sentence_at_the_end_of_what_dagster_shows() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", "import metrics_pipeline.definitions"],

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from metrics_pipeline.cli import supervisor
 from metrics_pipeline_tests.processes import HANGING_SECONDS, is_gone, wait_until
 
 # Prints its id and its child's. On SIGINT it says so, and ends without ending its child.
@@ -26,14 +27,17 @@ except KeyboardInterrupt:
 """
 _PATIENT = "import time; print(flush=True); time.sleep(600)"
 _STUBBORN = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); " + _PATIENT
-# With a shorter _REST_SECONDS, which can be set only inside the guard's own process.
-_CALLER = "import sys; from metrics_pipeline.cli import supervisor; sys.exit(supervisor.run(sys.argv[1:], {}))"
-_GUARD = """
+# Without the package around it, whose import takes each process two seconds.
+_IMPORT = f"""
 import sys
-from metrics_pipeline.cli import supervisor
-supervisor._REST_SECONDS = 0.3
-sys.exit(supervisor._guard(0, sys.argv[1:]))
+from importlib.util import module_from_spec, spec_from_file_location
+spec = spec_from_file_location("supervisor", {supervisor.__file__!r})
+supervisor = module_from_spec(spec)
+spec.loader.exec_module(supervisor)
 """
+_CALLER = _IMPORT + "sys.exit(supervisor.run(sys.argv[1:], {}))"
+# With a shorter _REST_SECONDS, which can be set only inside the guard's own process.
+_GUARD = _IMPORT + "supervisor._REST_SECONDS = 0.3; sys.exit(supervisor._guard(0, sys.argv[1:]))"
 
 
 class Family:
@@ -75,7 +79,7 @@ def test_a_signal_ends_the_command_gently_and_its_exit_code_is_ours(
     signal_: signal.Signals, families: list[Family]
 ) -> None:
     # Whatever the tests were started with: under nohup it is ignored.
-    family = Family(f"import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); {_CALLER}")
+    family = Family("import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)" + _CALLER)
     families.append(family)
     os.killpg(family.process.pid, signal_)  # as a terminal does
     output, errors = family.process.communicate(timeout=HANGING_SECONDS)
@@ -126,7 +130,7 @@ def test_a_guard_that_is_told_to_end_sees_the_command_through(families: list[Fam
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
 def test_nohup_means_what_it_says(families: list[Family]) -> None:
-    family = Family(f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); {_CALLER}")
+    family = Family("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)" + _CALLER)
     families.append(family)
     status = Path(f"/proc/{family.process.pid}/status").read_text()
     (ignored,) = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigIgn:"))

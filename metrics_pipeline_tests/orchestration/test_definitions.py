@@ -62,6 +62,7 @@ def command(home: Path, tmp_path: Path) -> Command:
     return run
 
 
+@pytest.mark.end_to_end
 def test_importing_them_opens_no_connection_starts_no_server_and_warns_of_nothing(command: Command, home: Path) -> None:
     with_a_closed_port = f"""
 import importlib, os, {MODULE} as module

@@ -33,6 +33,7 @@ with open_instance(Settings(home=Path(sys.argv[1]))) as instance:
 """
 
 
+@pytest.mark.end_to_end
 def test_runs_are_kept_in_the_database_dagster_for_other_processes(server_home: Path, server_uri: str) -> None:
     job = dg.GraphDefinition(name="nothing").to_job()
     with open_instance(Settings(home=server_home)) as instance:
