@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.logs.contract import UpstreamContract
@@ -184,6 +183,8 @@ def _where(has_value: pl.Series, values: pl.Series) -> pl.Series:
 
 def _native(code: str, joined: Sequence[bytes]) -> pl.Series:
     """Numbers from the bytes of PostgreSQL's send functions, big-endian."""
+    import pyarrow as pa
+
     numbers = array(code, b"".join(joined))
     if sys.byteorder == "little":
         numbers.byteswap()
@@ -194,6 +195,9 @@ def _native(code: str, joined: Sequence[bytes]) -> pl.Series:
 
 def _numbers(joined: pl.Series) -> pl.Series:
     """Lists of numbers from the bytes of int4send(), four per number, big-endian."""
+    # Imported here: it takes 25 MB, and not every process that opens the logs reads them. Retention does not.
+    import pyarrow as pa
+
     numbers = array("i", b"".join(joined.drop_nulls()))
     if sys.byteorder == "little":
         numbers.byteswap()

@@ -86,8 +86,8 @@ def judge_in_time(
 ) -> tuple[list[DayVerdict], str]:
     """As judge, for a tick, which Dagster ends after 60 seconds; and what the tick says of the days.
 
-    Days whose logs cannot be read in time, because there are too many or a lock keeps readers out, are judged by what
-    was recorded of them, and named. Days before the first log are left out.
+    A day whose logs cannot be read in time, because there are too many or a lock keeps readers out, is judged by what
+    was recorded of it, and named; the checks at night read it without a limit. Days before the first log are left out.
     Raises TransientError if our own tables cannot be read, naming the lock if one is the cause, and PermanentError.
     """
     hurried = database.within(_TICK_SECONDS, lock_seconds=_LOCK_SECONDS)
@@ -127,9 +127,12 @@ def _left_out(early: Set[date]) -> str:
 def _left(found: Found, database: Database) -> str:
     if not found.left:
         return ""
-    days = f"{found.left[0]}" if len(found.left) == 1 else f"{len(found.left)} days from {found.left[0]} on"
+    named = ", ".join(str(day) for day in found.left)
     why = f"{found.why} {_held_locks(database)}" if found.why else "The next tick goes on with them."
-    return f"In the time of a tick the logs of {days} could not be looked at, so what was known before counts. {why}"
+    return (
+        f"In the time of a tick the logs of these days could not be read, so what was known before counts: {named}. "
+        f"{why} The checks at night read them without a limit."
+    )
 
 
 def _held_locks(database: Database) -> str:

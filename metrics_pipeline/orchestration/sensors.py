@@ -40,7 +40,7 @@ is not green. Adjacent days are one run. A day that a run is about to write is l
 shrunk.
 
 Only logs of days that may have changed are read; the tick's log says by which evidence the days were judged. Where that
-is a count, corrections of older days are found by the checks at night.
+is a count, corrections in place are found in the newest two days if no count differs, and by the checks at night.
 
 If a run ends and leaves its day as it was, the day is asked for again, at most five times and with growing waits; not
 if the run refused the day. The skip reason, and the cursor of a tick that asks for something, say what was found.

@@ -5,7 +5,8 @@ from the strongest to the weakest, is JudgedBy.
 """
 
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
@@ -22,9 +23,9 @@ from metrics_pipeline.store.ledger import ledger_rows
 from metrics_pipeline.store.reads import executions_by_agent
 from metrics_pipeline.store.verifications import record_verifications, verifications
 
-#: Where nothing but a count tells that a day is unchanged, the newest days are read in full each time: most logs that
-#: are corrected in place are young.
-_READ_EACH_TIME = 2
+#: Where nothing but a count tells that days are unchanged, and all counts are, the newest days are read in full: most
+#: logs that are corrected in place are young.
+_RECENT = 2
 
 _NOW = text("SELECT now()")
 
@@ -35,7 +36,8 @@ class Effort:
 
     is_full: read every day, whatever cheaper evidence says. trusted_for: of a day that only a count could confirm,
     believe what was found or confirmed less than this ago. seconds: read one day after the other, begin no further one
-    after this time, and give up where the logs cannot be read; None to go on to the end, or to the first error.
+    after this time, count for at most half of it, and leave a day that cannot be read; None to go on to the end, or to
+    the first error.
     """
 
     is_full: bool = False
@@ -51,7 +53,8 @@ USUAL_EFFORT = Effort()
 class Found:
     """What is known of the logs of days now.
 
-    by_day: the days that were looked at. left: those that were not, because the time was over or for the reason `why`.
+    by_day: the days that were looked at. left: those that were not, or were counted where they should have been read,
+    because the time was over or for the reason `why`.
     """
 
     by_day: Mapping[date, Verification]
@@ -70,18 +73,14 @@ def look_at_days(
 ) -> Found:
     """Looks at the logs of `days`, which are sorted, except those in `running`, which a run is about to write.
 
-    The newest day comes first. Raises PermanentError, and TransientError unless the effort is limited in time.
+    Raises PermanentError, and TransientError unless the effort is limited in time. Then the smallest day is read first,
+    so that one that is too large for the time costs no other; days that were never stored come last, because they are
+    known to be missing without their logs.
     """
     windows = {day: day_window(day, time_zone) for day in days if day not in running}
     look = _Look(database, logs, windows, effort)
-    why = ""
-    try:
-        look.take()
-    except TransientError as error:
-        if effort.seconds is None:
-            raise
-        why = str(error)
-    return Found(look.found, [day for day in windows if day not in look.found], why)
+    look.take()
+    return Found(look.found, [day for day in windows if day in look.unread or day not in look.found], look.why)
 
 
 def record(database: Database, found: Found) -> None:
@@ -91,41 +90,62 @@ def record(database: Database, found: Found) -> None:
 
 
 class _Look:
-    """One look at some days. What it has found before an error is kept in `found`."""
+    """One look at some days. What it has found before an error is kept in `found`; `unread` could not be read."""
 
     def __init__(self, database: Database, logs: LogSource, windows: Mapping[date, DayWindow], effort: Effort) -> None:
         self.found: dict[date, Verification] = {}
+        self.unread: set[date] = set()
+        self.why = ""
         self._database = database
         self._logs = logs
         self._windows = windows
         self._effort = effort
-        self._ends_at = float("inf") if effort.seconds is None else time.monotonic() + effort.seconds
+        self._began_at = time.monotonic()
         self._known: dict[date, Verification] = {}
         self._marks: Mapping[date, Mark] = {}
+        self._stored_logs: dict[date, int] = {}
 
     def take(self) -> None:
         if not self._windows:
             return
-        unchanged, now = self._cheap_evidence()
-        to_read: list[date] = []
-        to_count: list[date] = []
-        for position, day in enumerate(reversed([*self._windows])):
-            known = self._known.get(day)
-            if known is None or self._effort.is_full:
-                to_read.append(day)
-            elif day in unchanged:
-                self.found[day] = replace(known, confirmed_at=now, judged_by=unchanged[day])
-            elif day in self._marks or known.mark is not None:
-                # The latter: what could tell whether it changed since can do so no longer.
-                to_read.append(day)
-            elif timedelta(0) <= now - known.confirmed_at < self._effort.trusted_for:
-                self.found[day] = known
-            elif position < _READ_EACH_TIME or isinstance(known.present, Unreadable):
-                to_read.append(day)
-            else:
-                to_count.append(day)
-        self._read(to_read)
-        self._read(self._count(to_count, now))
+        with self._leaving_errors():
+            unchanged, now = self._cheap_evidence()
+            to_read: list[date] = []
+            to_count: list[date] = []
+            for day in reversed([*self._windows]):
+                known = self._known.get(day)
+                if known is None or self._effort.is_full:
+                    to_read.append(day)
+                elif day in unchanged:
+                    self.found[day] = replace(known, confirmed_at=now, judged_by=unchanged[day])
+                elif day in self._marks or known.mark is not None:
+                    # The latter: what could tell whether it changed since can do so no longer.
+                    to_read.append(day)
+                elif timedelta(0) <= now - known.confirmed_at < self._effort.trusted_for:
+                    self.found[day] = known
+                elif isinstance(known.present, Unreadable):
+                    to_read.append(day)
+                else:
+                    to_count.append(day)
+            changed = self._count(to_count, now)
+            self._read([*to_read, *changed])
+            if not changed:
+                newest = [*self._windows][-_RECENT:]
+                self._read([day for day in to_count if day in newest and day in self.found], is_urgent=False)
+
+    @contextmanager
+    def _leaving_errors(self) -> Iterator[None]:
+        """Ends the block at an error that may pass, if the effort is limited in time. The first one is kept."""
+        try:
+            yield
+        except TransientError as error:
+            if self._effort.seconds is None:
+                raise
+            self.why = self.why or str(error)
+
+    def _is_over(self, share: float = 1) -> bool:
+        seconds = self._effort.seconds
+        return seconds is not None and time.monotonic() - self._began_at > seconds * share
 
     def _cheap_evidence(self) -> tuple[Mapping[date, JudgedBy], datetime]:
         """What tells without reading a log that days are unchanged, and the time before it was asked for."""
@@ -135,6 +155,7 @@ class _Look:
             now: datetime = connection.execute(_NOW).scalar_one()
             self._marks = self._logs.marks(connection, list(self._windows.values()))
             stored = ledger_rows(connection, first, last)
+            self._stored_logs = {day: row.source_logs for day, row in stored.items()}
             for day, known in verifications(connection, first, last).items():
                 version = stored[day].version if day in stored else None
                 is_comparable = isinstance(known.present, Unreadable) or (
@@ -146,31 +167,40 @@ class _Look:
             return self._logs.unchanged(connection, [self._windows[day] for day in since], since, self._marks), now
 
     def _count(self, days: Sequence[date], now: datetime) -> list[date]:
-        """Counts the logs of the days, newest first, and returns those whose number has changed."""
-        if not days or time.monotonic() > self._ends_at:
-            return []
-        windows = [self._windows[day] for day in sorted(days)]
-        with self._database.snapshot() as snapshot:
-            counts = self._logs.counts(snapshot, windows)
-        changed = []
-        for day in days:
-            known = self._known[day]
-            if isinstance(known.present, Unreadable) or known.present.logs != counts[day]:
-                changed.append(day)
-            else:
-                self.found[day] = replace(known, confirmed_at=now, judged_by=JudgedBy.COUNT)
+        """Counts the logs of the days, and returns those whose number has changed.
+
+        The day that was confirmed longest ago comes first, so that each is counted once in a few looks.
+        """
+        changed: list[date] = []
+        if not days:
+            return changed
+        with self._leaving_errors(), self._database.snapshot() as snapshot:
+            for number, day in enumerate(sorted(days, key=lambda day: self._known[day].confirmed_at)):
+                if number and self._is_over(0.5):
+                    break
+                known = self._known[day]
+                logs = self._logs.counts(snapshot, [self._windows[day]])[day]
+                if isinstance(known.present, Unreadable) or known.present.logs != logs:
+                    changed.append(day)
+                else:
+                    self.found[day] = replace(known, confirmed_at=now, judged_by=JudgedBy.COUNT)
         return changed
 
-    def _read(self, days: Sequence[date]) -> None:
-        """Reads the days, which are sorted newest first: in one pass, or one after the other if time is limited."""
-        batches = [sorted(days)] if self._effort.seconds is None else [[day] for day in days]
+    def _read(self, days: Sequence[date], *, is_urgent: bool = True) -> None:
+        """Reads the days: in one pass, or one after the other if time is limited.
+
+        Of urgent days one at least, so that every look gets further.
+        """
+        self.unread.update(days)
+        smallest_first = sorted(days, key=lambda day: self._stored_logs.get(day, float("inf")))
+        batches = [sorted(days)] if self._effort.seconds is None else [[day] for day in smallest_first]
         for number, batch in enumerate(filter(None, batches)):
-            # One day at least, so that every tick gets further.
-            if number and time.monotonic() > self._ends_at:
+            if (number or not is_urgent) and self._is_over():
                 return
             windows = [self._windows[day] for day in batch]
-            with self._database.snapshot() as snapshot:
+            with self._leaving_errors(), self._database.snapshot() as snapshot:
                 self.found.update(_read(snapshot, self._logs, windows, self._marks))
+                self.unread.difference_update(batch)
 
 
 def _read(

@@ -2,7 +2,7 @@
 
 Eight clients of pgbench insert logs, with the feed and without it in turns on one server, each first in every second
 turn, into a table that is emptied before. A row of the result shows the medians of the turns, and the median of the
-ratio of two neighbours.
+ratio of two neighbours. `--ages today's --rows 1 --turns 41 --seconds 1` takes three minutes.
 """
 
 import argparse
@@ -49,6 +49,8 @@ def main() -> None:
     )
     parser.add_argument("--turns", type=int, default=7, help="turns with the feed and without (default %(default)s)")
     parser.add_argument("--seconds", type=int, default=10, help="seconds of a turn (default %(default)s)")
+    parser.add_argument("--ages", nargs="+", choices=_AGES, default=[*_AGES], help="of the rows (default all)")
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 1000], help="in a statement (default 1 and 1000)")
     options = parser.parse_args()
     print("| rows | a statement | rows per second without | with | ratio | p99 ms without | with | ratio |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
@@ -57,9 +59,9 @@ def main() -> None:
         database = Database(DatabaseUrl.parse(uri))
         create_upstream_tables(database)
         upgrade(database)
-        for name, age in _AGES.items():
-            for rows in (1, 1000):
-                script = _INSERT.format(age=age, rows=rows)
+        for name in options.ages:
+            for rows in options.rows:
+                script = _INSERT.format(age=_AGES[name], rows=rows)
                 pairs: list[tuple[Turn, Turn]] = []
                 for number in range(options.turns):
                     # Whoever comes second finds a warmer server, or a slower machine.

