@@ -18,14 +18,14 @@ LARGEST_HEADERS_BYTES = 64 * 1024
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.ASCII | re.IGNORECASE)
 _AGENT_PREFIX = "/api/v1/metrics/"
-_BROWSER_HEADERS = {
+_BROWSER_HEADERS = (
     # A page that frames /docs could trick its visitor into pressing Execute there.
-    "Content-Security-Policy": "frame-ancestors 'none'",
+    (b"content-security-policy", b"frame-ancestors 'none'"),
     # Agent names and error types are foreign text: a browser must not read CSV or JSON with markup in it as HTML.
-    "X-Content-Type-Options": "nosniff",
+    (b"x-content-type-options", b"nosniff"),
     # No page of another site can load an answer as an image or a script.
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
 
 _access = logging.getLogger("metrics_pipeline.access")
 _log = logging.getLogger("metrics_pipeline.api")
@@ -43,8 +43,8 @@ def request_log(app: ASGIApp, traffic: Traffic) -> ASGIApp:
             await app(scope, receive, send)
             return
         started = time.perf_counter()
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        asked = Headers(scope=scope).get("x-request-id", "")
+        request_id = asked if _REQUEST_ID.fullmatch(asked) else str(uuid.uuid4())
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         status = 0
@@ -54,8 +54,10 @@ def request_log(app: ASGIApp, traffic: Traffic) -> ASGIApp:
             if message["type"] == "http.response.start":
                 # Nobody receives the error of a statement that was cancelled because the client went away.
                 status = 0 if state.get("is_abandoned") else message["status"]
-                headers = MutableHeaders(scope=message)
-                headers.update({**_BROWSER_HEADERS, **headers, "X-Request-ID": request_id})
+                headers = message["headers"]
+                given = {name for name, _ in headers}
+                headers += [header for header in _BROWSER_HEADERS if header[0] not in given]
+                headers.append((b"x-request-id", request_id.encode()))
             await send(message)
 
         malformed = _malformed(scope)

@@ -184,7 +184,8 @@ def unknown_agent(agent_id: str) -> ProblemError:
     )
 
 
-def _agent_in_path(agent_id: str) -> str:
+def agent_in_path(agent_id: str) -> str:
+    """The agent id as it was percent-encoded. Raises ProblemError (404) for one that no agent can have."""
     try:
         decoded = unquote_to_bytes(agent_id).decode()
     except UnicodeDecodeError as error:
@@ -194,7 +195,7 @@ def _agent_in_path(agent_id: str) -> str:
     return decoded
 
 
-#: The agent id that a path names. Raises ProblemError (404) for one that no agent can have.
+#: The agent id that a path names.
 AgentId = Annotated[
     str,
     Path(
@@ -202,7 +203,7 @@ AgentId = Annotated[
         "/summary or /compare, write the last one as %2F.",
         examples=["support-triage"],
     ),
-    AfterValidator(_agent_in_path),
+    AfterValidator(agent_in_path),
 ]
 
 

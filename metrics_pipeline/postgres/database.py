@@ -6,17 +6,19 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
+from sqlalchemy import Connection, Engine, NullPool, TextClause, create_engine, event, text
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from metrics_pipeline.postgres.faults import Login, database_faults
 from metrics_pipeline.postgres.urls import DatabaseUrl
@@ -26,6 +28,9 @@ _CANCEL_SECONDS = 5
 
 #: How long after its own timeout a statement may take to end before the server counts as frozen.
 _GRACE_SECONDS = 5
+
+#: In the pool's record of a connection: whether no pooler may give its session to others.
+_IS_OUR_SESSION = "is_our_session"
 
 _Connections = WeakKeyDictionary[psycopg.Connection[Any], float]
 
@@ -89,6 +94,7 @@ class Database:
         login: what the last session found.
         connections: the open ones, also of databases that are derived from this one, except for_reading; and when to
             give each one up.
+        statement_timeout_seconds: the limit of a statement for_reading.
     """
 
     def __init__(self, url: DatabaseUrl, *, before_connecting: Callable[..., None] | None = None) -> None:
@@ -99,6 +105,7 @@ class Database:
         self._before_connecting = before_connecting
         self.login = Login()
         self.connections: _Connections = WeakKeyDictionary()
+        self.statement_timeout_seconds = 0
         # No pool: a run makes a handful of transactions, and a local connection costs 3 ms. A connection that is not
         # kept is never found dead after a restart of the server, is never shared with a fork, and never delays the
         # shutdown of the embedded server.
@@ -141,7 +148,8 @@ class Database:
 
         Its transactions are read-only, and no statement in them takes longer than the timeout. A caller that finds no
         connection free within 5 seconds gets sqlalchemy.exc.TimeoutError. The caller disposes of the engine.
-        cancel_statements and give_up_statements of the result are about its own connections only.
+        cancel_statements and give_up_statements of the result are about its own connections only, and read_row is for
+        the result only.
         """
         opened: _Connections = WeakKeyDictionary()
         engine = self._engine(Login(), opened, pool_size=connections, max_overflow=0, pool_timeout=5).execution_options(
@@ -157,12 +165,14 @@ class Database:
             if poll.poll(0):
                 raise DisconnectionError
 
-        # Per transaction, not per session: PgBouncer would pass a session's settings on to sessions of the pipeline.
+        event.listen(engine, "connect", partial(_limit_session, statement_timeout_seconds))
+
         @event.listens_for(engine, "begin")
-        def limit(connection: Connection) -> None:
-            # By the driver: through SQLAlchemy, this takes as long as a short answer's own statement.
-            driver: Any = connection.connection.driver_connection
-            driver.execute(f"SET LOCAL statement_timeout = '{statement_timeout_seconds}s'")
+        def limit_transaction(connection: Connection) -> None:
+            if not connection.info[_IS_OUR_SESSION]:
+                # By the driver: through SQLAlchemy, this takes as long as a short answer's own statement.
+                driver: Any = connection.connection.driver_connection
+                driver.execute(f"SET LOCAL statement_timeout = '{statement_timeout_seconds}s'")
 
         @event.listens_for(engine, "before_cursor_execute")
         def set_deadline(connection: Connection, *_: object) -> None:
@@ -172,7 +182,33 @@ class Database:
         reading = copy(self)
         # Not what its sessions find, because the timeout is ours.
         reading.engine, reading.login, reading.connections = engine, Login(), opened
+        reading.statement_timeout_seconds = statement_timeout_seconds
         return reading
+
+    def read_row(self, statement: TextClause, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        """The only row of a statement, which is prepared once per session and runs outside of a transaction.
+
+        For short answers: through SQLAlchemy, in a transaction, the same takes four times as much processor time.
+        """
+        with database_faults(self.description, self.login):
+            pooled = self.engine.raw_connection()
+            try:
+                if pooled.info[_IS_OUR_SESSION]:
+                    driver: Any = pooled.driver_connection
+                    self.connections[driver] = time.monotonic() + self.statement_timeout_seconds + _GRACE_SECONDS
+                    driver.autocommit, driver.prepare_threshold = True, 0
+                    try:
+                        (row,) = driver.execute(_of_driver(statement), parameters).fetchall()
+                    finally:
+                        if driver.closed:
+                            pooled.invalidate()
+                        else:
+                            driver.autocommit, driver.prepare_threshold = False, None
+                    return cast("Sequence[Any]", row)
+            finally:
+                pooled.close()
+        with self.connect() as connection:
+            return connection.execute(statement, dict(parameters)).one()
 
     def within(self, seconds: float, *, lock_seconds: float) -> "Database":
         """The same database for readers that have a deadline: from now on all statements together take `seconds`.
@@ -252,6 +288,28 @@ def exclusive_locks(connection: Connection) -> list[str]:
         f"process {row.pid} ({row.usename}, {row.state}) holds {row.table}: {row.query}"
         for row in connection.execute(_EXCLUSIVE_LOCKS)
     ]
+
+
+@cache
+def _of_driver(statement: TextClause) -> str:
+    return str(statement.compile(dialect=postgresql.psycopg.dialect()))  # type: ignore[no-untyped-call]
+
+
+def _limit_session(
+    statement_timeout_seconds: int, connection: psycopg.Connection[Any], record: ConnectionPoolEntry
+) -> None:
+    # A pooler gives each client a process number of its own making, by which it finds the statement to cancel. It
+    # would pass settings of the session on to sessions of the pipeline, and PgBouncer before 1.21 loses prepared
+    # statements in transaction mode.
+    connection.autocommit = True
+    is_ours = connection.execute("SELECT pg_backend_pid()").fetchone() == (connection.info.backend_pid,)
+    if is_ours:
+        connection.execute(
+            f"SELECT set_config('statement_timeout', '{statement_timeout_seconds}s', false), "
+            "set_config('default_transaction_read_only', 'on', false)"
+        )
+    connection.autocommit = False
+    record.info[_IS_OUR_SESSION] = is_ours
 
 
 def _set_up_session(login: Login, connection: psycopg.Connection[Any], _record: object) -> None:

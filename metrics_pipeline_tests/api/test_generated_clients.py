@@ -1,8 +1,9 @@
-"""A client that is generated from the OpenAPI document compiles in strict mode and is used without casts.
+"""Clients that are generated from the OpenAPI document compile in strict mode and are used without casts.
 
-The generator comes from npm and is not a dependency of the tests. CLIENT_GENERATORS names a folder with node_modules:
-openapi-typescript, openapi-fetch, typescript and @types/node. Without it, test_openapi.py looks at what made such
-clients fail.
+The generators come from PyPI and npm and are not dependencies of the tests: openapi-python-client needs a typer before
+0.28, and a venv of the package has a later one. CLIENT_GENERATORS names a virtual environment with
+openapi-python-client, httpx and mypy, and in it a folder node_modules with openapi-typescript, openapi-fetch, typescript
+and @types/node. Without it, test_openapi.py looks at what made such clients fail.
 """
 
 import json
@@ -22,7 +23,7 @@ from .serving import Serve
 from .test_recipes import PAGE
 
 TOOLS = Path(os.environ.get("CLIENT_GENERATORS", "/nowhere"))
-NODE = TOOLS / "node_modules"
+NODE, PYTHON = TOOLS / "node_modules", TOOLS / "bin" / "python"
 STRICT = {
     "strict": True, "exactOptionalPropertyTypes": True, "noUncheckedIndexedAccess": True, "module": "nodenext",
     "moduleResolution": "nodenext", "target": "es2023", "types": ["node"], "typeRoots": [str(NODE / "@types")],
@@ -77,3 +78,25 @@ console.log(unknown.error?.status);
     node = shutil.which("node")
     assert node is not None
     assert run(tmp_path, node, "client.js").splitlines() == [f"{DAY} 2 0.5", "support-triage 0.1 0.5", "14", "404"]
+
+
+@pytest.mark.skipif(not PYTHON.exists(), reason="CLIENT_GENERATORS names no folder with bin/python")
+def test_a_python_client_passes_mypy_in_strict_mode_and_reads_rows_and_problems(
+    api: httpx2.Client, tmp_path: Path
+) -> None:
+    code = recipe("generated", "python", api).replace("date(2025, 7, 11)", f"date({DAY.year}, {DAY.month}, {DAY.day})")
+    code += """
+    print(day.error_distribution["timeout"])
+with client:
+    unknown = agent_days.sync("x", client=client)
+    assert isinstance(unknown, Problem)
+    print(unknown.status)
+""".replace("with client:", f'with Client(base_url="{address(api)}") as client:')
+    (tmp_path / "client.py").write_text(code)
+    # From a file, because the generator waits for a busy machine for 5 seconds only.
+    (tmp_path / "openapi.json").write_text(api.get("/openapi.json").text)
+    run(tmp_path, PYTHON.parent / "openapi-python-client", "generate", "--path", "openapi.json",
+        "--meta", "none", "--output-path", "metrics_client")  # fmt: skip
+    # Of the package that was generated, its own code is not ours to judge.
+    run(tmp_path, PYTHON.parent / "mypy", "--strict", "--follow-imports=silent", "client.py")
+    assert run(tmp_path, PYTHON, "client.py").splitlines() == [f"{DAY} 2 0.5", "1", "404"]

@@ -2,6 +2,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 from urllib.parse import quote
 
@@ -157,22 +158,58 @@ with open_database(Settings(Path(sys.argv[1]))).engine.connect() as connection:
         release(tmp_path)
 
 
-def test_a_database_for_reading_writes_nothing_and_stops_what_takes_too_long(database: Database) -> None:
-    engine = database.for_reading(connections=1, statement_timeout_seconds=1).engine
+def as_behind_a_pooler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pooler tells each client a process number of its own making."""
+    monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", 0)
+
+
+@pytest.mark.parametrize("is_pooled", [False, True])
+def test_a_database_for_reading_writes_nothing_and_stops_what_takes_too_long(
+    is_pooled: bool, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_pooled:
+        as_behind_a_pooler(monkeypatch)
+    reading = database.for_reading(connections=1, statement_timeout_seconds=1)
     for statement, sqlstate in [
-        ("INSERT INTO agent_registry VALUES ('a', 'a', 'active')", "25006"),
+        ("INSERT INTO agent_registry VALUES ('a', 'a', 'active') RETURNING id", "25006"),
         ("SELECT pg_sleep(60)", "57014"),
     ]:
-        with pytest.raises(DBAPIError) as raised, engine.connect() as connection:
+        with pytest.raises(DBAPIError) as raised, reading.engine.connect() as connection:
             connection.execute(text(statement))
         assert raised.value.orig.sqlstate == sqlstate
-    # The limits are the transaction's: behind a pooler the session may go to a pipeline next.
-    connection = engine.raw_connection()
+        with pytest.raises(TransientError, match=sqlstate):
+            reading.read_row(text(statement), {})
+    # Behind a pooler the session may go to a pipeline next, so the limits are the transaction's.
+    connection = reading.engine.raw_connection()
     connection.driver_connection.autocommit = True
-    assert connection.driver_connection.execute("SHOW statement_timeout").fetchone() == ("0",)
-    assert connection.driver_connection.execute("SHOW transaction_read_only").fetchone() == ("off",)
+    of_session = ("0", "off") if is_pooled else ("1s", "on")
+    settings = "SELECT current_setting('statement_timeout'), current_setting('default_transaction_read_only')"
+    assert connection.driver_connection.execute(settings).fetchone() == of_session
     connection.close()
-    engine.dispose()
+    reading.engine.dispose()
+
+
+@pytest.mark.parametrize("is_pooled", [False, True])
+def test_a_row_is_read_by_a_statement_that_is_prepared_only_where_the_session_is_ours(
+    is_pooled: bool, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_pooled:
+        as_behind_a_pooler(monkeypatch)
+    reading = database.for_reading(connections=1, statement_timeout_seconds=5)
+    question = text("SELECT :day, CAST(:names AS text[]), count(*) FROM pg_prepared_statements WHERE from_sql IS FALSE")
+    for _ in range(2):
+        row = reading.read_row(question, {"day": date(2025, 3, 4), "names": ["a%b", "c"]})
+        assert tuple(row) == (date(2025, 3, 4), ["a%b", "c"], 0 if is_pooled else 1)
+    process = text("SELECT pg_backend_pid()")
+    (first,) = reading.read_row(process, {})
+    with database.connect() as connection:
+        state = connection.scalar(text("SELECT state FROM pg_stat_activity WHERE pid = :pid"), {"pid": first})
+    assert state == "idle"
+    # A session that ends in the middle of a statement is replaced by the next reader.
+    with pytest.raises(TransientError):
+        reading.read_row(text("SELECT pg_terminate_backend(pg_backend_pid()), pg_sleep(5)"), {})
+    assert reading.read_row(process, {})[0] != first
+    reading.engine.dispose()
 
 
 def test_a_database_within_a_time_stops_all_statements_at_its_end_and_names_a_lock_at_once(database: Database) -> None:

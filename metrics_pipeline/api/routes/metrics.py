@@ -29,6 +29,7 @@ from metrics_pipeline.api.parameters import (
 )
 from metrics_pipeline.api.problems import ProblemError, invalid_parameter
 from metrics_pipeline.api.routes.answers import list_responses, object_responses
+from metrics_pipeline.api.short_answers import ShortAnswerRoute
 from metrics_pipeline.api.slow_answers import SlowDatabase
 from metrics_pipeline.api.windows import Windows, differences, window_objects
 from metrics_pipeline.metrics.summary import PeriodTotals, changes, summarise
@@ -37,7 +38,12 @@ from metrics_pipeline.store.answers.metrics import COLUMNS, SORTABLE, agent_seri
 from metrics_pipeline.store.answers.totals import agent_totals
 from metrics_pipeline.store.ledger import ledger_rows
 
-router = APIRouter(prefix="/api/v1/metrics", tags=["metrics"], dependencies=[Depends(may_read), Depends(understood)])
+router = APIRouter(
+    prefix="/api/v1/metrics",
+    tags=["metrics"],
+    dependencies=[Depends(may_read), Depends(understood)],
+    route_class=ShortAnswerRoute,
+)
 
 _DEFAULT_DAYS = 30
 # Of a period of which no day is stored.
@@ -114,25 +120,26 @@ def agents_of_a_day(
     sort = parameters.sort.value
     shape = (sort, parameters.min_executions, parameters.limit, parameters.offset, form)
     tags = EntityTags(request, "day", day, *shape)
-    with context.database.connect() as connection:
-        answer = day_page(
-            connection,
-            day,
-            sort=sort.removeprefix("-"),
-            is_descending=sort.startswith("-"),
-            min_executions=parameters.min_executions,
-            limit=parameters.limit,
-            offset=parameters.offset,
-            held=tags.held,
-        )
-        ledger = None if answer.rows else ledger_rows(connection, day, day).get(day)
-    if ledger is not None and ledger.metrics_expired_at is not None:
-        raise ProblemError(
-            HTTPStatus.GONE,
-            f"The metrics of {day} were older than the retention period and were deleted on "
-            f"{ledger.metrics_expired_at:%Y-%m-%d}.",
-            kind="day-expired",
-        )
+    answer = day_page(
+        context.database,
+        day,
+        sort=sort.removeprefix("-"),
+        is_descending=sort.startswith("-"),
+        min_executions=parameters.min_executions,
+        limit=parameters.limit,
+        offset=parameters.offset,
+        held=tags.held,
+    )
+    if not answer.rows:
+        with context.database.connect() as connection:
+            ledger = ledger_rows(connection, day, day).get(day)
+        if ledger is not None and ledger.metrics_expired_at is not None:
+            raise ProblemError(
+                HTTPStatus.GONE,
+                f"The metrics of {day} were older than the retention period and were deleted on "
+                f"{ledger.metrics_expired_at:%Y-%m-%d}.",
+                kind="day-expired",
+            )
     if not answer.is_known:
         raise ProblemError(
             HTTPStatus.NOT_FOUND,
@@ -229,8 +236,7 @@ def agent_days(
     )
     is_ascending = parameters.order == "asc"
     tags = EntityTags(request, "series", agent_id, first, last, is_ascending, form)
-    with context.database.connect() as connection:
-        answer = agent_series(connection, agent_id, first, last, is_ascending=is_ascending, held=tags.held)
+    answer = agent_series(context.database, agent_id, first, last, is_ascending=is_ascending, held=tags.held)
     if not answer.is_known:
         raise unknown_agent(agent_id)
     if answer.rows is None or tags.holds(answer.version):

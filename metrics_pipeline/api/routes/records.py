@@ -15,12 +15,15 @@ from metrics_pipeline.api.models import Agent, Restatement
 from metrics_pipeline.api.parameters import OptionalDate, OptionalText, PageParameters, understood, unknown_agent
 from metrics_pipeline.api.problems import invalid_parameter
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
+from metrics_pipeline.api.short_answers import ShortAnswerRoute
 from metrics_pipeline.store.answers.agents import agents_page
 from metrics_pipeline.store.answers.metrics import is_known
 from metrics_pipeline.store.answers.restatements import restatements_page
 from metrics_pipeline.store.answers.rows import Page
 
-router = APIRouter(prefix="/api/v1", dependencies=[Depends(may_read), Depends(understood)])
+router = APIRouter(
+    prefix="/api/v1", dependencies=[Depends(may_read), Depends(understood)], route_class=ShortAnswerRoute
+)
 
 
 class RestatementParameters(PageParameters):

@@ -8,6 +8,7 @@ from functools import cache
 from sqlalchemy import Connection, TextClause, text
 
 from metrics_pipeline.metrics.catalog import AGENT_DAY
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.answers.rows import as_array, rows_version
 
 #: The columns of a row, in this order.
@@ -44,16 +45,16 @@ def is_known(connection: Connection, agent_id: str) -> bool:
 
 
 def agent_series(
-    connection: Connection, agent_id: str, first: date, last: date, *, is_ascending: bool, held: Collection[str]
+    database: Database, agent_id: str, first: date, last: date, *, is_ascending: bool, held: Collection[str]
 ) -> Answer:
     """The agent's stored days from `first` to `last`. `held` are the versions that the client has."""
     parameters = {"agent_id": agent_id, "first": first, "last": last, "held": list(held)}
-    row = connection.execute(_SERIES[is_ascending], parameters).one()
-    return Answer(row.version, row.is_known, row.rows, len(row.rows or ()))
+    version, is_known, rows = database.read_row(_SERIES[is_ascending], parameters)
+    return Answer(version, is_known, rows, len(rows or ()))
 
 
 def day_page(
-    connection: Connection,
+    database: Database,
     metric_date: date,
     *,
     sort: str,
@@ -74,8 +75,9 @@ def day_page(
         "offset": offset,
         "held": list(held),
     }
-    row = connection.execute(_day_statement(SORTABLE[SORTABLE.index(sort)], is_descending), parameters).one()
-    return Answer(row.version, row.is_known, row.rows, row.total)
+    statement = _day_statement(SORTABLE[SORTABLE.index(sort)], is_descending)
+    version, is_known, total, rows = database.read_row(statement, parameters)
+    return Answer(version, is_known, rows, total)
 
 
 @cache
