@@ -52,6 +52,10 @@ class Agent(BaseModel):
     name: str | None = Field(description="The name in the registry; null for an agent that is no longer registered.")
     status: str | None = Field(description="The status in the registry, 'active' or another.", examples=["active"])
     last_active_date: date | None = Field(description="The newest aggregated day with executions.")
+    acknowledged_at: datetime | None = Field(
+        description="Since when the checks leave the agent out, because it was retired on purpose; null: they do not."
+    )
+    acknowledged_reason: str | None = Field(description="Why, as `metrics-pipeline agents acknowledge` was told.")
 
 
 class LatencyCount(BaseModel):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -87,6 +88,7 @@ def stored(server_uri: str, _template: str, _server_connection: psycopg.Connecti
             store_logs(database, [Log("a", "success", 50, timestamp=day_window(day, "UTC").start)])
         _aggregate_by_model(database, DAY, "the run that replaced it")
         judged(database, *days)
+        execute(database, "INSERT INTO metric_acknowledged_agents VALUES ('a', 'In May')")
         yield database
         database.engine.dispose()
 
@@ -179,6 +181,9 @@ def test_the_fleet_has_the_numbers_of_the_api(tab: Tab, api: httpx2.Client) -> N
     # 5 of 15 executions succeeded, and each digit of the money is kept.
     assert "$61,728,394,508.00" in tab.texts(".cards dd")
     assert tab.texts(".notice strong") == ["✕ 1 day is missing", "≠ 1 day is dirty"]
+    assert tab.texts("#agents tbody .mark") == ["retired"]
+    tab.page.get_by_role("searchbox").fill("retired")
+    assert tab.texts("#agents tbody th a") == ["a"]
     tab.page.get_by_role("searchbox").fill("IMG")
     assert tab.texts("#agents tbody th a") == [HOSTILE]
     tab.page.get_by_role("button", name="Cost", exact=True).click()
@@ -251,6 +256,8 @@ def test_a_missing_day_of_an_agent_is_a_gap_and_replaced_values_name_their_run(t
             for number in range(6)
         )
     ]
+    users = tab.page.locator("figure", has=tab.page.get_by_role("heading", name="Users", exact=True))
+    assert users.locator(".tick").all_text_contents() == ["0", "1", "2"]
     svg = chart.locator("svg[role=img]")
     svg.focus()
     svg.press("End")
@@ -366,10 +373,11 @@ def test_with_tokens_it_holds_no_data_until_it_has_one(chromium: Any, serve_page
 
 def test_its_files_may_be_kept_until_they_change(api: httpx2.Client) -> None:
     page = api.get("/").text
-    addresses = [part.split('"')[0] for part in page.split('href="page/')[1:]]
-    assert len(addresses) > 10
-    for address in addresses:
-        file = api.get(f"/page/{address}")
+    version = page.split('src="page/')[1].split("/")[0]
+    names = {file.name for file in files("metrics_pipeline.api.pages").joinpath("files").iterdir()} - {"index.html"}
+    assert {part.split('"')[0] for part in page.split(f"page/{version}/")[1:]} < names
+    for name in names:
+        file = api.get(f"/page/{version}/{name}")
         assert file.headers["Cache-Control"] == "public, max-age=31536000, immutable"
         assert file.headers["Content-Encoding" if len(file.content) > 1000 else "X-Request-ID"]
     assert api.get("/page/of-another-version/main.js").status_code == 404

@@ -34,14 +34,27 @@ def test_agents_come_with_their_last_active_day_also_those_that_are_registered_n
         "UPDATE agent_performance_metrics SET total_executions = 0 "
         "WHERE agent_id = 'active' AND metric_date = '2025-03-04'",
     )
-    assert api.get("/api/v1/agents").json() == [
-        {"agent_id": "active", "name": "name", "status": "active", "last_active_date": "2025-03-03"},
-        {"agent_id": "gone", "name": None, "status": None, "last_active_date": "2025-03-04"},
-        {"agent_id": "idle", "name": "name", "status": "active", "last_active_date": None},
-        {"agent_id": "retired", "name": "name", "status": "inactive", "last_active_date": None},
+    acknowledged = {"acknowledged_at": None, "acknowledged_reason": None}
+    found = [
+        {"agent_id": "active", "name": "name", "status": "active", "last_active_date": "2025-03-03", **acknowledged},
+        {"agent_id": "gone", "name": None, "status": None, "last_active_date": "2025-03-04", **acknowledged},
+        {"agent_id": "idle", "name": "name", "status": "active", "last_active_date": None, **acknowledged},
+        {"agent_id": "retired", "name": "name", "status": "inactive", "last_active_date": None, **acknowledged},
     ]
+    before = api.get("/api/v1/agents")
+    assert before.json() == found
+    # Also of agents that are registered no more, and a list that a client holds is old then.
+    execute(
+        database,
+        "INSERT INTO metric_acknowledged_agents VALUES ('gone', 'why', '2025-03-04Z'), ('never seen', 'typo', now())",
+    )
+    found[1] |= {"acknowledged_at": "2025-03-04T00:00:00+00:00", "acknowledged_reason": "why"}
+    assert api.get("/api/v1/agents", headers={"If-None-Match": before.headers["ETag"]}).json() == found
     page = api.get("/api/v1/agents?limit=2&offset=1&format=csv")
-    assert page.text == "agent_id,name,status,last_active_date\r\ngone,,,2025-03-04\r\nidle,name,active,\r\n"
+    assert page.text == (
+        "agent_id,name,status,last_active_date,acknowledged_at,acknowledged_reason\r\n"
+        "gone,,,2025-03-04,2025-03-04T00:00:00+00:00,why\r\nidle,name,active,,,\r\n"
+    )
     assert set(page.links) == {"next", "prev"}
     assert page.links["next"]["url"].startswith("?limit=2&offset=3&format=csv&list_version=")
     assert page.headers["X-Total-Count"] == "4"

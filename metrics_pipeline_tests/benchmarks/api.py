@@ -48,7 +48,8 @@ INSERT INTO agent_performance_metrics
 SELECT 'agent-' || agent, CAST(:last AS date) - day, 100, 97, 3, 0.97, 800 + agent, 600, 2000, 4000, 50000 + day,
        agent * 0.000000123, agent * 0.000000001, '{"timeout": 2, "unknown": 1}', 1, 40, now(), NULL
 FROM generate_series(1, :agents) AS agent, generate_series(0, :days - 1) AS day"""
-_STORE_LEDGER = """
+#: Parameters: agents, days, last.
+STORE_LEDGER = """
 INSERT INTO metric_day_ledger
 SELECT CAST(:last AS date) - day, 'UTC', now(), now(), 100 * :agents, 100 * :agents, 0, :agents, '{}', '1', now(),
        now(), 'benchmark'
@@ -64,7 +65,7 @@ def main() -> None:
     with temporary_home() as home:
         last = last_complete_day(datetime.now(UTC), "UTC")
         _store(home, options.agents, last)
-        with _server(home) as url:
+        with server(home) as url:
             _measure(url, options.agents, last, options.seconds)
 
 
@@ -72,14 +73,15 @@ def _store(home: Path, agents: int, last: date) -> None:
     print(f"Storing {_DAYS} days of {agents} agents", flush=True)
     database = open_database(Settings(home=home))
     with database.engine.begin() as connection:
-        for statement in (_STORE, _STORE_LEDGER):
+        for statement in (_STORE, STORE_LEDGER):
             connection.execute(text(statement), {"agents": agents, "days": _DAYS, "last": last})
     with database.engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM ANALYZE"))
 
 
 @contextlib.contextmanager
-def _server(home: Path) -> Iterator[str]:
+def server(home: Path) -> Iterator[str]:
+    """The URL of an API that was started over the embedded server of `home`."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen(

@@ -73,7 +73,7 @@ def _measure(home: Path, agents: int, days: int, rounds: int) -> None:
     uri = acquire(home)
     last = last_complete_day(datetime.now(UTC), "UTC")
     print(f"Storing {agents * days:,} distributions", flush=True)
-    _store(database, agents, days)
+    store_windows(database, agents, days, _EXECUTIONS)
     with database.connect() as connection:
         size = connection.execute(text("SELECT pg_total_relation_size('agent_day_distributions')")).scalar_one()
     print(f"\nagent_day_distributions: {size / agents / days / _EXECUTIONS:.1f} bytes for each execution, "
@@ -96,17 +96,18 @@ def _measure(home: Path, agents: int, days: int, rounds: int) -> None:
     print(f"| the second again, over HTTP | {_again(database, f'start_date={first}&end_date={last}', rounds):.3f} | |")
 
 
-def _store(database: Database, agents: int, days: int) -> None:
+def store_windows(database: Database, agents: int, days: int, executions: int) -> None:
+    """Days up to yesterday, each agent's with so many executions."""
     draw = random.Random(1)
     rows = []
     for number in range(_POOL):
         latencies: dict[int, int] = {}
-        for _ in range(_EXECUTIONS):
+        for _ in range(executions):
             latency = int(draw.lognormvariate(6.5, 0.8))
             latencies[latency] = latencies.get(latency, 0) + 1
         counts = [{"latency_ms": latency, "executions": count} for latency, count in sorted(latencies.items())]
         total = sum(latency * count for latency, count in latencies.items())
-        users = sorted(draw.getrandbits(64) - 2**63 for _ in range(1_600))
+        users = sorted(draw.getrandbits(64) - 2**63 for _ in range(executions * 4 // 5))
         rows.append((f"pool-{number}", counts, total, True, users, True, UserKey(b"x").key_id))
     pool = pl.DataFrame(rows, schema={"agent_id": pl.String, **DISTRIBUTION_SCHEMA}, orient="row")
     last = last_complete_day(datetime.now(UTC), "UTC")
@@ -114,7 +115,7 @@ def _store(database: Database, agents: int, days: int) -> None:
         write_day(connection, encode_day(datetime(2000, 1, 1, tzinfo=UTC).date(), pool))
         parameters = {"first": last - timedelta(days=days - 1), "agents": agents, "days": days, "pool": _POOL}
         connection.execute(_COPIES, parameters)
-        connection.execute(_METRICS, {"executions": _EXECUTIONS})
+        connection.execute(_METRICS, {"executions": executions})
         connection.execute(text("DELETE FROM agent_day_distributions WHERE metric_date = '2000-01-01'"))
     with database.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM ANALYZE"))

@@ -14,9 +14,12 @@ WITH RECURSIVE stored(agent_id) AS (
             WHERE next.agent_id > stored.agent_id ORDER BY next.agent_id LIMIT 1)
     FROM stored WHERE stored.agent_id IS NOT NULL
 ), known AS MATERIALIZED (
-    SELECT coalesce(registered.id, stored.agent_id) AS agent_id, registered.name, registered.status
+    SELECT coalesce(registered.id, stored.agent_id) AS agent_id, registered.name, registered.status,
+           acknowledged.acknowledged_at, acknowledged.reason AS acknowledged_reason
     FROM (SELECT id::text AS id, name, status::text AS status FROM agent_registry) AS registered
     FULL JOIN (SELECT agent_id FROM stored WHERE agent_id IS NOT NULL) AS stored ON stored.agent_id = registered.id
+    LEFT JOIN metric_acknowledged_agents AS acknowledged
+           ON acknowledged.agent_id = coalesce(registered.id, stored.agent_id)
 ), page AS MATERIALIZED (
     SELECT * FROM known ORDER BY agent_id LIMIT :limit OFFSET :offset
 )
@@ -25,7 +28,8 @@ SELECT {
         SELECT page.agent_id, page.name, page.status,
                (SELECT metric_date FROM agent_performance_metrics AS metrics
                 WHERE metrics.agent_id = page.agent_id AND total_executions > 0
-                ORDER BY metric_date DESC LIMIT 1) AS last_active_date
+                ORDER BY metric_date DESC LIMIT 1) AS last_active_date,
+               page.acknowledged_at, page.acknowledged_reason
         FROM page ORDER BY page.agent_id''')
 } AS rows,
        (SELECT count(*) FROM known) AS total,
@@ -36,9 +40,10 @@ SELECT {
 
 
 def agents_page(connection: Connection, *, limit: int, offset: int) -> Page:
-    """At most `limit` agents in the order of their ids: agent_id, name, status, last_active_date.
+    """At most `limit` agents in the order of their ids: agent_id, name, status, last_active_date, acknowledged_at, and
+    acknowledged_reason.
 
     name and status are null for an agent that is no longer registered; last_active_date is the newest stored day with
-    executions.
+    executions; the acknowledgement is null for an agent that has none.
     """
     return Page(**connection.execute(_PAGE, {"limit": limit, "offset": offset}).mappings().one())

@@ -105,7 +105,8 @@ export async function agent(main, query, info) {
 function successChart(shared, numbers, read, columns) {
   const low = numbers("success_rate_low");
   const least = Math.min(...low.filter((each) => each !== null), 1);
-  const bottom = Math.floor(least * 10) / 10;
+  // Without a value, the axis has a length nevertheless.
+  const bottom = Math.min(Math.floor(least * 10) / 10, 0.9);
   return dayChart({
     ...shared,
     title: "Success rate",

@@ -42,14 +42,17 @@ async function ask(url, cache = "no-cache") {
   throw new Problem(response.status, await response.json().catch(() => ({})));
 }
 
-/** What is called when an answer that was shown from the browser's own copy turns out to be old. */
-let onChange = () => {};
-export const whenChanged = (call) => {
-  onChange = call;
-};
-
 // These change without a day being stored, so that a copy is shown only until the server has answered.
 const LIVE = ["coverage", "agents", "skipped"];
+let unchecked = [];
+
+/** Whether one of the copies that are shown differs from what the server says now. Asked when all is drawn. */
+export async function areCopiesOld() {
+  const shown = unchecked;
+  unchecked = [];
+  const now = await Promise.all(shown.map(({ url }) => ask(url)));
+  return now.some((response, index) => response.headers.get("ETag") !== shown[index].tag);
+}
 
 async function askOrKnow(path, url) {
   if (path === "info") return ask(url);
@@ -57,8 +60,7 @@ async function askOrKnow(path, url) {
   const known = answered.get(url);
   const isKnown = known !== undefined && (isLive || known === stored);
   const response = await ask(url, isKnown ? "force-cache" : "no-cache");
-  if (isKnown && isLive)
-    ask(url).then((now) => now.headers.get("ETag") !== response.headers.get("ETag") && onChange(), onChange);
+  if (isKnown && isLive) unchecked.push({ url, tag: response.headers.get("ETag") });
   answered.set(url, stored);
   sessionStorage.setItem(ANSWERED, JSON.stringify([...answered]));
   return response;

@@ -14,19 +14,22 @@ const resizing = new ResizeObserver((entries) => {
   for (const { target, contentRect } of entries) target.draw(Math.round(contentRect.width));
 });
 
-/** Numbers at which people expect an axis to have a line: 1, 2, 2.5 or 5 times a power of ten. */
-function ticks(low, high, wanted = 4) {
-  const rough = (high - low) / wanted || 1;
+/** Numbers at which people expect an axis to have a line: 1, 2, 2.5 or 5 times a power of ten, whole ones for counts. */
+function ticks(low, high, areCounts) {
+  const rough = Math.max((high - low) / 4, areCounts ? 1 : 0);
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((each) => each >= rough * 0.999);
+  const step = [1, 2, 2.5, 5, 10]
+    .map((factor) => factor * power)
+    .find((each) => each >= rough * 0.999 && !(areCounts && each % 1));
   const first = Math.ceil(low / step - 1e-9);
   return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, index) => (first + index) * step);
 }
 
 /** From `low` up to at least the largest value. */
 export function linear(values, { low = 0, high = Number.NEGATIVE_INFINITY } = {}) {
-  const top = Math.max(high, ...values.filter((value) => value !== null)) || 1;
-  const marks = ticks(low, top);
+  const given = values.filter((value) => value !== null);
+  const top = Math.max(high, ...given) || 1;
+  const marks = ticks(low, top, high < top && given.every(Number.isInteger));
   const end = high === top ? top : Math.max(top, marks.at(-1) + (marks.at(-1) < top ? marks[1] - marks[0] : 0));
   return { ticks: end > marks.at(-1) ? [...marks, end] : marks, place: (value) => (value - low) / (end - low) };
 }

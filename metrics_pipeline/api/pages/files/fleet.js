@@ -3,7 +3,7 @@
 import { address, get, Problem } from "./api.js";
 import { dayChart, linear, sparkline, swatch, underChart } from "./charts.js";
 import { h, s } from "./dom.js";
-import { money, moneyAxis, moneyChange, percent, pointsChange, short, sum, whole } from "./format.js";
+import { instant, money, moneyAxis, moneyChange, percent, pointsChange, short, sum, whole } from "./format.js";
 import {
   agentLink,
   comparisonNote,
@@ -16,10 +16,18 @@ import {
   SUMS,
   value,
 } from "./parts.js";
-import { coverageOf, drawnDays } from "./states.js";
+import { coverageOf, drawnBy, drawnDays } from "./states.js";
 import { figureColumn, intervalColumn, sortableTable } from "./table.js";
 
+/** When the browser has drawn what is in the document; at once in a hidden tab, which draws nothing. */
+const drawn = () => new Promise((done) => (document.hidden ? done() : requestAnimationFrame(() => setTimeout(done))));
+
 const SHOWN_AGENTS = 7;
+const RETIRED = "retired";
+
+/** Somebody retired the agent on purpose, so the checks leave it out. The search finds the word. */
+const retiredMark = ({ acknowledged_at: since, acknowledged_reason: reason }) =>
+  h("span", { class: "mark", title: `Acknowledged ${instant(since)}: ${reason}` }, RETIRED);
 
 function errorTable(errors, failed, csv) {
   const rows = errors.toSorted((left, right) => right.failed_executions - left.failed_executions);
@@ -83,19 +91,15 @@ export async function fleet(main, query, info) {
   document.title = "Fleet · metrics_pipeline";
   const period = periodOf(query, info);
   const window = { start_date: period.first, end_date: period.last };
-  const [rows, [total], coverage, agents] = await Promise.all([
+  const [rows, [total], agents] = await Promise.all([
     get("activity", { group_by: "agent", fields: SUMS, limit: 10_000, ...window }),
     get("activity", { fields: SUMS, ...window }),
-    coverageOf(period, info),
     get("agents", { limit: 1000 }),
   ]);
-  const head = [
-    h("h1", {}, "Fleet"),
-    periodForm(period, info, {}),
-    periodNote(period, info),
-    dayNotice(coverage, period),
-  ].filter(Boolean);
+  const notice = h("div", { role: "status" }, h("p", { class: "note" }, "Looking at the state of each day …"));
+  const head = [h("h1", {}, "Fleet"), periodForm(period, info, {}), periodNote(period, info), notice];
   if (!total) {
+    notice.replaceChildren(dayNotice(await coverageOf(period, info), period));
     main.replaceChildren(
       ...head,
       h(
@@ -114,14 +118,21 @@ export async function fleet(main, query, info) {
       .filter(({ agent_id: id, name }) => name && !plain(id).startsWith(plain(name)))
       .map(({ agent_id: id, name }) => [id, name]),
   );
-  const { by, days, states } = drawnDays(period, coverage, info);
+  const retired = new Map(agents.filter((each) => each.acknowledged_at).map((each) => [each.agent_id, each]));
+  const by = drawnBy(period);
   let sparkOf = () => "…";
   const columns = [
     {
       key: "agent_id",
       name: "Agent",
       cell: ({ agent_id: id }) =>
-        h("th", { scope: "row" }, agentLink(id, period), names.has(id) && h("span", { class: "name" }, names.get(id))),
+        h(
+          "th",
+          { scope: "row" },
+          agentLink(id, period),
+          retired.has(id) && retiredMark(retired.get(id)),
+          names.has(id) && h("span", { class: "name" }, names.get(id)),
+        ),
     },
     {
       key: "spark",
@@ -150,7 +161,7 @@ export async function fleet(main, query, info) {
     rows,
     columns,
     keyOf: (row) => row.agent_id,
-    textOf: (row) => `${row.agent_id} ${names.get(row.agent_id) ?? ""}`,
+    textOf: ({ agent_id: id }) => `${id} ${names.get(id) ?? ""} ${retired.has(id) ? RETIRED : ""}`,
     sort: "-total_executions",
     query,
   });
@@ -184,10 +195,16 @@ export async function fleet(main, query, info) {
     charts,
   );
   document.documentElement.dataset.ready = "sums";
+  await drawn();
 
-  // What takes longer follows, in the order in which people read: the changes, the days of every agent, and last the
-  // percentiles and users, which are computed from distributions.
+  // What takes longer follows, in the order in which people read: the states of the days, for which the server adds up
+  // every stored row again, the changes, the days of every agent, and last the percentiles and users, which are
+  // computed from distributions.
   const compared = { compare: "previous", ...window };
+  const states = coverageOf(period, info).then((coverage) => {
+    notice.replaceChildren(dayNotice(coverage, period));
+    return drawnDays(period, coverage, info);
+  });
   const changes = Promise.all([
     get("activity", { ...compared, fields: SUMS }).then(([row]) => {
       cards.fill(row);
@@ -197,7 +214,7 @@ export async function fleet(main, query, info) {
       table.fill,
     ),
   ]);
-  const [parts, errors] = await Promise.all([
+  const [parts, errors, drawnPeriod] = await Promise.all([
     get("activity", {
       group_by: `agent,${by}`,
       fields: "total_executions,failed_executions,total_cost_usd",
@@ -205,16 +222,18 @@ export async function fleet(main, query, info) {
       ...window,
     }),
     get("activity", { group_by: "error_type", limit: 10_000, ...window }),
+    states,
     changes,
   ]);
+  const { days } = drawnPeriod;
   const place = new Map(days.map((each, index) => [each, index]));
   const series = new Map(rows.map((row) => [row.agent_id, days.map(() => null)]));
   for (const row of parts) series.get(row.agent_id)[place.get(row.metric_date ?? row.week)] = row;
   sparkOf = (id) => sparkline(days, series.get(id));
   table.show();
   charts.replaceChildren(
-    costChart(rows, series, days, states, by, window),
-    executionsChart(rows, series, days, states, by, window),
+    costChart(rows, series, drawnPeriod, window),
+    executionsChart(rows, series, drawnPeriod, window),
     errorTable(errors, total.failed_executions, csv("errors.csv", { group_by: "error_type", ...window })),
   );
 
@@ -232,7 +251,7 @@ export async function fleet(main, query, info) {
 const csv = (name, parameters) =>
   underChart(() => "", { href: address("activity", { ...parameters, limit: 10_000, format: "csv" }), name }).lastChild;
 
-function costChart(rows, series, days, states, by, window) {
+function costChart(rows, series, { by, days, states }, window) {
   const sorted = rows.toSorted((left, right) => right.total_cost_usd - left.total_cost_usd);
   const [shown, rest] = [sorted.slice(0, SHOWN_AGENTS), sorted.slice(SHOWN_AGENTS)];
   const cost = (list, index) => {
@@ -246,7 +265,10 @@ function costChart(rows, series, days, states, by, window) {
   }));
   if (rest.length)
     groups.push({ name: `${rest.length} others`, kind: "others", texts: days.map((_, at) => cost(rest, at)) });
-  const totals = days.map((_, at) => cost(rows, at));
+  const totals = days.map((_, at) => {
+    const stored = groups.map(({ texts }) => texts[at]).filter((text) => text !== null);
+    return stored.length ? sum(stored) : null;
+  });
   const number = (text) => (text === null ? null : Number(text));
   return dayChart({
     title: `Cost by agent and ${by}`,
@@ -276,7 +298,7 @@ function costChart(rows, series, days, states, by, window) {
   });
 }
 
-function executionsChart(rows, series, days, states, by, window) {
+function executionsChart(rows, series, { by, days, states }, window) {
   const count = (name) =>
     days.map((_, index) => {
       const found = rows.map((row) => series.get(row.agent_id)[index]).filter(Boolean);

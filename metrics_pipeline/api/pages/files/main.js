@@ -1,8 +1,6 @@
 // Chooses the view that the URL names, and asks for a token if the API does.
 
-import { agent } from "./agent.js";
-import { get, Problem, storedDaysAre, token, whenChanged } from "./api.js";
-import { calendar, oneDay } from "./days.js";
+import { areCopiesOld, get, Problem, storedDaysAre, token } from "./api.js";
 import { h } from "./dom.js";
 import { fleet } from "./fleet.js";
 import { day } from "./format.js";
@@ -10,7 +8,12 @@ import { day } from "./format.js";
 const main = document.querySelector("#main");
 const query = new URLSearchParams(location.search);
 const isDays = query.has("days") || query.has("day");
-const view = query.has("agent") ? agent : query.has("day") ? oneDay : isDays ? calendar : fleet;
+const viewOf = async () => {
+  if (query.has("agent")) return (await import("./agent.js")).agent;
+  if (!isDays) return fleet;
+  const { calendar, oneDay } = await import("./days.js");
+  return query.has("day") ? oneDay : calendar;
+};
 document.querySelector(isDays ? "#to-days" : "#to-fleet").setAttribute("aria-current", "page");
 
 function askForToken(isRefused) {
@@ -36,7 +39,7 @@ function askForToken(isRefused) {
 async function show() {
   main.setAttribute("aria-busy", "true");
   try {
-    const info = await get("info");
+    const [view, info] = await Promise.all([viewOf(), get("info")]);
     storedDaysAre(`${info.version} ${info.stored_version}`);
     document.querySelector("#pipeline").replaceChildren(
       `Days of ${info.time_zone}. Newest aggregated: ${info.newest_stored_day ? day(info.newest_stored_day) : "none"}. `,
@@ -57,6 +60,7 @@ async function show() {
     await view(main, query, info);
     document.documentElement.dataset.ready = "all";
     document.getElementById(location.hash.slice(1))?.scrollIntoView();
+    if (await areCopiesOld()) await show();
   } catch (error) {
     if (!(error instanceof Problem) && !(error instanceof TypeError)) throw error;
     if (error.status === 401) {
@@ -76,5 +80,4 @@ async function show() {
   }
 }
 
-whenChanged(show);
 show();

@@ -177,18 +177,19 @@ export const comparisonNote = (row) =>
     ? ""
     : "* The days before have another number of stored days, so sums cannot be compared with theirs.";
 
-/** Which days of the period are not as they should be, each with the way to its page. */
+/** Which days of the period are not as they should be, each with the way to its page; or that all are. */
 export function dayNotice(coverage, period) {
   const wrong = coverage
     .filter((row) => describe(row.state).isDoubtful)
     .sort((a, b) => a.metric_date.localeCompare(b.metric_date));
   const unknown = period.length - coverage.length;
-  if (wrong.length === 0 && unknown === 0) return null;
+  if (wrong.length === 0 && unknown === 0)
+    return h("p", { class: "note" }, "No day of the period is missing or differs from its logs.");
   const kinds = NAMES.filter((name) => wrong.some((row) => row.state === name));
   return h(
     "div",
     // Days before the first one are no fault.
-    { class: wrong.length > 0 ? "notice" : "note", role: "status" },
+    { class: wrong.length > 0 ? "notice" : "note" },
     kinds.map((name) => {
       const rows = wrong.filter((row) => row.state === name);
       const { sign, meaning } = describe(name);

@@ -50,15 +50,18 @@ export function stateOf({ days, info, withoutDimension }, iso) {
 /** Whether a value of the day, or the lack of one, must not be taken at face value. */
 export const isDoubtful = (state) => state.isDoubtful === true;
 
+export const drawnBy = ({ length }) => (length <= BY_DAY ? "day" : "week");
+
 /** A period as it is drawn: { by, days, states }, by week if it is long. The state of a week is that of its worst day. */
 export function drawnDays(period, coverage, info) {
   const days = daysBetween(period.first, period.last);
-  if (period.length <= BY_DAY) return { by: "day", days, states: statesOf(coverage, info) };
+  const by = drawnBy(period);
+  if (by === "day") return { by, days, states: statesOf(coverage, info) };
   const states = statesOf([], info);
   for (const row of coverage) {
     const monday = mondayOf(row.metric_date);
     if (!states.days.has(monday) || describe(row.state).isDoubtful)
       states.days.set(monday, { ...row, metric_date: monday, reason: `${row.metric_date}: ${row.reason}` });
   }
-  return { by: "week", days: [...new Set(days.map(mondayOf))], states };
+  return { by, days: [...new Set(days.map(mondayOf))], states };
 }

@@ -8,7 +8,7 @@ import { FIGURES, inexact, interval, value } from "./parts.js";
 const AT_FIRST = 25;
 const SLICE = 100;
 
-const pick = (row, key) => key.split(".").reduce((object, name) => object?.[name], row);
+const pick = (row, key) => key.split(".").reduce((object, name) => object?.[name], row) ?? null;
 const number = (content) => h("td", { class: "number" }, content);
 
 /** The column of a figure. A row that has not got it yet shows an ellipsis. */
@@ -16,8 +16,9 @@ export function figureColumn(name, change) {
   const { label, unit, isLate, write } = FIGURES[name];
   const key = change ? `change.${name}` : name;
   const cell = (row, absent) => {
-    const raw = pick(row, key);
-    if (raw === undefined) return number(change && row.change === null ? value(null, NONE) : absent);
+    const figures = change ? row.change : row;
+    const raw = figures === null ? null : figures?.[name];
+    if (raw === undefined) return number(absent);
     const why = isLate && inexact(row);
     const text = (change ?? write)(raw);
     return number(value(raw, why && raw !== null ? `≈ ${text}` : text, why || undefined));
@@ -101,8 +102,9 @@ export function sortableTable({ id, label, rows, columns, keyOf, textOf, noun, s
     const sign = sorted.startsWith("-") ? -1 : 1;
     const asked = box.value.toLowerCase();
     found = rows.filter((row) => textOf(row).toLowerCase().includes(asked));
+    const by = new Map(found.map((row) => [row, pick(row, key)]));
     found.sort((one, other) => {
-      const [left, right] = [one, other].map((row) => pick(row, key) ?? null);
+      const [left, right] = [by.get(one), by.get(other)];
       if (left === null || right === null) return (left === null) - (right === null);
       return sign * (key === columns[0].key ? left.localeCompare(right) : left - right);
     });
