@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from metrics_pipeline.cli.tables import Column, Format, FormatOption, show
+from metrics_pipeline.cli.tables import Column, Format, FormatOption, printable, show
 from metrics_pipeline.cli.values import day_option, storable
 from metrics_pipeline.errors import DagsterStorageError
 from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict, LedgerRow
@@ -24,6 +24,7 @@ from metrics_pipeline.pipeline.reconciling import (
 )
 from metrics_pipeline.pipeline.watching import USUAL_EFFORT, look_at_days
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.store.acknowledgements import acknowledgements
 from metrics_pipeline.store.ledger import ledger_rows
 from metrics_pipeline.store.reads import Restatement
 from metrics_pipeline.store.reads import restatements as stored_restatements
@@ -32,6 +33,7 @@ from metrics_pipeline.store.reads import restatements as stored_restatements
 _NEEDS_ATTENTION = 3
 
 _MAX_NAMED_HOLES = 5
+_MAX_NAMED_AGENTS = 5
 
 _STYLES = {
     DayState.AGGREGATED: "green",
@@ -124,6 +126,7 @@ def status(
         ledger = ledger_rows(connection, window[0], window[-1]) if window else {}
         first = first_day(connection, logs, settings.time_zone)
         holes = holes_before(connection, max(first, settings.start_date), window[0]) if first and window else []
+        known = [each.agent_id for each in acknowledgements(connection)]
     show(
         f"{database.description}, {f'logs of {logs.name}, ' if settings.logs_url else ''}days in {settings.time_zone}",
         _STATUS,
@@ -133,7 +136,8 @@ def status(
     if form is Format.TABLE:
         print(f"{findings(verdicts, names_days=False)} {how_judged(verdicts)}".rstrip())
         other = _other_dimensions(ledger, settings)
-        for sentence in filter(None, [other, _older(holes, window), why_start_later(settings, first)]):
+        told = [other, _older(holes, window), _acknowledged(known), why_start_later(settings, first)]
+        for sentence in filter(None, told):
             print(sentence)
     if unknown:
         typer.echo(unknown, err=True)
@@ -167,6 +171,14 @@ def _older(holes: Sequence[tuple[date, date]], window: Sequence[date]) -> str:
         f"Never aggregated before {window[0]}, where no schedule looks: {days:,} {'day' if days == 1 else 'days'} "
         f"({named}{more}). Aggregate them: metrics-pipeline backfill --from {holes[0][0]} --to {holes[-1][1]}"
     )
+
+
+def _acknowledged(agents: Sequence[str]) -> str:
+    if not agents:
+        return ""
+    named = ", ".join(map(printable, agents[:_MAX_NAMED_AGENTS]))
+    more = f" and {len(agents) - _MAX_NAMED_AGENTS} more" if len(agents) > _MAX_NAMED_AGENTS else ""
+    return f"Acknowledged, so no check warns of them: {named}{more}. Why: metrics-pipeline agents list"
 
 
 def restatements(
