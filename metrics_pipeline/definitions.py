@@ -17,6 +17,7 @@ from metrics_pipeline.orchestration.jobs import (
     build_daily_metrics_job,
     build_data_retention_job,
 )
+from metrics_pipeline.orchestration.links import with_links
 from metrics_pipeline.orchestration.overview import build_overview_asset
 from metrics_pipeline.orchestration.partitions import build_daily_partitions
 from metrics_pipeline.orchestration.resources import build_database_resource
@@ -46,6 +47,8 @@ class SettingsOverrides(TypedDict, total=False):
     retention: RetentionPolicy
     owners: tuple[str, ...]
     dimensions: tuple[Dimension, ...]
+    api_url: str | None
+    source_url: str | None
 
 
 def build_defs(**overrides: Unpack[SettingsOverrides]) -> dg.Definitions:
@@ -60,14 +63,17 @@ def build_defs(**overrides: Unpack[SettingsOverrides]) -> dg.Definitions:
     checks_job = build_daily_checks_job(checks)
     retention_job = build_data_retention_job()
     return dg.Definitions(
-        assets=[
-            *upstream_assets(settings.retention),
-            build_metrics_asset(partitions, settings),
-            build_overview_asset(settings),
-            build_retention_asset(settings),
-            *breakdown_assets(settings.dimensions, settings.owners),
-            *CONSUMERS,
-        ],
+        assets=with_links(
+            [
+                *upstream_assets(settings.retention, partitions),
+                build_metrics_asset(partitions, settings),
+                build_overview_asset(settings),
+                build_retention_asset(settings),
+                *breakdown_assets(settings.dimensions, settings.owners),
+                *CONSUMERS,
+            ],
+            settings,
+        ),
         asset_checks=checks,
         jobs=[job, checks_job, retention_job],
         sensors=[build_late_logs_sensor(job, settings), *build_checks_sensors(checks_job)],

@@ -381,6 +381,21 @@ class Settings:
         default="http://127.0.0.1:3000",
         is_secret=True,
     )
+    api_url: str | None = _variable(
+        "METRICS_API_URL",
+        "The page and the API. Unset: the Dagster UI has no links to them, except in metrics-pipeline dev.",
+        "the address that the page has in a browser, such as https://metrics.example",
+        _http_url,
+        is_secret=True,
+    )
+    source_url: str | None = _variable(
+        "METRICS_SOURCE_URL",
+        "The files of this repository at the installed version. Unset: the Dagster UI has no links to the "
+        "documentation, and names the code's local files.",
+        "the address of the repository's folder in a browser, such as https://git.example/metrics_pipeline/tree/main",
+        _http_url,
+        is_secret=True,
+    )
 
     @property
     def statuses(self) -> dict[str, str]:

@@ -38,7 +38,7 @@ from metrics_pipeline_tests.examples import examples
 def test_owners_are_what_dagster_accepts(value: str, owners: tuple[str, ...]) -> None:
     assert Settings.from_environment({"METRICS_OWNERS": value}).owners == owners
     graph = build_defs(owners=owners).resolve_asset_graph()
-    assert {graph.get(key).owners for key in graph.materializable_asset_keys} == {owners}
+    assert {tuple(graph.get(key).owners) for key in graph.materializable_asset_keys} == {owners}
 
 
 @pytest.mark.parametrize("value", ["agents", "team:", "ops@example", "a@b.com c@d.com", "team:x,Team:y"])
@@ -232,7 +232,7 @@ def test_numbers_of_days_may_have_leading_zeros() -> None:
 #: Those that hold passwords or tokens, which no message may repeat.
 SECRETS = {
     "METRICS_DATABASE_URL", "METRICS_API_DATABASE_URL", "METRICS_API_TOKENS", "DAGSTER_WEBSERVER_URL",
-    "METRICS_USER_KEY",
+    "METRICS_USER_KEY", "METRICS_API_URL", "METRICS_SOURCE_URL",
 }  # fmt: skip
 SECRET = "hunter2"
 NAMES = [
@@ -240,7 +240,7 @@ NAMES = [
     "METRICS_LOGS_URL", "METRICS_LOGS_COLUMNS", "METRICS_SUCCESS_STATUSES", "METRICS_FAILED_STATUSES",
     "METRICS_RETENTION_RAW_LOG_DAYS", "METRICS_RETENTION_METRIC_DAYS", "METRICS_RETENTION_ALERT_DAYS", "METRICS_OWNERS",
     "METRICS_DIMENSIONS", "METRICS_USER_KEY", "DAGSTER_HOME", "METRICS_API_TOKENS", "METRICS_API_DATABASE_URL",
-    "DAGSTER_WEBSERVER_URL",
+    "DAGSTER_WEBSERVER_URL", "METRICS_API_URL", "METRICS_SOURCE_URL",
 ]  # fmt: skip
 
 

@@ -31,12 +31,16 @@ def dev(
     environment = settings.child_environment(instance_folder(settings))
     # The page links runs to the UI.
     environment.setdefault("DAGSTER_WEBSERVER_URL", f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    page = _page(page_port)
+    if page:
+        # And the UI links days to the page.
+        environment.setdefault("METRICS_API_URL", f"http://127.0.0.1:{page_port}")
     exit_code = supervisor.run(
         # Dagster recommends its `dg dev` instead, which does the same and would need one more package.
         [sys.executable, "-W", "ignore:Function `dev_command` is superseded", "-m", "dagster", "dev",
          "--workspace", str(workspace_file(settings)), "--host", host, "--port", str(port), "--log-level", "warning"],
         environment,
-        beside=_page(page_port),
+        beside=page,
     )  # fmt: skip
     raise typer.Exit(exit_code)
 

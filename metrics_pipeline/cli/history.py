@@ -23,12 +23,15 @@ from metrics_pipeline.pipeline.reconciling import (
 )
 from metrics_pipeline.pipeline.watching import USUAL_EFFORT, look_at_days
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.store.acknowledgements import acknowledgements
 from metrics_pipeline.store.ledger import ledger_rows
 from metrics_pipeline.store.reads import Restatement
 from metrics_pipeline.store.reads import restatements as stored_restatements
 
 #: The exit code of `status --exit-code`. Neither 1, which an error has, nor 2, a wrong option.
 _NEEDS_ATTENTION = 3
+
+_MAX_NAMED_AGENTS = 5
 
 _STYLES = {
     DayState.AGGREGATED: "green",
@@ -122,6 +125,7 @@ def status(
         ledger = ledger_rows(connection, window[0], window[-1]) if window else {}
         first = first_day(connection, logs, settings.time_zone)
         missing = days_not_stored(connection, max(first, settings.start_date), window[0]) if first and window else []
+        known = [each.agent_id for each in acknowledgements(connection)]
     show(
         f"{database.description}, {f'logs of {logs.name}, ' if settings.logs_url else ''}days in {settings.time_zone}",
         _STATUS,
@@ -132,6 +136,7 @@ def status(
         say(f"{findings(verdicts, names_days=False)} {how_judged(verdicts)}".rstrip())
         _say_other_dimensions(ledger, settings)
         _say_older(missing, window)
+        _say_acknowledged(known)
         if later := why_start_later(settings, first):
             say(later)
     if unknown:
@@ -167,6 +172,13 @@ def _say_older(missing: Sequence[date], window: Sequence[date]) -> None:
             f"{'day' if len(missing) == 1 else 'days'} ({named(missing)}). Aggregate them:",
             f"metrics-pipeline backfill --from {missing[0]} --to {missing[-1]}",
         )
+
+
+def _say_acknowledged(agents: Sequence[str]) -> None:
+    if agents:
+        more = f" and {len(agents) - _MAX_NAMED_AGENTS} more" if len(agents) > _MAX_NAMED_AGENTS else ""
+        shown = ", ".join(agents[:_MAX_NAMED_AGENTS])
+        say(f"Acknowledged, so no check warns of them: {shown}{more}. Why:", "metrics-pipeline agents list")
 
 
 def restatements(

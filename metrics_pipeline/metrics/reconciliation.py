@@ -128,6 +128,8 @@ class DayVerdict:
     fingerprint: identifies this state of the day. It changes with the logs, and each time the day is stored.
     verified_at: when its logs were last read in full; confirmed_at, judged_by: when and by which evidence that was last
     known to be still true. All three are None for a day whose logs were not read since it was stored.
+    logs: the fingerprint of its logs as they are now, the stored one if they equal it; None for a day without metrics
+    that they can be compared with.
     """
 
     metric_date: date
@@ -139,6 +141,7 @@ class DayVerdict:
     verified_at: datetime | None = None
     confirmed_at: datetime | None = None
     judged_by: JudgedBy | None = None
+    logs: SourceFingerprint | None = None
 
 
 def why_closed(stored: LedgerRow, time_zone: str) -> Closed | None:
@@ -242,6 +245,11 @@ def reconcile(days: Mapping[date, DayEvidence], time_zone: str) -> list[DayVerdi
         )
         context = (state.value, row.aggregated_at.isoformat() if row is not None else "never")
         logs = present if isinstance(present, SourceFingerprint) else SourceFingerprint.of_no_logs()
+        compared = None
+        if row is not None and state in (DayState.DIRTY, DayState.SHRUNK):
+            compared = logs
+        elif row is not None and state in (DayState.AGGREGATED, DayState.NO_ACTIVITY):
+            compared = row.source_fingerprint
         verdicts.append(
             DayVerdict(
                 day,
@@ -250,7 +258,10 @@ def reconcile(days: Mapping[date, DayEvidence], time_zone: str) -> list[DayVerdi
                 needs_run,
                 is_outdated,
                 logs.digest(*context),
-                *((verified.verified_at, verified.confirmed_at, verified.judged_by) if verified is not None else ()),
+                verified.verified_at if verified is not None else None,
+                verified.confirmed_at if verified is not None else None,
+                verified.judged_by if verified is not None else None,
+                compared,
             )
         )
     return verdicts

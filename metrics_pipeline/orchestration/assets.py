@@ -14,6 +14,8 @@ from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.columns import metrics_column_lineage, metrics_table_schema
 from metrics_pipeline.orchestration.dagster_internals import silent_output
 from metrics_pipeline.orchestration.failures import raise_failed_days, step_outcome
+from metrics_pipeline.orchestration.links import day_links
+from metrics_pipeline.orchestration.observations import observe
 from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.orchestration.reports import day_materialization, stored_materialization
 from metrics_pipeline.orchestration.runs import reason_for, work_of
@@ -112,7 +114,9 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, settings:
                 else:
                     if uncounted := none_counted(day.computed.metrics.fingerprint):
                         context.log.warning(f"{key}: {uncounted}")
-                    yield day_materialization(METRICS_ASSET_KEY, key, day, context.run.tags)
+                    observed = observe(context.instance, key, day.computed.metrics.fingerprint)
+                    links = day_links(settings, day.computed.window.metric_date)
+                    yield day_materialization(METRICS_ASSET_KEY, key, day, context.run.tags, observed, links)
             raise_failed_days(failures)
         yield silent_output()  # the checks wait for it
 

@@ -14,6 +14,7 @@ from dagster._core.definitions.data_version import (
     DATA_VERSION_TAG,
     DEFAULT_DATA_VERSION,
     NULL_EVENT_POINTER,
+    extract_data_version_from_entry,
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
@@ -70,17 +71,32 @@ def silent_output() -> dg.Output[None]:
     return dg.Output(None, metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})
 
 
-def version_tags(data_version: str, code_version: str, upstream: Sequence[dg.AssetKey]) -> dict[str, str]:
-    """The tags of a materialisation whose upstream assets report no events."""
-    return {
-        # If these three change, the UI cannot tell which days were computed from other logs or by an older definition.
-        DATA_VERSION_TAG: data_version,
-        DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
-        CODE_VERSION_TAG: code_version,
-        # If these change, the UI calls every day unsynced.
-        **{get_input_data_version_tag(key): DEFAULT_DATA_VERSION.value for key in upstream},
-        **{get_input_event_pointer_tag(key): NULL_EVENT_POINTER for key in upstream},
-    }
+def version_tags(
+    data_version: str, code_version: str, observed: Mapping[dg.AssetKey, tuple[str, int] | None]
+) -> dict[str, str]:
+    """The tags of a materialisation. observed: the data version of each upstream asset, and the id of its event.
+
+    None for an asset that reports no events.
+    """
+    # If these change, the UI cannot tell which days were computed from other logs or by an older definition, or calls
+    # every day unsynced.
+    tags = {**data_version_tags(data_version), CODE_VERSION_TAG: code_version}
+    for key, version in observed.items():
+        tags[get_input_data_version_tag(key)] = version[0] if version else DEFAULT_DATA_VERSION.value
+        tags[get_input_event_pointer_tag(key)] = str(version[1]) if version else NULL_EVENT_POINTER
+    return tags
+
+
+def data_version_tags(data_version: str) -> dict[str, str]:
+    """The tags of an event that give what it is about this data version."""
+    return {DATA_VERSION_TAG: data_version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"}
+
+
+def reported_data_version(event: dg.EventLogEntry) -> str:
+    """The data version of an observation or a materialisation; empty if it has none."""
+    # If it changes, each tick observes the same logs again.
+    version = extract_data_version_from_entry(event)
+    return version.value if version is not None else ""
 
 
 def unmaterialized_partitions(

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 import dagster as dg
@@ -15,7 +16,8 @@ from metrics_pipeline.metrics.reconciliation import LedgerRow, none_counted
 from metrics_pipeline.names import BACKFILL_TAG
 from metrics_pipeline.orchestration.dagster_internals import version_tags
 from metrics_pipeline.orchestration.markdown import markdown_table
-from metrics_pipeline.orchestration.upstream import SOURCE_ASSETS
+from metrics_pipeline.orchestration.observations import Observed, data_version_of, last_observed
+from metrics_pipeline.orchestration.upstream import agent_execution_logs, agent_registry
 from metrics_pipeline.pipeline.aggregation import AggregatedDay
 
 #: The key of the metadata that says why a run left out a stored day.
@@ -34,15 +36,19 @@ _AGENT_COLUMNS = {
 
 
 def day_materialization(
-    asset_key: dg.AssetKey, partition_key: str, day: AggregatedDay, run_tags: Mapping[str, str]
+    asset_key: dg.AssetKey,
+    partition_key: str,
+    day: AggregatedDay,
+    run_tags: Mapping[str, str],
+    observed: Observed | None,
+    links: Mapping[str, dg.MetadataValue],
 ) -> dg.AssetMaterialization:
     """The event that tells Dagster that the day is stored, like Dagster's own for a returned asset.
 
     The fingerprint of the logs is the data version: the same logs give the same version.
     """
-    return _materialization(
-        asset_key, partition_key, day_metadata(day), day.computed.metrics.fingerprint, DEFINITION_VERSION, run_tags
-    )
+    metadata, fingerprint = day_metadata(day, links), day.computed.metrics.fingerprint
+    return _materialization(asset_key, partition_key, metadata, fingerprint, DEFINITION_VERSION, run_tags, observed)
 
 
 def stored_materialization(
@@ -77,6 +83,7 @@ def stored_materialization(
         stored.source_fingerprint,
         stored.definition_version,
         run_tags,
+        last_observed(instance, partition_key),
     )
 
 
@@ -102,16 +109,20 @@ def _materialization(
     fingerprint: SourceFingerprint,
     definition_version: str,
     run_tags: Mapping[str, str],
+    observed: Observed | None,
 ) -> dg.AssetMaterialization:
-    data_version = hashlib.sha256(fingerprint.to_text().encode()).hexdigest()
-    tags = version_tags(data_version, definition_version, [spec.key for spec in SOURCE_ASSETS])
+    version = data_version_of(fingerprint)
+    logs = (version, observed.pointer) if observed is not None else None
+    tags = version_tags(version, definition_version, {agent_execution_logs.key: logs, agent_registry.key: None})
     if BACKFILL_TAG in run_tags:
         tags[BACKFILL_TAG] = run_tags[BACKFILL_TAG]
     return dg.AssetMaterialization(asset_key, partition=partition_key, metadata=metadata, tags=tags)
 
 
-def day_metadata(day: AggregatedDay) -> Mapping[str, dg.MetadataValue]:
-    """The metadata of one day's materialisation."""
+def day_metadata(
+    day: AggregatedDay, links: Mapping[str, dg.MetadataValue] = MappingProxyType({})
+) -> Mapping[str, dg.MetadataValue]:
+    """The metadata of one day's materialisation; links: where else to look at the day."""
     breakdown = day.computed.breakdown
     metrics, window, seconds = day.computed.metrics, day.computed.window, day.computed.timings.seconds
     frame, distributions = metrics.metrics, day.computed.distributions
@@ -131,6 +142,7 @@ def day_metadata(day: AggregatedDay) -> Mapping[str, dg.MetadataValue]:
             f"p95 {p95_ms:,} ms, {users:,} users"
         ),
         "warning": dg.MetadataValue.text(none_counted(metrics.fingerprint) or "none"),
+        **links,
         # For plots: each number under its name, also if it is in the text above.
         "executions": dg.MetadataValue.int(executions),
         "failed_executions": dg.MetadataValue.int(failed),

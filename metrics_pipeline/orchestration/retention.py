@@ -13,6 +13,7 @@ from metrics_pipeline.metrics.retention import FIRST_DAY, NEVER, RetentionPolicy
 from metrics_pipeline.names import SCHEDULED_AT_TAG
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTION_ASSET_KEY
 from metrics_pipeline.orchestration.failures import step_outcome
+from metrics_pipeline.orchestration.links import documentation
 from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.orchestration.reports import expired_materialization
 from metrics_pipeline.orchestration.upstream import agent_execution_logs, alert_history, kept
@@ -45,6 +46,7 @@ _MAX_LISTED_DAYS = 1000
 
 def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
     """The asset, with the policy of the settings as the launchpad's defaults."""
+    page = documentation(settings, "reference/checks.md#no_logs_held_back")
     dry_run = dg.Field(bool, default_value=True, description="Delete nothing; report what would be deleted and why.")
     limits = {
         limit.name: dg.Field(
@@ -77,7 +79,8 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
             dg.AssetCheckSpec(
                 "no_logs_held_back",
                 asset=RETENTION_ASSET_KEY,
-                description="Every raw log that is old enough to go is in the metrics.",
+                description="Every raw log that is old enough to go is in the metrics."
+                + (f"\n\n[Documentation]({page})" if page else ""),
             )
         ],
     )

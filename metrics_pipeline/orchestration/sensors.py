@@ -16,6 +16,7 @@ from metrics_pipeline.names import (
 )
 from metrics_pipeline.orchestration.dagster_internals import AssetJob
 from metrics_pipeline.orchestration.markdown import with_values
+from metrics_pipeline.orchestration.observations import observe_judged_days
 from metrics_pipeline.orchestration.partitions import build_daily_partitions
 from metrics_pipeline.orchestration.reconciling import (
     attempts,
@@ -70,6 +71,7 @@ def build_late_logs_sensor(
         if not days:
             return dg.SkipReason(f"No day has ended since METRICS_START_DATE, {settings.start_date}.")
         verdicts, said = judge_in_time(context.instance, database, settings, days)
+        observe_judged_days(context.instance, verdicts)
         again = days_to_report_again(context.instance, partitions, verdicts)
         due = last_due_day(at, settings.time_zone)
         wanted: dict[str, DayVerdict] = {}

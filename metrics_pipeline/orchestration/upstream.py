@@ -45,10 +45,17 @@ def kept(days: int | None) -> str:
     return "kept for ever" if days is None else f"kept for {count_of_days(days)}"
 
 
-def upstream_assets(retention: RetentionPolicy) -> tuple[dg.AssetSpec, ...]:
-    """The assets as the UI shows them: their descriptions say for how many days `retention` keeps the rows."""
+def upstream_assets(
+    retention: RetentionPolicy, partitions: dg.TimeWindowPartitionsDefinition
+) -> tuple[dg.AssetSpec, ...]:
+    """The assets as the UI shows them: their descriptions say for how many days `retention` keeps the rows.
+
+    Each day of logs has a data version of its own.
+    """
     return (
-        agent_execution_logs.replace_attributes(description=_LOGS.format(kept=kept(retention.raw_log_days))),
+        agent_execution_logs.replace_attributes(
+            description=_LOGS.format(kept=kept(retention.raw_log_days)), partitions_def=partitions
+        ),
         agent_registry.replace_attributes(description=_REGISTRY),
         alert_history.replace_attributes(description=_ALERTS.format(kept=kept(retention.alert_days))),
     )

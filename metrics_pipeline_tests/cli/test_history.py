@@ -275,8 +275,8 @@ def test_status_says_how_many_days_have_other_dimensions_than_declared(
     ) in stdout
 
 
-def test_status_names_a_hole_that_is_older_than_the_look_back_and_proposes_the_first_day(
-    states: None, command: Callable[..., tuple[Rows, str]]
+def test_status_names_an_old_hole_acknowledged_agents_and_a_better_first_day(
+    states: None, command: Callable[..., tuple[Rows, str]], database: Database
 ) -> None:
     _, stdout = command("status", "--days", 2)
     hole, proposal = stdout.splitlines()[-2:]
@@ -287,3 +287,8 @@ def test_status_names_a_hole_that_is_older_than_the_look_back_and_proposes_the_f
     assert proposal.startswith("METRICS_START_DATE is 2025-01-01, and the first log is of 2025-07-07: set")
     _, stdout = command("status", "--days", 2, METRICS_START_DATE="2025-07-10")
     assert stdout.splitlines()[-1].startswith("2 days: 1 running, 1 other zone. Compared")
+    execute(database, "INSERT INTO metric_acknowledged_agents (agent_id, reason) VALUES ('b', 'x'), ('a\n', 'y')")
+    _, stdout = command("status", "--days", 2, METRICS_START_DATE="2025-07-10")
+    assert stdout.splitlines()[-1] == (
+        "Acknowledged, so no check warns of them: a\\n, b. Why: metrics-pipeline agents list"
+    )

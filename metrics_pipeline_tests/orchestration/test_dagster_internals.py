@@ -44,7 +44,7 @@ def definitions(code_version: str) -> dg.Definitions:
         for number, key in enumerate(context.partition_keys):
             if number == 1 and context.op_execution_context.op_config["fails"]:
                 raise dg.Failure(description="as asked for")
-            tags = version_tags(f"logs of {key}", code_version, [UPSTREAM])
+            tags = version_tags(f"logs of {key}", code_version, {UPSTREAM: None})
             yield dg.AssetMaterialization(KEY, partition=key, metadata={"number": number}, tags=tags)
         yield silent_output()
 

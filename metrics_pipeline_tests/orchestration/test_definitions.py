@@ -140,6 +140,40 @@ def test_the_texts_of_the_ui_hold_the_values_of_the_settings_and_no_password() -
     assert not [text for text in described.values() if set("`*") & set(text.strip().split("\n\n")[0])]
 
 
+def test_assets_and_checks_lead_to_the_page_the_api_the_documentation_and_their_code() -> None:
+    defs = build_defs(api_url="https://metrics.example", source_url="https://git.example/m/tree/main")
+    graph = defs.resolve_asset_graph()
+    metadata = graph.get(dg.AssetKey("agent_performance_metrics")).metadata
+    assert {name: metadata[name].value for name in ("page", "api", "documentation")} == {
+        "page": "https://metrics.example/",
+        "api": "https://metrics.example/docs",
+        "documentation": "https://git.example/m/tree/main/docs/reference/metrics.md",
+    }
+    (reference,) = metadata["dagster/code_references"].code_references
+    address, _, line = reference.url.partition("#L")
+    assert address == "https://git.example/m/tree/main/metrics_pipeline/orchestration/assets.py"
+    lines = (PROJECT / "metrics_pipeline/orchestration/assets.py").read_text().splitlines()
+    assert "def agent_performance_metrics(" in "".join(lines[int(line) - 1 : int(line) + 1])
+    pages = PROJECT / "docs"
+    for key in graph.get_all_asset_keys():
+        page = graph.get(key).metadata.get("documentation")
+        assert page is None or (pages / page.value.partition("/docs/")[2]).is_file()
+    checks = (pages / "reference/checks.md").read_text()
+    for check in graph.asset_check_keys:
+        assert (
+            f"(https://git.example/m/tree/main/docs/reference/checks.md#{check.name})" in graph.get(check).description
+        )
+        assert f"### {check.name}\n" in checks
+
+    # Without their addresses there are no links, and the code is a local file.
+    graph = build_defs().resolve_asset_graph()
+    metadata = graph.get(dg.AssetKey("agent_performance_metrics")).metadata
+    assert not {"page", "api", "documentation"} & set(metadata)
+    (reference,) = metadata["dagster/code_references"].code_references
+    assert reference.file_path == str(PROJECT / "metrics_pipeline/orchestration/assets.py")
+    assert not [key for key in graph.asset_check_keys if "Documentation" in graph.get(key).description]
+
+
 def test_each_column_is_described_and_led_back_to_columns_that_exist() -> None:
     graph = build_defs(dimensions=parse_dimensions("model,tokens=token_count")).resolve_asset_graph()
     tables = {dg.AssetKey("agent_performance_metrics"), *graph.external_asset_keys} - {dg.AssetKey("metrics_api")}

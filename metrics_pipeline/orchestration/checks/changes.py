@@ -15,6 +15,7 @@ from metrics_pipeline.metrics.anomalies import (
 )
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.orchestration.checks.evaluation import Situation
+from metrics_pipeline.orchestration.links import day_links
 from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.store.acknowledgements import acknowledgements
 from metrics_pipeline.store.audit import agent_history
@@ -60,6 +61,7 @@ def no_unusual_changes(situation: Situation) -> dg.AssetCheckResult:
         ),
         metadata={
             "day": str(day),
+            **day_links(situation.settings, day),
             "agents": unusual.agents,
             "agents_with_enough_history": unusual.agents_with_history,
             "agents_changed": agents,

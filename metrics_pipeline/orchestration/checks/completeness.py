@@ -9,6 +9,7 @@ from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.metrics.verification import JudgedBy
 from metrics_pipeline.metrics.windows import DUE_HOUR, day_window, last_due_day
 from metrics_pipeline.orchestration.checks.evaluation import Situation
+from metrics_pipeline.orchestration.links import day_links
 from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.orchestration.reconciling import attempts, failed_runs, judge
 from metrics_pipeline.pipeline.reconciling import lookback
@@ -17,6 +18,7 @@ from metrics_pipeline.store.ledger import first_stored_at, newest_stored_day
 
 #: Four ticks of late_logs_sensor.
 _TRUSTED_FOR = timedelta(hours=1)
+_MAX_LINKED_DAYS = 5
 
 NO_MISSING_OR_DIRTY_DAYS = f"""
 Every day of the last METRICS_LOOKBACK_DAYS that is due is stored and still equals its logs: none is missing, and none
@@ -81,6 +83,11 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
         metadata={
             "days": f"{days[0]} to {days[-1]}" if days else "none",
             **{f"run_that_refused_{day}": dg.MetadataValue.dagster_run(run) for day, run in refused.items()},
+            **{
+                f"{name}_of_{verdict.metric_date}": link
+                for verdict in broken[:_MAX_LINKED_DAYS]
+                for name, link in day_links(settings, verdict.metric_date).items()
+            },
             "days_checked": len(days),
             "logs_of": situation.logs.name,
             "days_before_the_first_log": len(due_days) - len(days),
@@ -129,6 +136,7 @@ def freshness(situation: Situation) -> dg.AssetCheckResult:
         metadata={
             "day_due": str(due) if is_any_due else "none",
             **({"last_failed_run": dg.MetadataValue.dagster_run(failed[0].run_id)} if failed else {}),
+            **(day_links(settings, due) if is_any_due else {}),
             "newest_stored_day": str(newest or "none"),
             "days_behind": max(0, (due - (newest or settings.start_date - timedelta(days=1))).days),
             "evaluated_at": dg.MetadataValue.timestamp(situation.now),

@@ -13,6 +13,7 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.names import DAILY_CHECKS_JOB
 from metrics_pipeline.orchestration.failures import step_outcome
+from metrics_pipeline.orchestration.links import documentation
 from metrics_pipeline.orchestration.markdown import with_values
 from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.orchestration.reconciling import may_write_metrics
@@ -62,8 +63,10 @@ def build_check(
 
     A passing database fault is retried as in the daily run. After that, and for any other error, the step fails.
     """
+    page = documentation(settings, f"reference/checks.md#{name}")
+    said = with_values(description, settings) + (f"\n[Documentation]({page})\n" if page else "")
 
-    @dg.asset_check(asset=asset, name=name, description=with_values(description, settings), compute_kind="postgres")
+    @dg.asset_check(asset=asset, name=name, description=said, compute_kind="postgres")
     def check(context: dg.AssetCheckExecutionContext, database: dg.ResourceParam[Database]) -> dg.AssetCheckResult:
         claim(context.instance, context.run)
         with step_outcome(context):

@@ -132,7 +132,7 @@ def test_the_days_of_its_own_run_are_judged(database: Database, instance: dg.Dag
     settings = Settings(Path("/nowhere"), start_date=DAY)
     defs = dg.Definitions(
         assets=[
-            *upstream_assets(settings.retention),
+            *upstream_assets(settings.retention, build_daily_partitions(settings)),
             build_metrics_asset(build_daily_partitions(settings), settings),
             build_overview_asset(settings),
         ],
