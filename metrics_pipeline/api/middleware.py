@@ -127,8 +127,12 @@ def head_and_options(app: ASGIApp) -> ASGIApp:
                 message = {"type": "http.response.body"}
             await send(message)
 
+        is_allowed = False
+
         async def send_options(message: Message) -> None:
+            nonlocal is_allowed
             if message["type"] == "http.response.start" and message["status"] == HTTPStatus.METHOD_NOT_ALLOWED:
+                is_allowed = True
                 allow = MutableHeaders(scope=message)["allow"]
                 methods = sorted({*allow.split(", "), "OPTIONS", *(["HEAD"] if "GET" in allow else [])})
                 message = {
@@ -136,7 +140,7 @@ def head_and_options(app: ASGIApp) -> ASGIApp:
                     "status": HTTPStatus.NO_CONTENT,
                     "headers": [(b"allow", ", ".join(methods).encode())],
                 }
-            elif message["type"] == "http.response.body":
+            elif is_allowed:
                 message = {"type": "http.response.body"}
             await send(message)
 

@@ -1,5 +1,6 @@
 """The API as programs meet it: uvicorn on a free port, asked by a real HTTP client."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,16 +25,27 @@ Serve = Callable[..., httpx2.Client]
 
 @contextmanager
 def serving(database: Database) -> Iterator[Serve]:
-    """Starts a server over the database and returns a client for it. Keywords are fields of Settings."""
+    """Starts a server over the database and returns a client for it. Further keywords are fields of Settings.
+
+    `told` is given the server's own way to be told to stop, as SIGTERM does.
+    """
     ends: list[Callable[[], object]] = []
     tests = database
 
     def start(
-        *, now: datetime = NOW, dagster: Any = None, database: Database = tests, root_path: str = "", **settings: Any
+        *,
+        now: datetime = NOW,
+        dagster: Any = None,
+        database: Database = tests,
+        root_path: str = "",
+        told: list[Callable[[], None]] | None = None,
+        **settings: Any,
     ) -> httpx2.Client:
         app = build_app(Settings(Path("/nowhere"), **settings), database, dagster=dagster, now=lambda: now)
         server = build_server(app, log_config=None, root_path=root_path)
         server.config.port = 0
+        if told is not None:
+            told.append(lambda: server.handle_exit(signal.SIGTERM, None))
         thread = threading.Thread(target=server.run)
         thread.start()
         while not server.started:

@@ -2,8 +2,8 @@
 
 The generators come from PyPI and npm and are not dependencies of the tests: openapi-python-client needs a typer before
 0.28, and a venv of the package has a later one. CLIENT_GENERATORS names a virtual environment with
-openapi-python-client, httpx and mypy, and in it a folder node_modules with openapi-typescript, openapi-fetch, typescript
-and @types/node. Without it, test_openapi.py looks at what made such clients fail.
+openapi-python-client, httpx and mypy, and in it a folder node_modules with openapi-typescript, openapi-fetch,
+typescript and @types/node. Without it, test_openapi.py looks at what made such clients fail.
 """
 
 import json

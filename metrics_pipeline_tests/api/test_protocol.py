@@ -27,6 +27,8 @@ def test_head_is_get_without_a_body_and_options_names_the_methods(database: Data
             assert head.headers.get(header) == got.headers.get(header)
         assert api.options(path).headers["Allow"] == "GET, HEAD, OPTIONS"
     assert api.head("/nowhere").status_code == 404
+    nowhere = api.options("/nowhere")
+    assert (nowhere.status_code, nowhere.json()["title"]) == (404, "Not Found")
     assert (api.options(TRIGGER).status_code, api.options(TRIGGER).headers["Allow"]) == (204, "OPTIONS, POST")
     refused = api.get(TRIGGER)
     assert (refused.status_code, refused.headers["Allow"]) == (405, "POST")

@@ -1,6 +1,7 @@
 """Starting runs: what is refused, what is not started twice, and the answers while Dagster is unusable."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from metrics_pipeline.api.dagster_runs import DagsterRuns
 from metrics_pipeline.names import API_RUNS_LOCK
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, aggregate, execute, store_agents
+from metrics_pipeline_tests.processes import HANGING_SECONDS, wait_until
 
 from .serving import Serve
 from .webserver import Webserver, graphql_run
@@ -244,6 +246,21 @@ def test_waiting_answers_with_the_agents_of_the_day_and_gives_up_in_time(
     impatient = serve(dagster=DagsterRuns(webserver.url, wait_seconds=0.6))
     late = impatient.post(TRIGGER, params={"wait": "true"})
     assert (late.status_code, late.json()["status"]) == (202, "started")
+
+
+def test_a_trigger_that_waits_is_answered_with_its_run_when_the_server_is_told_to_stop(
+    serve: Serve, webserver: Webserver
+) -> None:
+    webserver.answers["runOrError"] = graphql_run("new", "STARTED", partition="2025-03-04")
+    stop: list[Callable[[], None]] = []
+    api = serve(dagster_webserver_url=webserver.url, told=stop)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(api.post, TRIGGER, params={"wait": "true"})
+        wait_until(lambda: "runOrError" in dict(webserver.asked))
+        stop[0]()
+        answer = waiting.result(HANGING_SECONDS)
+    assert (answer.status_code, answer.json()["status"], answer.json()["run_id"]) == (202, "started", "new")
+    assert answer.headers["Location"] == "/api/v1/runs/new"
 
 
 def test_a_run_that_was_waited_for_and_failed_says_why(api: httpx2.Client, webserver: Webserver) -> None:
