@@ -213,11 +213,11 @@ def test_a_row_is_read_by_a_statement_that_is_prepared_only_where_the_session_is
 
 
 def test_a_database_within_a_time_stops_all_statements_at_its_end_and_names_a_lock_at_once(database: Database) -> None:
-    hurried = database.within(0.3, lock_seconds=9)
+    hurried = database.within(1.5, lock_seconds=9)
     with hurried.snapshot() as connection:
-        connection.execute(text("SELECT pg_sleep(0.2)"))
+        connection.execute(text("SELECT pg_sleep(0.5)"))
     with pytest.raises(TransientError, match="57014"), hurried.snapshot() as connection:
-        connection.execute(text("SELECT pg_sleep(0.2)"))
+        connection.execute(text("SELECT pg_sleep(1.2)"))
     with database.begin() as holder:
         holder.execute(text("LOCK TABLE metric_day_ledger"))
         hurried = database.within(9, lock_seconds=0.1)
