@@ -69,6 +69,7 @@ for _grain in GRAINS:
         Column("users_exact", Boolean, nullable=False),
         Column("user_key_id", Text),
         Column("digest", LargeBinary, nullable=False),
+        *([Column("packed", LargeBinary)] if _grain is AGENT_DAY else []),
         Index(f"{_grain.distributions}_metric_date", "metric_date"),
     )
 agent_performance_metrics = metadata.tables[AGENT_DAY.table]

@@ -1,21 +1,21 @@
-"""The tables of distributions, one for each grain: the key of users, and writing a day's distributions."""
+"""The tables of distributions, one for each grain: the key of users, and writing and reading distributions."""
 
 import hashlib
-import sys
-from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from itertools import pairwise
+from itertools import repeat
 from struct import Struct
 from typing import Any
 
 import polars as pl
+import psycopg
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.errors import PermanentError
-from metrics_pipeline.metrics.catalog import AGENT_DAY, Grain
-from metrics_pipeline.metrics.distributions import UserKey
+from metrics_pipeline.metrics.catalog import AGENT_DAY, GRAINS, Grain
+from metrics_pipeline.metrics.distributions import DISTRIBUTION_SCHEMA, UserKey
+from metrics_pipeline.store.arrays import ElementsLoader, from_arrays, int4_arrays, int8_arrays, packed, unpacked
 
 _USER_KEY = text("SELECT secret FROM metric_user_key WHERE id = 1")
 
@@ -23,22 +23,40 @@ _OTHER_KEYS = text("""
 SELECT min(metric_date) AS first, max(metric_date) AS last, count(DISTINCT metric_date) AS days
 FROM agent_day_distributions WHERE user_key_id <> :key_id HAVING count(*) > 0""")
 
-_COLUMNS = (
-    "latencies_ms, latency_executions, user_hashes, total_latency_ms, latencies_exact, users_exact, user_key_id, digest"
-)
+_SCALARS = ("total_latency_ms", "latencies_exact", "users_exact", "user_key_id")
+_ARRAYS = ("latencies_ms", "latency_executions", "user_hashes")
 #: SQL for the digest of a row: what the package computes before it sends the row.
 DIGEST = """sha256(array_send(latencies_ms) || array_send(latency_executions) || array_send(user_hashes)
     || int8send(total_latency_ms) || boolsend(latencies_exact) || boolsend(users_exact))"""
 
-# PostgreSQL's binary formats (array_send, date_send, and COPY's signature, number of fields and end).
-_INT4, _INT8 = 23, 20
-ARRAY_HEADER, _EMPTY_ARRAY, _LENGTH = Struct(">iiiii"), Struct(">iii"), Struct(">i")
+#: The grain whose rows also have the packed form. Breakdowns have many times as many rows, and few are read at once.
+PACKED_GRAIN = AGENT_DAY
+
+# PostgreSQL's binary formats: COPY's signature, lengths of fields, number of fields and end; date_send.
+_LENGTH = Struct(">i")
 _EXACTNESS = Struct(">q??")
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_FIELDS = Struct(">h")
 _COPY_END = Struct(">h").pack(-1)
 _NULL = _LENGTH.pack(-1)
 _EPOCH = date(2000, 1, 1)
+
+
+def _columns(grain: Grain) -> list[str]:
+    return [*_ARRAYS, *_SCALARS, "digest", *(["packed"] if grain is PACKED_GRAIN else [])]
+
+
+def _select(grain: Grain, columns: Sequence[str]) -> str:
+    types = ", ".join(f"%s::{key.sql_type}[]" for key in grain.keys)
+    keys = ", ".join(grain.key_names)
+    return f"""
+SELECT wanted.place, {", ".join((*_SCALARS, *columns))}
+FROM unnest({types}) WITH ORDINALITY AS wanted({keys}, place)
+JOIN {grain.distributions} USING ({keys})"""
+
+
+_SELECT_PACKED = _select(PACKED_GRAIN, ("digest", "packed"))
+_SELECT_ARRAYS = {grain: _select(grain, _ARRAYS) for grain in GRAINS}
 
 
 @dataclass(frozen=True)
@@ -72,23 +90,25 @@ def hashed_otherwise(connection: Connection, key: UserKey) -> str | None:
 def encode_day(metric_date: date, distributions: pl.DataFrame, grain: Grain = AGENT_DAY) -> EncodedDay:
     """Encodes the grain's keys and DISTRIBUTION_SCHEMA. Lists become bytes as a whole, not value by value."""
     pairs = distributions["latency_counts"].explode(empty_as_null=False, keep_nulls=False).struct
-    pair_counts = distributions["latency_counts"].list.len()
-    latencies = _int4_arrays(pairs.field("latency_ms"), pair_counts)
-    executions = _int4_arrays(pairs.field("executions").cast(pl.Int32), pair_counts)
-    users = _int8_arrays(distributions["user_hashes"])
+    counts, users = distributions["latency_counts"].list.len(), distributions["user_hashes"]
+    latencies, executions = pairs.field("latency_ms"), pairs.field("executions").cast(pl.Int32)
     day = _LENGTH.pack((metric_date - _EPOCH).days)
-    numbers = distributions.select(*grain.day_keys, "user_key_id", "total_latency_ms", "latencies_exact", "users_exact")
-    begin = _COPY_FIELDS.pack(len(grain.keys) + _COLUMNS.count(",") + 1)
+    scalars = distributions.select(*grain.day_keys, "user_key_id", "total_latency_ms", "latencies_exact", "users_exact")
+    begin = _COPY_FIELDS.pack(len(grain.keys) + len(_columns(grain)))
+    arrays = zip(int4_arrays(latencies, counts), int4_arrays(executions, counts), int8_arrays(users), strict=True)
+    is_packed = grain is PACKED_GRAIN
+    packs = packed(latencies, executions, counts, users) if is_packed else repeat(b"", distributions.height)
     rows, digests = {}, {}
-    for (*texts, key_id, total, are_latencies_exact, are_users_exact), *arrays in zip(
-        numbers.iter_rows(), latencies, executions, users, strict=True
+    for (*texts, key_id, total, are_latencies_exact, are_users_exact), of_row, pack in zip(
+        scalars.iter_rows(), arrays, packs, strict=True
     ):
         flags = _EXACTNESS.pack(total, are_latencies_exact, are_users_exact)
-        digest = hashlib.sha256(b"".join([*arrays, flags])).digest()
+        digest = hashlib.sha256(b"".join([*of_row, flags])).digest()
         keys = tuple(texts)
-        fields = (*(text.encode() for text in keys), day, *arrays, flags[:8], flags[8:9], flags[9:])
+        fields = (*(text.encode() for text in keys), day, *of_row, flags[:8], flags[8:9], flags[9:])
         named = _NULL if key_id is None else _field(key_id.encode())
-        rows[keys] = b"".join([begin, *map(_field, fields), named, _field(digest)])
+        whole = _field(digest + pack) if is_packed else b""
+        rows[keys] = b"".join([begin, *map(_field, fields), named, _field(digest), whole])
         digests[keys] = digest
     return EncodedDay(metric_date, grain, rows, digests)
 
@@ -112,7 +132,7 @@ def write_day(connection: Connection, day: EncodedDay) -> None:
     new = [row for each, row in day.rows.items() if stored.get(each) != day.digests[each]]
     if new:
         driver: Any = connection.connection.driver_connection
-        statement = f"COPY {table} ({names}, metric_date, {_COLUMNS}) FROM STDIN (FORMAT BINARY)"
+        statement = f"COPY {table} ({names}, metric_date, {', '.join(_columns(day.grain))}) FROM STDIN (FORMAT BINARY)"
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
             copy.write(_COPY_HEADER)
             for row in new:
@@ -134,46 +154,44 @@ def _stored_digests(connection: Connection, day: EncodedDay) -> dict[tuple[str, 
     }
 
 
+def read_distributions(connection: Connection, wanted: pl.DataFrame, grain: Grain) -> pl.DataFrame:
+    """The stored distributions of the rows of `wanted` (keys of the grain): its columns and DISTRIBUTION_SCHEMA.
+
+    They come in any order, and without the rows that have none.
+    """
+    found, rest = [], wanted
+    if grain is PACKED_GRAIN:
+        rows = fetch(connection, _SELECT_PACKED, [wanted[key].to_list() for key in grain.key_names])
+        # What is packed begins with the digest. It is left out if it is of a former state of the arrays.
+        current = [row for row in rows if row[-1] is not None and row[-1].startswith(row[-2])]
+        found.append(_frame(wanted, current, *unpacked([memoryview(row[-1])[len(row[-2]) :] for row in current])))
+        rest = wanted.join(found[0], on=grain.key_names, how="anti") if len(current) < wanted.height else wanted.clear()
+    if rest.height:
+        rows = fetch(connection, _SELECT_ARRAYS[grain], [rest[key].to_list() for key in grain.key_names])
+        arrays = list(zip(*rows, strict=True))[-len(_ARRAYS) :] or [()] * len(_ARRAYS)
+        found.append(_frame(rest, rows, *from_arrays(*arrays)))
+    return pl.concat(found)
+
+
+def fetch(connection: Connection, statement: str, parameters: Any) -> list[tuple[Any, ...]]:
+    """The rows of a statement in the driver's form, with arrays of int4 and int8 as store.arrays reads them."""
+    # The driver's own cursor, because arrays as Python lists take 20 times as long as their bytes.
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor(binary=True) as cursor:
+        for name in ("int4", "int8"):
+            cursor.adapters.register_loader(psycopg.adapters.types[name].array_oid, ElementsLoader)
+        rows: list[tuple[Any, ...]] = cursor.execute(statement, parameters).fetchall()
+    return rows
+
+
+def _frame(
+    wanted: pl.DataFrame, rows: Sequence[tuple[Any, ...]], latency_counts: pl.Series, user_hashes: pl.Series
+) -> pl.DataFrame:
+    place, *scalars = list(zip(*rows, strict=True))[: 1 + len(_SCALARS)] or [()] * (1 + len(_SCALARS))
+    found = {**dict(zip(_SCALARS, scalars, strict=True)), "latency_counts": latency_counts, "user_hashes": user_hashes}
+    distributions = pl.DataFrame(found, schema_overrides=DISTRIBUTION_SCHEMA).select(*DISTRIBUTION_SCHEMA)
+    return wanted[pl.Series(place, dtype=pl.Int64) - 1].hstack(distributions)
+
+
 def _field(value: bytes) -> bytes:
     return _LENGTH.pack(len(value)) + value
-
-
-def _int4_arrays(values: pl.Series, lengths: pl.Series) -> Iterator[bytes]:
-    # Length and value together are one 64-bit number: the length in the upper half.
-    whole = values.cast(pl.Int64) & 0xFFFFFFFF | (4 << 32)
-    return _arrays(_big_endian("q", whole), lengths, _INT4, 8)
-
-
-def _int8_arrays(lists: pl.Series) -> Iterator[bytes]:
-    values = pl.col("value")
-    halves = (
-        lists.explode(empty_as_null=False, keep_nulls=False)
-        .to_frame("value")
-        .select(
-            pl.concat_arr(
-                pl.lit(8, pl.Int32),
-                (values // 2**32).cast(pl.Int32),
-                (values & 0xFFFFFFFF).cast(pl.UInt32).reinterpret(signed=True),
-            ).arr.explode()
-        )
-        .to_series()
-    )
-    return _arrays(_big_endian("i", halves), lists.list.len(), _INT8, 12)
-
-
-def _arrays(elements: bytes, lengths: pl.Series, oid: int, size: int) -> Iterator[bytes]:
-    ends = [0, *lengths.cum_sum().to_list()]
-    for start, end in pairwise(ends):
-        if start == end:
-            yield _EMPTY_ARRAY.pack(0, 0, oid)
-        else:
-            yield ARRAY_HEADER.pack(1, 0, oid, end - start, 1) + elements[start * size : end * size]
-
-
-def _big_endian(code: str, numbers: pl.Series) -> bytes:
-    buffer = array(code)
-    if len(numbers):
-        buffer.frombytes(numbers.rechunk().to_arrow().buffers()[1])
-    if sys.byteorder == "little":
-        buffer.byteswap()
-    return buffer.tobytes()

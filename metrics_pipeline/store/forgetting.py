@@ -10,7 +10,7 @@ from metrics_pipeline.metrics.catalog import GRAINS, Grain
 from metrics_pipeline.metrics.distributions import UserKey
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.store.distributions import DIGEST, user_key
+from metrics_pipeline.store.distributions import DIGEST, PACKED_GRAIN, user_key
 from metrics_pipeline.store.publishing import lock_day
 
 _STORED = " UNION ALL ".join(
@@ -28,10 +28,11 @@ _UNKNOWN_KEYS = text(
 
 def _replace(grain: Grain) -> TextClause:
     keys = ", ".join(grain.key_names)
+    unpack = ", packed = NULL" if grain is PACKED_GRAIN else ""
     users = "ARRAY(SELECT unnest(array_replace(user_hashes, :hash, :stand_in)) ORDER BY 1) AS users"
     return text(f"""
 UPDATE {grain.distributions} AS stored
-SET user_hashes = users, digest = {DIGEST.replace("user_hashes", "users")}
+SET user_hashes = users, digest = {DIGEST.replace("user_hashes", "users")}{unpack}
 FROM (SELECT {keys}, {users}
       FROM {grain.distributions} WHERE metric_date = ANY(:days) AND :hash = ANY(user_hashes)) AS changed
 WHERE ({", ".join(f"stored.{name}" for name in grain.key_names)})

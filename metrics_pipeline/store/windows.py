@@ -1,7 +1,5 @@
 """Windows of stored days: reading rows and distributions, merging them, and comparing a day with its distributions."""
 
-import sys
-from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,9 +9,6 @@ from enum import StrEnum
 from typing import Any
 
 import polars as pl
-import psycopg
-import pyarrow as pa
-from psycopg.pq import Format
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.metrics.catalog import (
@@ -34,7 +29,8 @@ from metrics_pipeline.metrics.window_metrics import (
     period_of,
     window_metrics,
 )
-from metrics_pipeline.store.distributions import ARRAY_HEADER, DIGEST
+from metrics_pipeline.store.arrays import int4, int8, lengths_of_int4
+from metrics_pipeline.store.distributions import DIGEST, fetch, read_distributions
 from metrics_pipeline.store.reads import metrics_of_day
 
 _WHOLE_SUMS = [name for name in SUMS if name != "total_cost_usd"]
@@ -48,7 +44,7 @@ class _Statements:
     """
 
     def __init__(self, grain: Grain) -> None:
-        keys, of_days = ", ".join(grain.key_names), ", ".join(grain.day_keys)
+        of_days = ", ".join(grain.day_keys)
         window = """metric_date BETWEEN %(first)s AND %(last)s
   AND (%(agent_id)s::text IS NULL OR agent_id = %(agent_id)s::text)"""
         if "dimension" in grain.key_names:
@@ -68,12 +64,6 @@ WHERE failed_executions > 0 AND {window} GROUP BY {of_days}, error_type"""
         self.lacking = f"""
 SELECT {of_days}, {days} FROM {grain.table} AS metrics
 WHERE {window} AND NOT EXISTS (SELECT FROM {grain.distributions} AS stored WHERE {equal}) GROUP BY {of_days}"""
-        types = ", ".join(f"%s::{key.sql_type}[]" for key in grain.keys)
-        self.distributions = f"""
-SELECT wanted.place, latencies_ms, latency_executions, user_hashes, total_latency_ms, latencies_exact, users_exact,
-       user_key_id
-FROM unnest({types}) WITH ORDINALITY AS wanted({keys}, place)
-JOIN {grain.distributions} USING ({keys})"""
 
 
 _STATEMENTS = {grain: _Statements(grain) for grain in GRAINS}
@@ -88,6 +78,9 @@ SELECT agent_id FROM agent_day_distributions WHERE metric_date = :metric_date AN
 
 # How many executions are read at once. Two chunks are in memory: one is read while the other is merged.
 _CHUNK = 1_000_000
+
+# How many hashes of the users of one group are held, the same ones several times, before they are united: 256 MB.
+_HELD_USERS = 32_000_000
 
 
 class Grouping(StrEnum):
@@ -261,14 +254,14 @@ class _StoredRows:
         if not keys.height:
             return pl.DataFrame(schema={name: schema[name] for name in (*self.grain.key_names, *SUMS)})
         *whole, costs = numbers
-        sums = {name: _int8(values) for name, values in zip(_WHOLE_SUMS, whole, strict=True)}
+        sums = {name: int8(values) for name, values in zip(_WHOLE_SUMS, whole, strict=True)}
         cost = pl.Series([" ".join(costs)]).str.split(" ").explode().cast(schema["total_cost_usd"])
         return keys.with_columns(**sums, total_cost_usd=cost)
 
     def errors(self) -> pl.DataFrame:
         """The grain's keys, error_type and executions."""
         keys, numbers = self._read(_STATEMENTS[self.grain].errors, len(self.grain.day_keys) + 1, "error_type")
-        return keys.with_columns(executions=_int8(numbers[0]))
+        return keys.with_columns(executions=int8(numbers[0]))
 
     def lacking(self) -> pl.DataFrame:
         """The keys of the rows without a distribution."""
@@ -283,14 +276,14 @@ class _StoredRows:
 
     def _read(self, statement: str, texts: int, *further: str) -> tuple[pl.DataFrame, list[tuple[Any, ...]]]:
         """The keys, a row for each day, and the columns after the days, each with the elements of all days."""
-        rows = _fetch(self.connection, statement, self.parameters)
+        rows = fetch(self.connection, statement, self.parameters)
         columns = list(zip(*rows, strict=True)) or [()] * (len(_WHOLE_SUMS) + texts + 2)
         days = columns[texts]
         named = dict(zip((*self.grain.day_keys, *further), columns[:texts], strict=True))
         keys = pl.DataFrame(named, schema=dict.fromkeys(named, pl.String))
-        lengths = pl.Series([len(each) // _INT4_BYTES for each in days], dtype=pl.Int64)
+        lengths = pl.Series(lengths_of_int4(days), dtype=pl.Int64)
         repeated = keys.select(pl.all().repeat_by(lengths)).explode(*named, empty_as_null=False)
-        return repeated.with_columns(metric_date=_int4(days).cast(pl.Date)), columns[texts + 1 :]
+        return repeated.with_columns(metric_date=int4(days).cast(pl.Date)), columns[texts + 1 :]
 
     def merged(self, rows: pl.DataFrame, keys: Sequence[str]) -> Iterator[pl.DataFrame]:
         """The merged distributions of the groups of `rows`, which are those of with_distribution(), group by group.
@@ -306,11 +299,12 @@ class _StoredRows:
         for chunk, parts in self._read_ahead(chunks):
             of_chunk, last = parts.select(*keys, *DISTRIBUTION_SCHEMA), chunk.tail(1).select(keys)
             if incomplete and incomplete[0].select(keys).equals(last):
-                # The whole chunk belongs to the group. Only frames of similar size are merged, because merging each
-                # chunk into the group's million users takes a time that grows with the square.
-                incomplete.append(merge_distributions(of_chunk, keys))
-                while len(incomplete) > 1 and _users(incomplete[-2]) <= 2 * _users(incomplete[-1]):
-                    incomplete[-2:] = [merge_distributions(pl.concat(incomplete[-2:]), keys)]
+                # The whole chunk belongs to the group. Users are united when there are many, and then only if there are
+                # twice as many as are united already: uniting each chunk's with the group's would take a time that
+                # grows with the square.
+                incomplete.append(merge_distributions(of_chunk, keys, unites_users=False))
+                if sum(map(_users, incomplete)) > max(_HELD_USERS, 2 * _users(incomplete[0])):
+                    incomplete = [merge_distributions(pl.concat(incomplete), keys)]
             else:
                 so_far = merge_distributions(pl.concat([*incomplete, of_chunk]), keys)
                 yield so_far.join(last, on=keys, how="anti")
@@ -323,7 +317,7 @@ class _StoredRows:
         coming: deque[tuple[pl.DataFrame, Future[pl.DataFrame]]] = deque()
         with ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
             for chunk in chunks:
-                coming.append((chunk, ahead.submit(_read_distributions, self.connection, chunk, self.grain)))
+                coming.append((chunk, ahead.submit(read_distributions, self.connection, chunk, self.grain)))
                 if len(coming) > 1:
                     read, parts = coming.popleft()
                     yield read, parts.result()
@@ -410,74 +404,3 @@ def audit_day(connection: Connection, metric_date: date) -> DistributionAudit:
         without=rows.filter(~pl.col("has_distribution") & (pl.col("total_executions") > 0)).height,
         contradictory_agents=tuple(sorted({*contradictory, *damaged})),
     )
-
-
-def _read_distributions(connection: Connection, wanted: pl.DataFrame, grain: Grain) -> pl.DataFrame:
-    """The stored distributions of the rows of `wanted` (keys of the grain): its columns and DISTRIBUTION_SCHEMA."""
-    rows = _fetch(connection, _STATEMENTS[grain].distributions, [wanted[key].to_list() for key in grain.key_names])
-    columns: list[Any] = list(zip(*rows, strict=True)) or [()] * 8
-    place, latencies, executions, users, total, latencies_exact, users_exact, key_id = columns
-    lengths = pl.Series([len(each) // _INT4_BYTES for each in latencies], dtype=pl.Int64)
-    pairs = pl.DataFrame({"latency_ms": _int4(latencies), "executions": _int4(executions).cast(pl.Int64)})
-    found = {
-        "place": pl.Series(place, dtype=pl.Int64),
-        "latency_counts": _lists(pairs.to_struct(), lengths),
-        "total_latency_ms": total,
-        "latencies_exact": latencies_exact,
-        "user_hashes": _lists(_int8(users), pl.Series([len(each) // _INT8_BYTES for each in users], dtype=pl.Int64)),
-        "users_exact": users_exact,
-        "user_key_id": key_id,
-    }
-    return (
-        pl.DataFrame(found, schema_overrides=DISTRIBUTION_SCHEMA)
-        .join(wanted.with_row_index("place", offset=1).cast({"place": pl.Int64}), on="place")
-        .select(*wanted.columns, *DISTRIBUTION_SCHEMA)
-    )
-
-
-def _fetch(connection: Connection, statement: str, parameters: Any) -> list[tuple[Any, ...]]:
-    # The driver's own cursor, because arrays as Python lists take 20 times as long as their bytes.
-    driver: Any = connection.connection.driver_connection
-    with driver.cursor(binary=True) as cursor:
-        for name in ("int4", "int8"):
-            cursor.adapters.register_loader(psycopg.adapters.types[name].array_oid, _Elements)
-        rows: list[tuple[Any, ...]] = cursor.execute(statement, parameters).fetchall()
-    return rows
-
-
-# The length and the value of an element.
-_INT4_BYTES, _INT8_BYTES = 8, 12
-
-
-class _Elements(psycopg.adapt.Loader):
-    """The elements of an array in PostgreSQL's binary form, each with its length."""
-
-    format = Format.BINARY
-
-    def load(self, data: Any) -> bytes:
-        return bytes(data[ARRAY_HEADER.size :])
-
-
-def _int4(arrays: Sequence[bytes]) -> pl.Series:
-    return (_native("q", b"".join(arrays)) & 0xFFFFFFFF).cast(pl.UInt32).reinterpret(signed=True)
-
-
-def _int8(arrays: Sequence[bytes]) -> pl.Series:
-    thirds = _native("i", b"".join(arrays))
-    high, low = thirds.gather_every(3, 1), thirds.gather_every(3, 2)
-    return high.cast(pl.Int64) * 2**32 + low.reinterpret(signed=False).cast(pl.Int64)
-
-
-def _native(code: str, elements: bytes) -> pl.Series:
-    numbers = array(code, elements)
-    if sys.byteorder == "little":
-        numbers.byteswap()
-    dtype = pa.int64() if code == "q" else pa.int32()
-    column = pa.Array.from_buffers(dtype, len(numbers), [None, pa.py_buffer(numbers)])
-    return pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_arrays([column], ["numbers"]))).to_series()
-
-
-def _lists(values: pl.Series, lengths: pl.Series) -> pl.Series:
-    offsets = pl.concat([pl.Series([0], dtype=pl.Int64), lengths.cum_sum()]).to_arrow()
-    lists = pa.LargeListArray.from_arrays(offsets, values.to_arrow())
-    return pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_arrays([lists], ["lists"]))).to_series()

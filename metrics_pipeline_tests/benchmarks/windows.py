@@ -1,8 +1,11 @@
 """Windows of stored days: `python -m metrics_pipeline_tests.benchmarks.windows`, on an embedded server of its own.
 
 Stores the distributions of --agents on --days, each with 2,000 executions, and no log: windows never read logs. Then it
-asks for one agent's 90 days, the fleet's 30 days by agent, and a year of the fleet by month, each in a process of its
+asks for one agent's 90 days, the fleet's 30 days by agent, and all days of the fleet by month, each in a process of its
 own, and for the second again in the same process of the API. Prints the medians of --rounds and the size of the table.
+
+With --exact it aggregates 40 logs of each agent on each day, asks PostgreSQL for the metrics of all logs, has retention
+prune the logs, and compares every value of every window with what the logs gave.
 """
 
 import argparse
@@ -21,15 +24,21 @@ from sqlalchemy import text
 
 from metrics_pipeline.embedded import acquire
 from metrics_pipeline.metrics.distributions import DISTRIBUTION_SCHEMA, UserKey
-from metrics_pipeline.metrics.windows import last_complete_day
-from metrics_pipeline.pipeline.opening import open_database
+from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
+from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
+from metrics_pipeline.pipeline.aggregation import AggregationOptions, compute_day, store_day
+from metrics_pipeline.pipeline.opening import open_database, open_logs, require_ready
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
+from metrics_pipeline.retention.pace import Pace
+from metrics_pipeline.retention.run import apply_retention
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.distributions import encode_day, write_day
-from metrics_pipeline.store.windows import read_window
+from metrics_pipeline.store.publishing import Reason
+from metrics_pipeline.store.windows import Grouping, read_window
 from metrics_pipeline_tests.api.serving import serving
 from metrics_pipeline_tests.benchmarks.server import temporary_home
+from metrics_pipeline_tests.oracle import expected_windows
 
 _EXECUTIONS = 2_000
 #: Different distributions; each agent's day has one of them.
@@ -37,12 +46,11 @@ _POOL = 1_000
 
 _COPIES = text("""
 INSERT INTO agent_day_distributions (agent_id, metric_date, latencies_ms, latency_executions, user_hashes,
-    total_latency_ms, latencies_exact, users_exact, user_key_id, digest)
+    total_latency_ms, latencies_exact, users_exact, user_key_id, digest, packed)
 SELECT 'agent-' || agent, CAST(:first AS date) + day, latencies_ms, latency_executions, user_hashes, total_latency_ms,
-       latencies_exact, users_exact, user_key_id, digest
+       latencies_exact, users_exact, user_key_id, digest, packed
 FROM generate_series(0, :agents - 1) AS agent CROSS JOIN generate_series(0, :days - 1) AS day
-JOIN agent_day_distributions AS pool ON pool.metric_date = '2000-01-01'
- AND pool.agent_id = 'pool-' || (agent * 7919 + day * 104729) % :pool""")
+JOIN pool ON pool.agent_id = 'pool-' || (agent * 7919 + day * 104729) % :pool""")
 _METRICS = text("""
 INSERT INTO agent_performance_metrics
     (agent_id, metric_date, total_executions, successful_executions, failed_executions, success_rate, avg_latency_ms,
@@ -50,7 +58,24 @@ INSERT INTO agent_performance_metrics
      error_distribution, human_interventions, unique_users)
 SELECT agent_id, metric_date, :executions, :executions - 40, 40, 0.98, 800, 600, 2000, 4000, 1000000, 12.5, 0.00625,
        '{"timeout": 30, "rate_limit": 10}', 25, cardinality(user_hashes)
-FROM agent_day_distributions WHERE metric_date > '2000-01-01'""")
+FROM agent_day_distributions""")
+
+_LOGS = text("""
+INSERT INTO agent_execution_logs
+    (agent_id, "timestamp", status, latency_ms, token_count, cost_usd, error_type, metadata)
+SELECT 'agent-' || agent, CAST(:first AS date) + day + random() * interval '86399 s',
+       CASE WHEN random() < 0.9 THEN 'success' ELSE 'failed' END, (1000 * exp(random_normal()))::int,
+       (random() * 4000)::int, (random() * 0.1)::numeric(12, 9), CASE WHEN random() < 0.7 THEN 'timeout' END,
+       jsonb_build_object('user_id', 'user-' || (random() * 5000)::int, 'human_intervention', random() < 0.02)
+FROM generate_series(0, :agents - 1) AS agent, generate_series(0, :days - 1) AS day, generate_series(1, 40)""")
+#: The groupings of --exact.
+_GROUPINGS: tuple[tuple[Grouping, ...], ...] = (
+    (),
+    (Grouping.AGENT,),
+    (Grouping.WEEK,),
+    (Grouping.MONTH,),
+    (Grouping.AGENT, Grouping.MONTH),
+)
 
 
 def main() -> None:
@@ -59,12 +84,16 @@ def main() -> None:
     parser.add_argument("--agents", type=int, default=500, help="(default %(default)s)")
     parser.add_argument("--days", type=int, default=365, help="(default %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(default %(default)s)")
+    parser.add_argument("--exact", action="store_true", help="compare windows with PostgreSQL's answers over the logs")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         _read_once(*options.child)
         return
     with temporary_home() as home:
+        if options.exact:
+            _compare(home, options.agents, min(options.days, 90))
+            return
         _measure(home, options.agents, options.days, options.rounds)
 
 
@@ -78,11 +107,11 @@ def _measure(home: Path, agents: int, days: int, rounds: int) -> None:
         size = connection.execute(text("SELECT pg_total_relation_size('agent_day_distributions')")).scalar_one()
     print(f"\nagent_day_distributions: {size / agents / days / _EXECUTIONS:.1f} bytes for each execution, "
           f"{size / 1e6:,.0f} MB\n")  # fmt: skip
-    print("| window | seconds | MB |\n| --- | ---: | ---: |")
-    for name, length, by, agent in (
-        ("one agent, 90 days", 90, "", "agent-1"),
-        (f"{agents} agents, 30 days, by agent", 30, "agent", ""),
-        (f"{agents} agents, {days} days, by month", days, "month", ""),
+    print("| window | seconds | goal | MB | goal |\n| --- | ---: | ---: | ---: | ---: |")
+    for name, length, by, agent, goal, goal_mb in (
+        (f"one agent, {min(90, days)} days", 90, "", "agent-1", "0.060", ""),
+        (f"{agents} agents, {min(30, days)} days, by agent", 30, "agent", "", "2.500", "600"),
+        (f"{agents} agents, {days} days, by month", days, "month", "", f"{15 * days / 365:.3f}", ""),
     ):
         found = []
         for _ in range(rounds):
@@ -91,9 +120,63 @@ def _measure(home: Path, agents: int, days: int, rounds: int) -> None:
             printed = subprocess.run(child, check=True, capture_output=True, text=True).stdout.split()
             found.append((float(printed[0]), int(printed[1])))
         seconds, memory = (statistics.median(values) for values in zip(*found, strict=True))
-        print(f"| {name} | {seconds:.3f} | {memory:.0f} |", flush=True)
-    first = last - timedelta(days=29)
-    print(f"| the second again, over HTTP | {_again(database, f'start_date={first}&end_date={last}', rounds):.3f} | |")
+        print(f"| {name} | {seconds:.3f} | {goal} | {memory:.0f} | {goal_mb} |", flush=True)
+    again = _again(database, f"start_date={last - timedelta(days=min(30, days) - 1)}&end_date={last}", rounds)
+    print(f"| the second again, over HTTP | {again:.3f} | 0.050 | | |")
+
+
+def _compare(home: Path, agents: int, days: int) -> None:
+    database = open_database(Settings(home=home))
+    acquire(home)
+    # All days are older than the 30 for which retention keeps the logs.
+    last = last_complete_day(datetime.now(UTC), "UTC") - timedelta(days=31)
+    first = last - timedelta(days=days - 1)
+    with database.begin() as connection:
+        registry = (
+            "INSERT INTO agent_registry SELECT 'agent-' || n, 'agent', 'active' FROM generate_series(0, :last) AS n"
+        )
+        connection.execute(text(registry), {"last": agents - 1})
+        connection.execute(text("SELECT setseed(0.5)"))
+        logs = connection.execute(_LOGS, {"first": first, "agents": agents, "days": days}).rowcount
+    print(f"{logs:,} logs of {agents} agents on {days} days. Aggregating", flush=True)
+    _vacuum(database)
+    with database.keeping_connections() as kept:
+        source = open_logs(kept)
+        for day in days_between(first, last):
+            computed = compute_day(kept, source, day_window(day, "UTC"), AggregationOptions())
+            store_day(kept, computed, run_id="benchmark", reason=Reason.MANUAL)
+    print("Asking PostgreSQL for the metrics of the logs", flush=True)
+    with database.connect() as connection:
+        connection.execute(text("SET LOCAL work_mem = '256MB'"))
+        expected = {by: expected_windows(connection, first, last, by) for by in _GROUPINGS}
+    report = apply_retention(
+        database,
+        require_ready(database),
+        cutoffs(RetentionPolicy(raw_log_days=30), datetime.now(UTC), "UTC"),
+        Pace(pause_ms=0, time_budget_minutes=24 * 60),
+        run_id="benchmark",
+        is_dry_run=False,
+        on_progress=lambda _: None,
+    )
+    with database.connect() as connection:
+        left = connection.execute(text("SELECT count(*) FROM agent_execution_logs")).scalar_one()
+    print(f"{sum(report.pruned_logs.values()):,} logs pruned, {left} left\n", flush=True)
+    print("| grouped by | rows | values | different from the logs |\n| --- | ---: | ---: | ---: |")
+    wrong = 0
+    for by, rows in expected.items():
+        with database.snapshot() as snapshot:
+            found = read_window(snapshot, first, last, by=by).to_dicts()
+        pairs = [(row[name], of_window[name]) for row, of_window in zip(rows, found, strict=True) for name in row]
+        different = sum(value != of_window for value, of_window in pairs)
+        wrong += different
+        print(f"| {', '.join(by) or 'nothing'} | {len(rows):,} | {len(pairs):,} | {different} |", flush=True)
+    if wrong or left:
+        raise SystemExit(f"{wrong} values differ, {left} logs are left.")
+
+
+def _vacuum(database: Database) -> None:
+    with database.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM ANALYZE"))
 
 
 def store_windows(database: Database, agents: int, days: int, executions: int) -> None:
@@ -113,12 +196,13 @@ def store_windows(database: Database, agents: int, days: int, executions: int) -
     last = last_complete_day(datetime.now(UTC), "UTC")
     with database.begin() as connection:
         write_day(connection, encode_day(datetime(2000, 1, 1, tzinfo=UTC).date(), pool))
+        connection.execute(text("CREATE TEMPORARY TABLE pool ON COMMIT DROP AS SELECT * FROM agent_day_distributions"))
+        # What is stored in an emptied table need not be written to the server's log as well.
+        connection.execute(text("TRUNCATE agent_day_distributions"))
         parameters = {"first": last - timedelta(days=days - 1), "agents": agents, "days": days, "pool": _POOL}
         connection.execute(_COPIES, parameters)
         connection.execute(_METRICS, {"executions": executions})
-        connection.execute(text("DELETE FROM agent_day_distributions WHERE metric_date = '2000-01-01'"))
-    with database.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM ANALYZE"))
+    _vacuum(database)
 
 
 def _read_once(uri: str, days: str, by: str, agent: str) -> None:
@@ -128,7 +212,13 @@ def _read_once(uri: str, days: str, by: str, agent: str) -> None:
     with database.snapshot() as snapshot:
         read_window(snapshot, last, last, agent_id="agent-0")
         started = time.perf_counter()
-        read_window(snapshot, last - timedelta(days=int(days) - 1), last, by=[by] if by else [], agent_id=agent or None)
+        read_window(
+            snapshot,
+            last - timedelta(days=int(days) - 1),
+            last,
+            by=[Grouping(by)] if by else [],
+            agent_id=agent or None,
+        )
         print(time.perf_counter() - started, peak_mb())
 
 

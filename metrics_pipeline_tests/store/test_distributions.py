@@ -78,8 +78,11 @@ def test_every_window_equals_the_logs_before_they_were_pruned(
     for day in TEN_DAYS:
         aggregate(database, day_window(day, "UTC"))
     execute(database, "DELETE FROM agent_execution_logs")
-    for chunk in (stored_windows._CHUNK, 7):
+    # Chunks and held users of any number; then without the packed form of some rows, as before revision 0014, and all.
+    for chunk, held, unpacked in ((1_000_000, 10**9, "false"), (7, 3, "agent_id = 'b'"), (7, 10**9, "true")):
         monkeypatch.setattr(stored_windows, "_CHUNK", chunk)
+        monkeypatch.setattr(stored_windows, "_HELD_USERS", held)
+        execute(database, f"UPDATE agent_day_distributions SET packed = NULL WHERE {unpacked}")
         for ((first, last), by), rows in expected.items():
             found = read(database, first, last, *by)
             assert [{name: row[name] for name in rows[0]} for row in found] == rows
@@ -197,6 +200,7 @@ def test_a_forgotten_person_is_in_no_array_and_every_window_counts_as_before(dat
     assert arrays[1] == arrays[2]
     assert set(arrays[1]) < set(arrays[0]) == {*arrays[1], key.hash_of("v")}
     assert key.hash_of("u") not in arrays[0]
+    assert query(database, "SELECT 1 FROM agent_day_distributions WHERE packed IS NOT NULL") == []
     assert arrays[0] == sorted(arrays[0])
     assert query(database, f"SELECT bool_and(digest = {DIGEST}) FROM agent_day_distributions") == [(True,)]
     assert forget_user(database, "u", None) == Forgotten((), ())
@@ -238,6 +242,9 @@ def test_the_audit_of_a_day_finds_what_contradicts_the_metrics(aggregated: Datab
     ):
         assert audit(change.format(wrong), right_digest).contradictory_agents == ("a",), wrong
     assert audit("UPDATE agent_day_distributions SET digest = 'x' WHERE agent_id = 'b'").contradictory_agents == ("b",)
+    # Windows read the packed form, as long as it is of these arrays.
+    nothing = r"packed = digest || '\x00000000'"
+    assert audit(change.format(nothing)).contradictory_agents == ("a",)
     assert audit("DELETE FROM agent_day_distributions WHERE agent_id = 'c'") == replace(
         fine, distributions=2, without=1
     )
