@@ -38,6 +38,7 @@ _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_FIELDS = Struct(">h")
 _COPY_END = Struct(">h").pack(-1)
 _NULL = _LENGTH.pack(-1)
+_DIGEST_LENGTH = _LENGTH.pack(hashlib.sha256().digest_size)
 _EPOCH = date(2000, 1, 1)
 
 
@@ -76,20 +77,29 @@ def encode_day(metric_date: date, distributions: pl.DataFrame, grain: Grain = AG
     latencies = _int4_arrays(pairs.field("latency_ms"), pair_counts)
     executions = _int4_arrays(pairs.field("executions").cast(pl.Int32), pair_counts)
     users = _int8_arrays(distributions["user_hashes"])
-    day = _LENGTH.pack((metric_date - _EPOCH).days)
+    day = _field(_LENGTH.pack((metric_date - _EPOCH).days))
     numbers = distributions.select(*grain.day_keys, "user_key_id", "total_latency_ms", "latencies_exact", "users_exact")
     begin = _COPY_FIELDS.pack(len(grain.keys) + _COLUMNS.count(",") + 1)
+    # Most texts are in many rows: agents, dimensions, values, the key.
+    texts: dict[str | None, bytes] = {None: _NULL}
     rows, digests = {}, {}
-    for (*texts, key_id, total, are_latencies_exact, are_users_exact), *arrays in zip(
+    # A day by dimension has tens of thousands of rows, so nothing is called that can be inlined: a third of the time.
+    for (*keys, key_id, total, are_latencies_exact, are_users_exact), *arrays in zip(
         numbers.iter_rows(), latencies, executions, users, strict=True
     ):
         flags = _EXACTNESS.pack(total, are_latencies_exact, are_users_exact)
         digest = hashlib.sha256(b"".join([*arrays, flags])).digest()
-        keys = tuple(texts)
-        fields = (*(text.encode() for text in keys), day, *arrays, flags[:8], flags[8:9], flags[9:])
-        named = _NULL if key_id is None else _field(key_id.encode())
-        rows[keys] = b"".join([begin, *map(_field, fields), named, _field(digest)])
-        digests[keys] = digest
+        parts = [begin]
+        for name in (*keys, key_id):
+            if name not in texts:
+                texts[name] = _field(name.encode())
+            parts.append(texts[name])
+        named = parts.pop()
+        parts.append(day)
+        for value in (*arrays, flags[:8], flags[8:9], flags[9:]):
+            parts += (_LENGTH.pack(len(value)), value)
+        rows[tuple(keys)] = b"".join([*parts, named, _DIGEST_LENGTH, digest])
+        digests[tuple(keys)] = digest
     return EncodedDay(metric_date, grain, rows, digests)
 
 
