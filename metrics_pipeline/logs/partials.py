@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 
 from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.logs.log_columns import (
+    IRREGULAR_COST,
     LOG_FLAGS,
     PARTIALS,
     PER_LOG,
@@ -131,13 +132,13 @@ def _logs(found: Mapping[str, Sequence[Any]], dimensions: Sequence[Dimension]) -
     logs = pl.Series(found["total_executions"], dtype=pl.Int64)
     numbers, flags = _native("q", found["numbers"]), _native("h", found["flags"])
     flag = {name: flags & (1 << bit) != 0 for bit, name in enumerate(LOG_FLAGS)}
-    costs = pl.DataFrame({"cost": _joined(found["costs"])}).select(nano_usd(pl.col("cost"))).to_series()
+    costs = _native("q", found["costs"])
     columns = {
         "agent_id": agents.gather(pl.int_range(len(logs), eager=True).repeat_by(logs).explode().drop_nulls()),
         **flag,
         "latency_ms": (numbers // 2**32).cast(pl.Int32).set(~flag["has_latency"], None),
         "token_count": (numbers % 2**32 - 2**31).cast(pl.Int32),
-        "cost_nano_usd": costs,
+        "cost_nano_usd": costs.set(costs == IRREGULAR_COST, None),
         "user_id": _where(flag["has_user"], _joined(found["user_ids"]).cast(pl.Categorical)),
         "error_type": _where(flag["has_failed"], _joined(found["error_types"]).cast(pl.Categorical)),
         **{

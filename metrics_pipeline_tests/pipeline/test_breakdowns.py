@@ -12,6 +12,7 @@ import pytest
 from metrics_pipeline.errors import ContractError, InvariantError
 from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.logs import slices
+from metrics_pipeline.metrics import dimensions
 from metrics_pipeline.metrics.dimensions import parse_dimensions
 from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.metrics.validation import validate_breakdown
@@ -117,6 +118,7 @@ def test_generated_logs_of_several_slices_are_exact_and_a_second_run_changes_not
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slices, "_DIVIDED_FROM_LOGS", 1_000)
+    monkeypatch.setattr(dimensions, "_LOGS_AT_ONCE", 2_000)
     store_sample(database, SampleSpec(agents=8, logs_per_day=6_000), [DAY], "UTC", lambda *_: None)
     execute(database, "ANALYZE agent_execution_logs")
     declared = "model,task,user=metadata.user_id"
@@ -159,6 +161,14 @@ def test_costs_finer_than_a_nano_dollar_still_add_up_to_the_agents_cost(database
     for keys, row in expected.items():
         assert abs(row.pop("total_cost_usd") - stored[keys].pop("total_cost_usd")) <= Decimal("1e-9")
     assert stored == expected
+
+
+def test_costs_that_64_bits_of_nano_dollars_do_not_hold_are_exact(database: Database) -> None:
+    store_agents(database, {"a": "active"})
+    for cost, model in (("9000000000", "m"), ("9223372036.854775808", "m"), ("-20000000000.000000001", "n")):
+        store_logs(database, [Log("a", cost_usd=cost, metadata=f'{{"model": "{model}"}}')])
+    aggregate(database, "model")
+    assert_values_exact(database, model=MODEL)
 
 
 def test_a_corrected_value_makes_the_day_dirty_and_replaces_the_rows_of_its_values(with_logs: Database) -> None:
