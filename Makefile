@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 .PHONY: help demo dev test end-to-end faults lint docs audit bench clean
 
 help:
-	@echo 'make demo       aggregate a week of made-up logs on the embedded PostgreSQL and print the result'
+	@echo 'make demo       aggregate four weeks of made-up logs on the embedded PostgreSQL and print the result'
 	@echo 'make dev        open the Dagster UI on http://127.0.0.1:3000, or another port: make dev PORT=3001'
 	@echo 'make test       run the test suite on a real (embedded) PostgreSQL'
 	@echo 'make end-to-end run the tests that start commands, Dagster and browsers as processes'

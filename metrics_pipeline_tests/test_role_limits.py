@@ -173,6 +173,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "agent_dimension_distributions": READ,
         "metric_day_ledger": READ,
         "metric_day_verifications": READ,
+        "metric_acknowledged_agents": READ,
         "metric_restatements": READ,
         "metrics_pipeline_alembic_version": READ,
     },

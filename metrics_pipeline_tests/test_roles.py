@@ -168,7 +168,7 @@ def test_check_names_the_privileges_that_a_role_lacks_for_each_purpose(
         "DELETE on agent_day_distributions, INSERT on agent_dimension_distributions, "
         "DELETE on agent_dimension_distributions, SELECT on metric_user_key, INSERT on metric_day_ledger, "
         "UPDATE on metric_day_ledger, INSERT on metric_day_verifications, UPDATE on metric_day_verifications, "
-        "SELECT on metric_acknowledged_agents, INSERT on metric_restatements, SELECT on metric_log_changes, "
+        "INSERT on metric_restatements, SELECT on metric_log_changes, "
         "DELETE on metric_log_changes, SELECT on metric_log_feed, UPDATE on metric_log_feed, "
         "SELECT on metric_log_watermark, UPDATE on metric_log_watermark, "
         "SELECT on metric_log_failures. "

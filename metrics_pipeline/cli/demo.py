@@ -1,4 +1,4 @@
-"""`demo`: a week of generated logs, aggregated by Dagster on the embedded server, and the result as a table."""
+"""`demo`: four weeks of generated logs, aggregated by Dagster on the embedded server, and the result as a table."""
 
 from datetime import UTC, date, datetime, timedelta
 
@@ -8,7 +8,7 @@ import typer
 from metrics_pipeline.cli.runs import run_with_progress
 from metrics_pipeline.cli.tables import Column, show
 from metrics_pipeline.errors import SettingsError
-from metrics_pipeline.log_files.sample_logs import store_sample
+from metrics_pipeline.log_files.sample_logs import store_sample, store_sample_alerts
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
 from metrics_pipeline.pipeline.aggregation import AggregationOptions
 from metrics_pipeline.pipeline.opening import open_database, open_logs
@@ -19,8 +19,11 @@ from metrics_pipeline.store.acknowledgements import acknowledge
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline.store.reads import metrics_of_day
 
-_DAYS = 7
-_SPEC = SampleSpec(seed=1, agents=20, logs_per_day=10_000)
+#: An agent is judged against its last 28 days, and needs three of each weekday for it.
+_DAYS = 28
+_SPEC = SampleSpec(seed=1, agents=20, logs_per_day=3_000)
+#: A week more than resolved alerts are kept, so that retention has something to delete.
+_DAYS_OF_ALERTS = 97
 _DIMENSIONS = "model,version"
 
 _COLUMNS = (
@@ -38,7 +41,9 @@ _COLUMNS = (
 
 
 def demo() -> None:
-    """Shows everything on the embedded PostgreSQL: generates a week of logs and aggregates it through Dagster.
+    """Shows everything on the embedded PostgreSQL: generates four weeks of logs and aggregates them through Dagster.
+
+    Yesterday one of the agents had an outage, which the check no_unusual_changes and the page report.
 
     METRICS_DATABASE_URL is ignored, so no database of yours is touched. Running it again changes nothing.
     """
@@ -55,14 +60,16 @@ def demo() -> None:
 
     with open_instance(settings) as instance:
         database = open_database(settings)
-        typer.echo(f"Logs        making up a week of {_SPEC.agents} agents, {first} to {last}")
+        typer.echo(f"Logs        making up four weeks of {_SPEC.agents} agents, {first} to {last}")
         made = 0
 
         def count(_day: date, logs: int) -> None:
             nonlocal made
             made += logs
 
-        new = store_sample(database, _SPEC, days_between(first, last), settings.time_zone, count)
+        new = store_sample(database, _SPEC, days_between(first, last), settings.time_zone, count, outage=last)
+        alerts_from = last - timedelta(days=_DAYS_OF_ALERTS)
+        store_sample_alerts(database, _SPEC, days_between(alerts_from, last), settings.time_zone, outage=last)
         typer.echo(f"            {made:,} logs, of which {new:,} are new")
         with database.snapshot() as snapshot:
             known = first_day(snapshot, open_logs(database), settings.time_zone)

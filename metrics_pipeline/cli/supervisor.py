@@ -4,6 +4,9 @@
 server and the port. So a guard starts the command: a process in a session of its own, which reads from a pipe that only
 the caller holds open, and sees the end of the pipe when the caller ends. The guard is this file run as a script: it
 imports nothing of this package, so it starts in a tenth of a second and needs little memory.
+
+From the signal to the end, what the processes write to stderr is not shown: Dagster's say in long tracebacks that they
+were told to end. Their temporary files go with them: Dagster leaves the sockets of its code servers behind.
 """
 
 import os
@@ -11,6 +14,8 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,12 +27,14 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _END_SECONDS = 130.0
 _REST_SECONDS = 10.0
 _WATCH_SECONDS = 0.1
+_LAST_WORDS_SECONDS = 1.0
 
 
 def run(command: Sequence[str], environment: Mapping[str, str], *, beside: Sequence[str] = ()) -> int:
     """Runs the command until it ends or this process gets a signal, and returns the command's exit code.
 
-    `beside` is a second command that runs as long as the first; it may end before. Its standard output is not shown.
+    `beside` is a second command that runs as long as the first; it may end before. Its standard output is not shown,
+    nor is anything that they write to stderr once they are told to end.
 
     SIGINT, SIGTERM and SIGHUP to this process, and its death, reach the command as one SIGINT. Call it in the main
     thread, as the last thing that the process does.
@@ -63,16 +70,34 @@ def _guard(pipe: int, command: Sequence[str], beside: Sequence[str] = ()) -> int
         # systemd signals every process at once, and the guard must outlive the command to stop what it leaves. Not
         # SIG_IGN: the command would inherit it. So it starts with the default action even where a shell ignores Ctrl-C.
         signal.signal(signal_, lambda _signal, _frame: None)
-    process = subprocess.Popen(command, process_group=0)
+    with tempfile.TemporaryDirectory(prefix="metrics-pipeline-", ignore_cleanup_errors=True) as folder:
+        return _run_in(folder, pipe, command, beside)
+
+
+def _run_in(folder: str, pipe: int, command: Sequence[str], beside: Sequence[str]) -> int:
+    environment = {**os.environ, "TMPDIR": folder}
+    read_end, write_end = os.pipe()
+    is_ending = threading.Event()
+    copying = threading.Thread(target=_copy, args=(read_end, is_ending), daemon=True)
+    copying.start()
+    process = subprocess.Popen(command, process_group=0, env=environment, stderr=write_end)
     if beside:
         # Ended with whatever else is left of the group.
-        subprocess.Popen(beside, process_group=process.pid, stdout=subprocess.DEVNULL)
+        subprocess.Popen(
+            beside, process_group=process.pid, env=environment, stdout=subprocess.DEVNULL, stderr=write_end
+        )
+    os.close(write_end)
     while process.poll() is None and not select.select([pipe], [], [], _WATCH_SECONDS)[0]:
         pass
     if process.poll() is None:
+        is_ending.set()
         process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
             process.wait(_END_SECONDS)
+    else:
+        # Why it ended by itself.
+        copying.join(_LAST_WORDS_SECONDS)
+        is_ending.set()
     # The processes that are left: runs in progress, the command beside, and all if the command itself was killed.
     for signal_ in (signal.SIGINT, signal.SIGKILL):
         for member in _members(process.pid):
@@ -82,6 +107,14 @@ def _guard(pipe: int, command: Sequence[str], beside: Sequence[str] = ()) -> int
         while _members(process.pid) and time.monotonic() < deadline:
             time.sleep(_WATCH_SECONDS)
     return process.wait()
+
+
+def _copy(pipe: int, is_ending: threading.Event) -> None:
+    while chunk := os.read(pipe, 65536):
+        if not is_ending.is_set():
+            # After SIGHUP there may be no terminal.
+            with suppress(OSError):
+                os.write(sys.stderr.fileno(), chunk)
 
 
 def _members(group: int) -> list[int]:

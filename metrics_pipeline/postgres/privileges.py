@@ -68,6 +68,7 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
         "agent_latency_histogram": _READ,
         "metric_day_ledger": _READ,
         "metric_day_verifications": _READ,
+        "metric_acknowledged_agents": _READ,
         "metric_restatements": _READ,
         VERSION_TABLE: _READ,
     },

@@ -26,6 +26,8 @@ _ERROR_TYPES = pl.Series(
 )
 _INCIDENT_ERRORS = pl.Series(["rate_limit", "upstream_5xx", "auth_error"])
 _INCIDENTS_PER_AGENT_AND_DAY = 0.3
+#: An outage: an incident of one agent, from the minute to the minute of its day, with this share of failures.
+_OUTAGE_START, _OUTAGE_END, _OUTAGE_RATE = 360.0, 1080.0, 0.7
 
 #: A release comes on a Wednesday, and takes these shares of the executions on its first days, then all of them.
 _RELEASE_SHARES = (0.2, 0.6, 1.0)
@@ -46,14 +48,15 @@ _UNNAMED_ERROR = 0.05
 
 
 def sample_day(
-    spec: SampleSpec, window_start: datetime, window_end: datetime, metric_date: date
+    spec: SampleSpec, window_start: datetime, window_end: datetime, metric_date: date, *, has_outage: bool = False
 ) -> Iterator[pl.DataFrame]:
     """The logs of the day [window_start, window_end) in order of time, in frames of at most BATCH_ROWS rows.
 
     The frames have the LOG_SCHEMA of log_files, with cost_usd as Decimal(38, 9): exactly tokens times price per token.
     `metric_date` determines the weekday and, with `spec`, every value: the same arguments give the same logs and ids.
+    `has_outage` gives the second busiest active agent an outage, and changes no id and no other agent.
     """
-    agents = _agents_of_day(spec, metric_date)
+    agents = agents_of_day(spec, metric_date, has_outage=has_outage)
     total = round(spec.logs_per_day * float(agents["day_weight"].sum()) / (float(agents["weight"].sum()) or 1.0))
     clock = _cumulated_rhythms((window_end - window_start) // timedelta(minutes=1))
     for first in range(0, total, BATCH_ROWS):
@@ -63,8 +66,12 @@ def sample_day(
         )
 
 
-def _agents_of_day(spec: SampleSpec, metric_date: date) -> pl.DataFrame:
-    """The agents with their weight on this day and their incident: its minutes, failure rate and error type."""
+def agents_of_day(spec: SampleSpec, metric_date: date, *, has_outage: bool = False) -> pl.DataFrame:
+    """The agents with their weight on this day and their incident: its minutes, failure rate and error type.
+
+    Of sample_agents(), id is agent_id. day_weight, incident_start, incident_end, incident_rate: Float64, the minutes
+    since the day's start, equal where there is no incident. incident_error: String. in_outage: Boolean.
+    """
 
     def draw(label: str) -> pl.Series:
         return uniform(spec.agents, spec.seed, "incidents", metric_date.isoformat(), label)
@@ -72,6 +79,8 @@ def _agents_of_day(spec: SampleSpec, metric_date: date) -> pl.DataFrame:
     agents = sample_agents(spec).rename({"id": "agent_id"})
     is_weekend = metric_date.weekday() >= 5
     start = 1440.0 * draw("start")
+    busiest = agents.filter(status="active").sort("weight", descending=True)["agent_id"]
+    agents = agents.with_columns(in_outage=pl.lit(has_outage) & (pl.col("agent_id") == pl.lit(busiest[:2][-1])))
     return agents.with_columns(
         day_weight=agents["weight"] * (_WEEKEND_SHARES.gather(agents["rhythm"]) if is_weekend else 1.0),
         incident_start=start,
@@ -79,6 +88,14 @@ def _agents_of_day(spec: SampleSpec, metric_date: date) -> pl.DataFrame:
         incident_end=start + (draw("happens") < _INCIDENTS_PER_AGENT_AND_DAY) * (5.0 + 55.0 * draw("length")),
         incident_rate=0.5 + 0.45 * draw("rate"),
         incident_error=_INCIDENT_ERRORS.gather((draw("error") * len(_INCIDENT_ERRORS)).cast(pl.UInt32)),
+    ).with_columns(
+        pl.when("in_outage").then(pl.lit(value)).otherwise(pl.col(name)).alias(name)
+        for name, value in (
+            ("incident_start", _OUTAGE_START),
+            ("incident_end", _OUTAGE_END),
+            ("incident_rate", _OUTAGE_RATE),
+            ("incident_error", "upstream_5xx"),
+        )
     )
 
 

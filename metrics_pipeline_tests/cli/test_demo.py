@@ -1,4 +1,4 @@
-"""`demo`: a newcomer's first command shows a week, changes nothing the second time, and leaves nothing behind."""
+"""`demo`: a newcomer's first command shows four weeks, changes nothing the second time, and leaves nothing behind."""
 
 import re
 from collections.abc import Iterator
@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from metrics_pipeline.embedded import release
+from metrics_pipeline.metrics.anomalies import days_of_interest, unusual_values
 from metrics_pipeline.metrics.dimensions import definitions
 from metrics_pipeline.metrics.windows import days_between
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.store.audit import agent_history
 from metrics_pipeline_tests.days import query
 from metrics_pipeline_tests.homes import has_ended, scratch_home
 from metrics_pipeline_tests.orchestration.runs import assert_equal_to_oracle
@@ -35,25 +37,25 @@ def rows(stdout: str) -> dict[str, list[str]]:
 
 @pytest.mark.end_to_end
 @pytest.mark.long
-def test_the_demo_shows_a_week_and_the_second_time_changes_nothing(start: Start, home: Path) -> None:
+def test_the_demo_shows_four_weeks_and_an_outage_and_the_second_time_changes_nothing(start: Start, home: Path) -> None:
     today = datetime.now(UTC).date()
     first = start("demo", METRICS_DATABASE_URL=_UNREACHABLE)
     stdout, stderr = first.communicate()
     assert (first.returncode, stderr) == (0, "")
     assert "ignores METRICS_DATABASE_URL" in stdout
     assert "s3cret" not in stdout
-    week = rows(stdout)
-    last = max(week)
+    shown = rows(stdout)
+    last = max(shown)
     # The days that were the last ones when it started: midnight may have passed since then.
     assert last in {str(today - timedelta(days=1)), str(today)}
-    assert len(week) == 7
-    assert all(cells[3:] and cells[4:7] == ["18", "0", "0"] for cells in week.values())
+    assert len(shown) == 28
+    assert all(cells[3:] and cells[4:7] == ["18", "0", "0"] for cells in shown.values())
     assert f"agent_performance_metrics on {last}" in stdout
     assert "pricing-advisor" in stdout
     assert "metrics-pipeline dev" in stdout
-    # The first partition is the first day, so the UI shows 7 of 7.
+    # The first partition is the first day, so the UI shows 28 of 28.
     environment = {"METRICS_PIPELINE_HOME": str(home)}
-    assert str(Settings.from_environment(environment).start_date) == min(week)
+    assert str(Settings.from_environment(environment).start_date) == min(shown)
     assert definitions(Settings.from_environment(environment).dimensions) == DIMENSIONS
     chosen = Settings.from_environment(environment | {"METRICS_START_DATE": "2025-03-01"})
     assert str(chosen.start_date) == "2025-03-01"
@@ -69,10 +71,20 @@ def test_the_demo_shows_a_week_and_the_second_time_changes_nothing(start: Start,
     # The second demo was the last user of the server, so the server ends with it.
     wait_until(lambda: has_ended(home) and not processes(home))
 
-    days = [datetime.fromisoformat(day).date() for day in week]
+    days = [datetime.fromisoformat(day).date() for day in shown]
     assert days == days_between(min(days), max(days))
     database = open_database(Settings(home=home))
-    assert_equal_to_oracle(database, *days)
+    assert_equal_to_oracle(database, *days[-7:])
+    # The outage is the newest day's most unusual change, and its alert is open.
+    with database.connect() as connection:
+        unusual = unusual_values(agent_history(connection, days_of_interest(days[-1])), days[-1])
+    assert unusual.agents_with_history == 18
+    assert unusual.values.row(0)[:2] == ("invoice-extraction", "success_rate")
+    opened = query(database, "SELECT DISTINCT agent_id FROM alert_history WHERE resolved_at IS NULL")
+    assert opened == [("invoice-extraction",)]
+    # Retention has alerts to delete.
+    old = query(database, "SELECT count(*) FROM alert_history WHERE resolved_at < now() - interval '92 days'")
+    assert old[0][0] > 0
     assert query(database, "SELECT DISTINCT dimensions FROM metric_day_ledger") == [(DIMENSIONS,)]
     release(home)
 

@@ -51,15 +51,17 @@ def test_dev_serves_the_ui_runs_schedules_and_launched_runs_until_ctrl_c(
         info = httpx2.get(f"http://127.0.0.1:{page}/api/v1/info", trust_env=False).json()
         assert f"Dagster UI: {info['dagster_url']} (Ctrl-C" in ui.output()
         assert len(processes(home)) >= 4
-        assert_is_private(home)
+        sockets = assert_is_private(home)
         assert_ends(ui, home, signal.SIGINT)
+    assert not [path for path in sockets if home not in path.parents and path.exists()]
 
 
-def assert_is_private(home: Path) -> None:
+def assert_is_private(home: Path) -> list[Path]:
     """Everybody who can write to a code server's socket can make it run any code."""
     sockets = listening_sockets(processes(home))
     assert len(sockets) >= 2
     assert open_to_others([*sockets, *everything_in(home)], {home, home / "embedded"}) == {}
+    return sockets
 
 
 def assert_runs(ui: Ui, database: Database) -> None:
@@ -90,6 +92,7 @@ def assert_ends(ui: Ui, home: Path, signal_: signal.Signals) -> None:
     assert printed.startswith("Dagster UI: http://127.0.0.1:")
     assert "Traceback" not in printed
     assert "superseded" not in printed
+    assert " - DEBUG - " not in printed
     wait_until(lambda: has_ended(home) and not processes(home), seconds=30)
 
 

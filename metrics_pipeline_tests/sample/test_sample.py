@@ -12,6 +12,7 @@ from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.log_files.schema import LOG_SCHEMA
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.sample.agents import SampleSpec, sample_agents
+from metrics_pipeline.sample.alerts import sample_alerts
 from metrics_pipeline.sample.days import BATCH_ROWS, sample_day
 
 WEDNESDAY = date(2025, 9, 17)
@@ -221,3 +222,35 @@ def test_a_stored_sample_equals_what_was_generated(database):
         for row in logs_of(spec, WEDNESDAY).sort("id").iter_rows()
     ]
     assert [tuple(row) for row in stored] == expected
+
+
+def test_an_outage_fails_most_executions_of_one_agent_for_half_a_day_and_changes_no_other(logs):
+    window = day_window(WEDNESDAY, "UTC")
+    with_outage = pl.concat(list(sample_day(SPEC, window.start, window.end, WEDNESDAY, has_outage=True)))
+    assert with_outage["id"].equals(logs["id"])
+    changed = with_outage.filter(with_outage["status"] != logs["status"])
+    assert changed["agent_id"].n_unique() == 1
+    agent = changed["agent_id"][0]
+    assert sample_agents(SPEC).filter(id=agent)["status"].item() == "active"
+    within = pl.col("timestamp").dt.hour().is_between(6, 17) & (pl.col("agent_id") == agent)
+    failed = with_outage.filter(within)["status"] == "failed"
+    assert failed.mean() == pytest.approx(0.7, abs=0.05)
+    assert with_outage.filter(pl.col("agent_id") != agent).equals(logs.filter(pl.col("agent_id") != agent))
+
+
+def test_each_incident_has_an_alert_and_only_that_of_an_outage_is_open(logs):
+    window = day_window(WEDNESDAY, "UTC")
+    usual, alerts = (
+        sample_alerts(SPEC, window.start, WEDNESDAY, has_outage=has_outage) for has_outage in (False, True)
+    )
+    assert 0 < usual.height <= alerts.height
+    assert usual["agent_id"].is_in(logs["agent_id"].implode()).all()
+    assert usual["resolved_at"].null_count() == 0
+    assert (usual["resolved_at"] > usual["triggered_at"]).all()
+    assert usual["triggered_at"].is_between(window.start, window.end + timedelta(minutes=5)).all()
+    (outage,) = alerts.filter(pl.col("resolved_at").is_null()).to_dicts()
+    assert (outage["severity"], outage["message"]) == (
+        "critical",
+        "70% of executions fail, most of them with upstream_5xx",
+    )
+    assert outage["triggered_at"] == window.start + timedelta(hours=6, minutes=5)
