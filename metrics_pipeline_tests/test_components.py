@@ -1,13 +1,16 @@
 """The component that embeds the pipeline in a Dagster project: what its YAML sets, and what it refuses."""
 
+import re
 from importlib.metadata import entry_points
 
 import dagster as dg
 import pytest
+import yaml
 from dagster.components.testing.utils import create_defs_folder_sandbox
 
 from metrics_pipeline.components import MetricsPipelineComponent
 from metrics_pipeline.errors import SettingsError
+from metrics_pipeline_tests.documents.pages import DOCS
 
 # Dagster's own, about the reference to the YAML's lines.
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
@@ -52,6 +55,16 @@ def test_what_the_yaml_leaves_out_is_what_the_environment_says(monkeypatch: pyte
     assert "raw logs are kept for 61 days, metrics\nkept for ever, resolved alerts kept for 7 days." in about
     assert {job.name for job in defs.resolve_all_job_defs()} >= {"daily_metrics_job", "data_retention_job"}
     assert loaded({}).resolve_schedule_def("daily_metrics_schedule").execution_timezone == "Asia/Tokyo"
+
+
+def test_the_yaml_of_the_guide_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"```yaml\n(.+?)```", (DOCS / "howto" / "embed.md").read_text(), re.DOTALL)
+    monkeypatch.setenv("METRICS_DATABASE_URL", "postgresql://metrics@db.example/platform")
+    defs = loaded(yaml.safe_load(block)["attributes"])
+    assert defs.resolve_schedule_def("daily_metrics_schedule").execution_timezone == "Europe/Berlin"
+    assert defs.resolve_asset_graph().get(dg.AssetKey("agent_dimension_metrics")).metadata["dimensions"] == (
+        "model=metadata.model,version=metadata.release"
+    )
 
 
 def test_it_leaves_the_executor_of_the_project_alone() -> None:

@@ -83,7 +83,12 @@ def _options() -> Iterator[inspect.Parameter]:
 
 def _days_or_never(text: str) -> int | str:
     # None would mean that the option is not given. The policy judges the number.
-    return NEVER if text == NEVER else int(text)
+    if text == NEVER:
+        return NEVER
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number of days; use a whole number, or {NEVER}") from None
 
 
 def _option(name: str, type_: Any, default: object, option: Any) -> inspect.Parameter:

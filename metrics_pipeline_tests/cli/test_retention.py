@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from metrics_pipeline.cli import app, main
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
@@ -81,3 +82,9 @@ def test_every_limit_is_an_option_that_says_its_default() -> None:
         10_000,
         "Rows per DELETE, about; a day is one transaction of many.",
     )
+
+
+def test_a_limit_that_is_not_a_number_is_refused_with_what_is_accepted() -> None:
+    result = CliRunner().invoke(app, ["retention", "--metric-days", "a year"], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert "'--metric-days': 'a year' is not a number of days; use a whole number, or never" in result.stderr
