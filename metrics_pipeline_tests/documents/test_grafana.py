@@ -10,10 +10,13 @@ from zoneinfo import ZoneInfo
 
 import psycopg
 
+from metrics_pipeline.metrics.dimensions import parse_dimensions
 from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.pipeline.aggregation import AggregationOptions, compute_day, store_day
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.pipeline.watching import look_at_days, record
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.days import DAY, READ_ALL, Log, aggregate, store_agents, store_logs
 from metrics_pipeline_tests.roles import apply, new_role, printed
 
@@ -41,6 +44,7 @@ def seen(moment: datetime, zone: str) -> date:
 
 def test_every_panel_answers_the_readers_role(database: Database, database_url: str) -> None:
     store_agents(database, {"a": "active", "b": "active"})
+    logs = open_logs(database, parse_dimensions("model"))
     for window in WINDOWS.values():
         store_logs(
             database,
@@ -49,12 +53,13 @@ def test_every_panel_answers_the_readers_role(database: Database, database_url: 
                 Log("a", "failed", 900, 5, "0.5", "timeout", timestamp=window.start),
             ],
         )
-        aggregate(database, window)
+        computed = compute_day(database, logs, window, AggregationOptions())
+        store_day(database, computed, run_id="a run", reason=Reason.MANUAL)
     late = Log("a", "success", 100, timestamp=WINDOWS[DAY].start)
     store_logs(database, [late])
     aggregate(database, WINDOWS[DAY])
     store_logs(database, [late])
-    record(database, look_at_days(database, open_logs(database), [FIRST, DAY], ZONE, READ_ALL))
+    record(database, look_at_days(database, logs, [FIRST, DAY], ZONE, READ_ALL))
     dashboard = json.loads((FOLDER / "dashboard.json").read_text())
     answers: dict[str, list[tuple[Any, ...]]] = {}
     with psycopg.connect(database_url, autocommit=True) as owner, new_role(owner, database_url, "reader") as role:
@@ -88,5 +93,7 @@ def test_every_panel_answers_the_readers_role(database: Database, database_url: 
             assert days == ({FIRST, missing, DAY} if title == "Success rate by day" else {FIRST, DAY}), (title, viewer)
     assert [row[1:] for row in answers["Failed executions by error type"]] == [("timeout", 1), ("timeout", 1)]
     assert answers["p95 of the whole period by agent"] == [("a", 900)]
+    # The second aggregation of DAY declared no dimension.
+    assert answers["By value of each dimension"] == [("model", "(none)", 2, Decimal("0.5"), 1, Decimal("0.75"), 0)]
     assert answers["Replaced values"][0][-2:] == ("2", "3")
     assert all(answers.values())
