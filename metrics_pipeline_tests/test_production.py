@@ -303,7 +303,7 @@ def filled_in(url: str, folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.ci
+@pytest.mark.end_to_end
 @pytest.mark.long
 def test_the_page_leads_from_a_bare_database_to_metrics_and_back_from_a_backup(
     operator: Operator,
