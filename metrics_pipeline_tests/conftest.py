@@ -97,6 +97,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+#: Rooms whose tests see no difference. A test makes fifteen transactions, and a new session for each of them took the
+#: server more processor time than everything else together.
+_KEEPING_CONNECTIONS = {"api", "checks", "log_files", "logs", "retention", "store"}
+
 settings.register_profile(
     "default",
     examples(100),
@@ -172,9 +176,14 @@ def database_url(server_uri: str, _template: str, _server_connection: psycopg.Co
 
 
 @pytest.fixture
-def database(database_url: str) -> Database:
+def database(request: pytest.FixtureRequest, database_url: str) -> Iterator[Database]:
     """The same, opened."""
-    return Database(DatabaseUrl.parse(database_url))
+    database = Database(DatabaseUrl.parse(database_url))
+    if request.path.parent.name not in _KEEPING_CONNECTIONS:
+        yield database
+        return
+    with database.keeping_connections() as kept:
+        yield kept
 
 
 @pytest.fixture
