@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agents", type=int, default=500, help="(default %(default)s)")
     parser.add_argument("--days", type=int, default=365, help="(default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="(default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default %(default)s)")
     options = parser.parse_args()
     with temporary_home() as home, sync_playwright() as playwright:
         print(f"Storing {options.days} days of {options.agents} agents", flush=True)

@@ -130,8 +130,9 @@ export async function fleet(main, query, info) {
           "th",
           { scope: "row" },
           agentLink(id, period),
-          retired.has(id) && retiredMark(retired.get(id)),
-          names.has(id) && h("span", { class: "name" }, names.get(id)),
+          // Below the id, of which a long one is cut off.
+          (names.has(id) || retired.has(id)) &&
+            h("span", { class: "name" }, retired.has(id) && retiredMark(retired.get(id)), names.get(id)),
         ),
     },
     {
