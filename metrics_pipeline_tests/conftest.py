@@ -55,6 +55,8 @@ def pytest_configure() -> None:
         os.environ["TMPDIR"] = tempfile.tempdir = scratch_folder()
         remove_left_folders()
         os.environ[HOME_VARIABLE] = str(new_folder())
+        # The default home, where a demo leaves its first day and dimensions. Some 50 tests took them for the defaults.
+        os.environ["XDG_DATA_HOME"] = str(Path(os.environ[HOME_VARIABLE], "data"))
 
 
 def pytest_unconfigure() -> None:

@@ -144,6 +144,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.delenv("XDG_DATA_HOME")
 
 
 @pytest.mark.usefixtures("nobody")

@@ -65,14 +65,14 @@ def test_a_token_that_reads_starts_nothing(guarded: httpx2.Client) -> None:
         assert guarded.post(path, headers=bearer(TRIGGER)).status_code == 503
 
 
-def test_a_role_that_may_select_from_nine_tables_is_enough(serve: Serve, database: Database, database_url: str) -> None:
+def test_a_role_that_may_select_from_ten_tables_is_enough(serve: Serve, database: Database, database_url: str) -> None:
     aggregate(database)
     role = f"reader_{uuid.uuid4().hex}"
     execute(
         database,
         f"CREATE ROLE {role} LOGIN",
         "GRANT SELECT ON agent_performance_metrics, agent_day_distributions, metric_day_ledger, "
-        f"metric_day_verifications, metric_acknowledged_agents, metric_restatements, "
+        f"metric_day_verifications, metric_acknowledged_agents, metric_restatements, agent_dimension_metrics, "
         f"metrics_pipeline_alembic_version, agent_registry, agent_execution_logs TO {role}",
     )
     try:
