@@ -214,6 +214,11 @@ def test_a_latency_of_more_than_32_bits_makes_its_day_unreadable_and_names_the_l
         f"one of the 2 logs of 12:00:00.000000Z ({first[0]}, {second[0]}) cannot be read: "
         "integer out of range (SQLSTATE 22003)"
     )
+    execute(
+        database, "ALTER TABLE agent_execution_logs DROP id CASCADE", "ALTER TABLE agent_execution_logs ADD id json"
+    )
+    [verdict] = judged(database, WINDOW.metric_date)
+    assert "one of the 2 logs of 12:00:00.000000Z (NULL, NULL) cannot be read" in verdict.reason
 
 
 @pytest.fixture

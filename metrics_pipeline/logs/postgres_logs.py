@@ -83,10 +83,10 @@ _AGENTS = text("""
 SELECT id::text FROM agent_registry WHERE :include_inactive OR status::text COLLATE "C" = 'active'""")
 
 # Without '-infinity' and the years before Christ, which Python cannot represent.
-# A platform that keeps whole seconds has many logs at one instant.
+# A platform that keeps whole seconds has many logs at one instant. An id may be NULL, or of a type without an order.
 _LOGS_AT = text("""
-SELECT id::text, count(*) OVER () AS logs
-FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" < :end ORDER BY id LIMIT 5""")
+SELECT coalesce(id::text, 'NULL') AS id, count(*) OVER () AS logs
+FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" < :end ORDER BY 1 LIMIT 5""")
 
 # The SQLSTATE classes of faults that lie in the logs: data exception, limit exceeded, an error raised by a function of
 # a view, and a damaged page.
