@@ -155,6 +155,8 @@ def install_problems(app: FastAPI, *, needs_token: bool) -> None:
             _log.warning("%s", error, extra={"request_id": request_id})
         elif isinstance(error, PipelineError | NoConnectionFreeError):
             _log.error("%s", error, extra={"request_id": request_id})
+        if isinstance(error, RequestValidationError):
+            return problem_response(request_id, _invalid_parameters(error, _parameters(request)))
         return problem_response(request_id, _problem_of(error))
 
     for kind in (
@@ -172,8 +174,6 @@ def _problem_of(error: Exception) -> ProblemError:
     match error:
         case ProblemError():
             return error
-        case RequestValidationError():
-            return _invalid_parameters(error)
         case HTTPException():
             status = HTTPStatus(error.status_code)
             return ProblemError(status, status.description, headers=dict(error.headers or {}))
@@ -198,13 +198,19 @@ def _problem_of(error: Exception) -> ProblemError:
     return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=kind, headers={"Retry-After": "10"})
 
 
-def _invalid_parameters(error: RequestValidationError) -> ProblemError:
+def _parameters(request: Request) -> list[str]:
+    """The query parameters of the request's route, as the OpenAPI document lists them."""
+    operation = request.app.openapi()["paths"][request.scope["route"].path_format][request.method.lower()]
+    return [each["name"] for each in operation.get("parameters", ()) if each["in"] == "query"]
+
+
+def _invalid_parameters(error: RequestValidationError, known: Sequence[str]) -> ProblemError:
     errors = [
         FieldError(
             field=str(found["loc"][1]),
             location=str(found["loc"][0]),
             detail=(
-                "there is no such parameter"
+                f"there is no such parameter. The parameters are: {', '.join(known)}."
                 if found["type"] == "extra_forbidden"
                 else str(found["ctx"]["error"])
                 if found["type"] == "value_error"

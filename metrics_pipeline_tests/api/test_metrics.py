@@ -290,6 +290,11 @@ WRONG = {
 }
 
 
+def test_an_unknown_parameter_is_answered_with_those_that_exist(api: httpx2.Client) -> None:
+    detail = api.get("/api/v1/metrics/a/summary?from=2025-03-01").json()["detail"]
+    assert detail == ("from: there is no such parameter. The parameters are: days, start_date, end_date, decimals.")
+
+
 def test_a_parameter_that_cannot_be_used_is_a_422_that_names_it(api: httpx2.Client) -> None:
     paths = {f"a?{query}": field for query, field in WRONG.items()}
     paths |= {f"a/summary?days={days}": "days" for days in ["0", "367", "-1", "1.5", "x", ""]}
