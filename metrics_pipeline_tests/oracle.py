@@ -13,17 +13,24 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-_ORACLE = text(r"""
+# What a name means that is no column of the logs: in the subquery of LATERAL, one of an inner table comes first.
+_ABSENT = r"""
+    (SELECT NULL::integer AS latency_ms, NULL::integer AS token_count, NULL::numeric AS cost_usd,
+            NULL::text AS error_type, '"(absent)"'::jsonb AS metadata, NULL::text AS user_id,
+            NULL::boolean AS human_intervention) AS absent"""
+
+_ORACLE = text(rf"""
 WITH errors AS MATERIALIZED (
     SELECT agent_id, jsonb_object_agg(error_type, executions) AS distribution
       FROM (SELECT agent_id::text,
-                   CASE WHEN length(error_type::text) > 256
-                        THEN regexp_replace(error_type::text, '^(.{200}).*$', '\1')
-                             || U&'\2026' || substr(sha256(convert_to(error_type::text, 'UTF8'))::text, 3, 16)
-                        ELSE coalesce(error_type::text, 'unknown') END AS error_type,
+                   CASE WHEN length(reason) > 256
+                        THEN regexp_replace(reason, '^(.{{200}}).*$', '\1')
+                             || U&'\2026' || substr(sha256(convert_to(reason, 'UTF8'))::text, 3, 16)
+                        ELSE coalesce(reason, 'unknown') END AS error_type,
                    count(*) AS executions
-              FROM agent_execution_logs
-             WHERE status::text = 'failed' AND "timestamp" >= :start AND "timestamp" < :end
+              FROM {_ABSENT} CROSS JOIN LATERAL (
+                       SELECT agent_id, error_type::text AS reason FROM agent_execution_logs
+                        WHERE status::text = 'failed' AND "timestamp" >= :start AND "timestamp" < :end) AS failed
              GROUP BY 1, 2) AS counts
      GROUP BY agent_id
 )
@@ -40,18 +47,23 @@ SELECT agent.id AS agent_id,
        coalesce(percentile_cont(0.99) WITHIN GROUP (ORDER BY log.latency_ms)::int, 0) AS p99_latency_ms,
        coalesce(sum(log.token_count), 0) AS total_tokens,
        coalesce(sum(log.cost_usd), 0) AS exact_cost_usd,
-       coalesce((SELECT distribution FROM errors WHERE errors.agent_id = agent.id), '{}') AS error_distribution,
-       count(*) FILTER (WHERE log.metadata->>'human_intervention' = 'true') AS human_interventions,
-       count(DISTINCT log.metadata->>'user_id') AS unique_users
+       coalesce((SELECT distribution FROM errors WHERE errors.agent_id = agent.id), '{{}}') AS error_distribution,
+       count(*) FILTER (WHERE log.human_intervention = 'true') AS human_interventions,
+       count(DISTINCT log.user_id) AS unique_users
   FROM (SELECT id::text FROM agent_registry
          WHERE status::text = 'active' OR :include_inactive OR id::text = ANY(:retired)) AS agent
-  LEFT JOIN (SELECT agent_id, "timestamp", status, error_type, metadata, token_count,
+  LEFT JOIN (SELECT given.*,
                     trunc(latency + sign(latency) * 0.5) AS latency_ms, cost AS cost_usd
-               FROM agent_execution_logs,
-                    -- Not a cast from double precision, which keeps 15 digits.
-                    LATERAL (SELECT CASE WHEN latency_ms::text !~ 'Inf|NaN' THEN latency_ms::text::numeric END,
-                                    CASE WHEN cost_usd::text !~ 'Inf|NaN' THEN cost_usd::text::numeric END)
-                        AS numbers (latency, cost)) AS log
+               FROM {_ABSENT}, LATERAL (
+                   SELECT agent_id, "timestamp", status, token_count,
+                          -- Not a cast from double precision, which keeps 15 digits.
+                          CASE WHEN latency_ms::text !~ 'Inf|NaN' THEN latency_ms::text::numeric END AS latency,
+                          CASE WHEN cost_usd::text !~ 'Inf|NaN' THEN cost_usd::text::numeric END AS cost,
+                          CASE metadata::text WHEN '"(absent)"' THEN user_id::text ELSE metadata->>'user_id' END
+                              AS user_id,
+                          CASE metadata::text WHEN '"(absent)"' THEN human_intervention::text
+                                              ELSE metadata->>'human_intervention' END AS human_intervention
+                     FROM agent_execution_logs) AS given) AS log
     ON log.agent_id::text = agent.id AND log."timestamp" >= :start AND log."timestamp" < :end
  GROUP BY agent.id""")
 

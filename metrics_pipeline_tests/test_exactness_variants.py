@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from metrics_pipeline.errors import ContractError
 from metrics_pipeline.logs.lake_logs import LakeLogs
+from metrics_pipeline.metrics.dimensions import parse_dimensions
 from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.pipeline.aggregation import AggregatedDay, AggregationOptions, compute_day, store_day
 from metrics_pipeline.pipeline.opening import open_logs
@@ -147,6 +149,44 @@ def test_a_difficult_day_is_exact_on_a_view_with_another_order_of_columns(diffic
              FROM stored_logs""",
     )
     assert_exact_twice(difficult)
+
+
+@pytest.mark.parametrize("difficult", [()], indirect=True)
+def test_columns_in_place_of_metadata_are_read_as_its_keys(difficult: Database) -> None:
+    of_metadata = assert_exact_twice(difficult).computed.metrics.fingerprint
+    execute(
+        difficult,
+        "ALTER TABLE agent_execution_logs RENAME TO stored_logs",
+        """CREATE VIEW agent_execution_logs AS
+           SELECT id, agent_id, "timestamp", status, latency_ms, token_count, cost_usd, error_type,
+                  metadata ->> 'user_id' AS user_id, metadata ->> 'human_intervention' AS human_intervention
+             FROM stored_logs""",
+    )
+    assert assert_exact_twice(difficult).computed.metrics.fingerprint == of_metadata
+
+
+@pytest.mark.parametrize("difficult", [()], indirect=True)
+def test_columns_that_the_logs_do_not_have_are_null(difficult: Database) -> None:
+    execute(
+        difficult,
+        "ALTER TABLE agent_execution_logs RENAME TO stored_logs",
+        'CREATE VIEW agent_execution_logs AS SELECT id, agent_id, "timestamp", status FROM stored_logs',
+    )
+    assert_exact_twice(difficult)
+    assert query(
+        difficult,
+        "SELECT DISTINCT p99_latency_ms, total_tokens, total_cost_usd, unique_users FROM agent_performance_metrics",
+    ) == [(0, 0, 0, 0)]
+    logs = open_logs(difficult)
+    with difficult.snapshot() as snapshot:
+        found = logs.quality(snapshot, [WINDOW], future_from=WINDOW.end, examples=1).suspicions
+        assert logs.logs_by_agent(snapshot, [WINDOW])
+        # A dimension of metadata is nowhere; one of a column that exists is.
+        with pytest.raises(ContractError, match=r"model=metadata\.model: there is no column metadata"):
+            open_logs(difficult, parse_dimensions("model"))
+        assert open_logs(difficult, parse_dimensions("kind=status")).dimensions
+    assert {kind for kind, suspicion in found.items() if suspicion.logs} == set()
+    assert [verdict.state for verdict in judged(difficult, WINDOW.metric_date)] == [DayState.AGGREGATED]
 
 
 @pytest.mark.parametrize("latency_type", ["double precision", "numeric"])

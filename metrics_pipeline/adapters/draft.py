@@ -91,10 +91,15 @@ def draft_views(connection: Connection, name: str) -> Draft:
             f"{', '.join(column.name for column in columns)}. Write the views by hand; docs/howto/adapt.md shows how."
         )
     source = sql.Identifier(table.schema, table.name).as_string()
-    expressions = {wanted: _expression(connection, source, wanted, column) for wanted, column in found.items()}
-    agent, user = expressions["agent_id"], expressions.pop("user_id")
+    expressions = {
+        wanted: _expression(connection, source, wanted, column)
+        for wanted, column in found.items()
+        # Without a column the figures are shown as unknown. Only the id is no figure.
+        if column is not None or wanted == "id"
+    }
+    agent = expressions["agent_id"]
     selected = ",\n       ".join(f"{value} AS {sql.Identifier(key).as_string()}" for key, value in expressions.items())
-    logs = f"SELECT {selected},\n       jsonb_build_object('user_id', {user}) AS metadata\n  FROM {source}"
+    logs = f"SELECT {selected}\n  FROM {source}"
     registry = f"SELECT DISTINCT {agent} AS id, {agent}::text AS name, 'active'::text AS status\n  FROM {source}"
     unknown = tuple(wanted for wanted, column in found.items() if column is None)
     return Draft({REGISTRY_TABLE: registry, LOGS_TABLE: logs}, unknown)
@@ -106,9 +111,8 @@ def _likeliest(columns: Sequence[_Column], names: Sequence[str]) -> _Column | No
 
 
 def _expression(connection: Connection, source: str, wanted: str, column: _Column | None) -> str:
-    types = {"latency_ms": "integer", "token_count": "integer", "cost_usd": "numeric"}
     if column is None:
-        return f"NULL::{types.get(wanted, 'text')}"
+        return "NULL::text"
     match wanted:
         case "timestamp":
             return _moment(connection, source, column)

@@ -1,6 +1,6 @@
 """What is declared of a product that keeps its agents' executions in PostgreSQL, and what a database has of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from psycopg import sql
@@ -42,8 +42,9 @@ class Product:
     required: by table, the columns that the views read in every version, with spaces between them. optional: those that
     only some versions have.
     agent, execution, failure, user, cost: what stands for each in this product, a sentence for people. lacks: what the
-    product does not log. registry, logs: the queries of agent_registry and agent_execution_logs. index: the expression
-    of an index without which each day reads the whole table, as `table (expression)`, or nothing.
+    product does not log. registry, logs: the queries of agent_registry and agent_execution_logs. They leave out the
+    optional columns that the product does not log. indexes: those without which each day reads whole tables, each as
+    `table (expression)`.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Product:
     registry: Callable[[Installed], str]
     logs: Callable[[Installed], str]
     optional: Mapping[str, str] = field(default_factory=dict)
-    index: Callable[[Installed], str] = lambda _installed: ""
+    indexes: Callable[[Installed], Sequence[str]] = lambda _installed: ()
 
     @property
     def meanings(self) -> dict[str, str]:

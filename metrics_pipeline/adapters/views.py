@@ -101,7 +101,12 @@ def view_statements(schema: str, role: str, database: str, queries: Mapping[str,
     views = ", ".join(f"{target}.{name}" for name in queries)
     return [
         f"CREATE SCHEMA IF NOT EXISTS {target};",
-        *(f"CREATE OR REPLACE VIEW {target}.{name} AS\n{query};" for name, query in queries.items()),
+        # Not OR REPLACE, which refuses a view whose columns differ, as after an upgrade of the product.
+        *(
+            statement
+            for name, query in queries.items()
+            for statement in (f"DROP VIEW IF EXISTS {target}.{name};", f"CREATE VIEW {target}.{name} AS\n{query};")
+        ),
         f"GRANT USAGE, CREATE ON SCHEMA {target} TO {grantee};",
         f"GRANT SELECT ON {views} TO {grantee};",
         f"ALTER ROLE {grantee} IN DATABASE {sql.Identifier(database).as_string()} SET search_path = {target};",

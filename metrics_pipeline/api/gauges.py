@@ -19,6 +19,7 @@ from metrics_pipeline.logs.counts import count_logs_before
 from metrics_pipeline.metrics.retention import cutoffs
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.names import LOGS_TABLE
+from metrics_pipeline.pipeline.opening import unlogged
 from metrics_pipeline.pipeline.reconciling import lookback
 from metrics_pipeline.store.answers.monitoring import busiest_agents, day_totals, gaps
 from metrics_pipeline.store.ledger import ledger_rows, newest_stored_day
@@ -78,10 +79,13 @@ class Gauges:
             day = newest_stored_day(connection)
             newest = ledger_rows(connection, day, day)[day] if day is not None else None
             if day is not None:
+                # Free would look like a measurement.
+                has_costs = "total_cost_usd" not in unlogged(connection, self.context.settings)
                 for name, value in day_totals(connection, day).items():
-                    gauge(f"newest_day_{name}", _TOTALS[name], float(value))
+                    if has_costs or name != "cost_usd":
+                        gauge(f"newest_day_{name}", _TOTALS[name], float(value))
                 for agent in busiest_agents(connection, day, agents):
-                    _gauge_agent(gauge, agent)
+                    _gauge_agent(gauge, agent, has_costs=has_costs)
             unstored, oldest_gap = gaps(connection, self.context.yesterday())
             # Of the clock that the days were judged by.
             now = connection.execute(text("SELECT now()")).scalar_one()
@@ -171,11 +175,12 @@ class Gauges:
             _log.warning("The logs that retention held back cannot be counted. %s", error)
 
 
-def _gauge_agent(gauge: _SetGauge, row: RowMapping) -> None:
+def _gauge_agent(gauge: _SetGauge, row: RowMapping, *, has_costs: bool) -> None:
     agent = row["agent_id"]
     gauge("agent_executions", "Executions of an agent on the newest day.", row["total_executions"], agent=agent)
     gauge("agent_success_ratio", "Success rate of an agent on the newest day.", float(row["success_rate"]), agent=agent)
-    gauge("agent_cost_usd", "Cost of an agent on the newest day.", float(row["total_cost_usd"]), agent=agent)
+    if has_costs:
+        gauge("agent_cost_usd", "Cost of an agent on the newest day.", float(row["total_cost_usd"]), agent=agent)
     for percentile in (50, 95, 99):
         gauge(
             "agent_latency_seconds",

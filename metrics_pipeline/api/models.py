@@ -394,6 +394,11 @@ class Info(BaseModel):
         "answers of activity, metrics, latencies and restatements."
     )
     dimensions: list[str] = Field(description="By what stored days are broken down.", examples=[["model", "version"]])
+    unlogged: list[str] = Field(
+        description="The figures that nothing is known of, because the logs do not have their column. A 0 of them is "
+        "not a measurement.",
+        examples=[["total_cost_usd"]],
+    )
     lookback_days: int = Field(description="For how many days late logs are looked for.")
     dagster_url: str = Field(
         description="The Dagster UI; it shows a run at /runs/ and its id.", examples=["http://127.0.0.1:3000"]

@@ -71,14 +71,14 @@ def adapt(
             product = PRODUCTS[name]
             installed = views.require(connection, product, source)
             comments, queries = _about(product), views.product_queries(product, installed)
-            index = product.index(installed)
+            indexes = product.indexes(installed)
         else:
             draft = draft_views(connection, str(table))
-            comments, queries, index = _about_draft(str(table), draft.unknown), draft.queries, ""
-    if index:
+            comments, queries, indexes = _about_draft(str(table), draft.unknown), draft.queries, ()
+    if indexes:
         comments += [
-            "Without this index, each day reads the whole table. It belongs to the product; build it apart from this:",
-            f"CREATE INDEX CONCURRENTLY ON {index};",
+            "Without an index, each day reads the whole table. It belongs to the product; build it apart from this:",
+            *(f"CREATE INDEX CONCURRENTLY ON {index};" for index in indexes),
         ]
     comments += [
         f"The role must exist: CREATE ROLE {sql.Identifier(role).as_string()} LOGIN PASSWORD '...';",

@@ -195,7 +195,7 @@ def _require_ready_for(
         if (table != ALERTS_TABLE or _has_alerts(connection)) and (table != LOGS_TABLE or not has_lake)
     ]
     contract = check_contract(connection, tables)
-    require_tables_to_open(connection, tables)
+    require_tables_to_open(connection, contract, tables)
     upgrading.require_current(connection)
     require_privileges(connection, purpose)
     return contract

@@ -10,7 +10,7 @@ from metrics_pipeline.cli.tables import Column, Format, FormatOption, say, show
 from metrics_pipeline.cli.values import day_option, named, storable
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import last_complete_day
-from metrics_pipeline.pipeline.opening import open_database
+from metrics_pipeline.pipeline.opening import open_database, unlogged
 from metrics_pipeline.postgres.upgrading import require_current
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.windows import (
@@ -90,7 +90,9 @@ def report(
         else:
             frame, without = read_window(snapshot, first, last_day, by=groups, agent_id=agent), []
         rows = frame.to_dicts()
+        unknown = unlogged(snapshot, settings)
     for row in rows:
+        row |= {name: None for name in unknown if name in row}
         row["error_distribution"] = {each["error_type"]: each["executions"] for each in row["error_distribution"]}
     if not rows and form is Format.TABLE:
         say("No day of the window is stored.")
@@ -99,6 +101,8 @@ def report(
         show(f"{first} to {last_day}, {database.description}", [*grouped, *_COLUMNS], rows, form)
         if form is Format.TABLE:
             _name_days_without_distribution(rows)
+            if unknown:
+                say(f"The logs do not have what these are computed from, so they are unknown: {', '.join(unknown)}.")
             if any(row["has_several_user_keys"] for row in rows):
                 say("METRICS_USER_KEY was changed within the window: users cannot be counted where none are shown.")
     if without and form is Format.TABLE:

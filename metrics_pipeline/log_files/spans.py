@@ -1,23 +1,13 @@
-"""The spans of OpenTelemetry traces: which are invocations of an agent, and which tokens, models and users are theirs.
-
-By the semantic conventions for generative AI, which are still in development:
-https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-agent-spans/
-"""
+"""The spans of OpenTelemetry traces: which invoke an agent, and which tokens, models and users are theirs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-_INVOCATIONS = ("invoke_agent", "invoke_workflow")
+from metrics_pipeline.logs import span_attributes as names
+
 #: The status code of a failed span, as a number and by its name.
 _ERROR = (2, "STATUS_CODE_ERROR")
-#: Input and output tokens, and their names before version 1.27 of the conventions.
-_TOKENS = (
-    ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens"),
-    ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens"),
-)
-_USER = ("user.id", "enduser.id")
-_MODEL = ("gen_ai.response.model", "gen_ai.request.model")
 
 
 @dataclass
@@ -63,25 +53,25 @@ class Traces:
         if parent:
             self._parents[key] = _key(trace_id, parent.lower())
         attributes = attributes_of(span)
-        if (user := _first(attributes, *_USER)) is not None:
+        if (user := _first(attributes, *names.USER)) is not None:
             self._users[key] = user
-        counts = [_first(attributes, *names) for names in _TOKENS]
+        counts = [_first(attributes, *tokens) for tokens in (names.INPUT_TOKENS, names.OUTPUT_TOKENS)]
         if any(count is not None for count in counts):
-            self._usage[key] = (sum(int(count or 0) for count in counts), _first(attributes, *_MODEL))
-        if attributes.get("gen_ai.operation.name") in _INVOCATIONS:
+            self._usage[key] = (sum(int(count or 0) for count in counts), _first(attributes, *names.MODEL))
+        if attributes.get(names.OPERATION) in names.INVOCATIONS:
             status = span.get("status") or {}
             self._invocations[key] = Invocation(
                 file,
                 line,
                 trace_id,
                 span_id,
-                _first(attributes, "gen_ai.agent.name", "gen_ai.workflow.name", "gen_ai.agent.id"),
+                _first(attributes, *names.AGENT),
                 str(span["startTimeUnixNano"]),
                 _latency_ms(int(span["startTimeUnixNano"]), int(span.get("endTimeUnixNano") or 0)),
                 status.get("code") in _ERROR,
-                _first(attributes, "error.type") or _exception(span),
-                _first(attributes, "gen_ai.agent.version") or _first(resource, "service.version"),
-                _first(attributes, "gen_ai.conversation.id"),
+                _first(attributes, names.ERROR_TYPE) or _exception(span),
+                _first(attributes, names.AGENT_VERSION) or _first(resource, names.SERVICE_VERSION),
+                _first(attributes, names.CONVERSATION),
             )
 
     def invocations(self, file: object) -> Iterator[Invocation]:
@@ -144,7 +134,7 @@ def _first(attributes: Mapping[str, Any], *names: str) -> str | None:
 
 def _exception(span: Mapping[str, Any]) -> str | None:
     events = (event for event in span.get("events", ()) if event.get("name") == "exception")
-    return next((_first(attributes_of(event), "exception.type") for event in events), None)
+    return next((_first(attributes_of(event), names.EXCEPTION_TYPE) for event in events), None)
 
 
 def _latency_ms(start: int, end: int) -> int | None:

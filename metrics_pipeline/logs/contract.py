@@ -12,7 +12,14 @@ from sqlalchemy.exc import DBAPIError
 
 from metrics_pipeline.errors import ContractError
 from metrics_pipeline.metrics.dimensions import Dimension
-from metrics_pipeline.metrics.upstream import UPSTREAM_TABLES
+from metrics_pipeline.metrics.upstream import (
+    LOG_COLUMNS,
+    METADATA_COLUMNS,
+    METADATA_KEYS,
+    UNKNOWN_WITHOUT,
+    UPSTREAM_TABLES,
+    UpstreamColumn,
+)
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.names import LOGS_TABLE, REGISTRY_TABLE
 
@@ -23,6 +30,9 @@ _NOT_SINGLE = ("json", "jsonb")
 
 #: The limit of a statement that looks at rows of a table of any size.
 LOOK_SECONDS = 5
+
+# The types of the columns where a table does not have them.
+_TYPES = {column.name: column.created_as for column in (*LOG_COLUMNS, *METADATA_COLUMNS)}
 
 #: The tables that metrics are computed from.
 SOURCE_TABLES = (REGISTRY_TABLE, LOGS_TABLE)
@@ -112,6 +122,10 @@ class UpstreamContract:
         """Whether agent_execution_logs.metadata is json, not jsonb, so that it can hold characters that text cannot."""
         return self.types.get("metadata") == "json"
 
+    def column(self, name: str) -> str:
+        """SQL for an optional column of agent_execution_logs: itself, or NULL where the table does not have it."""
+        return name if name in self.types else f"NULL::{_TYPES[name]}"
+
     def instant(self, moment: datetime) -> datetime:
         """A moment in UTC in the type of agent_execution_logs.timestamp, for comparisons."""
         return moment.replace(tzinfo=None) if self.timestamp_is_naive else moment
@@ -137,9 +151,11 @@ def check_contract(connection: Connection, tables: Collection[str] = tuple(UPSTR
     if server.encoding != "UTF8":
         problems.append(f"the database's encoding is {server.encoding}, needed is UTF8")
     for table in tables:
-        accepted = {column.name: column.accepted for column in UPSTREAM_TABLES[table]}
         found = {column.column_name: column for column in columns if column.table_name == table}
-        problems += _table_problems(table, accepted, found)
+        declared = UPSTREAM_TABLES[table]
+        if table == LOGS_TABLE and "metadata" not in found:
+            declared += METADATA_COLUMNS
+        problems += _table_problems(table, declared, found)
     if any(problem.endswith("is missing") for problem in problems):
         problems += _schemas_without_usage(connection)
     if not problems:
@@ -150,10 +166,18 @@ def check_contract(connection: Connection, tables: Collection[str] = tuple(UPSTR
             f"{'; '.join(problems)}. These tables belong to other systems: have them created, changed or "
             "granted there, or put views over what is there: metrics-pipeline db adapt --help."
         )
-    return UpstreamContract(
-        types={c.column_name: c.type for c in columns if c.table_name == LOGS_TABLE},
-        warnings=(*_index_warnings(connection), *_row_security_warnings(columns)),
-    )
+    types = {c.column_name: c.type for c in columns if c.table_name == LOGS_TABLE}
+    lacking = _lacking_warnings(types) if LOGS_TABLE in tables else []
+    return UpstreamContract(types, (*_index_warnings(connection), *_row_security_warnings(columns), *lacking))
+
+
+def unlogged_figures(connection: Connection) -> list[str]:
+    """The metrics, of a day or of a window, that nothing is known of: the logs lack the column. A 0 of them is unknown.
+
+    Empty if there is no table agent_execution_logs, as with a lake.
+    """
+    found = {c.column_name for c in connection.execute(_COLUMNS, {"tables": [LOGS_TABLE]})}
+    return _unknown(found) if found else []
 
 
 def check_dimensions(connection: Connection, dimensions: Sequence[Dimension]) -> None:
@@ -175,11 +199,34 @@ def check_dimensions(connection: Connection, dimensions: Sequence[Dimension]) ->
         )
 
 
-def _table_problems(table: str, accepted: dict[str, tuple[str, ...]], found: dict[str, Row[Any]]) -> list[str]:
+def _lacking(found: Collection[str]) -> list[str]:
+    """The optional columns that the logs do not have. METADATA_COLUMNS are in metadata, if there is one."""
+    optional = [column.name for column in LOG_COLUMNS if column.is_optional and column.name != "metadata"]
+    return [name for name in (*optional, *([] if "metadata" in found else METADATA_KEYS)) if name not in found]
+
+
+def _unknown(found: Collection[str]) -> list[str]:
+    return [figure for column in _lacking(found) for figure in UNKNOWN_WITHOUT.get(column, ())]
+
+
+def _lacking_warnings(found: Collection[str]) -> list[str]:
+    lacking, unknown = _lacking(found), _unknown(found)
+    if not lacking:
+        return []
+    consequence = f"so these are unknown, also where they say 0: {', '.join(unknown)}" if unknown else "it is NULL"
+    return [f"{LOGS_TABLE} does not have {', '.join(lacking)}, {consequence}."]
+
+
+def _table_problems(table: str, declared: Sequence[UpstreamColumn], found: Mapping[str, Row[Any]]) -> list[str]:
     if not found:
         return [f"table {table} is missing"]
+    accepted = {column.name: column.accepted for column in declared}
     present = {name: found[name] for name in accepted if name in found}
-    problems = [f"column {table}.{name} is missing" for name in accepted if name not in found]
+    problems = [
+        f"column {table}.{column.name} is missing"
+        for column in declared
+        if column.name not in found and not column.is_optional
+    ]
     problems += [
         f"column {table}.{name} has type {column.type}, accepted: {', '.join(accepted[name])}"
         for name, column in present.items()

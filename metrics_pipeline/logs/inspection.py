@@ -3,10 +3,13 @@
 Aggregation does not need it, and it may take some seconds.
 """
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 import psycopg
+from psycopg import sql
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
@@ -50,14 +53,18 @@ SELECT reltuples::bigint FROM pg_class JOIN pg_namespace ON pg_namespace.oid = r
 WHERE nspname = :schema AND relname = :table""")
 
 
-def require_tables_to_open(connection: Connection, tables: Collection[str]) -> None:
+def require_tables_to_open(connection: Connection, contract: UpstreamContract, tables: Collection[str]) -> None:
     """Raises ContractError if reading a table fails although the catalog promises its columns.
 
     The reason is a view whose role lacks a privilege, or a foreign server that refuses the role.
     """
     problems = []
     for table in tables:
-        columns = ", ".join(f'"{column.name}"' for column in UPSTREAM_TABLES[table])
+        columns = ", ".join(
+            f'"{column.name}"'
+            for column in UPSTREAM_TABLES[table]
+            if not column.is_optional or column.name in contract.types
+        )
         try:
             with looking(connection):
                 connection.execute(text(f"SELECT {columns} FROM {table} LIMIT 0"))
@@ -106,30 +113,52 @@ def describe_data(connection: Connection, contract: UpstreamContract, now: datet
     found += [
         f"agent_execution_logs.{column} has type {contract.types[column]}: {how}"
         for column, types, how in _CONVERSIONS
-        if contract.types[column] in types
+        if contract.types.get(column) in types
     ]
-    return found, [*warnings, *_whole_tables(connection, contract, now)]
+    read, slow = _explain_day(connection, contract, now)
+    return [*found, *read], [*warnings, *slow]
 
 
-def _whole_tables(connection: Connection, contract: UpstreamContract, now: datetime) -> list[str]:
-    """Warns of large tables behind a view of logs that each day reads from beginning to end."""
+def _explain_day(connection: Connection, contract: UpstreamContract, now: datetime) -> tuple[list[str], list[str]]:
+    """How the tables behind a view of logs are read for a day, and warnings of large ones that are read as a whole."""
     if not connection.scalar(_IS_VIEW):
-        return []
+        return [], []
     bounds = {"start": contract.instant(now - timedelta(days=1)), "end": contract.instant(now)}
     with looking(connection):
         # The planner prefers reading a small table as a whole. With this setting it does so only without an index.
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         nodes = [connection.execute(_PLAN, bounds).scalar_one()[0]["Plan"]]
-        warnings = []
+        indexes, warnings = [], []
         for node in nodes:
             nodes += node.get("Plans", [])
+            if "Index Name" in node and "Index Cond" in node:
+                indexes.append(node["Index Name"])
             if node["Node Type"] in ("Seq Scan", "Index Scan", "Index Only Scan") and "Index Cond" not in node:
                 name = {"schema": node["Schema"], "table": node["Relation Name"]}
                 rows = connection.scalar(_ROWS, name) or 0
                 if rows >= _MANY_ROWS:
                     warnings.append(
                         f"Each day reads all {rows:,} rows of {node['Relation Name']}, because no index serves the "
-                        f"condition on timestamp through the view {LOGS_TABLE}. Create an index on the expression "
-                        "that the view calls timestamp."
+                        f"condition on timestamp through the view {LOGS_TABLE}. {_index_statement(node)}"
                     )
-    return warnings
+    read_by = ", ".join(dict.fromkeys(indexes))
+    return ([f"A day is read through the view {LOGS_TABLE} by the indexes {read_by}"] if indexes else []), warnings
+
+
+def _index_statement(scan: Mapping[str, Any]) -> str:
+    """What the owner of the table can do: the index on the expression that the view calls timestamp."""
+    condition = scan.get("Filter", "")
+    end = start = condition.find(" >= '")
+    depth = 0
+    # Backwards to the parenthesis that encloses the comparison.
+    while start > 0 and depth <= 0:
+        start -= 1
+        depth += {"(": 1, ")": -1}.get(condition[start], 0)
+    alias = scan["Alias"]
+    expression = condition[start + 1 : end].replace(f'"{alias}".', "").replace(f"{alias}.", "")
+    if end < 0 or not expression or re.search(r'[\w"]\.[\w"]', re.sub(r"\d\.\d", "", expression)):
+        return "Create an index on the expression that the view calls timestamp."
+    if not re.fullmatch(r'\w+|"[^"]+"', expression):
+        expression = f"({expression})"
+    table = sql.Identifier(scan["Schema"], scan["Relation Name"]).as_string()
+    return f"Have its owner apply: CREATE INDEX CONCURRENTLY ON {table} ({expression})"

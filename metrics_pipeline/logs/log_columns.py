@@ -35,10 +35,10 @@ _VALUE_OF_JSONB = "metadata->>'KEY'"
 _LOG_COLUMNS = f"""
     agent_id::text COLLATE "C" AS agent_id,
     {{latency_ms}} AS latency_ms,
-    token_count::integer AS token_count,
+    {{token_count}}::integer AS token_count,
     {{cost_usd}} AS cost_usd,
     {{status}} AS status,
-    error_type::text COLLATE "C" AS error_type,
+    {{error_type}}::text COLLATE "C" AS error_type,
     {{status}} = '{SUCCESS_STATUS}' AS is_successful,
     METADATA(user_id) AS user_id,
     METADATA(human_intervention) = 'true' AS is_human_intervention"""
@@ -50,10 +50,21 @@ def log_columns(contract: UpstreamContract, dimensions: Sequence[Dimension] = ()
     In a subquery that ends with OFFSET 0 each column is evaluated once per row; otherwise once per use.
     """
     value = _VALUE_OF_JSON if contract.metadata_is_json else _VALUE_OF_JSONB
-    columns = _LOG_COLUMNS.format(latency_ms=_latency(contract), cost_usd=cost(contract), status=_status(contract))
-    columns = re.sub(r"METADATA\((\w+)\)", lambda key: f"({value.replace('KEY', key[1])})", columns)
+    columns = _LOG_COLUMNS.format(
+        latency_ms=_latency(contract),
+        token_count=contract.column("token_count"),
+        cost_usd=cost(contract),
+        status=_status(contract),
+        error_type=contract.column("error_type"),
+    )
+    has_metadata = "metadata" in contract.types
+    columns = re.sub(
+        r"METADATA\((\w+)\)",
+        lambda key: f"({value.replace('KEY', key[1]) if has_metadata else f'{contract.column(key[1])}::text'})",
+        columns,
+    )
     if dimensions:
-        columns += ",\n    metadata"
+        columns += f",\n    {contract.column('metadata')} AS metadata"
     for number, dimension in enumerate(dimensions):
         text = f'"{dimension.column}"::text'
         if dimension.keys:
@@ -66,7 +77,7 @@ def cost(contract: UpstreamContract) -> str:
     """SQL for the cost of a log as numeric."""
     if contract.types.get("cost_usd") not in FLOATS:
         # Unary plus detoasts cost_usd once; otherwise every function that reads it would detoast it again.
-        return "+cost_usd"
+        return f"+{contract.column('cost_usd')}"
     # The cast of a double to numeric keeps 15 of its 17 digits, that of a real 6 of 9. PostgreSQL 13's numeric has no
     # infinity.
     return "CASE WHEN cost_usd IN ('Infinity', '-Infinity') THEN 'NaN' ELSE cost_usd::text::numeric END"
@@ -74,7 +85,7 @@ def cost(contract: UpstreamContract) -> str:
 
 def _latency(contract: UpstreamContract) -> str:
     if contract.types.get("latency_ms") not in FRACTIONS:
-        return "latency_ms::integer"
+        return f"{contract.column('latency_ms')}::integer"
     return f"CASE WHEN latency_ms::text NOT IN {NOT_FINITE} THEN round(latency_ms::text::numeric)::integer END"
 
 

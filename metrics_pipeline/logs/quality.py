@@ -8,23 +8,20 @@ from metrics_pipeline.logs.source import KNOWN_STATUSES
 from metrics_pipeline.metrics.catalog import NANO_USD_PER_USD
 from metrics_pipeline.metrics.costs import NOT_FINITE
 
-_SUSPICIONS = {
-    "negative_latency": ("latency_ms < 0", "latency_ms"),
-    "negative_tokens": ("token_count < 0", "token_count"),
-    "negative_cost": (f"cost_usd < 0 AND cost_usd::text NOT IN {NOT_FINITE}", "cost_usd"),
-    "cost_not_a_number": (f"cost_usd::text IN {NOT_FINITE}", "cost_usd"),
-    "cost_of_12_digits_or_more": (
-        f"abs(cost_usd) >= 1e11 AND cost_usd::text NOT IN {NOT_FINITE}",
-        "left(cost_usd::text, 40)",
-    ),
-}
-
 
 def suspicions(contract: UpstreamContract) -> dict[str, tuple[str, str]]:
     """What makes a value suspicious, as SQL over agent_execution_logs: {kind: (condition, value)}."""
+    latency, tokens, cost_usd = map(contract.column, ("latency_ms", "token_count", "cost_usd"))
     known = (*KNOWN_STATUSES, *contract.statuses)
-    unknown = f'(status IS NULL OR status::text COLLATE "C" NOT IN {known})'
-    return _SUSPICIONS | {"unknown_status": (unknown, "status")}
+    is_finite = f"{cost_usd}::text NOT IN {NOT_FINITE}"
+    return {
+        "negative_latency": (f"{latency} < 0", latency),
+        "negative_tokens": (f"{tokens} < 0", tokens),
+        "negative_cost": (f"{cost_usd} < 0 AND {is_finite}", cost_usd),
+        "cost_not_a_number": (f"{cost_usd}::text IN {NOT_FINITE}", cost_usd),
+        "cost_of_12_digits_or_more": (f"abs({cost_usd}) >= 1e11 AND {is_finite}", f"left({cost_usd}::text, 40)"),
+        "unknown_status": (f'(status IS NULL OR status::text COLLATE "C" NOT IN {known})', "status"),
+    }
 
 
 _BY_AGENT = f"""

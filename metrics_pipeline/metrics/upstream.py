@@ -27,6 +27,7 @@ class UpstreamColumn:
     accepted: the PostgreSQL types that our SQL can read; `enum` means every enum type, and an empty tuple any type.
     created_as: the type in tables that we create.
     is_required: whether every row needs a value, including the rows of a log file.
+    is_optional: whether the table may lack the column, which is then NULL in every row.
     """
 
     name: str
@@ -34,6 +35,7 @@ class UpstreamColumn:
     created_as: str
     meaning: str
     is_required: bool = False
+    is_optional: bool = False
 
 
 class Kind(Enum):
@@ -82,14 +84,23 @@ LOG_COLUMNS = (
         "integer",
         "Latency in milliseconds, of 32 bits. A fraction is rounded half away from zero. NULL, NaN and infinities are "
         "left out.",
+        is_optional=True,
         kind=Kind.INTEGER,
     ),
-    LogColumn("token_count", _INTEGERS, "integer", "Tokens used, of 32 bits. NULL counts as 0.", kind=Kind.INTEGER),
+    LogColumn(
+        "token_count",
+        _INTEGERS,
+        "integer",
+        "Tokens used, of 32 bits. NULL counts as 0.",
+        is_optional=True,
+        kind=Kind.INTEGER,
+    ),
     LogColumn(
         "cost_usd",
         ("numeric", *FLOATS),
         "numeric",
         "Cost in USD; of a binary type, its shortest decimal text. NULL, NaN and infinities count as 0.",
+        is_optional=True,
         kind=Kind.DECIMAL,
     ),
     LogColumn(
@@ -97,15 +108,47 @@ LOG_COLUMNS = (
         _LABEL,
         "text",
         "Why the execution failed; read only for status 'failed'. NULL counts under 'unknown'.",
+        is_optional=True,
         kind=Kind.TEXT,
     ),
     LogColumn(
-        "metadata", ("json", "jsonb"), "jsonb", "The keys human_intervention and user_id are read.", kind=Kind.JSON
+        "metadata",
+        ("json", "jsonb"),
+        "jsonb",
+        "The keys human_intervention and user_id are read.",
+        is_optional=True,
+        kind=Kind.JSON,
     ),
 )
 
-#: The keys of metadata that are read. A lake may have them as columns instead.
-METADATA_KEYS = ("user_id", "human_intervention")
+#: Read in place of metadata where the table does not have that column. A lake may have them too.
+METADATA_COLUMNS = (
+    UpstreamColumn(
+        "user_id",
+        (*_AGENT, *_INTEGERS),
+        "text",
+        "Whom the agent worked for; read if there is no metadata.",
+        is_optional=True,
+    ),
+    UpstreamColumn(
+        "human_intervention",
+        ("boolean", *_TEXT),
+        "boolean",
+        "True if a person had to help; read if there is no metadata.",
+        is_optional=True,
+    ),
+)
+#: The keys of metadata that are read.
+METADATA_KEYS = tuple(column.name for column in METADATA_COLUMNS)
+
+#: What nothing is known of where the logs do not have the column: a 0 would look like a measurement.
+UNKNOWN_WITHOUT = {
+    "latency_ms": ("avg_latency_ms", "p50_latency_ms", "p95_latency_ms", "p99_latency_ms"),
+    "token_count": ("total_tokens",),
+    "cost_usd": ("total_cost_usd", "avg_cost_per_execution", "cost_per_unassisted_success"),
+    "user_id": ("unique_users",),
+    "human_intervention": ("human_interventions", "human_intervention_rate"),
+}
 
 REGISTRY_COLUMNS = (
     UpstreamColumn("id", _AGENT, "text", "Identifies the agent.", is_required=True),

@@ -3,8 +3,16 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from sqlalchemy import Connection
+
 from metrics_pipeline.embedded import acquire, before_connecting
-from metrics_pipeline.logs.contract import SOURCE_TABLES, UpstreamContract, check_contract, check_dimensions
+from metrics_pipeline.logs.contract import (
+    SOURCE_TABLES,
+    UpstreamContract,
+    check_contract,
+    check_dimensions,
+    unlogged_figures,
+)
 from metrics_pipeline.logs.postgres_logs import PostgresLogs
 from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.metrics.dimensions import Dimension
@@ -51,7 +59,7 @@ def open_logs(
     statuses: Settings.statuses.
     """
     contract = replace(require_ready(database), statuses=statuses or {})
-    if any(not dimension.keys for dimension in dimensions):
+    if any(not dimension.keys or dimension.column not in contract.types for dimension in dimensions):
         with database.connect() as connection:
             check_dimensions(connection, dimensions)
     return PostgresLogs(database, contract, dimensions)
@@ -69,6 +77,11 @@ def open_source(database: Database, settings: Settings) -> LogSource:
 
     require_ready(database, [REGISTRY_TABLE])
     return LakeLogs(settings.logs_url, dict(settings.logs_columns), settings.statuses)
+
+
+def unlogged(connection: Connection, settings: Settings) -> list[str]:
+    """The figures that nothing is known of, see unlogged_figures(). A lake has all of its columns."""
+    return [] if settings.logs_url is not None else unlogged_figures(connection)
 
 
 def require_ready_to_prune(database: Database, settings: Settings) -> UpstreamContract | None:

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.pq import TransactionStatus
+from psycopg.sql import Identifier
 from sqlalchemy import Connection, Engine, NullPool, TextClause, create_engine, event, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DisconnectionError
@@ -165,7 +166,7 @@ class Database:
             if poll.poll(0):
                 raise DisconnectionError
 
-        event.listen(engine, "connect", partial(_limit_session, statement_timeout_seconds))
+        event.listen(engine, "connect", partial(_limit_session, statement_timeout_seconds, self.url.schema))
 
         @event.listens_for(engine, "begin")
         def limit_transaction(connection: Connection) -> None:
@@ -273,6 +274,15 @@ class Database:
         )
         # Before SQLAlchemy's own first questions to the server.
         event.listen(engine, "connect", partial(_set_up_session, login), insert=True)
+        if self.url.schema is not None:
+            search_path = f"SET LOCAL search_path TO {Identifier(self.url.schema).as_string()}"
+
+            # For each transaction, because a pooler would pass a session's on to other clients.
+            @event.listens_for(engine, "begin")
+            def set_search_path(connection: Connection) -> None:
+                driver: Any = connection.connection.driver_connection
+                driver.execute(search_path)
+
         if self._before_connecting is not None:
             event.listen(engine, "do_connect", self._before_connecting)
         event.listen(engine, "connect", lambda connection, _record: opened.setdefault(connection, math.inf))
@@ -296,7 +306,10 @@ def _of_driver(statement: TextClause) -> str:
 
 
 def _limit_session(
-    statement_timeout_seconds: int, connection: psycopg.Connection[Any], record: ConnectionPoolEntry
+    statement_timeout_seconds: int,
+    schema: str | None,
+    connection: psycopg.Connection[Any],
+    record: ConnectionPoolEntry,
 ) -> None:
     # A pooler gives each client a process number of its own making, by which it finds the statement to cancel. It
     # would pass settings of the session on to sessions of the pipeline, and PgBouncer before 1.21 loses prepared
@@ -308,6 +321,8 @@ def _limit_session(
             f"SELECT set_config('statement_timeout', '{statement_timeout_seconds}s', false), "
             "set_config('default_transaction_read_only', 'on', false)"
         )
+        if schema is not None:
+            connection.execute("SELECT set_config('search_path', quote_ident(%s), false)", [schema])
     connection.autocommit = False
     record.info[_IS_OUR_SESSION] = is_ours
 

@@ -2,9 +2,9 @@
 
 import re
 from dataclasses import dataclass, field
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
-from psycopg import ProgrammingError, pq
+from psycopg import ProgrammingError, pq, sql
 from psycopg.conninfo import conninfo_to_dict
 
 from metrics_pipeline.errors import SettingsError
@@ -17,11 +17,10 @@ _REMEDY = (
     "server can know, a port that is a number, and only libpq's parameters after the question mark."
 )
 
+# Of Prisma, with which LiteLLM and Langfuse connect. They tune its own connections, and ours are others.
+_OF_PRISMA = ("pgbouncer", "connection_limit", "pool_timeout", "socket_timeout", "statement_cache_size")
 # Parameters that other clients put into their URLs. Any other unknown name may be a piece of a password.
-_OF_OTHER_CLIENTS = (
-    "schema", "currentSchema", "pgbouncer", "ssl", "sslaccept", "connection_limit", "pool_timeout", "socket_timeout",
-    "statement_cache_size", "prepareThreshold",
-)  # fmt: skip
+_OF_OTHER_CLIENTS = ("currentSchema", "ssl", "sslaccept", "prepareThreshold")
 
 _PLACE = ("host", "hostaddr", "port", "service", "sslmode", "sslrootcert", "target_session_attrs")
 
@@ -42,10 +41,12 @@ class DatabaseUrl:
 
     Parameters that the URL does not name are left to libpq's defaults (PGHOST, PGUSER, ~/.pgpass and so on), except
     those of this package: application name, connection timeout, keepalives, and UTF-8 between client and server.
+    schema: Prisma's parameter: the schema of all tables, in place of the role's search_path.
     """
 
     parameters: dict[str, str] = field(repr=False)
     description: str
+    schema: str | None = None
 
     @classmethod
     def parse(cls, url: str, source: str = "METRICS_DATABASE_URL") -> "DatabaseUrl":
@@ -53,27 +54,53 @@ class DatabaseUrl:
 
         Raises SettingsError, which names `source` and never repeats a part of the URL that could be a password.
         """
+        url, schema = _without_prisma(url)
         given = _given(url)
         if given is None:
             foreign = [name for name in _OF_OTHER_CLIENTS if re.search(rf"[?&]{name}=", url)]
             what = f" {' and '.join(foreign)} belongs to another client: leave it out." if foreign else ""
             raise SettingsError(f"{source} is not a PostgreSQL URL that libpq can use.{what} {_REMEDY}")
         # Not the client's default encoding: only UTF-8 can carry every text of a database.
-        return cls(_DEFAULTS | given | {"client_encoding": "UTF8"}, _describe(given))
+        return cls(_DEFAULTS | given | {"client_encoding": "UTF8"}, _describe(given), schema)
 
     def without_secrets(self) -> str:
         """A URL for other programs of libpq's. It names the server, the database and the user, but no password."""
         user, database = (quote(self.parameters.get(name, ""), safe="") for name in ("user", "dbname"))
         place = {name: self.parameters[name] for name in _PLACE if name in self.parameters}
+        place |= {"options": self._search_path} if self.schema else {}
         return f"postgresql://{f'{user}@' if user else ''}/{database}?{urlencode(place, safe='/', quote_via=quote)}"
 
     def environment(self) -> dict[str, str]:
         """The parameters as libpq's environment variables, for a program whose arguments others may read."""
-        return {
+        options = {"PGOPTIONS": self._search_path} if self.schema else {}
+        return options | {
             option.envvar.decode(): self.parameters[option.keyword.decode()]
             for option in pq.Conninfo.get_defaults()
             if option.envvar is not None and option.keyword.decode() in self.parameters
         }
+
+    @property
+    def _search_path(self) -> str:
+        """For programs of libpq's, which pass it to the server unless there is a pooler."""
+        quoted = re.sub(r"([\\\s])", r"\\\1", sql.Identifier(self.schema or "").as_string())
+        return f"-csearch_path={quoted}"
+
+
+def _without_prisma(url: str) -> tuple[str, str | None]:
+    """The URL without Prisma's parameters, and the schema that it names."""
+    before, mark, query = url.strip().partition("?")
+    if "@" in query:
+        # Then the question mark belongs to a password.
+        return url, None
+    kept, schema = [], None
+    for part in query.split("&"):
+        name, _, value = part.partition("=")
+        if name == "schema" and value:
+            schema = unquote(value)
+        elif name not in _OF_PRISMA:
+            kept.append(part)
+    query = "&".join(kept)
+    return f"{before}{mark if query else ''}{query}", schema
 
 
 def _given(url: str) -> dict[str, str] | None:

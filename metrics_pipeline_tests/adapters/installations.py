@@ -266,4 +266,27 @@ INSTALLATIONS = {
             ("c4", "m2", "2025-11-20 00:00:02", "running", "0", "0", None, None, "u2"),
         ],
     ),
+    "otel": Installation(
+        """
+        CREATE TABLE otel_traces ("Timestamp" timestamp NOT NULL, "TraceId" text, "SpanId" text, "ParentSpanId" text,
+            "SpanAttributes" jsonb, "ResourceAttributes" jsonb, "Duration" bigint, "StatusCode" text, "Events" jsonb);
+        INSERT INTO otel_traces VALUES
+            ('2026-11-20 10:00', 't1', 's1', '', '{"user.id": "u1"}', '{}', 9000000000, 'Unset', '[]'),
+            ('2026-11-20 10:00', 't1', 's2', 's1', '{"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name":
+             "planner"}', '{"service.version": "1.4"}', 1234500000, 'Ok', '[]'),
+            ('2026-11-20 10:00', 't1', 's3', 's2', '{"gen_ai.operation.name": "chat", "gen_ai.usage.input_tokens": 5,
+             "gen_ai.usage.output_tokens": 10, "gen_ai.request.model": "m"}', '{}', 1000, 'Ok', '[]'),
+            ('2026-11-20 11:00', 't2', 's1', '', '{"gen_ai.operation.name": "invoke_workflow", "gen_ai.workflow.name":
+             "nightly"}', NULL, 499999, 'Error', '[{"name": "exception", "attributes": {"exception.type":
+             "ValueError"}}]'),
+            ('2026-11-20 12:00', 't3', 's1', '', '{"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.id": "a7",
+             "error.type": "timeout"}', '{}', -1763596800000000000, 'Error', '["{…, exception, {…}}"]');
+        """,
+        [("a7", "a7", "active"), ("nightly", "nightly", "active"), ("planner", "planner", "active")],
+        [
+            ("t1-s2", "planner", "2026-11-20 10:00:00", "success", "1235", "15", None, None, "u1"),
+            ("t2-s1", "nightly", "2026-11-20 11:00:00", "failed", "0", None, None, "ValueError", None),
+            ("t3-s1", "a7", "2026-11-20 12:00:00", "failed", None, None, None, "timeout", None),
+        ],
+    ),
 }

@@ -13,17 +13,26 @@ from metrics_pipeline.adapters.products import PRODUCTS
 from metrics_pipeline.adapters.views import product_queries
 from metrics_pipeline.cli import app
 from metrics_pipeline.logs.contract import check_contract
+from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.upgrading import upgrade
+from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline_tests.adapters.installations import INSTALLATIONS
 from metrics_pipeline_tests.databases import scratch_database
-from metrics_pipeline_tests.days import assert_exact_twice
+from metrics_pipeline_tests.days import aggregate, assert_exact_twice, judged, query
+from metrics_pipeline_tests.retention.runs import prune
 from metrics_pipeline_tests.roles import Role, apply, new_role
 
+# A column that a view does not have is the one of `absent`.
 _LOGS = """
-SELECT id::text, agent_id::text, "timestamp"::timestamptz::text, status::text, latency_ms::text, token_count::text,
-       cost_usd::text, error_type::text, metadata ->> 'user_id'
-  FROM {}.agent_execution_logs ORDER BY 1"""
+SELECT given.*
+  FROM (SELECT NULL AS latency_ms, NULL AS token_count, NULL AS cost_usd, NULL AS error_type, NULL AS user_id) AS absent
+ CROSS JOIN LATERAL (
+    SELECT id::text, agent_id::text, "timestamp"::timestamptz::text, status::text, latency_ms::text, token_count::text,
+           cost_usd::text, error_type::text, user_id::text
+      FROM {}.agent_execution_logs) AS given
+ ORDER BY 1"""
 
 
 # Tables that nobody described, and the logs that their rows are.
@@ -123,6 +132,26 @@ def test_a_day_of_an_adapted_product_is_exact_and_our_tables_are_beside_the_view
     assert (day.computed.metrics.aggregated_logs, day.computed.metrics.skipped_logs) == (2, 3)
     with database.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM beside.metric_day_ledger").scalar() == 1
+
+
+def test_what_the_product_deletes_leaves_its_day_shrunk_until_it_is_sealed_and_retention_deletes_nothing_of_it(
+    adapted: Adapted,
+) -> None:
+    apply(adapt(adapted.url, "openwebui", "--schema", "kept", "--role", adapted.role.name).output, adapted.url)
+    database, day = adapted.role.database, date(2025, 11, 20)
+    upgrade(database)
+    aggregate(database, day_window(day, "UTC"))
+    stored = query(database, "TABLE agent_performance_metrics")
+    # Of such a view PostgreSQL would delete the table's rows, for a role that may.
+    report = prune(Database(DatabaseUrl.parse(f"{adapted.url}&schema=kept")), "2026-02-01T03:30:00+00:00")
+    assert (report.pruned_logs, [each.logs for each in report.held_back]) == ({}, [3])
+    with psycopg.connect(adapted.url) as connection:
+        connection.execute("""DELETE FROM "its openwebui".chat_message WHERE id = 'c1'""")
+    [verdict] = judged(database, day)
+    assert verdict.state == DayState.SHRUNK
+    sealed = CliRunner().invoke(app, ["seal", "--date", str(day)], env={"METRICS_DATABASE_URL": adapted.role.url})
+    assert sealed.output == f"{day} is sealed: its metrics are final. 1 of its logs is gone, 2 left.\n"
+    assert query(database, "TABLE agent_performance_metrics") == stored
 
 
 def test_a_version_without_newer_columns_gets_views_without_them(bare_database_url: str) -> None:

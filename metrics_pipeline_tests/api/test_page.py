@@ -193,6 +193,21 @@ def test_the_fleet_has_the_numbers_of_the_api(tab: Tab, api: httpx2.Client) -> N
     assert tab.texts("h1") == [HOSTILE]
 
 
+def test_a_cost_that_is_not_logged_is_unknown_and_not_free(tab: Tab, stored: Database) -> None:
+    execute(stored, "ALTER TABLE agent_execution_logs RENAME cost_usd TO price")
+    try:
+        tab.open(f"{WINDOW}&sort=agent_id")
+        assert "Not logged, so unknown: Cost, Cost per unassisted success." in tab.texts(".note")[0]
+        assert tab.texts(".cards dd:not(.more)")[2:4] == ["–", "–"]
+        assert tab.values("#agents tbody tr:nth-child(1)")[7] == ""
+        assert "Cost by agent and day" not in tab.texts("figcaption, h2, h3")
+        assert not [text for text in tab.texts("main") if "$" in text]
+        tab.open(f"agent=a&{WINDOW}")
+        assert not [text for text in tab.texts("main") if "$" in text]
+    finally:
+        execute(stored, "ALTER TABLE agent_execution_logs RENAME price TO cost_usd")
+
+
 def test_rows_of_500_agents_are_made_as_somebody_scrolls_to_them(tab: Tab, stored: Database) -> None:
     execute(
         stored,

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from metrics_pipeline.adapters.products import PRODUCTS
 from metrics_pipeline.metrics.catalog import AGENT_DAY
-from metrics_pipeline.metrics.upstream import UPSTREAM_TABLES
+from metrics_pipeline.metrics.upstream import METADATA_COLUMNS, UPSTREAM_TABLES
+from metrics_pipeline.names import LOGS_TABLE
 from metrics_pipeline.settings import VARIABLES
 
 
@@ -15,9 +16,13 @@ def metric_columns() -> Sequence[tuple[str, str, str]]:
 
 def upstream_columns() -> dict[str, Sequence[tuple[str, Sequence[str], str]]]:
     """Name, accepted types (none for any) and meaning of each column that we read, by table."""
+    tables = UPSTREAM_TABLES | {LOGS_TABLE: (*UPSTREAM_TABLES[LOGS_TABLE], *METADATA_COLUMNS)}
     return {
-        table: [(column.name, column.accepted, column.meaning) for column in columns]
-        for table, columns in UPSTREAM_TABLES.items()
+        table: [
+            (column.name, column.accepted, column.meaning + (" May be missing." if column.is_optional else ""))
+            for column in columns
+        ]
+        for table, columns in tables.items()
     }
 
 

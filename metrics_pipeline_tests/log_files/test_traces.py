@@ -10,6 +10,9 @@ import pytest
 from google.protobuf.json_format import ParseDict
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
+from metrics_pipeline.adapters.product import Installed
+from metrics_pipeline.adapters.products import PRODUCTS
+from metrics_pipeline.adapters.views import product_queries
 from metrics_pipeline.log_files.log_file import Reading
 from metrics_pipeline.log_files.spans import Traces
 
@@ -53,6 +56,37 @@ def request(*spans, version=None):
     return {"resourceSpans": [{"resource": {"attributes": resource}, "scopeSpans": [{"spans": list(spans)}]}]}
 
 
+def in_postgres(loader, spans, version=None):
+    """The logs that `db adapt otel` finds in a table of these spans, by the last digit of the span's id."""
+
+    def attributes(owner):
+        return {each["key"]: next(iter(each["value"].values())) for each in owner["attributes"]}
+
+    query = product_queries(PRODUCTS["otel"], Installed("public", {}, 16))["agent_execution_logs"]
+    with loader.engine.begin() as connection:
+        connection.exec_driver_sql("""CREATE TABLE otel_traces ("Timestamp" timestamp, "TraceId" text, "SpanId" text,
+            "ParentSpanId" text, "SpanAttributes" jsonb, "ResourceAttributes" jsonb, "Duration" bigint,
+            "StatusCode" text, "Events" jsonb)""")
+        for each in spans:
+            events = [{"name": event["name"], "attributes": attributes(event)} for event in each["events"]]
+            duration = int(each["endTimeUnixNano"]) - int(each["startTimeUnixNano"])
+            connection.exec_driver_sql(
+                "INSERT INTO otel_traces VALUES ('2025-11-20', %s, %s, %s, %s, %s, %s, %s, %s)",
+                (
+                    each["traceId"],
+                    each["spanId"],
+                    each.get("parentSpanId", "").lower(),
+                    json.dumps(attributes(each)),
+                    json.dumps({"service.version": version}),
+                    duration,
+                    "Error" if each["status"] else "Unset",
+                    json.dumps(events),
+                ),
+            )
+        rows = connection.exec_driver_sql(query.replace("%", "%%")).mappings().all()
+    return {row["id"][-1]: dict(row) for row in rows}
+
+
 @pytest.fixture
 def load(loader):
     """Loads requests, a line each, and returns what is stored."""
@@ -72,17 +106,15 @@ def tokens(loader):
 
 def test_an_invocation_is_a_log_with_its_time_latency_error_user_model_and_version(load, loader):
     exception = {"name": "exception", "attributes": [{"key": "exception.type", "value": {"stringValue": "ValueError"}}]}
-    load(
-        request(
-            # The request around the agent knows the user, and the call below it the model.
-            span(1, user__id="u1"),
-            agent(2, 1, ms=1234.5, gen_ai__conversation__id="c1"),
-            call(3, 2, 5, gen_ai__request__model="m", gen_ai__response__model="m-2"),
-            agent(4, ms=0.4999, failed=True, error__type="timeout", gen_ai__agent__version="7"),
-            agent(5, failed=True, events=[exception]),
-            version="1.4",
-        )
-    )
+    spans = [
+        # The request around the agent knows the user, and the call below it the model.
+        span(1, user__id="u1"),
+        agent(2, 1, ms=1234.5, gen_ai__conversation__id="c1"),
+        call(3, 2, 5, gen_ai__request__model="m", gen_ai__response__model="m-2"),
+        agent(4, ms=0.4999, failed=True, error__type="timeout", gen_ai__agent__version="7"),
+        agent(5, failed=True, events=[exception]),
+    ]
+    load(request(*spans, version="1.4"))
     at = datetime(2025, 11, 20, tzinfo=UTC)
     stored = {json.loads(row[-1])["span_id"][-1]: row for row in loader.stored()}
     assert stored["2"][:-1] == ("a", at, "success", 1235, 15, None, None)
@@ -97,6 +129,14 @@ def test_an_invocation_is_a_log_with_its_time_latency_error_user_model_and_versi
         "span_id": "0000000000000002",
     }
     assert json.loads(stored["4"][-1])["version"] == "7"
+    # The same spans in a table.
+    for number, row in in_postgres(loader, spans, "1.4").items():
+        agent_id, at, *figures = stored[number][:5]
+        expected = dict(zip(("agent_id", "status", "latency_ms", "token_count"), (agent_id, *figures), strict=True))
+        expected |= dict.fromkeys(("user_id", "model", "conversation_id")) | json.loads(stored[number][-1])
+        expected |= {"id": f"{TRACE}-{expected.pop('span_id')}", "error_type": stored[number][6]}
+        assert row.pop("timestamp").replace(tzinfo=UTC) == at
+        assert row | {"trace_id": expected["trace_id"]} == expected
 
 
 @pytest.mark.parametrize(
@@ -128,6 +168,7 @@ def test_an_invocation_is_a_log_with_its_time_latency_error_user_model_and_versi
 def test_each_token_counts_once_for_the_nearest_agent(load, loader, spans, expected):
     load(*map(request, reversed(spans)))
     assert tokens(loader) == expected
+    assert {row["agent_id"]: row["token_count"] for row in in_postgres(loader, spans).values()} == expected
 
 
 def test_different_models_are_a_list(load, loader):

@@ -33,7 +33,7 @@ def test_one_error_names_every_missing_table_and_column_and_every_wrong_type(dat
         "ALTER TABLE agent_registry DROP COLUMN status",
         "ALTER TABLE agent_execution_logs ALTER COLUMN cost_usd TYPE money",
         "ALTER TABLE agent_execution_logs ALTER COLUMN latency_ms TYPE interval USING NULL",
-        "ALTER TABLE agent_execution_logs DROP COLUMN metadata",
+        "ALTER TABLE agent_execution_logs DROP COLUMN status",
     )
     for part in (
         "role postgres, search_path {public}",
@@ -44,11 +44,30 @@ def test_one_error_names_every_missing_table_and_column_and_every_wrong_type(dat
             "column agent_execution_logs.latency_ms has type interval, accepted: smallint, integer, bigint, numeric, "
             "double precision, real"
         ),
-        "column agent_execution_logs.metadata is missing",
+        "column agent_execution_logs.status is missing",
         "have them created, changed or granted there",
     ):
         assert part in message
     assert "token_count" not in message
+
+
+def test_optional_columns_may_be_missing_and_their_figures_are_named(database: Database) -> None:
+    drop = "ALTER TABLE agent_execution_logs DROP cost_usd, DROP metadata"
+    (warning,) = check(database, drop).warnings
+    assert warning == (
+        "agent_execution_logs does not have cost_usd, user_id, human_intervention, so these are unknown, also where "
+        "they say 0: total_cost_usd, avg_cost_per_execution, cost_per_unassisted_success, unique_users, "
+        "human_interventions, human_intervention_rate."
+    )
+    add = "ALTER TABLE agent_execution_logs ADD user_id bigint, ADD human_intervention boolean"
+    (warning,) = check(database, drop, add).warnings
+    assert "does not have cost_usd, so" in warning
+    # Beside metadata, such a column is the platform's own business.
+    odd = "ALTER TABLE agent_execution_logs ADD user_id money"
+    assert check(database, odd).warnings == ()
+    assert "column agent_execution_logs.user_id has type money" in problems(database, drop, odd)
+    (warning,) = check(database, "ALTER TABLE agent_execution_logs DROP error_type").warnings
+    assert warning == "agent_execution_logs does not have error_type, it is NULL."
 
 
 def test_a_database_without_any_table_is_told_of_all_three(bare_database_url: str) -> None:

@@ -226,11 +226,11 @@ def test_when_the_database_is_away_it_asks_for_yesterday_alone_and_says_so(
 
 
 def test_a_database_that_is_not_as_agreed_fails_the_tick(nights: Nights) -> None:
-    execute(nights.database, "ALTER TABLE agent_execution_logs DROP COLUMN cost_usd")
+    execute(nights.database, "ALTER TABLE agent_execution_logs DROP COLUMN status")
     with pytest.raises(dg.DagsterError) as caught:
         nights.schedule(TONIGHT)
     assert isinstance(caught.value.__cause__, ContractError)
-    assert "column agent_execution_logs.cost_usd is missing" in str(caught.value.__cause__)
+    assert "column agent_execution_logs.status is missing" in str(caught.value.__cause__)
 
 
 def test_days_of_an_older_definition_are_reported_and_renewed_only_on_request(

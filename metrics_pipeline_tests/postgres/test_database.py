@@ -48,6 +48,28 @@ PINNED = ("UTC", "ISO, YMD", "postgres", "on", "hex", "1", "off", "off", "on", "
 PINNED += ("read committed", "30min")
 
 
+def test_the_schema_of_the_url_is_that_of_every_transaction_and_of_no_session(
+    database: Database, database_url: str
+) -> None:
+    with database.begin() as connection:
+        connection.execute(text("CREATE SCHEMA own"))
+        connection.execute(text("CREATE TABLE own.place AS SELECT 'own' AS name"))
+    mine = Database(DatabaseUrl.parse(f"{database_url}&schema=own"))
+    place = text("SELECT name FROM place")
+    for connect in (mine.connect, mine.begin, mine.snapshot, mine.within(9, lock_seconds=9).connect):
+        with connect() as connection:
+            assert connection.scalar(place) == "own"
+            # A pooler passes the settings of a session on to other clients, but none of a transaction.
+            connection.rollback()
+            driver = connection.connection.driver_connection
+            driver.autocommit = True
+            assert driver.execute("SHOW search_path").fetchone() == ('"$user", public',)
+            driver.autocommit = False
+    reading = mine.for_reading(connections=1, statement_timeout_seconds=9)
+    assert tuple(reading.read_row(place, {})) == ("own",)
+    reading.engine.dispose()
+
+
 def session(database: Database) -> tuple[str, ...]:
     with database.engine.connect() as connection:
         # Were the time zone set inside the first transaction, this would lose it.

@@ -128,7 +128,18 @@ def test_an_unusable_url_is_refused_without_repeating_any_of_it(url: str, remedy
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
-@pytest.mark.parametrize("name", ["schema", "pgbouncer", "ssl"])
+def test_the_schema_of_a_url_of_prismas_is_understood_and_its_pool_is_its_own() -> None:
+    given = "postgresql://u@h/m?schema=my%20logs&pgbouncer=true&connection_limit=9&sslmode=require&pool_timeout=20"
+    url = DatabaseUrl.parse(given)
+    assert (url.schema, url.parameters["sslmode"], url.parameters["dbname"]) == ("my logs", "require", "m")
+    assert url.environment()["PGOPTIONS"] == '-csearch_path="my\\ logs"'
+    assert url.without_secrets().endswith("&options=-csearch_path%3D%22my%5C%20logs%22")
+    assert DatabaseUrl.parse("postgresql://u@h/m?schema=a").parameters.keys() == url.parameters.keys() - {"sslmode"}
+    # What follows the question mark of a password is not searched.
+    assert DatabaseUrl.parse("postgresql://u:hunter2?schema=x@h/m").schema is None
+
+
+@pytest.mark.parametrize("name", ["currentSchema", "ssl"])
 def test_a_parameter_of_another_client_is_named(name: str) -> None:
     with pytest.raises(SettingsError, match=f"can use. {name} belongs to another client: leave it out. Write it as"):
         DatabaseUrl.parse(f"postgresql://alice:hunter2@h/m?sslmode=require&{name}=x")

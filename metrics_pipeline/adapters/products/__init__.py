@@ -10,11 +10,12 @@ from metrics_pipeline.adapters.products import (
     mlflow,
     n8n,
     openwebui,
+    otel,
     phoenix,
 )
 
 #: By the name that `db adapt` takes.
 PRODUCTS: dict[str, Product] = {
     module.PRODUCT.name: module.PRODUCT
-    for module in (litellm, phoenix, mlflow, dify, n8n, flowise, langfuse2, langgraph, openwebui)
+    for module in (litellm, phoenix, mlflow, dify, n8n, flowise, langfuse2, langgraph, openwebui, otel)
 }

@@ -26,7 +26,7 @@ SELECT id,
        message_tokens + answer_tokens AS token_count,
        CASE WHEN currency = 'USD' THEN total_price END AS cost_usd,
        {first_word("error")} AS error_type,
-       jsonb_build_object('user_id', coalesce(from_end_user_id, from_account_id)) AS metadata
+       coalesce(from_end_user_id, from_account_id) AS user_id
   FROM {installed.table("messages")}
  WHERE workflow_run_id IS NULL{tried}
  UNION ALL
@@ -40,7 +40,7 @@ SELECT r.id, r.app_id, r.created_at,
            AND n.triggered_from = 'workflow-run' AND n.workflow_run_id = r.id
            AND ({installed.json("n.execution_metadata")}) ->> 'currency' = 'USD'),
        {first_word("r.error")},
-       jsonb_build_object('user_id', r.created_by)
+       r.created_by
   FROM {installed.table("workflow_runs")} AS r
  WHERE r.triggered_from <> 'debugging'"""
 

@@ -18,9 +18,8 @@ SELECT e.id,
        {milliseconds('e."updatedDate" - e."createdDate"')} AS latency_ms,
        (SELECT sum((node #>> '{{data,output,usageMetadata,total_tokens}}')::bigint)
           FROM jsonb_array_elements({nodes}) AS node)::integer AS token_count,
-       NULL::numeric AS cost_usd,
        CASE WHEN e.state IN ('ERROR', 'TIMEOUT') THEN lower(e.state) END AS error_type,
-       jsonb_build_object('user_id', e."sessionId") AS metadata
+       e."sessionId" AS user_id
   FROM {installed.table("execution")} AS e"""
 
 
@@ -39,5 +38,5 @@ PRODUCT = Product(
     lacks="cost, users, other error types, human interventions",
     registry=_registry,
     logs=_logs,
-    index=lambda installed: f'{installed.table("execution")} ("createdDate")',
+    indexes=lambda installed: (f'{installed.table("execution")} ("createdDate")',),
 )

@@ -21,7 +21,7 @@ SELECT t.id,
        o.tokens::integer AS token_count,
        round(o.cost, 9) AS cost_usd,
        CASE WHEN o.has_failed THEN 'error' END AS error_type,
-       jsonb_build_object('user_id', t.user_id) AS metadata
+       t.user_id
   FROM {installed.table("traces")} AS t
  CROSS JOIN LATERAL (
            SELECT bool_or(level = 'ERROR') AS has_failed, min(start_time) AS began, max(end_time) AS ended,

@@ -15,10 +15,9 @@ SELECT run_id AS id,
        CASE WHEN status IN ('error', 'timeout') THEN 'failed' ELSE status END AS status,
        CASE WHEN status IN ('success', 'error', 'timeout') THEN {milliseconds("updated_at - created_at")} END
            AS latency_ms,
-       NULL::integer AS token_count,
-       NULL::numeric AS cost_usd,
        CASE status WHEN 'timeout' THEN 'timeout' ELSE {first_word("error_message")} END AS error_type,
-       jsonb_build_object('user_id', user_id, 'human_intervention', status = 'interrupted') AS metadata
+       user_id,
+       status = 'interrupted' AS human_intervention
   FROM {installed.table("runs")}"""
 
 

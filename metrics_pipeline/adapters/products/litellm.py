@@ -21,9 +21,9 @@ SELECT agent_id, agent_name, 'active' FROM {installed.table(_AGENTS)}"""
 
 
 def _logs(installed: Installed) -> str:
-    status = """coalesce(status, metadata ->> 'status', 'success')"""
+    status = "coalesce(status, metadata ->> 'status', 'success')"
     if not installed.has(_LOGS, "status"):
-        status = """coalesce(metadata ->> 'status', 'success')"""
+        status = "coalesce(metadata ->> 'status', 'success')"
     agent = "api_key"
     if installed.has(_LOGS, "agent_id") and installed.has(_AGENTS, "agent_name"):
         agent = "coalesce(nullif(agent_id, ''), api_key)"
@@ -38,9 +38,10 @@ SELECT request_id AS id,
        {latency} AS latency_ms,
        total_tokens AS token_count,
        round(spend::numeric, 9) AS cost_usd,
-       metadata -> 'error_information' ->> 'error_class' AS error_type,
-       jsonb_build_object('user_id', coalesce(nullif(end_user, ''), nullif("user", '')),
-                          'model', nullif(model, ''), 'team', nullif(team_id, '')) AS metadata
+       CASE WHEN {status} = 'failure' THEN metadata -> 'error_information' ->> 'error_class' END AS error_type,
+       coalesce(nullif(end_user, ''), nullif("user", '')) AS user_id,
+       nullif(model, '') AS model,
+       nullif(team_id, '') AS team
   FROM {installed.table(_LOGS)}"""
 
 

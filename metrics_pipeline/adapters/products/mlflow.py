@@ -26,8 +26,7 @@ SELECT i.request_id AS id,
        {integer("i.execution_time_ms")} AS latency_ms,
        (({usage}) ->> 'total_tokens')::integer AS token_count,
        round((({cost}) ->> 'total_cost')::numeric, 9) AS cost_usd,
-       NULL::text AS error_type,
-       jsonb_build_object('user_id', person.value) AS metadata
+       person.value AS user_id
   FROM {installed.table("trace_info")} AS i
   {metadata("usage", "mlflow.trace.tokenUsage")}
   {metadata("cost", "mlflow.trace.cost")}
@@ -50,5 +49,5 @@ PRODUCT = Product(
     lacks="error types, human interventions",
     registry=_registry,
     logs=_logs,
-    index=lambda installed: f"{installed.table('trace_info')} ({_MOMENT})",
+    indexes=lambda installed: (f"{installed.table('trace_info')} ({_MOMENT})",),
 )

@@ -18,12 +18,10 @@ SELECT e.id,
        e."stoppedAt" AS "timestamp",
        CASE WHEN e.status IN ('error', 'crashed') THEN 'failed' ELSE e.status END AS status,
        {milliseconds('e."stoppedAt" - e."startedAt"')} AS latency_ms,
-       NULL::integer AS token_count,
-       NULL::numeric AS cost_usd,
        CASE WHEN e.status IN ('error', 'crashed') THEN e.status END AS error_type,
-       jsonb_build_object('user_id', (SELECT m.value FROM {installed.table("execution_metadata")} AS m
-                                       WHERE m."executionId" = e.id AND m.key = 'user_id'),
-                          'mode', e.mode) AS metadata
+       (SELECT m.value FROM {installed.table("execution_metadata")} AS m
+         WHERE m."executionId" = e.id AND m.key = 'user_id') AS user_id,
+       e.mode
   FROM {installed.table("execution_entity")} AS e
  WHERE e.mode <> 'manual'"""
 

@@ -21,9 +21,8 @@ SELECT id,
        {integer("(updated_at - created_at) * 1000")} AS latency_ms,
        coalesce((usage ->> 'input_tokens')::integer, (usage ->> 'prompt_tokens')::integer, 0)
            + coalesce((usage ->> 'output_tokens')::integer, (usage ->> 'completion_tokens')::integer, 0) AS token_count,
-       NULL::numeric AS cost_usd,
        CASE WHEN error::text <> 'null' THEN 'error' END AS error_type,
-       jsonb_build_object('user_id', user_id) AS metadata
+       user_id
   FROM {installed.table("chat_message")}
  WHERE role = 'assistant'"""
 
@@ -43,5 +42,5 @@ PRODUCT = Product(
     lacks="cost, error types, human interventions; answers of models that are not in the workspace are skipped",
     registry=_registry,
     logs=_logs,
-    index=lambda installed: f"{installed.table('chat_message')} ({_MOMENT})",
+    indexes=lambda installed: (f"{installed.table('chat_message')} ({_MOMENT})",),
 )

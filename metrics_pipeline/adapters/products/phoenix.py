@@ -17,9 +17,9 @@ SELECT s.id,
        s.cumulative_llm_token_count_prompt + s.cumulative_llm_token_count_completion AS token_count,
        round((SELECT sum(c.total_cost::numeric) FROM {installed.table("span_costs")} AS c
                WHERE c.trace_rowid = t.id), 9) AS cost_usd,
-       jsonb_path_query_first(s.events, '$[*] ? (@.name == "exception").attributes.exception.type') #>> '{{}}'
-           AS error_type,
-       jsonb_build_object('user_id', s.attributes #>> '{{user,id}}') AS metadata
+       CASE WHEN s.status_code = 'ERROR' THEN jsonb_path_query_first(
+           s.events, '$[*] ? (@.name == "exception").attributes.exception.type') #>> '{{}}' END AS error_type,
+       s.attributes #>> '{{user,id}}' AS user_id
   FROM {installed.table("spans")} AS s
   JOIN {installed.table("traces")} AS t ON t.id = s.trace_rowid
  WHERE s.parent_id IS NULL"""

@@ -27,6 +27,7 @@ from metrics_pipeline.api.parameters import Parameters, understood
 from metrics_pipeline.api.problems import problems
 from metrics_pipeline.errors import PermanentError, PipelineError
 from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
+from metrics_pipeline.pipeline.opening import unlogged
 from metrics_pipeline.postgres.upgrading import require_current
 from metrics_pipeline.store.answers.windows import window_version
 from metrics_pipeline.store.ledger import newest_stored_day
@@ -145,6 +146,7 @@ def info(context: ApiContext) -> Info:
         newest = newest_stored_day(snapshot)
         version = window_version(snapshot, date.min, date.max)
         dimensions = stored_dimensions(snapshot)
+        unknown = unlogged(snapshot, settings)
     return Info(
         version=__version__,
         definition_version=DEFINITION_VERSION,
@@ -154,6 +156,7 @@ def info(context: ApiContext) -> Info:
         newest_stored_day=newest,
         stored_version=version,
         dimensions=dimensions,
+        unlogged=unknown,
         lookback_days=settings.lookback_days,
         dagster_url=settings.dagster_webserver_url,
         **asdict(settings.retention),

@@ -1,6 +1,6 @@
 // One agent over a period: every metric by day, how its latencies are distributed, and the values that were replaced.
 
-import { address, get } from "./api.js";
+import { address, get, isLogged } from "./api.js";
 import { breakdown } from "./breakdown.js";
 import { dayChart, heatMap, linear, logarithmic } from "./charts.js";
 import { h } from "./dom.js";
@@ -58,6 +58,7 @@ export async function agent(main, query, info) {
     stored[index] ? (stored[index].total_executions === 0 ? "no executions" : say(stored[index])) : "not stored";
   const columns = (...names) => Object.fromEntries(names.map((name) => [name, (index) => raw(name)[index]]));
   const bars = (title, unit, name, write, axis = short) =>
+    isLogged(name) &&
     dayChart({
       ...shared,
       title,

@@ -29,6 +29,21 @@ export function storedDaysAre(version) {
   for (const [url, known] of answered) if (known !== version) answered.delete(url);
 }
 
+let unlogged = [];
+
+/** The figures that the logs say nothing about: a 0 of them is unknown, not free, so answers have null. */
+export function unloggedAre(names) {
+  unlogged = names;
+}
+
+export const isLogged = (name) => !unlogged.includes(name);
+
+const withoutUnlogged = (row) => {
+  for (const part of [row, row.previous, row.change])
+    for (const name of unlogged) if (part && name in part) part[name] = null;
+  return row;
+};
+
 /** The relative address of a question; parameters without a value are left out. */
 export function address(path, parameters = {}) {
   const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined);
@@ -75,7 +90,7 @@ export async function get(path, parameters) {
     const response = await askOrKnow(path, url);
     const answer = await response.json();
     if (!Array.isArray(answer)) return answer;
-    rows = rows ? [...rows, ...answer] : answer;
+    rows = [...(rows ?? []), ...answer.map(withoutUnlogged)];
     const next = /<([^>]*)>; rel="next"/.exec(response.headers.get("Link"))?.[1];
     url = next && `api/v1/${path}${next}`;
   }

@@ -1,6 +1,6 @@
 // All agents over a period: totals, a table that can be sorted and searched, cost and executions by day, error types.
 
-import { address, get, Problem } from "./api.js";
+import { address, get, isLogged, Problem } from "./api.js";
 import { dayChart, linear, sparkline, swatch, underChart } from "./charts.js";
 import { h, s } from "./dom.js";
 import { instant, money, moneyAxis, moneyChange, percent, pointsChange, short, sum, whole } from "./format.js";
@@ -233,7 +233,7 @@ export async function fleet(main, query, info) {
   sparkOf = (id) => sparkline(days, series.get(id));
   table.show();
   charts.replaceChildren(
-    costChart(rows, series, drawnPeriod, window),
+    isLogged("total_cost_usd") ? costChart(rows, series, drawnPeriod, window) : "",
     executionsChart(rows, series, drawnPeriod, window),
     errorTable(errors, total.failed_executions, csv("errors.csv", { group_by: "error_type", ...window })),
   );

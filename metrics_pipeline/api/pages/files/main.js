@@ -1,6 +1,6 @@
 // Chooses the view that the URL names, and asks for a token if the API does.
 
-import { areCopiesOld, get, Problem, storedDaysAre, token } from "./api.js";
+import { areCopiesOld, get, Problem, storedDaysAre, token, unloggedAre } from "./api.js";
 import { h } from "./dom.js";
 import { fleet } from "./fleet.js";
 import { day } from "./format.js";
@@ -41,6 +41,7 @@ async function show() {
   try {
     const [view, info] = await Promise.all([viewOf(), get("info")]);
     storedDaysAre(`${info.version} ${info.stored_version}`);
+    unloggedAre(info.unlogged);
     document.querySelector("#pipeline").replaceChildren(
       `Days of ${info.time_zone}. Newest aggregated: ${info.newest_stored_day ? day(info.newest_stored_day) : "none"}. `,
       token.get()

@@ -1,5 +1,6 @@
 // What the views share: the period, figures with their change, notices about days, runs.
 
+import { isLogged } from "./api.js";
 import { h } from "./dom.js";
 import {
   addDays,
@@ -73,8 +74,14 @@ export const periodNote = (period, info) =>
   h(
     "p",
     { class: "note" },
-    `${range(period)} (${period.length} ${period.length === 1 ? "day" : "days"}, ${info.time_zone}). Changes (+, −) are against ${range(period.before)}. Today is not over and is in no number.`,
+    `${range(period)} (${period.length} ${period.length === 1 ? "day" : "days"}, ${info.time_zone}). Changes (+, −) are against ${range(period.before)}. Today is not over and is in no number.${unloggedNote()}`,
   );
+
+/** Which figures are unknown because the logs do not have their column. */
+function unloggedNote() {
+  const labels = Object.keys(FIGURES).filter((name) => !isLogged(name));
+  return labels.length ? ` Not logged, so unknown: ${labels.map((name) => FIGURES[name].label).join(", ")}.` : "";
+}
 
 /** A number: what people read, and every digit of the API for the pointer and for programs. */
 export const value = (raw, text, title = exact(raw)) => h("data", { value: raw ?? "", title }, text);

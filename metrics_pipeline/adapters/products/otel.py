@@ -1,0 +1,113 @@
+"""Spans of OpenTelemetry in the Collector's table otel_traces: the same logs as of a file of traces."""
+
+from metrics_pipeline.adapters.product import Installed, Product, integer
+from metrics_pipeline.logs import span_attributes as names
+
+_TABLE = "otel_traces"
+_STATUS_ERROR = "('Error', 'ERROR', 'STATUS_CODE_ERROR', '2')"
+
+
+def _first(attributes: str, *keys: str) -> str:
+    found = [f"nullif({attributes} ->> '{key}', '')" for key in keys]
+    return f"coalesce({', '.join(found)})" if len(found) > 1 else found[0]
+
+
+def _attribute(span: str, *keys: str) -> str:
+    return _first(f'{span}."SpanAttributes"', *keys)
+
+
+def _is_invocation(prefix: str = "") -> str:
+    return f"""({prefix}"SpanAttributes" ->> '{names.OPERATION}') IN {names.INVOCATIONS}"""
+
+
+def _tokens(span: str) -> str:
+    read, written = (f"{_attribute(span, *keys)}::bigint" for keys in (names.INPUT_TOKENS, names.OUTPUT_TOKENS))
+    return f"coalesce({read} + {written}, {read}, {written})"
+
+
+def _of_calls(installed: Installed, value: str) -> str:
+    """The aggregate `value` over the calls whose tokens count for the invocation s.
+
+    They report tokens, no span below them does, and no other invocation is between.
+    """
+    return f"""(
+           WITH RECURSIVE below AS (
+               SELECT ARRAY[s."SpanId"] AS path, true AS is_own, {_tokens("s")} AS tokens,
+                      {_attribute("s", *names.MODEL)} AS model
+                UNION
+               SELECT below.path || c."SpanId", below.is_own AND {_is_invocation("c.")} IS NOT TRUE, {_tokens("c")},
+                      {_attribute("c", *names.MODEL)}
+                 FROM below
+                 JOIN {installed.table(_TABLE)} AS c
+                   ON c."TraceId" = s."TraceId" AND c."ParentSpanId" = below.path[cardinality(below.path)]
+                WHERE c."SpanId" <> ALL (below.path)
+           )
+           SELECT {value}
+             FROM below
+            WHERE is_own AND tokens IS NOT NULL
+              AND NOT EXISTS (SELECT FROM below AS deeper
+                               WHERE deeper.tokens IS NOT NULL AND cardinality(deeper.path) > cardinality(below.path)
+                                 AND deeper.path[cardinality(below.path)] = below.path[cardinality(below.path)]))"""
+
+
+def _user(installed: Installed) -> str:
+    """The user of the nearest span that has one: often that of the request around the agent."""
+    return f"""(
+           WITH RECURSIVE above AS (
+               SELECT ARRAY[s."SpanId"] AS path, s."ParentSpanId" AS parent, {_attribute("s", *names.USER)} AS user_id
+                UNION
+               SELECT above.path || p."SpanId", p."ParentSpanId", {_attribute("p", *names.USER)}
+                 FROM above
+                 JOIN {installed.table(_TABLE)} AS p ON p."TraceId" = s."TraceId" AND p."SpanId" = above.parent
+                WHERE above.user_id IS NULL AND p."SpanId" <> ALL (above.path)
+           )
+           SELECT user_id FROM above WHERE user_id IS NOT NULL LIMIT 1)"""
+
+
+def _registry(installed: Installed) -> str:
+    agent = _attribute("s", *names.AGENT)
+    return f"""\
+SELECT DISTINCT {agent} AS id, {agent} AS name, 'active'::text AS status
+  FROM {installed.table(_TABLE)} AS s
+ WHERE {_is_invocation("s.")}"""
+
+
+def _logs(installed: Installed) -> str:
+    exception = f"""'$[*] ? (@.name == "exception").attributes."{names.EXCEPTION_TYPE}"'"""
+    version = f"""s."ResourceAttributes" ->> '{names.SERVICE_VERSION}'"""
+    return f"""\
+SELECT s."TraceId" || '-' || s."SpanId" AS id,
+       {_attribute("s", *names.AGENT)} AS agent_id,
+       s."Timestamp" AS "timestamp",
+       CASE WHEN s."StatusCode" IN {_STATUS_ERROR} THEN 'failed' ELSE 'success' END AS status,
+       CASE WHEN s."Duration" >= 0 THEN {integer('round(s."Duration" / 1000000.0)')} END AS latency_ms,
+       {_of_calls(installed, "sum(tokens)::bigint")} AS token_count,
+       coalesce({_attribute("s", names.ERROR_TYPE)},
+                jsonb_path_query_first(s."Events", {exception}) #>> '{{}}') AS error_type,
+       {_user(installed)} AS user_id,
+       {_of_calls(installed, "string_agg(DISTINCT model, ', ')")} AS model,
+       coalesce({_attribute("s", names.AGENT_VERSION)}, {version}) AS version,
+       {_attribute("s", names.CONVERSATION)} AS conversation_id
+  FROM {installed.table(_TABLE)} AS s
+ WHERE {_is_invocation("s.")}"""
+
+
+PRODUCT = Product(
+    name="otel",
+    title="OpenTelemetry's spans in PostgreSQL",
+    required={
+        _TABLE: ("Timestamp TraceId SpanId ParentSpanId SpanAttributes ResourceAttributes Duration StatusCode Events")
+    },
+    agent="the agent's or the workflow's name, otherwise the agent's id",
+    execution="a span of the operation invoke_agent or invoke_workflow",
+    failure="the span's status is an error; the error type is error.type, otherwise the type of its first exception",
+    user="user.id or enduser.id of the span, otherwise of the nearest span around it",
+    cost="not logged",
+    lacks="cost, human interventions; an agent without any span is not known",
+    registry=_registry,
+    logs=_logs,
+    indexes=lambda installed: (
+        f'{installed.table(_TABLE)} ("Timestamp") WHERE {_is_invocation()}',
+        f'{installed.table(_TABLE)} ("TraceId")',
+    ),
+)
