@@ -101,7 +101,8 @@ objects AS (
        AND used.refclassid = 'pg_class'::regclass
       JOIN pg_class AS sequence ON sequence.oid = used.refobjid AND sequence.relkind = 'S'
 )
-SELECT name, kind, quote_ident(nspname) AS schema, format('%I.%I', nspname, relname) AS identifier
+SELECT name, kind, relkind NOT IN ('v', 'm', 'f') AS is_table, quote_ident(nspname) AS schema,
+       format('%I.%I', nspname, relname) AS identifier
   FROM objects
   JOIN pg_class ON pg_class.oid = id
   JOIN pg_namespace ON pg_namespace.oid = relnamespace
@@ -110,7 +111,8 @@ SELECT name, kind, quote_ident(nspname) AS schema, format('%I.%I', nspname, reln
 _MISSING = text("""
 SELECT wanted.name, wanted.privilege, current_user::text AS role
   FROM unnest(CAST(:tables AS text[]), CAST(:privileges AS text[])) WITH ORDINALITY AS wanted(name, privilege, position)
- WHERE NOT has_table_privilege(to_regclass(name), privilege)
+  JOIN pg_class ON oid = to_regclass(name)
+ WHERE NOT has_table_privilege(oid, privilege) AND (privilege = 'SELECT' OR relkind NOT IN ('v', 'm', 'f'))
  ORDER BY position""")
 
 # NAMEDATALEN - 1: PostgreSQL truncates a longer name, and would grant to another role.
@@ -143,7 +145,9 @@ def grant_statements(connection: Connection, roles: Mapping[Purpose, str]) -> li
                 if found.name != table:
                     continue
                 if found.kind == "table":
-                    granted[f"{', '.join(privileges)} ON TABLE"].append(found.identifier)
+                    # Through many a view, DELETE would reach the rows of the table behind it.
+                    given = privileges if found.is_table else _READ
+                    granted[f"{', '.join(given)} ON TABLE"].append(found.identifier)
                     schemas.add(found.schema)
                 elif found.kind == "sequence" and "INSERT" in privileges:
                     granted["USAGE ON SEQUENCE"].append(found.identifier)

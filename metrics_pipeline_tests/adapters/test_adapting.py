@@ -142,9 +142,14 @@ def test_what_the_product_deletes_leaves_its_day_shrunk_until_it_is_sealed_and_r
     upgrade(database)
     aggregate(database, day_window(day, "UTC"))
     stored = query(database, "TABLE agent_performance_metrics")
-    # Of such a view PostgreSQL would delete the table's rows, for a role that may.
-    report = prune(Database(DatabaseUrl.parse(f"{adapted.url}&schema=kept")), "2026-02-01T03:30:00+00:00")
+    # Of such a view PostgreSQL would delete the table's rows, for a role that may. No role needs to.
+    url = f"{adapted.url}&schema=kept"
+    report = prune(Database(DatabaseUrl.parse(url)), "2026-02-01T03:30:00+00:00")
     assert (report.pruned_logs, [each.logs for each in report.held_back]) == ({}, [3])
+    granted = CliRunner().invoke(app, ["db", "grants", "--retention", "r"], env={"METRICS_DATABASE_URL": url}).output
+    assert "GRANT SELECT ON TABLE kept.agent_execution_logs" in granted
+    checked = CliRunner().invoke(app, ["db", "check"], env={"METRICS_DATABASE_URL": adapted.role.url})
+    assert "Ready for retention" in checked.output
     with psycopg.connect(adapted.url) as connection:
         connection.execute("""DELETE FROM "its openwebui".chat_message WHERE id = 'c1'""")
     [verdict] = judged(database, day)
