@@ -64,3 +64,5 @@ TABLES_LOCK = int.from_bytes(b"metrics", "big")
 API_RUNS_LOCK = int.from_bytes(b"api runs", "big")
 #: One transaction at a time writes a day. The class of a lock with two keys; the second is the day's ordinal.
 DAY_LOCK_CLASS = int.from_bytes(b"metr", "big")
+#: One transaction at a time computes alerts. It takes this lock last, so that it cannot deadlock.
+ALERTS_LOCK = int.from_bytes(b"alerts", "big")
