@@ -22,6 +22,7 @@ class Purpose(StrEnum):
     RETENTION = "retention"
     READER = "reader"
     OPERATOR = "operator"
+    ALERTS = "alerts"
 
 
 _READ = ("SELECT",)
@@ -101,6 +102,8 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
         **_FEED,
         VERSION_TABLE: _READ,
     },
+    # Beside those of the pipeline, for METRICS_ALERTS_TO.
+    Purpose.ALERTS: {ALERTS_TABLE: _WRITE, VERSION_TABLE: _READ},
 }
 
 # Each table, and what its privileges do not cover: an adopted table may have a serial column, whose default every
