@@ -53,7 +53,7 @@ def web_server() -> Iterator[Inbox]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             code = inbox.code
-            inbox.take(json.loads(body) | {"path": self.path})
+            inbox.take(json.loads(body) | {"path": self.path, "code": code})
             self.send_response(code)
             if code == 302:
                 self.send_header("Location", f"http://127.0.0.1:{inbox.port}/elsewhere")
@@ -61,7 +61,7 @@ def web_server() -> Iterator[Inbox]:
             self.end_headers()
 
         def do_GET(self) -> None:
-            inbox.take({"path": self.path})
+            inbox.take({"path": self.path, "code": 404})
             self.send_error(404)
 
         def log_message(self, *_: object) -> None:

@@ -55,8 +55,12 @@ _DELIVERED = text("""
 UPDATE metric_alert_deliveries SET delivered_at = :now, error = NULL
  WHERE receiver = :receiver AND transition_id = ANY(:transitions) AND delivered_at IS NULL""")
 
-_FAILED = text("""
-UPDATE metric_alert_deliveries SET not_before = :not_before, error = :error
+# A refusal says nothing about an earlier attempt whose answer was lost.
+_FAILED = text(f"""
+UPDATE metric_alert_deliveries
+   SET not_before = :not_before,
+       error = CASE WHEN transition_id = ANY(:lost) AND NOT starts_with(:error, '{ANSWER_LOST}')
+                    THEN '{ANSWER_LOST} once. ' ELSE '' END || :error
  WHERE receiver = :receiver AND transition_id = ANY(:transitions) AND delivered_at IS NULL""")
 
 
@@ -109,7 +113,13 @@ def failed(connection: Connection, receiver: str, told: Sequence[Due], error: st
     """Notes why the receiver was not told, and returns when it is to be tried again: after 1 minute, 2, 4, up to 60."""
     attempts = max(due.attempts for due in told)
     again: datetime = now + min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(attempts - 1, 10))
-    values = {"receiver": receiver, "transitions": _ids(told), "error": error, "not_before": again}
+    values = {
+        "receiver": receiver,
+        "transitions": _ids(told),
+        "lost": _ids([due for due in told if due.may_repeat]),
+        "error": error,
+        "not_before": again,
+    }
     connection.execute(_FAILED, values)
     return again
 

@@ -193,9 +193,15 @@ def test_a_message_whose_sender_was_killed_is_sent_again_and_says_that_it_may_be
         assert len(claim(connection, settings.notify[0].id, NOW)) == 1
     # Nobody else sends it as long as its sender may still live.
     assert told(database, settings, NOW + MINUTE) == []
+    webhook.code = 503
     (outcome,) = told(database, settings, NOW + 2 * MINUTE)
+    assert query(database, "SELECT error FROM metric_alert_deliveries") == [
+        ("Its answer was lost once. It refused the message with the code 503.",)
+    ]
+    webhook.code = 200
+    (outcome,) = told(database, settings, NOW + 5 * MINUTE)
     assert outcome.error is None
-    assert webhook.messages[0]["message"].endswith(
+    assert webhook.messages[1]["message"].endswith(
         "This may repeat a message that you have, because your answer to it was lost."
     )
 
