@@ -18,6 +18,7 @@ from metrics_pipeline.orchestration.jobs import (
     build_data_retention_job,
 )
 from metrics_pipeline.orchestration.links import with_links
+from metrics_pipeline.orchestration.notifications import build_notifications_sensor
 from metrics_pipeline.orchestration.overview import build_overview_asset
 from metrics_pipeline.orchestration.partitions import build_daily_partitions
 from metrics_pipeline.orchestration.resources import build_database_resource
@@ -29,7 +30,7 @@ from metrics_pipeline.orchestration.schedules import (
 )
 from metrics_pipeline.orchestration.sensors import build_checks_sensors, build_late_logs_sensor
 from metrics_pipeline.orchestration.upstream import upstream_assets
-from metrics_pipeline.settings import Settings
+from metrics_pipeline.settings import Receiver, Settings
 
 
 class SettingsOverrides(TypedDict, total=False):
@@ -47,6 +48,8 @@ class SettingsOverrides(TypedDict, total=False):
     retention: RetentionPolicy
     owners: tuple[str, ...]
     dimensions: tuple[Dimension, ...]
+    notify: tuple[Receiver, ...]
+    alerts_to: str | None
     api_url: str | None
     source_url: str | None
 
@@ -76,7 +79,11 @@ def build_defs(**overrides: Unpack[SettingsOverrides]) -> dg.Definitions:
         ),
         asset_checks=checks,
         jobs=[job, checks_job, retention_job],
-        sensors=[build_late_logs_sensor(job, settings), *build_checks_sensors(checks_job)],
+        sensors=[
+            build_late_logs_sensor(job, settings),
+            *build_checks_sensors(checks_job),
+            build_notifications_sensor(settings),
+        ],
         schedules=[
             build_daily_metrics_schedule(job, settings),
             build_daily_checks_schedule(checks_job, settings),

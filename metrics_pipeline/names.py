@@ -25,6 +25,7 @@ DAILY_METRICS_SCHEDULE = "daily_metrics_schedule"
 DAILY_CHECKS_SCHEDULE = "daily_checks_schedule"
 DATA_RETENTION_SCHEDULE = "data_retention_schedule"
 LATE_LOGS_SENSOR = "late_logs_sensor"
+NOTIFICATIONS_SENSOR = "notifications_sensor"
 CHECKS_AFTER_FAILURE_SENSOR = "checks_after_failure_sensor"
 CHECKS_AFTER_CANCELLATION_SENSOR = "checks_after_cancellation_sensor"
 
@@ -39,6 +40,7 @@ PARTITION_TAG = "dagster/partition"
 PARTITION_RANGE_START_TAG = "dagster/asset_partition_range_start"
 PARTITION_RANGE_END_TAG = "dagster/asset_partition_range_end"
 BACKFILL_TAG = "dagster/backfill"
+WILL_RETRY_TAG = "dagster/will_retry"
 
 #: The reason of a run, set by its starter if Dagster's own tags do not show it.
 REASON_TAG = "reason"
@@ -64,3 +66,5 @@ TABLES_LOCK = int.from_bytes(b"metrics", "big")
 API_RUNS_LOCK = int.from_bytes(b"api runs", "big")
 #: One transaction at a time writes a day. The class of a lock with two keys; the second is the day's ordinal.
 DAY_LOCK_CLASS = int.from_bytes(b"metr", "big")
+#: One transaction at a time computes alerts. It takes this lock last, so that it cannot deadlock.
+ALERTS_LOCK = int.from_bytes(b"alerts", "big")

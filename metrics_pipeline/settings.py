@@ -22,6 +22,7 @@ from metrics_pipeline.metrics.dimensions import MAX_DIMENSIONS, Dimension, parse
 from metrics_pipeline.metrics.distributions import UserKey
 from metrics_pipeline.metrics.retention import MAX_DAYS, NEVER, RetentionPolicy
 from metrics_pipeline.metrics.upstream import LOG_COLUMNS, METADATA_KEYS
+from metrics_pipeline.names import ALERTS_TABLE
 
 _MAX_LOOKBACK_DAYS = 366
 # Dagster counts the days one by one, and at the calendar's ends a day has no neighbour.
@@ -41,6 +42,9 @@ _TOKEN_ENTRY = re.compile(
     r"(?P<name>[\w.-]{1,64}):(?P<role>read|trigger):(?P<token>[A-Za-z0-9._~+/-]{32,}=*)", re.ASCII
 )
 
+
+#: Only what apprise, which takes a second to import, cannot read either. It judges the rest when it sends.
+_RECEIVER_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 
 _MIN_KEY_CHARACTERS = 32
 
@@ -238,6 +242,33 @@ def _tokens(text: str) -> tuple[ApiToken, ...]:
     return tuple(tokens.values())
 
 
+@dataclass(frozen=True)
+class Receiver:
+    """Somebody who is told of alerts.
+
+    url: for the library apprise; it holds tokens and passwords. id: what tables and messages call the receiver.
+    """
+
+    url: str = field(repr=False)
+    id: str
+
+
+def _receivers(text: str) -> tuple[Receiver, ...]:
+    # As for the tokens, the messages quote nothing.
+    receivers: dict[str, Receiver] = {}
+    for number, url in enumerate(text.split(), start=1):
+        if not _RECEIVER_URL.fullmatch(url):
+            raise ValueError(f"cannot be read in entry {number}")
+        receivers[url] = Receiver(url, hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:12])
+    return tuple(receivers.values())
+
+
+def _alerts_to(text: str) -> str:
+    if text != ALERTS_TABLE:
+        raise ValueError("which is not a table that alerts can be written to")
+    return text
+
+
 _RETENTION = {
     limit.name: Variable(
         retention_variable(limit.name),
@@ -350,6 +381,21 @@ class Settings:
         _owners,
         default=(),
     )
+    notify: tuple[Receiver, ...] = _variable(
+        "METRICS_NOTIFY",
+        "Who is told of alerts: Slack, Teams, e-mail, PagerDuty, webhooks and others. Unset: nobody.",
+        "URLs of the library apprise, separated by white space, such as mailtos://user:password@mail.example?to=ops@a.example",
+        _receivers,
+        default=(),
+        is_secret=True,
+    )
+    alerts_to: str | None = _variable(
+        "METRICS_ALERTS_TO",
+        "The table of the platform into which alerts of agents are also written, as rows of an alert_type of our own. "
+        "Unset: none.",
+        ALERTS_TABLE,
+        _alerts_to,
+    )
     dagster_home: Path | None = _variable(
         "DAGSTER_HOME",
         "A Dagster instance of your own. Unset: one under METRICS_PIPELINE_HOME.",
@@ -404,7 +450,8 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
-        """Reads the variables; an empty one counts as unset, except a database's URL, the API's tokens, the users' key.
+        """Reads the variables; an empty one counts as unset, except a database's URL, the API's tokens, the users' key
+        and the receivers.
 
         Raises SettingsError, which names each variable that cannot be used, its value if that is not secret, and what
         would be accepted.
@@ -421,6 +468,7 @@ class Settings:
                 VARIABLES["api_database_url"],
                 VARIABLES["api_tokens"],
                 VARIABLES["user_key"],
+                VARIABLES["notify"],
             )
             if environment.get(variable.name) == ""
         ]

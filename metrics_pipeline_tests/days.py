@@ -98,6 +98,9 @@ def empty(database: Database) -> None:
         "DELETE FROM agent_registry",
         "DELETE FROM agent_execution_logs",
         "DELETE FROM metric_day_verifications",
+        "DELETE FROM metric_alerts",
+        "DELETE FROM metric_alert_transitions",
+        "DELETE FROM metric_alert_deliveries",
         *map("DELETE FROM {}".format, WRITTEN),
     )
 

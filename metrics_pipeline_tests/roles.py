@@ -33,7 +33,7 @@ class Role:
 @pytest.fixture
 def roles(server_uri: str, database: Database, database_url: str) -> Iterator[dict[str, Role]]:
     """One role per purpose, with only the privileges that the printed statements gave it through psql."""
-    purposes = ("pipeline", "retention", "reader", "operator")
+    purposes = ("pipeline", "retention", "reader", "operator", "alerts")
     with psycopg.connect(database_url, autocommit=True) as connection, ExitStack() as made:
         roles = {purpose: made.enter_context(new_role(connection, database_url, purpose)) for purpose in purposes}
         apply(printed(database_url, *(f"--{purpose}={role.name}" for purpose, role in roles.items())), database_url)

@@ -24,6 +24,10 @@ OURS = (
     "metric_day_verifications",
     "metric_acknowledged_agents",
     "metric_restatements",
+    "metric_alerts",
+    "metric_alert_transitions",
+    "metric_alert_deliveries",
+    "metric_alert_rules",
     "metric_log_changes",
     "metric_log_feed",
 )
@@ -148,6 +152,10 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "metric_day_verifications": STORE,
         "metric_acknowledged_agents": READ,
         "metric_restatements": {"SELECT", "INSERT"},
+        "metric_alerts": PRUNE | {"INSERT"},
+        "metric_alert_transitions": {"SELECT", "INSERT"},
+        "metric_alert_deliveries": STORE,
+        "metric_alert_rules": STORE,
         "metric_log_changes": PRUNE,
         "metric_log_feed": STORE - {"INSERT"},
         "metrics_pipeline_alembic_version": READ,
@@ -162,6 +170,10 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "metric_day_ledger": STORE,
         "metric_day_verifications": PRUNE,
         "metric_restatements": PRUNE,
+        "metric_alerts": PRUNE | {"INSERT"},
+        "metric_alert_transitions": PRUNE | {"INSERT"},
+        "metric_alert_deliveries": PRUNE,
+        "metric_alert_rules": STORE,
         "metrics_pipeline_alembic_version": READ,
     },
     "reader": {
@@ -175,6 +187,10 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "metric_day_verifications": READ,
         "metric_acknowledged_agents": READ,
         "metric_restatements": READ,
+        "metric_alerts": READ,
+        "metric_alert_transitions": READ,
+        "metric_alert_deliveries": READ,
+        "metric_alert_rules": READ,
         "metrics_pipeline_alembic_version": READ,
     },
     "operator": {
@@ -189,17 +205,22 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "metric_day_verifications": STORE | PRUNE,
         "metric_acknowledged_agents": STORE | PRUNE,
         "metric_restatements": {"SELECT", "INSERT"},
+        "metric_alerts": PRUNE | {"INSERT"},
+        "metric_alert_transitions": {"SELECT", "INSERT"},
+        "metric_alert_deliveries": STORE,
+        "metric_alert_rules": STORE,
         "metric_log_changes": PRUNE,
         "metric_log_feed": STORE - {"INSERT"},
         "metrics_pipeline_alembic_version": READ,
     },
+    "alerts": {"alert_history": STORE, "metrics_pipeline_alembic_version": READ},
     "stranger": {},
 }
 
 
 @pytest.fixture
 def everybody(roles: dict[str, Role], database: Database, database_url: str) -> Iterator[dict[str, Role]]:
-    """The four roles and a login without any grant, and objects of the superuser that they might try to use."""
+    """The five roles and a login without any grant, and objects of the superuser that they might try to use."""
     store_agents(database, {"a": "active"})
     aggregate(database)
     with psycopg.connect(database_url, autocommit=True, application_name="of the superuser") as connection:
@@ -244,7 +265,9 @@ def _works_outside_of_a_transaction(connection: psycopg.Connection, statement: s
 
 
 def allowed_on(connection: psycopg.Connection, table: str) -> set[str]:
-    query = "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum = 1"
+    # Nobody may set a column that is always generated.
+    query = """SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND attidentity <> 'a'
+                ORDER BY attnum LIMIT 1"""
     column = connection.execute(query, [table]).fetchone()[0]
     found = set()
     for what, statements in ON_A_TABLE.items():

@@ -14,11 +14,13 @@ from metrics_pipeline.cli import app
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.errors import ContractError, PermanentError
 from metrics_pipeline.names import ALERTS_TABLE, SCHEDULED_AT_TAG
+from metrics_pipeline.pipeline.delivery import deliver
 from metrics_pipeline.pipeline.opening import open_logs, require_ready
 from metrics_pipeline.pipeline.reconciling import finished_days
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.privileges import Purpose
 from metrics_pipeline.postgres.urls import DatabaseUrl
+from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.ledger import ledger_rows
 from metrics_pipeline.store.reads import metrics_of_day, restatements
 from metrics_pipeline_tests.days import (
@@ -168,12 +170,34 @@ def test_check_names_the_privileges_that_a_role_lacks_for_each_purpose(
         "DELETE on agent_day_distributions, INSERT on agent_dimension_distributions, "
         "DELETE on agent_dimension_distributions, SELECT on metric_user_key, INSERT on metric_day_ledger, "
         "UPDATE on metric_day_ledger, INSERT on metric_day_verifications, UPDATE on metric_day_verifications, "
-        "INSERT on metric_restatements, SELECT on metric_log_changes, "
+        "INSERT on metric_restatements, INSERT on metric_alerts, DELETE on metric_alerts, "
+        "INSERT on metric_alert_transitions, INSERT on metric_alert_rules, UPDATE on metric_alert_rules, "
+        "INSERT on metric_alert_deliveries, UPDATE on metric_alert_deliveries, SELECT on metric_log_changes, "
         "DELETE on metric_log_changes, SELECT on metric_log_feed, UPDATE on metric_log_feed, "
         "SELECT on metric_log_watermark, UPDATE on metric_log_watermark, "
         "SELECT on metric_log_failures. "
     )
     assert message.endswith(f"metrics-pipeline db grants --pipeline {shlex.quote(reader.name)}")
+
+
+def test_alert_history_is_written_under_the_pipelines_role_once_it_has_the_grants_of_alerts(
+    database: Database, database_url: str, roles: dict[str, Role]
+) -> None:
+    execute(
+        database,
+        """INSERT INTO metric_alert_transitions (rule, scope, agent_id, opened_on, transition, metric_date, severity,
+               evidence, is_quiet)
+           VALUES ('silence', 'agent', 'a', '2025-03-04', 'opened', '2025-03-04', 'warning', '{}', false)""",
+    )
+    pipeline = roles["pipeline"]
+    settings = Settings(Path("/nowhere"), alerts_to=ALERTS_TABLE)
+    with pytest.raises(PermanentError, match="lacks what the alerts needs: INSERT on alert_history, UPDATE") as raised:
+        deliver(pipeline.database, settings, datetime.now(UTC), seconds=35)
+    assert str(raised.value).endswith(f"metrics-pipeline db grants --alerts {shlex.quote(pipeline.name)}")
+    apply(printed(database_url, f"--alerts={pipeline.name}"), database_url)
+    (outcome,) = deliver(pipeline.database, settings, datetime.now(UTC), seconds=35)
+    assert outcome.error is None
+    assert query(database, "SELECT alert_type FROM alert_history") == [("metrics_pipeline.silence",)]
 
 
 def test_check_opens_the_views_that_it_calls_readable(database: Database, roles: dict[str, Role]) -> None:
@@ -208,7 +232,8 @@ def test_tables_are_granted_where_search_path_finds_them_with_their_serials(
 def test_the_same_role_may_serve_every_purpose_and_only_named_purposes_are_granted(database_url: str) -> None:
     everything = printed(database_url, "--pipeline=r", "--retention=r", "--reader=r")
     assert everything.count('TO "r"') == everything.count("GRANT")
-    assert 'GRANT SELECT, INSERT ON TABLE public.metric_restatements TO "r";' in everything
+    journals = "public.metric_restatements, public.metric_alert_transitions"
+    assert f'GRANT SELECT, INSERT ON TABLE {journals} TO "r";' in everything
     only = printed(database_url, "--reader=r")
     assert "INSERT" not in only
     assert "DELETE" not in only

@@ -18,6 +18,7 @@ from metrics_pipeline.cli import (
     history,
     instance,
     logs,
+    notify,
     report,
     retention,
     runs,
@@ -84,6 +85,7 @@ app.add_typer(db.app, name="db")
 app.add_typer(instance.app, name="instance")
 app.add_typer(agents.app, name="agents")
 app.add_typer(users.app, name="users")
+app.add_typer(notify.app, name="notify")
 
 
 def main() -> None:

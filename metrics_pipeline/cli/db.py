@@ -38,6 +38,7 @@ _TABLES = {
     Purpose.RETENTION: (LOGS_TABLE, ALERTS_TABLE),
     Purpose.READER: SOURCE_TABLES,
     Purpose.OPERATOR: SOURCE_TABLES,
+    Purpose.ALERTS: (ALERTS_TABLE,),
 }
 
 _SERVER = text("""
@@ -215,6 +216,10 @@ def grants(
     operator: Annotated[
         str | None, typer.Option(metavar="ROLE", help="The role of a person who aggregates, seals and clears days.")
     ] = None,
+    alerts: Annotated[
+        str | None,
+        typer.Option(metavar="ROLE", help="The pipeline's role, if METRICS_ALERTS_TO has it write into alert_history."),
+    ] = None,
 ) -> None:
     """Prints the GRANT statements that give each role what it needs and nothing more.
 
@@ -228,9 +233,10 @@ def grants(
         Purpose.RETENTION: retention,
         Purpose.READER: reader,
         Purpose.OPERATOR: operator,
+        Purpose.ALERTS: alerts,
     }
     roles = {purpose: role for purpose, role in named.items() if role is not None} or {
-        purpose: f"metrics_{purpose}" for purpose in Purpose if purpose is not Purpose.OPERATOR
+        purpose: f"metrics_{purpose}" for purpose in (Purpose.PIPELINE, Purpose.RETENTION, Purpose.READER)
     }
     database = open_database(Settings.from_environment())
     with database.connect() as connection:

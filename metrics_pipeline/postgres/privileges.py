@@ -22,6 +22,7 @@ class Purpose(StrEnum):
     RETENTION = "retention"
     READER = "reader"
     OPERATOR = "operator"
+    ALERTS = "alerts"
 
 
 _READ = ("SELECT",)
@@ -33,6 +34,11 @@ _FEED = {
     # Sequences: GRANT and has_table_privilege() take them as tables.
     "metric_log_watermark": ("SELECT", "UPDATE"),
     "metric_log_failures": _READ,
+}
+_EVALUATE = {
+    "metric_alerts": ("SELECT", "INSERT", "DELETE"),
+    "metric_alert_transitions": ("SELECT", "INSERT"),
+    "metric_alert_rules": _WRITE,
 }
 _METRICS = [grain.table for grain in GRAINS]
 _DISTRIBUTIONS = [grain.distributions for grain in GRAINS]
@@ -49,6 +55,8 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
         "metric_day_verifications": _WRITE,
         "metric_acknowledged_agents": _READ,
         "metric_restatements": ("SELECT", "INSERT"),
+        **_EVALUATE,
+        "metric_alert_deliveries": _WRITE,
         **_FEED,
         VERSION_TABLE: _READ,
     },
@@ -59,6 +67,9 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
         "metric_restatements": _PRUNE,
         "metric_day_verifications": _PRUNE,
         "metric_day_ledger": _WRITE,
+        **_EVALUATE,
+        "metric_alert_transitions": ("SELECT", "INSERT", "DELETE"),
+        "metric_alert_deliveries": _PRUNE,
         VERSION_TABLE: _READ,
     },
     Purpose.READER: {
@@ -70,6 +81,10 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
         "metric_day_verifications": _READ,
         "metric_acknowledged_agents": _READ,
         "metric_restatements": _READ,
+        "metric_alerts": _READ,
+        "metric_alert_transitions": _READ,
+        "metric_alert_deliveries": _READ,
+        "metric_alert_rules": _READ,
         VERSION_TABLE: _READ,
     },
     # `clear` deletes what the pipeline may only write.
@@ -82,9 +97,13 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
         "metric_day_verifications": (*_WRITE, "DELETE"),
         "metric_acknowledged_agents": (*_WRITE, "DELETE"),
         "metric_restatements": ("SELECT", "INSERT"),
+        **_EVALUATE,
+        "metric_alert_deliveries": _WRITE,
         **_FEED,
         VERSION_TABLE: _READ,
     },
+    # Beside those of the pipeline, for METRICS_ALERTS_TO.
+    Purpose.ALERTS: {ALERTS_TABLE: _WRITE, VERSION_TABLE: _READ},
 }
 
 # Each table, and what its privileges do not cover: an adopted table may have a serial column, whose default every

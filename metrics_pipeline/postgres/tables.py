@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     Date,
     DateTime,
@@ -151,6 +152,83 @@ Index(
     "metric_restatements_agent_date",
     metric_restatements.c.agent_id,
     metric_restatements.c.metric_date,
+)
+
+_SCOPES = "scope IN ('agent', 'fleet', 'pipeline')"
+_SEVERITIES = "severity IN ('warning', 'critical')"
+
+#: A function of the stored metrics, the ledger and the rules: a replay gives the same rows.
+metric_alerts = Table(
+    "metric_alerts",
+    metadata,
+    Column("rule", Text, primary_key=True),
+    Column("scope", Text, primary_key=True),
+    Column("agent_id", Text, primary_key=True, server_default=""),
+    Column("opened_on", Date, primary_key=True),
+    Column("severity", Text, nullable=False),
+    Column("last_seen_on", Date, nullable=False),
+    Column("days", Integer, nullable=False),
+    Column("resolved_on", Date),
+    Column("evidence", JSONB, nullable=False),
+    CheckConstraint(_SCOPES, "metric_alerts_scope"),
+    CheckConstraint(_SEVERITIES, "metric_alerts_severity"),
+    Index("metric_alerts_opened_on", "opened_on"),
+)
+Index(
+    "metric_alerts_open",
+    metric_alerts.c.rule,
+    metric_alerts.c.scope,
+    metric_alerts.c.agent_id,
+    unique=True,
+    postgresql_where=text("resolved_on IS NULL"),
+)
+
+#: The journal of alerts, and the outbox of the messages about them. Rows are only added.
+metric_alert_transitions = Table(
+    "metric_alert_transitions",
+    metadata,
+    Column("transition_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("rule", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("agent_id", Text, nullable=False),
+    Column("opened_on", Date, nullable=False),
+    Column("transition", Text, nullable=False),
+    Column("metric_date", Date, nullable=False),
+    Column("severity", Text, nullable=False),
+    Column("evidence", JSONB, nullable=False),
+    Column("run_id", Text),
+    Column("occurred_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("is_quiet", Boolean, nullable=False),
+    CheckConstraint(_SCOPES, "metric_alert_transitions_scope"),
+    CheckConstraint(_SEVERITIES, "metric_alert_transitions_severity"),
+    CheckConstraint(
+        "transition IN ('opened', 'changed', 'resolved', 'withdrawn')", "metric_alert_transitions_transition"
+    ),
+)
+Index(
+    "metric_alert_transitions_told",
+    metric_alert_transitions.c.transition_id,
+    postgresql_where=text("NOT is_quiet"),
+)
+
+metric_alert_deliveries = Table(
+    "metric_alert_deliveries",
+    metadata,
+    Column("transition_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("receiver", Text, primary_key=True),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("tried_at", DateTime(timezone=True)),
+    Column("delivered_at", DateTime(timezone=True)),
+    Column("not_before", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("error", Text),
+)
+
+#: One row.
+metric_alert_rules = Table(
+    "metric_alert_rules",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("digest", Text, nullable=False),
 )
 
 #: What the change feed's triggers note. logs/change_feed.py explains both tables.
