@@ -10,6 +10,7 @@ def store_alerts(database: Database, agent: str = "support-triage") -> None:
     """Two open alerts of 3 and 4 March and a resolved one; an alert that was withdrawn, and one that exists again."""
     rate = {"metric": "success_rate", "value": 0.5, "usual_low": 0.9315, "usual_high": 1.0, "executions": 60}
     cost = {"metric": "total_cost_usd", "value": "12345678901.500000001", "usual_low": 0, "usual_high": "10.000000000"}
+    end = {"executions": 60, "projected_usd": "13", "projected_low": "12", "projected_high": "14"}
     quoted = agent.replace("'", "''")
 
     def alert(rule: str, scope: str, agent_id: str, opened: str, severity: str, resolved: str, evidence: object) -> str:
@@ -30,7 +31,7 @@ def store_alerts(database: Database, agent: str = "support-triage") -> None:
     execute(
         database,
         alert("unusual_success_rate", "agent", quoted, "2025-03-04", "critical", "NULL", rate),
-        alert("budget", "fleet", "", "2025-03-03", "warning", "NULL", cost | {"executions": 60, "projected_usd": "13"}),
+        alert("budget", "fleet", "", "2025-03-03", "warning", "NULL", cost | end),
         alert("day_missing", "pipeline", "", "2025-02-01", "warning", "'2025-02-03'", {"said": "Nobody ran it."}),
         # Also of 4 March, but it is an alert again.
         withdrawn("2025-03-04"),

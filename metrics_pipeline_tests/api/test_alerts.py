@@ -27,7 +27,7 @@ def test_alerts_come_with_their_evidence_the_newest_first(stored: Database, api:
     answer = api.get("/api/v1/alerts")
     newest, older = json.loads(answer.text, parse_float=Decimal)
     details = newest.pop("details"), older.pop("details")
-    assert details == ({}, {"projected_usd": "13"})
+    assert details == ({}, {"projected_usd": "13", "projected_low": "12", "projected_high": "14"})
     assert newest == {
         "state": "open", "rule": "unusual_success_rate", "scope": "agent", "agent_id": "it's", "severity": "critical",
         "opened_on": "2025-03-04", "last_seen_on": "2025-03-04", "days": 2, "resolved_on": None, "withdrawn_at": None,
