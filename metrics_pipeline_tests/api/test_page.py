@@ -283,8 +283,8 @@ def test_open_alerts_are_on_top_and_lead_to_the_agent_whose_charts_have_a_mark(t
             "since 4 Mar 2025"
         ),
         (
-            "△ warning All agents: budget total cost usd $12,345,678,901.50 (allowed: at most $10.00) of 60 executions; "
-            "projected for the whole month: $13.00 ($12.00 to $14.00) since 3 Mar 2025"
+            "△ warning All agents: budget total cost usd $12,345,678,901.50 (allowed: at most $10.00) of 60 executions"
+            "; projected for the whole month: $13.00 ($12.00 to $14.00) since 3 Mar 2025"
         ),
     ]
     assert tab.values(".alerts") == ["0.5", "12345678901.500000001"]
