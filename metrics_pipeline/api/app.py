@@ -19,6 +19,7 @@ from metrics_pipeline.api.pages import install_page
 from metrics_pipeline.api.problems import install_problems, problems
 from metrics_pipeline.api.routes import (
     activity,
+    alerts,
     changes,
     comparison,
     coverage,
@@ -48,6 +49,7 @@ The daily metrics of AI agents, exact to the last digit.
 _TAGS = [
     {"name": "metrics", "description": "One agent's days, its summary, and all agents of a day."},
     {"name": "agents", "description": "The agents that have metrics."},
+    {"name": "alerts", "description": "What is unusual about an agent, the fleet or the pipeline."},
     {"name": "days", "description": "The state of each day, and the stored values that were replaced."},
     {"name": "runs", "description": "Dagster runs that aggregate days."},
     {"name": "operations", "description": "For monitoring. Health and readiness need no token."},
@@ -103,7 +105,7 @@ def build_app(
     app.state.gauges = Gauges(context, traffic)
     install_problems(app, needs_token=bool(settings.api_tokens))
     # The runs and the comparison come before the metrics, whose paths match any agent id.
-    for family in (operations, runs, comparison, metrics, activity, latencies, records, coverage, changes):
+    for family in (operations, runs, comparison, metrics, activity, latencies, records, alerts, coverage, changes):
         app.include_router(family.router)
     install_documentation(app)
     install_page(app)

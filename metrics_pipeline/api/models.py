@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from pydantic import BaseModel, Field, WithJsonSchema, create_model
 
+from metrics_pipeline.metrics.alerts import Scope, Severity
 from metrics_pipeline.metrics.catalog import AGENT_DAY, METRICS, Column, OverDays
 from metrics_pipeline.metrics.reconciliation import STATE_MEANINGS, DayState
 from metrics_pipeline.metrics.summary import PeriodSummary
@@ -86,6 +87,45 @@ class Restatement(BaseModel):
         "Equal rows with different distributions: only latencies or users changed."
     )
     new_distribution: str | None = Field(description="The same of the new distribution.")
+
+
+class Alert(BaseModel):
+    """Something unusual of an agent, of the fleet or of the pipeline, and the newest day on which it was unusual."""
+
+    state: Literal["open", "resolved", "withdrawn"]
+    rule: str = Field(description="The rule that found it.", examples=["unusual_success_rate"])
+    scope: Scope = Field(description="What it is about.", examples=["agent"])
+    agent_id: str | None = Field(description="The agent; null unless scope is agent.", examples=["support-triage"])
+    severity: Severity = Field(description="That of its worst day.", examples=["critical"])
+    opened_on: date = Field(description="The first unusual day.", examples=["2025-07-10"])
+    last_seen_on: date | None = Field(
+        description="The newest unusual day; null if it was withdrawn.", examples=["2025-07-11"]
+    )
+    days: int | None = Field(description="How many days were unusual; null if it was withdrawn.", examples=[2])
+    resolved_on: date | None = Field(description="The day that resolved it.")
+    withdrawn_at: datetime | None = Field(
+        description="When a day was restated or cleared and the alert did not follow from the metrics any more."
+    )
+    metric: str | None = Field(
+        description="What was unusual on the newest unusual day; null if the rule is not about a number.",
+        examples=["success_rate"],
+    )
+    value: ExactNumber | None = Field(description="Its value.", examples=[0.871])
+    usual_low: ExactNumber | None = Field(
+        description="The smallest value that is usual, or that the rule allows; null: there is none.",
+        examples=[0.9315],
+    )
+    usual_high: ExactNumber | None = Field(
+        description="The largest value that is usual, or that the rule allows; null: there is none.",
+        examples=[1],
+    )
+    executions: int | None = Field(
+        description="The executions of that day; for a rule about logs, the logs.", examples=[500]
+    )
+    details: dict[str, Any] = Field(
+        description="What else the rule found, for example the error type or the projected end of the month. "
+        "Money is text."
+    )
 
 
 class ChangedDay(BaseModel):

@@ -25,7 +25,7 @@ POSTS = ["/api/v1/metrics/aggregate/trigger", "/api/v1/metrics/aggregate/backfil
 GETS = [
     "/api/v1/metrics", "/api/v1/metrics/a", "/api/v1/metrics/a/summary", "/api/v1/agents", "/api/v1/restatements",
     "/api/v1/coverage", "/api/v1/skipped", "/api/v1/activity", "/api/v1/latencies?agent_id=a", "/api/v1/changes",
-    "/api/v1/info", "/api/v1/runs/x", "/api/v1/backfills/x", "/metrics",
+    "/api/v1/alerts", "/api/v1/info", "/api/v1/runs/x", "/api/v1/backfills/x", "/metrics",
 ]  # fmt: skip
 OPEN = ["/healthz", "/readyz", "/docs", "/docs/files/swagger-ui.css", "/openapi.json"]
 
@@ -65,7 +65,9 @@ def test_a_token_that_reads_starts_nothing(guarded: httpx2.Client) -> None:
         assert guarded.post(path, headers=bearer(TRIGGER)).status_code == 503
 
 
-def test_a_role_that_may_select_from_ten_tables_is_enough(serve: Serve, database: Database, database_url: str) -> None:
+def test_a_role_that_may_select_from_twelve_tables_is_enough(
+    serve: Serve, database: Database, database_url: str
+) -> None:
     aggregate(database)
     role = f"reader_{uuid.uuid4().hex}"
     execute(
@@ -73,7 +75,8 @@ def test_a_role_that_may_select_from_ten_tables_is_enough(serve: Serve, database
         f"CREATE ROLE {role} LOGIN",
         "GRANT SELECT ON agent_performance_metrics, agent_day_distributions, metric_day_ledger, "
         f"metric_day_verifications, metric_acknowledged_agents, metric_restatements, agent_dimension_metrics, "
-        f"metrics_pipeline_alembic_version, agent_registry, agent_execution_logs TO {role}",
+        "metric_alerts, metric_alert_transitions, metrics_pipeline_alembic_version, agent_registry, "
+        f"agent_execution_logs TO {role}",
     )
     try:
         reader = Database(DatabaseUrl.parse(urlsplit(database_url)._replace(netloc=f"{role}@").geturl()))

@@ -23,6 +23,7 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, store_agents, store_logs
 from metrics_pipeline_tests.examples import examples
 
+from .alerts import store_alerts
 from .serving import Serve
 from .test_access import TOKENS, TRIGGER, bearer
 from .webserver import Webserver, graphql_run
@@ -41,12 +42,13 @@ CHECKS = [
 
 @pytest.fixture
 def guarded(serve: Serve, webserver: Webserver, database: Database) -> httpx2.Client:
-    """A server with tokens, the documents' example agent with a restated day, and a Dagster that is busy."""
+    """A server with tokens, the documents' example agent with a restated day and alerts, and a Dagster that is busy."""
     store_agents(database, {"support-triage": "active"})
     store_logs(database, [Log("support-triage", "failed", 5, 7, "0.25", "timeout")])
     aggregate(database)
     store_logs(database, [Log("support-triage")])
     aggregate(database)
+    store_alerts(database)
     webserver.answers["runOrError"] = graphql_run("new", "STARTED", partition="2025-03-04")
     webserver.answers["partitionBackfillOrError"] = {"__typename": "BackfillNotFoundError", "message": "no"}
     return serve(api_tokens=TOKENS, dagster=DagsterRuns(webserver.url, wait_seconds=0))

@@ -24,6 +24,7 @@ from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.databases import scratch_database
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, judged, store_agents, store_logs
 
+from .alerts import store_alerts
 from .serving import Serve, serving
 from .test_access import READ, TOKENS
 
@@ -89,6 +90,7 @@ def stored(server_uri: str, _template: str, _server_connection: psycopg.Connecti
         _aggregate_by_model(database, DAY, "the run that replaced it")
         judged(database, *days)
         execute(database, "INSERT INTO metric_acknowledged_agents VALUES ('a', 'In May')")
+        store_alerts(database, "a")
         yield database
         database.engine.dispose()
 
@@ -285,6 +287,36 @@ def test_a_missing_day_of_an_agent_is_a_gap_and_replaced_values_name_their_run(t
     assert link == f"http://127.0.0.1:3000/runs/{quote('the run that replaced it')}"
     address = chart.get_by_role("link", name="CSV").get_attribute("href")
     assert api.get(f"/{address}").text.count("\n") == 6
+
+
+def test_open_alerts_are_on_top_and_lead_to_the_agent_whose_charts_have_a_mark(tab: Tab) -> None:
+    tab.open(WINDOW)
+    assert tab.texts("#open-alerts") == ["2 open alerts"]
+    assert tab.texts(".alerts li") == [
+        (
+            "▲ critical a: unusual success rate success rate 50.00% (usual: 93.15% to 100.00%) of 60 executions "
+            "since 4 Mar 2025"
+        ),
+        (
+            "△ warning All agents: budget total cost usd $12,345,678,901.50 (allowed: at most $10.00) of 60 executions"
+            "; projected for the whole month: $13.00 ($12.00 to $14.00) since 3 Mar 2025"
+        ),
+    ]
+    assert tab.values(".alerts") == ["0.5", "12345678901.500000001"]
+    tab.page.locator(".alerts").get_by_role("link", name="a", exact=True).click()
+    tab.page.wait_for_selector("html[data-ready=all]")
+    # The withdrawn alert is in the table, and marks no day.
+    assert [text.split(" ", 1)[0] for text in tab.texts("#alerts tbody tr")] == ["2025-03-04", "2025-03-01"]
+    assert tab.texts("#alerts tbody tr:last-child td:last-child") == [
+        "withdrawn 2025-03-05 06:00 UTC, because a day was restated"
+    ]
+    chart = tab.page.locator("figure", has=tab.page.get_by_role("heading", name="Success rate", exact=True))
+    assert chart.locator(".alert").count() == tab.page.locator(".alert").count() == 1
+    chart.locator("svg[role=img]").press("End")
+    words = "▲ critical: unusual success rate, usual: 93.15% to 100.00%"
+    assert tab.texts("figure:first-of-type output")[0].endswith(f". {words}")
+    chart.get_by_text("Table", exact=True).click()
+    assert chart.locator("tbody tr").last.inner_text().endswith(words)
 
 
 def test_the_values_of_a_dimension_have_the_numbers_of_the_api_and_two_are_compared(

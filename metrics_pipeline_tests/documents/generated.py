@@ -170,7 +170,8 @@ def _schema(schema: dict[str, Any]) -> str:
     if schema["type"] == "array":
         return f"list of {_schema(schema['items'])}"
     if schema["type"] == "object":
-        return f"object of {_schema(schema['additionalProperties'])} by name"
+        values = schema["additionalProperties"]
+        return "object" if values is True else f"object of {_schema(values)} by name"
     bounds = f", {schema['minimum']:,} to {schema['maximum']:,}" if "minimum" in schema else ""
     return f"{schema.get('format', schema['type'])}{bounds}"
 

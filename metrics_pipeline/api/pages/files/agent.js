@@ -1,5 +1,6 @@
 // One agent over a period: every metric by day, how its latencies are distributed, and the values that were replaced.
 
+import { alertTable, said } from "./alerts.js";
 import { address, get, isLogged } from "./api.js";
 import { breakdown } from "./breakdown.js";
 import { dayChart, heatMap, linear, logarithmic } from "./charts.js";
@@ -24,12 +25,13 @@ export async function agent(main, query, info) {
   document.title = `${id} · metrics_pipeline`;
   const period = periodOf(query, info);
   const window = { agent_id: id, start_date: period.first, end_date: period.last };
-  const [rows, [total], counts, coverage, restated] = await Promise.all([
+  const [rows, [total], counts, coverage, restated, alerts] = await Promise.all([
     get("activity", { group_by: "day", limit: 10_000, ...window }),
     get("activity", { compare: "previous", ...window }),
     get("latencies", window),
     coverageOf(period, info),
     get("restatements", { limit: 1000, ...window }),
+    get("alerts", { state: "all", limit: 1000, ...window }),
   ]);
   const head = [
     h("h1", {}, id),
@@ -52,6 +54,10 @@ export async function agent(main, query, info) {
     states: statesOf(coverage, info),
     csv: { href: address("activity", { group_by: "day", limit: 10_000, format: "csv", ...window }), name: `${id}.csv` },
   };
+  const marksOf = (...metrics) =>
+    alerts
+      .filter(({ state, metric }) => state !== "withdrawn" && metrics.includes(metric))
+      .map((alert) => ({ first: alert.opened_on, last: alert.last_seen_on, words: said(alert) }));
   const raw = (name) => stored.map((row) => row?.[name] ?? null);
   const numbers = (name) => raw(name).map((each) => (each === null ? null : Number(each)));
   const read = (say) => (index) =>
@@ -66,6 +72,7 @@ export async function agent(main, query, info) {
       axis: linear(numbers(name)),
       write: axis,
       layers: [{ type: "bars", parts: [{ values: numbers(name), kind: "good" }] }],
+      marks: marksOf(name, name === "total_cost_usd" && "avg_cost_per_execution"),
       read: read((row) => `${write(row[name])} ${unit === "USD" ? "" : unit}`.trim()),
       columns: columns(name),
     });
@@ -80,8 +87,14 @@ export async function agent(main, query, info) {
     h(
       "section",
       { class: "charts" },
-      successChart(shared, numbers, read, columns),
-      latencyChart(shared, stored, numbers, read, columns),
+      successChart({ ...shared, marks: marksOf("success_rate") }, numbers, read, columns),
+      latencyChart(
+        { ...shared, marks: marksOf("p50_latency_ms", "p95_latency_ms", "p99_latency_ms") },
+        stored,
+        numbers,
+        read,
+        columns,
+      ),
       heatMap({
         ...shared,
         title: "Distribution of latencies",
@@ -89,14 +102,20 @@ export async function agent(main, query, info) {
         counts,
         csv: { href: address("latencies", { format: "csv", ...window }), name: `${id}-latencies.csv` },
       }),
-      executionsChart(shared, numbers, read, columns),
+      executionsChart(
+        { ...shared, marks: marksOf("total_executions", "successful_executions", "failed_executions") },
+        numbers,
+        read,
+        columns,
+      ),
       bars("Cost", "USD", "total_cost_usd", money, moneyAxis),
-      errorChart(shared, stored, total, read),
+      errorChart({ ...shared, marks: marksOf("error_distribution") }, stored, total, read),
       bars("Tokens", "tokens", "total_tokens", whole),
       bars("Users", "users of the day", "unique_users", whole),
       bars("Human interventions", "executions", "human_interventions", whole),
     ),
     info.dimensions.length > 0 ? values : "",
+    h("section", {}, h("h2", {}, "Alerts"), alertTable(alerts)),
     h("section", {}, h("h2", {}, "Replaced values"), restatementTable(restated, info, false)),
   );
   document.documentElement.dataset.ready = "sums";

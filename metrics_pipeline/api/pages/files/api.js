@@ -58,7 +58,7 @@ async function ask(url, cache = "no-cache") {
 }
 
 // These change without a day being stored, so that a copy is shown only until the server has answered.
-const LIVE = ["coverage", "agents", "skipped"];
+const LIVE = ["coverage", "agents", "alerts", "skipped"];
 let unchecked = [];
 
 /** Whether one of the copies that are shown differs from what the server says now. Asked when all is drawn. */

@@ -120,7 +120,7 @@ let patterns = 0;
  * A figure with a chart over `days`, what the pointed day says, the table of the same values, and its CSV.
  *
  * states: the state of each day. axis: { ticks, place } and `write` for its labels. read(index): a day in words.
- * columns: { name: index => value }, the table. csv: { href, name }.
+ * columns: { name: index => value }, the table. csv: { href, name }. marks: { first, last, words }, the alerts about it.
  */
 export function dayChart({
   title,
@@ -136,11 +136,17 @@ export function dayChart({
   columns,
   csv,
   tall,
+  marks = [],
 }) {
+  const marksOn = (iso) => marks.filter(({ first, last }) => first <= iso && iso <= last);
   const empty = "Point at a day, or use the arrow keys.";
   const readout = h("output", {}, empty);
   const frame = h("div", { class: "frame" });
   const height = tall ? HEIGHT * 1.3 : HEIGHT;
+  const noted = (index) =>
+    marksOn(days[index])
+      .map(({ words }) => words)
+      .join(". ") || null;
   let shown = null;
 
   frame.draw = (width) => {
@@ -167,7 +173,9 @@ export function dayChart({
       guide.setAttribute("x1", x(shown));
       guide.setAttribute("x2", x(shown));
       guide.setAttribute("visibility", "visible");
-      readout.textContent = `${dayWithWeekday(days[shown])}: ${read(shown)}${said(states, days[shown])}`;
+      readout.textContent = [`${dayWithWeekday(days[shown])}: ${read(shown)}${said(states, days[shown])}`, noted(shown)]
+        .filter(Boolean)
+        .join(". ");
     };
     const leave = () => {
       shown = null;
@@ -210,6 +218,10 @@ export function dayChart({
         ]),
         s("text", { class: "unit", x: 2, y: 12 }, unit),
         columnsOfDays,
+        days.map(
+          (each, index) =>
+            marksOn(each).length > 0 && s("text", { class: "alert", x: x(index), y: MARGIN.top - 8 }, "▲"),
+        ),
         layers.map((layer) => LAYERS[layer.type](layer, { x, y, step, inner })),
         s("line", { class: "axis", x1: MARGIN.left, x2: width - MARGIN.right, y1: bottom, y2: bottom }),
         days.map(
@@ -234,8 +246,8 @@ export function dayChart({
         legend.map(({ kind, name }) => h("li", {}, swatch(kind), name)),
       ),
     frame,
-    h("p", { class: "readout" }, readout),
-    underChart(() => tableOf(days, columns, states), csv),
+    h("p", { class: marks.length > 0 ? "readout marked" : "readout" }, readout),
+    underChart(() => tableOf(days, { ...columns, ...(marks.length > 0 && { Alerts: noted }) }, states), csv),
   );
 }
 

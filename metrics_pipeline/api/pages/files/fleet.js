@@ -1,5 +1,6 @@
 // All agents over a period: totals, a table that can be sorted and searched, cost and executions by day, error types.
 
+import { openAlerts } from "./alerts.js";
 import { address, get, isLogged, Problem } from "./api.js";
 import { dayChart, linear, sparkline, swatch, underChart } from "./charts.js";
 import { h, s } from "./dom.js";
@@ -91,13 +92,20 @@ export async function fleet(main, query, info) {
   document.title = "Fleet · metrics_pipeline";
   const period = periodOf(query, info);
   const window = { start_date: period.first, end_date: period.last };
-  const [rows, [total], agents] = await Promise.all([
+  const [rows, [total], agents, alerts] = await Promise.all([
     get("activity", { group_by: "agent", fields: SUMS, limit: 10_000, ...window }),
     get("activity", { fields: SUMS, ...window }),
     get("agents", { limit: 1000 }),
+    get("alerts", { limit: 1000 }),
   ]);
   const notice = h("div", { role: "status" }, h("p", { class: "note" }, "Looking at the state of each day …"));
-  const head = [h("h1", {}, "Fleet"), periodForm(period, info, {}), periodNote(period, info), notice];
+  const head = [
+    h("h1", {}, "Fleet"),
+    periodForm(period, info, {}),
+    periodNote(period, info),
+    notice,
+    openAlerts(alerts, period),
+  ];
   if (!total) {
     notice.replaceChildren(dayNotice(await coverageOf(period, info), period));
     main.replaceChildren(
