@@ -1,5 +1,6 @@
 """Delivers the journal of alerts to its receivers: each transition once, and again only if its answer was lost."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
@@ -8,6 +9,7 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.names import ALERTS_TABLE
 from metrics_pipeline.pipeline.delivery_channels import ANSWER_SECONDS, Channel
 from metrics_pipeline.pipeline.delivery_messages import Message, digest, in_words, summary
+from metrics_pipeline.pipeline.delivery_summaries import DAILY, WEEKLY, note_summaries
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.privileges import Purpose, require_privileges
 from metrics_pipeline.settings import Receiver, Settings
@@ -41,12 +43,14 @@ def deliver(database: Database, settings: Settings, now: datetime, *, seconds: f
     ids = [receiver.id for receiver in settings.notify]
     if settings.alerts_to:
         ids.append(settings.alerts_to)
-    if not ids:
-        return []
+    summaries = {DAILY: settings.notify_daily, WEEKLY: settings.notify_weekly}
+    note_summaries(database, settings, now)
     with database.begin() as connection:
         owe(connection, ids, now)
+        for rule, wanted in summaries.items():
+            owe(connection, [receiver.id for receiver in wanted], now, summary=rule)
     outcomes = []
-    for receiver in settings.notify:
+    for receiver in _all_receivers(settings):
         if monotonic() + ANSWER_SECONDS > ends:
             break
         outcomes += _tell(database, settings, receiver, now)
@@ -61,7 +65,11 @@ def send_test(settings: Settings) -> list[Outcome]:
     message = Message(
         "Test of metrics-pipeline", None, ["Alerts arrive here."], [settings.api_url] if settings.api_url else []
     )
-    return [_sent(receiver, message) for receiver in settings.notify]
+    return [_sent(receiver, message) for receiver in _all_receivers(settings)]
+
+
+def _all_receivers(settings: Settings) -> Iterable[Receiver]:
+    return dict.fromkeys((*settings.notify, *settings.notify_daily, *settings.notify_weekly))
 
 
 def _tell(database: Database, settings: Settings, receiver: Receiver, now: datetime) -> list[Outcome]:
