@@ -1,11 +1,13 @@
 """Delivers the journal of alerts to its receivers: each transition once, and again only if its answer was lost."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
 
 from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.metrics.alerts import Severity
 from metrics_pipeline.names import ALERTS_TABLE
 from metrics_pipeline.pipeline.delivery_channels import ANSWER_SECONDS, Channel
 from metrics_pipeline.pipeline.delivery_messages import Message, digest, in_words, summary
@@ -16,6 +18,8 @@ from metrics_pipeline.settings import Receiver, Settings
 from metrics_pipeline.store.alert_history import write
 from metrics_pipeline.store.alerts import Transition
 from metrics_pipeline.store.deliveries import claim, delivered, failed, owe
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,22 @@ def send_test(settings: Settings) -> list[Outcome]:
         "Test of metrics-pipeline", None, ["Alerts arrive here."], [settings.api_url] if settings.api_url else []
     )
     return [_sent(receiver, message) for receiver in _all_receivers(settings)]
+
+
+def tell_daemon(receivers: Sequence[Receiver], silent: Sequence[str], settings: Settings) -> set[str]:
+    """Tells the receivers which daemons of Dagster are silent, or that all are back. Returns the ids of those told."""
+    if silent:
+        title = "Dagster's daemon gives no sign"
+        said = f"Nothing has been heard for ten minutes of {', '.join(silent)}."
+        consequence = "No schedule and no sensor runs, so no day is aggregated and nobody is told of alerts."
+        message = Message(title, Severity.CRITICAL, [said, consequence], [settings.dagster_webserver_url])
+    else:
+        message = Message("Dagster's daemon is back", None, ["All of it gives signs again."], [])
+    outcomes = {receiver.id: _sent(receiver, message) for receiver in receivers}
+    for outcome in outcomes.values():
+        if outcome.error is not None:
+            _log.warning("%s was not told: %s. %s", outcome.receiver, message.title, outcome.error)
+    return {name for name, outcome in outcomes.items() if outcome.error is None}
 
 
 def _all_receivers(settings: Settings) -> Iterable[Receiver]:
