@@ -49,6 +49,8 @@ class SettingsOverrides(TypedDict, total=False):
     owners: tuple[str, ...]
     dimensions: tuple[Dimension, ...]
     notify: tuple[Receiver, ...]
+    notify_daily: tuple[Receiver, ...]
+    notify_weekly: tuple[Receiver, ...]
     alerts_to: str | None
     api_url: str | None
     source_url: str | None

@@ -389,6 +389,22 @@ class Settings:
         default=(),
         is_secret=True,
     )
+    notify_daily: tuple[Receiver, ...] = _variable(
+        "METRICS_NOTIFY_DAILY",
+        "Who gets a summary of each day, once it is due and stored. Unset: nobody.",
+        "URLs as in METRICS_NOTIFY",
+        _receivers,
+        default=(),
+        is_secret=True,
+    )
+    notify_weekly: tuple[Receiver, ...] = _variable(
+        "METRICS_NOTIFY_WEEKLY",
+        "Who gets a summary of each week from Monday to Sunday, once its Sunday is due and stored. Unset: nobody.",
+        "URLs as in METRICS_NOTIFY",
+        _receivers,
+        default=(),
+        is_secret=True,
+    )
     alerts_to: str | None = _variable(
         "METRICS_ALERTS_TO",
         "The table of the platform into which alerts of agents are also written, as rows of an alert_type of our own. "
@@ -469,6 +485,8 @@ class Settings:
                 VARIABLES["api_tokens"],
                 VARIABLES["user_key"],
                 VARIABLES["notify"],
+                VARIABLES["notify_daily"],
+                VARIABLES["notify_weekly"],
             )
             if environment.get(variable.name) == ""
         ]

@@ -98,7 +98,15 @@ def test_one_error_names_every_variable_that_cannot_be_used_and_shows_no_secret(
 
 
 #: Secrets that may not be empty: their absence means something else.
-MEANT = {"METRICS_DATABASE_URL", "METRICS_API_DATABASE_URL", "METRICS_API_TOKENS", "METRICS_USER_KEY", "METRICS_NOTIFY"}
+MEANT = {
+    "METRICS_DATABASE_URL",
+    "METRICS_API_DATABASE_URL",
+    "METRICS_API_TOKENS",
+    "METRICS_USER_KEY",
+    "METRICS_NOTIFY",
+    "METRICS_NOTIFY_DAILY",
+    "METRICS_NOTIFY_WEEKLY",
+}
 
 
 def test_the_declared_default_of_each_variable_means_the_same_as_leaving_it_unset() -> None:
@@ -233,7 +241,8 @@ def test_numbers_of_days_may_have_leading_zeros() -> None:
 #: Those that hold passwords or tokens, which no message may repeat.
 SECRETS = {
     "METRICS_DATABASE_URL", "METRICS_API_DATABASE_URL", "METRICS_API_TOKENS", "DAGSTER_WEBSERVER_URL",
-    "METRICS_USER_KEY", "METRICS_API_URL", "METRICS_SOURCE_URL", "METRICS_NOTIFY",
+    "METRICS_USER_KEY", "METRICS_API_URL", "METRICS_SOURCE_URL", "METRICS_NOTIFY", "METRICS_NOTIFY_DAILY",
+    "METRICS_NOTIFY_WEEKLY",
 }  # fmt: skip
 SECRET = "hunter2"
 NAMES = [
@@ -242,6 +251,7 @@ NAMES = [
     "METRICS_RETENTION_RAW_LOG_DAYS", "METRICS_RETENTION_METRIC_DAYS", "METRICS_RETENTION_ALERT_DAYS", "METRICS_OWNERS",
     "METRICS_DIMENSIONS", "METRICS_USER_KEY", "DAGSTER_HOME", "METRICS_API_TOKENS", "METRICS_API_DATABASE_URL",
     "DAGSTER_WEBSERVER_URL", "METRICS_API_URL", "METRICS_SOURCE_URL", "METRICS_NOTIFY", "METRICS_ALERTS_TO",
+    "METRICS_NOTIFY_DAILY", "METRICS_NOTIFY_WEEKLY",
 ]  # fmt: skip
 
 

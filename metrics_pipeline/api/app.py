@@ -29,6 +29,7 @@ from metrics_pipeline.api.routes import (
     records,
     runs,
 )
+from metrics_pipeline.api.silence import SilenceWatch
 from metrics_pipeline.api.traffic import Traffic
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
@@ -72,9 +73,12 @@ def build_app(
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        watch = asyncio.create_task(context.watch_the_database())
+        watches = [asyncio.create_task(context.watch_the_database())]
+        if settings.notify:
+            watches.append(asyncio.create_task(SilenceWatch(context).run()))
         yield
-        watch.cancel()
+        for watch in watches:
+            watch.cancel()
         await context.close()
 
     traffic = Traffic()

@@ -17,7 +17,7 @@ def _group() -> None:
 
 @app.command()
 def test() -> None:
-    """Sends every receiver of METRICS_NOTIFY a test message, and says who got it.
+    """Sends every receiver of METRICS_NOTIFY and of the summaries a test message, and says who got it.
 
     Run it with the environment of the code server, from which alerts are sent. No URL is shown, because it holds
     secrets: a receiver is called by its service, and by the digest that metric_alert_deliveries names it with. The exit
@@ -26,7 +26,7 @@ def test() -> None:
     Example: `METRICS_NOTIFY="slack://…" metrics-pipeline notify test`
     """
     settings = Settings.from_environment()
-    if not settings.notify:
+    if not (settings.notify or settings.notify_daily or settings.notify_weekly):
         raise PermanentError("METRICS_NOTIFY is not set, so nobody is told of alerts.")
     errors = []
     for outcome in send_test(settings):

@@ -1,19 +1,25 @@
 """Delivers the journal of alerts to its receivers: each transition once, and again only if its answer was lost."""
 
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
 
 from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.metrics.alerts import Severity
 from metrics_pipeline.names import ALERTS_TABLE
 from metrics_pipeline.pipeline.delivery_channels import ANSWER_SECONDS, Channel
 from metrics_pipeline.pipeline.delivery_messages import Message, digest, in_words, summary
+from metrics_pipeline.pipeline.delivery_summaries import DAILY, WEEKLY, note_summaries
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.privileges import Purpose, require_privileges
 from metrics_pipeline.settings import Receiver, Settings
 from metrics_pipeline.store.alert_history import write
 from metrics_pipeline.store.alerts import Transition
 from metrics_pipeline.store.deliveries import claim, delivered, failed, owe
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,12 +47,14 @@ def deliver(database: Database, settings: Settings, now: datetime, *, seconds: f
     ids = [receiver.id for receiver in settings.notify]
     if settings.alerts_to:
         ids.append(settings.alerts_to)
-    if not ids:
-        return []
+    summaries = {DAILY: settings.notify_daily, WEEKLY: settings.notify_weekly}
+    note_summaries(database, settings, now)
     with database.begin() as connection:
         owe(connection, ids, now)
+        for rule, wanted in summaries.items():
+            owe(connection, [receiver.id for receiver in wanted], now, summary=rule)
     outcomes = []
-    for receiver in settings.notify:
+    for receiver in _all_receivers(settings):
         if monotonic() + ANSWER_SECONDS > ends:
             break
         outcomes += _tell(database, settings, receiver, now)
@@ -61,7 +69,27 @@ def send_test(settings: Settings) -> list[Outcome]:
     message = Message(
         "Test of metrics-pipeline", None, ["Alerts arrive here."], [settings.api_url] if settings.api_url else []
     )
-    return [_sent(receiver, message) for receiver in settings.notify]
+    return [_sent(receiver, message) for receiver in _all_receivers(settings)]
+
+
+def tell_daemon(receivers: Sequence[Receiver], silent: Sequence[str], settings: Settings) -> set[str]:
+    """Tells the receivers which daemons of Dagster are silent, or that all are back. Returns the ids of those told."""
+    if silent:
+        title = "Dagster's daemon gives no sign"
+        said = f"Nothing has been heard for ten minutes of {', '.join(silent)}."
+        consequence = "No schedule and no sensor runs, so no day is aggregated and nobody is told of alerts."
+        message = Message(title, Severity.CRITICAL, [said, consequence], [settings.dagster_webserver_url])
+    else:
+        message = Message("Dagster's daemon is back", None, ["All of it gives signs again."], [])
+    outcomes = {receiver.id: _sent(receiver, message) for receiver in receivers}
+    for outcome in outcomes.values():
+        if outcome.error is not None:
+            _log.warning("%s was not told: %s. %s", outcome.receiver, message.title, outcome.error)
+    return {name for name, outcome in outcomes.items() if outcome.error is None}
+
+
+def _all_receivers(settings: Settings) -> Iterable[Receiver]:
+    return dict.fromkeys((*settings.notify, *settings.notify_daily, *settings.notify_weekly))
 
 
 def _tell(database: Database, settings: Settings, receiver: Receiver, now: datetime) -> list[Outcome]:

@@ -11,6 +11,7 @@ from metrics_pipeline.metrics.alerts import Change, Scope, Severity
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.alerts import Transition
 from metrics_pipeline.store.deliveries import Due
+from metrics_pipeline.store.summaries import SUMMARY_PREFIX
 
 _MOST_WORD_CHARACTERS = 120
 _RUN_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -49,10 +50,12 @@ class Message:
 
 def digest(due: Sequence[Due], settings: Settings) -> Message:
     """One message about all of the transitions. Of an alert that changed twice, what is true now is told."""
+    summaries = [each.transition for each in due if each.transition.rule.startswith(SUMMARY_PREFIX)]
     latest: dict[tuple[str, str, str, object], Transition] = {}
     for each in due:
         told = each.transition
-        latest[(told.rule, told.scope, told.agent_id, told.opened_on)] = told
+        if told not in summaries:
+            latest[(told.rule, told.scope, told.agent_id, told.opened_on)] = told
     order = list(_HEADINGS)
     news = sorted(
         latest.values(),
@@ -62,11 +65,14 @@ def digest(due: Sequence[Due], settings: Settings) -> Message:
     for change, group in groupby(news, key=lambda told: told.transition):
         alerts = list(group)
         parts += [f"{_HEADINGS[change]} ({len(alerts):,}):", *(_line(told, settings) for told in alerts)]
+    for period in summaries:
+        title = [f"{period.evidence['title']}:"] if news or len(summaries) > 1 else []
+        parts.append("\n".join([*title, *period.evidence["lines"]]))
     bad = [told.severity for told in news if told.transition in (Change.OPENED, Change.CHANGED)]
     worst = Severity.CRITICAL if Severity.CRITICAL in bad else bad[0] if bad else None
-    ending = [f"Open alerts: {settings.api_url}/"] if settings.api_url else []
+    ending = [f"Open alerts: {settings.api_url}/"] if settings.api_url and news else []
     ending += [_REPETITION] if any(each.may_repeat for each in due) else []
-    return Message(_title(news), worst, parts, ending)
+    return Message(_title(news) if news else summaries[-1].evidence["title"], worst, parts, ending)
 
 
 def _title(news: Sequence[Transition]) -> str:
@@ -78,8 +84,12 @@ def _title(news: Sequence[Transition]) -> str:
 
 def summary(told: Transition) -> str:
     """What the alert is about and its rule, in a few words."""
-    subject = printable(told.agent_id) if told.scope is Scope.AGENT else f"the {told.scope}"
-    return f"{told.rule.replace('_', ' ')} of {subject}"
+    return subject(told.rule, told.scope, told.agent_id)
+
+
+def subject(rule: str, scope: Scope, agent_id: str) -> str:
+    """A rule in words, and what it is about."""
+    return f"{rule.replace('_', ' ')} of {printable(agent_id) if scope is Scope.AGENT else f'the {scope}'}"
 
 
 def _line(told: Transition, settings: Settings) -> str:
@@ -100,8 +110,10 @@ def in_words(evidence: Mapping[str, Any]) -> str:
     words = []
     if "metric" in rest and "value" in rest:
         words.append(f"{printable(rest.pop('metric'))} {printable(rest.pop('value'))}")
-    if "usual_low" in rest and "usual_high" in rest:
-        words.append(f"usually {printable(rest.pop('usual_low'))} to {printable(rest.pop('usual_high'))}")
+    low, high = (printable(rest.pop(name, "")) for name in ("usual_low", "usual_high"))
+    if low or high:
+        span = f"{low} to {high}" if low and high else f"at least {low}" if low else f"at most {high}"
+        words.append(f"expected {span}")
     words += [f"{name.replace('_', ' ')} {printable(value)}" for name, value in rest.items()]
     return ", ".join(words)
 

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 from metrics_pipeline.metrics.alerts import Change, Scope, Severity
 from metrics_pipeline.names import ALERTS_TABLE
 from metrics_pipeline.store.alerts import Transition
+from metrics_pipeline.store.summaries import SUMMARY_PREFIX
 
 #: Older transitions are not news any more to the receivers of a team that had none.
 _NEWS = timedelta(days=7)
@@ -30,7 +31,9 @@ SELECT transition_id, receiver, coalesce(
            (SELECT max(not_before) FROM metric_alert_deliveries AS failed
              WHERE failed.receiver = to_tell.receiver AND delivered_at IS NULL AND not_before > :now), :now)
   FROM metric_alert_transitions AS transition CROSS JOIN unnest(CAST(:receivers AS text[])) AS to_tell (receiver)
- WHERE NOT is_quiet AND occurred_at > :since AND (to_tell.receiver <> '{ALERTS_TABLE}' OR scope = 'agent')
+ WHERE NOT is_quiet AND occurred_at > :since
+   AND CASE WHEN starts_with(rule, '{SUMMARY_PREFIX}') THEN rule ELSE '' END = :summary
+   AND (to_tell.receiver <> '{ALERTS_TABLE}' OR scope = 'agent')
    AND NOT EXISTS (SELECT FROM metric_alert_deliveries AS known WHERE known.transition_id = transition.transition_id)
     ON CONFLICT DO NOTHING""")
 
@@ -76,9 +79,13 @@ class Due:
     may_repeat: bool
 
 
-def owe(connection: Connection, receivers: Sequence[str], now: datetime) -> None:
-    """Notes for each of the receivers every transition of the last days that nobody was to be told yet."""
-    connection.execute(_OWE, {"receivers": list(receivers), "now": now, "since": now - _NEWS})
+def owe(connection: Connection, receivers: Sequence[str], now: datetime, *, summary: str = "") -> None:
+    """Notes for each of the receivers every transition of the last days that nobody was to be told yet.
+
+    summary: the rule of the summaries that they are owed, instead of alerts.
+    """
+    values = {"receivers": list(receivers), "now": now, "since": now - _NEWS, "summary": summary}
+    connection.execute(_OWE, values)
 
 
 def claim(connection: Connection, receiver: str, now: datetime) -> list[Due]:
