@@ -1,6 +1,7 @@
 """Alerts: those that metric_alerts has, and those that were withdrawn."""
 
 from datetime import date
+from enum import StrEnum
 
 from sqlalchemy import Connection, text
 
@@ -54,21 +55,30 @@ SELECT {as_array(_SELECT)} AS rows, (SELECT count(*) FROM wanted) AS total,
 _OPEN = text("SELECT rule, severity, count(*) FROM metric_alerts WHERE resolved_on IS NULL GROUP BY rule, severity")
 
 
+class WantedState(StrEnum):
+    """Which alerts."""
+
+    OPEN = "open"
+    RESOLVED = "resolved"
+    WITHDRAWN = "withdrawn"
+    ALL = "all"
+
+
 def alerts_page(
     connection: Connection,
     first: date,
     last: date,
     *,
-    state: str,
-    agent_id: str | None,
-    rule: str | None,
-    severity: str | None,
+    state: WantedState,
+    agent_id: str | None = None,
+    rule: str | None = None,
+    severity: str | None = None,
     limit: int,
     offset: int,
 ) -> Page:
     """At most `limit` alerts that were open on a day from `first` to `last`, newest first, of a day the critical first.
 
-    state: open, resolved, withdrawn or all; a withdrawn alert counts as open on the day that it opened.
+    A withdrawn alert counts as open on the day that it opened.
     agent_id, rule, severity: None for any.
     """
     parameters = {
