@@ -52,7 +52,13 @@ SELECT {as_array(_SELECT)} AS rows, (SELECT count(*) FROM wanted) AS total,
                                        ORDER BY opened_on, rule, scope, agent_id COLLATE "C", state), ''))
         FROM wanted) AS version""")
 
-_OPEN = text("SELECT rule, severity, count(*) FROM metric_alerts WHERE resolved_on IS NULL GROUP BY rule, severity")
+# A rule that has no open alert now and had one is told with 0, so that a monitoring system sees that it ended.
+_OPEN = text("""
+SELECT rule, severity, count(opened_on)
+FROM (SELECT rule FROM metric_alerts UNION SELECT rule FROM metric_alert_transitions) AS known
+CROSS JOIN unnest(ARRAY['warning', 'critical']) AS severity
+LEFT JOIN (SELECT * FROM metric_alerts WHERE resolved_on IS NULL) AS alert USING (rule, severity)
+GROUP BY rule, severity""")
 
 
 class WantedState(StrEnum):
@@ -95,5 +101,5 @@ def alerts_page(
 
 
 def open_by_rule(connection: Connection) -> dict[tuple[str, str], int]:
-    """How many alerts are open, by rule and severity."""
+    """How many alerts are open, by rule and severity, of each rule that ever had one."""
     return {(rule, severity): number for rule, severity, number in connection.execute(_OPEN)}
