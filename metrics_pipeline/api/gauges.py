@@ -21,6 +21,7 @@ from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.names import LOGS_TABLE
 from metrics_pipeline.pipeline.opening import unlogged
 from metrics_pipeline.pipeline.reconciling import lookback
+from metrics_pipeline.store.answers.alerts import open_by_rule
 from metrics_pipeline.store.answers.monitoring import busiest_agents, day_totals, gaps
 from metrics_pipeline.store.ledger import ledger_rows, newest_stored_day
 
@@ -87,6 +88,8 @@ class Gauges:
                 for agent in busiest_agents(connection, day, agents):
                     _gauge_agent(gauge, agent, has_costs=has_costs)
             unstored, oldest_gap = gaps(connection, self.context.yesterday())
+            for (rule, severity), alerts in open_by_rule(connection).items():
+                gauge("open_alerts", "Alerts that are not resolved.", alerts, rule=rule, severity=severity)
             # Of the clock that the days were judged by.
             now = connection.execute(text("SELECT now()")).scalar_one()
         gauge("gaps", "How many days since the first stored one are not stored.", unstored)

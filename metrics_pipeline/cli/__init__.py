@@ -10,6 +10,7 @@ import typer
 from metrics_pipeline import __version__
 from metrics_pipeline.cli import (
     agents,
+    alerts,
     api,
     days,
     db,
@@ -83,6 +84,7 @@ app.command("api")(api.api)
 app.add_typer(logs.app, name="logs")
 app.add_typer(db.app, name="db")
 app.add_typer(instance.app, name="instance")
+app.add_typer(alerts.app, name="alerts")
 app.add_typer(agents.app, name="agents")
 app.add_typer(users.app, name="users")
 app.add_typer(notify.app, name="notify")

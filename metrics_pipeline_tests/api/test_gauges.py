@@ -17,6 +17,7 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, NOON, Log, aggregate, execute, judged, store_agents, store_logs
 from metrics_pipeline_tests.processes import wait_until
 
+from .alerts import store_alerts
 from .serving import Serve
 from .webserver import Webserver, graphql_run
 
@@ -133,6 +134,19 @@ def test_agents_are_told_only_if_asked_for_and_no_more_than_asked_for(serve: Ser
     assert api.get("/metrics?agents=1001").status_code == 422
 
 
+def test_open_alerts_are_counted_by_rule_and_one_that_ended_is_zero(serve: Serve, database: Database) -> None:
+    store_alerts(database)
+    found = gauges(serve(dagster_webserver_url="http://127.0.0.1:9").get("/metrics").text)
+    assert {name: value for name, value in found.items() if name.startswith("open_alerts")} == {
+        "open_alerts unusual_success_rate critical": 1,
+        "open_alerts unusual_success_rate warning": 0,
+        "open_alerts budget critical": 0,
+        "open_alerts budget warning": 1,
+        "open_alerts day_missing critical": 0,
+        "open_alerts day_missing warning": 0,
+    }
+
+
 def test_the_server_counts_its_requests_by_route_and_names_its_version(serve: Serve) -> None:
     api = serve(dagster_webserver_url="http://127.0.0.1:9")
     for path in ("/healthz", "/healthz", "/api/v1/metrics/unknown", "/nowhere", "/api/v1/agents?x=1"):
@@ -166,6 +180,7 @@ def test_promtool_accepts_every_gauge_and_the_example_alerts_fire_when_they_shou
     serve: Serve, database: Database, webserver: Webserver
 ) -> None:
     store_agents(database, {"a": "active"})
+    store_alerts(database, "a")
     store_logs(database, [Log("a", "failed", 1500)])
     for days in (0, 3):
         aggregate(database, day_window(DAY - timedelta(days=days), "UTC"))

@@ -17,6 +17,7 @@ from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.pipeline.watching import look_at_days, record
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.publishing import Reason
+from metrics_pipeline_tests.api.alerts import store_alerts
 from metrics_pipeline_tests.days import DAY, READ_ALL, Log, aggregate, store_agents, store_logs
 from metrics_pipeline_tests.roles import apply, new_role, printed
 
@@ -60,6 +61,7 @@ def test_every_panel_answers_the_readers_role(database: Database, database_url: 
     aggregate(database, WINDOWS[DAY])
     store_logs(database, [late])
     record(database, look_at_days(database, logs, [FIRST, DAY], ZONE, READ_ALL))
+    store_alerts(database, "a")
     dashboard = json.loads((FOLDER / "dashboard.json").read_text())
     answers: dict[str, list[tuple[Any, ...]]] = {}
     with psycopg.connect(database_url, autocommit=True) as owner, new_role(owner, database_url, "reader") as role:
@@ -74,6 +76,10 @@ def test_every_panel_answers_the_readers_role(database: Database, database_url: 
     missing = FIRST + timedelta(days=1)
     assert answers["Days that are not as they should be"] == [
         (str(DAY), "differs from its logs"), (str(missing), "missing")
+    ]  # fmt: skip
+    # The critical alert first.
+    assert [row[:4] for row in answers["Open alerts"]] == [
+        (str(DAY), "critical", "a", "unusual_success_rate"), ("2025-03-03", "warning", "fleet", "budget")
     ]  # fmt: skip
     assert answers["Executions"] == [(5,)]
     assert answers["Cost"] == [(Decimal("1.5"),)]

@@ -1,7 +1,6 @@
 """Alerts: what is unusual, since when, and beside which usual range."""
 
 from datetime import date
-from enum import StrEnum
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
@@ -17,21 +16,12 @@ from metrics_pipeline.api.problems import invalid_parameter
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
 from metrics_pipeline.api.short_answers import ShortAnswerRoute
 from metrics_pipeline.metrics.alerts import Severity
-from metrics_pipeline.store.answers.alerts import alerts_page
+from metrics_pipeline.store.answers.alerts import WantedState, alerts_page
 from metrics_pipeline.store.answers.metrics import is_known
 
 router = APIRouter(
     prefix="/api/v1", dependencies=[Depends(may_read), Depends(understood)], route_class=ShortAnswerRoute
 )
-
-
-class WantedState(StrEnum):
-    """Which alerts."""
-
-    OPEN = "open"
-    RESOLVED = "resolved"
-    WITHDRAWN = "withdrawn"
-    ALL = "all"
 
 
 OptionalSeverity = Annotated[Severity | None, WithJsonSchema({"type": "string", "enum": [*Severity]})]

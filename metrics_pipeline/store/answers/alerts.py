@@ -1,6 +1,7 @@
 """Alerts: those that metric_alerts has, and those that were withdrawn."""
 
 from datetime import date
+from enum import StrEnum
 
 from sqlalchemy import Connection, text
 
@@ -51,7 +52,22 @@ SELECT {as_array(_SELECT)} AS rows, (SELECT count(*) FROM wanted) AS total,
                                        ORDER BY opened_on, rule, scope, agent_id COLLATE "C", state), ''))
         FROM wanted) AS version""")
 
-_OPEN = text("SELECT rule, severity, count(*) FROM metric_alerts WHERE resolved_on IS NULL GROUP BY rule, severity")
+# A rule that has no open alert now and had one is told with 0, so that a monitoring system sees that it ended.
+_OPEN = text("""
+SELECT rule, severity, count(opened_on)
+FROM (SELECT rule FROM metric_alerts UNION SELECT rule FROM metric_alert_transitions) AS known
+CROSS JOIN unnest(ARRAY['warning', 'critical']) AS severity
+LEFT JOIN (SELECT * FROM metric_alerts WHERE resolved_on IS NULL) AS alert USING (rule, severity)
+GROUP BY rule, severity""")
+
+
+class WantedState(StrEnum):
+    """Which alerts."""
+
+    OPEN = "open"
+    RESOLVED = "resolved"
+    WITHDRAWN = "withdrawn"
+    ALL = "all"
 
 
 def alerts_page(
@@ -59,16 +75,16 @@ def alerts_page(
     first: date,
     last: date,
     *,
-    state: str,
-    agent_id: str | None,
-    rule: str | None,
-    severity: str | None,
+    state: WantedState,
+    agent_id: str | None = None,
+    rule: str | None = None,
+    severity: str | None = None,
     limit: int,
     offset: int,
 ) -> Page:
     """At most `limit` alerts that were open on a day from `first` to `last`, newest first, of a day the critical first.
 
-    state: open, resolved, withdrawn or all; a withdrawn alert counts as open on the day that it opened.
+    A withdrawn alert counts as open on the day that it opened.
     agent_id, rule, severity: None for any.
     """
     parameters = {
@@ -85,5 +101,5 @@ def alerts_page(
 
 
 def open_by_rule(connection: Connection) -> dict[tuple[str, str], int]:
-    """How many alerts are open, by rule and severity."""
+    """How many alerts are open, by rule and severity, of each rule that ever had one."""
     return {(rule, severity): number for rule, severity, number in connection.execute(_OPEN)}

@@ -1,0 +1,75 @@
+"""`alerts`: what is unusual, and since when."""
+
+from datetime import date
+from typing import Annotated, Any
+
+import simplejson
+import typer
+
+from metrics_pipeline.cli.tables import Column, Format, FormatOption, in_words, show
+from metrics_pipeline.cli.values import day_option, storable
+from metrics_pipeline.pipeline.opening import open_database, require_ready
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.store.answers.alerts import WantedState, alerts_page
+
+app = typer.Typer(no_args_is_help=True, help="Show what is unusual of agents, the fleet and the pipeline.")
+
+_STYLES = {"critical": "bold red", "warning": "yellow"}
+_LIST = (
+    Column("opened_on", "since", is_text=True),
+    Column("severity", is_text=True, style=lambda severity: _STYLES.get(severity, "")),
+    Column("about", is_text=True),
+    Column("rule", is_text=True),
+    Column("state", is_text=True, rank=1),
+    Column("found", is_folded=True),
+)
+
+
+@app.callback()
+def _group() -> None:
+    """Without it Typer would take the only command for the group."""
+
+
+@app.command("list")
+def list_alerts(
+    state: Annotated[WantedState, typer.Option(help="open, resolved, withdrawn or all.")] = WantedState.OPEN,
+    agent: Annotated[str | None, typer.Option(callback=storable, help="Only this agent. Default: all.")] = None,
+    first: Annotated[date | None, day_option("--from", help="Only those open on this day or later.")] = None,
+    last: Annotated[date | None, day_option("--to", help="Only those opened on this day or before.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="The maximum number of rows, newest first.")] = 100,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Shows the alerts, the newest first: since when, how bad, about what, and the value beside its usual range.
+
+    An alert is withdrawn if a day was restated or cleared and the alert does not follow from the metrics any more.
+
+    Example: `metrics-pipeline alerts list --state all --agent support-triage --from 2025-07-01`
+    """
+    database = open_database(Settings.from_environment())
+    require_ready(database)
+    with database.connect() as connection:
+        page = alerts_page(
+            connection, first or date.min, last or date.max, state=state, agent_id=agent, limit=limit, offset=0
+        )
+    found = [simplejson.loads(row, use_decimal=True) for row in page.rows]
+    if form is not Format.TABLE:
+        show("", _LIST, found, form)
+    elif not found:
+        print("There is no such alert." if state is not WantedState.OPEN else "No alert is open.")
+    else:
+        rows = [alert | {"about": alert["agent_id"] or alert["scope"], "found": _in_words(alert)} for alert in found]
+        show(f"Alerts in {database.description}", _LIST, rows)
+
+
+def _in_words(alert: dict[str, Any]) -> str:
+    """The value and its usual range, or what the rule says in a sentence of its own."""
+    details = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in alert["details"].items())
+    if alert["value"] is None:
+        return str(alert["details"].get("said", details))
+    sides = [
+        f"{word} {in_words(alert[name])}"
+        for word, name in (("from", "usual_low"), ("up to", "usual_high"))
+        if alert[name] is not None
+    ]
+    usual = f" (usual {' '.join(sides)})" if sides else ""
+    return f"{alert['metric']} {in_words(alert['value'])}{usual}{f', {details}' if details else ''}"
