@@ -115,6 +115,7 @@ def loose_database(database: Database) -> Database:
     return database
 
 
+@pytest.mark.long
 @examples(60)
 @given(day=days(), include_inactive=st.booleans())
 def test_any_day_is_exact_and_running_it_again_changes_nothing(

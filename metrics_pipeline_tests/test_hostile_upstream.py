@@ -81,6 +81,7 @@ def hostile_days(draw: st.DrawFn) -> tuple[dict[str, str], list[Log]]:
     return agents, draw(st.lists(logs(WINDOW, [*agents, "unregistered", None]), max_size=15))
 
 
+@pytest.mark.long
 @examples(6)
 @given(day=hostile_days())
 def test_everybody_who_reads_the_day_says_what_the_oracle_says(

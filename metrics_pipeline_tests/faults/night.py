@@ -1,6 +1,5 @@
 """A night of one Dagster instance as a process: its schedule's tick, its sensor's, and the runs that they ask for."""
 
-import sys
 from pathlib import Path
 
 from metrics_pipeline.orchestration import failures
@@ -21,7 +20,3 @@ def main(home: str, url: str) -> int:
         results += nights.launch(*nights.sensor(MORNING).run_requests)
     print("runs:", len(results))
     return sum(not result.success for result in results)
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

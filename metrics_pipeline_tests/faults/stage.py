@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -15,10 +14,13 @@ import dagster as dg
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline_tests.homes import HOME_VARIABLE
-from metrics_pipeline_tests.processes import HANGING_SECONDS, IMPATIENT, Start, kill
+from metrics_pipeline_tests.processes import HANGING_SECONDS, kill
 
+from .forked import Forked
 from .proxy import Action, Proxy
 from .wire import BULK
+
+Start = Callable[..., Forked]
 
 #: A share of the faults lies within rows on their way; the others are spread over all other messages.
 _BULK_SHARE = 0.25
@@ -94,8 +96,8 @@ class Stage:
             return self.random.choice(self.random.choice(bulk))
         return self.random.choice(self.random.choice(groups)[1])
 
-    def start(self, url: str, *command: object, **environment: str) -> subprocess.Popen[str]:
-        return self._start(*command, program=IMPATIENT, METRICS_DATABASE_URL=url, COLUMNS="200", **environment)
+    def start(self, url: str, *command: object, **environment: str) -> Forked:
+        return self._start(*command, METRICS_DATABASE_URL=url, COLUMNS="200", **environment)
 
     def run(self, proxy: Proxy, *command: object, **environment: str) -> Ended:
         """Runs a command to its end behind a proxy that serves already."""
@@ -105,7 +107,7 @@ class Stage:
         """Kills the command's process at a seeded message."""
         return self.struck(play, url, lambda process: lambda: kill(process.pid))
 
-    def struck(self, play: Play, url: str, fault: Callable[[subprocess.Popen[str]], Action], times: int = 1) -> Ended:
+    def struck(self, play: Play, url: str, fault: Callable[[Forked], Action], times: int = 1) -> Ended:
         """Lets a fault happen to the command at seeded messages, each of which is lost with its connection."""
         messages = self.rehearsed(play)
         points = [self.draw(messages) for _ in range(times)]
@@ -116,8 +118,9 @@ class Stage:
         assert ended.struck, f"no message {points} of {len(messages)}, only {len(proxy.passed)}"
         return ended
 
-    def end(self, process: subprocess.Popen[str], proxy: Proxy) -> Ended:
+    def end(self, process: Forked, proxy: Proxy) -> Ended:
         stdout, stderr = process.communicate(timeout=HANGING_SECONDS)
         # Part of what pytest shows of a failing case, and the way to see where seeds lead.
         print(f"exit code {process.returncode}, faults at {proxy.struck}\n{stdout}{stderr}")
+        assert process.returncode is not None
         return Ended(process.returncode, stdout, stderr, proxy.struck)

@@ -88,6 +88,7 @@ def _run(stage: Stage, url: str, *command: object) -> Ended:
     process = stage.start(url, *command)
     stdout, stderr = process.communicate(timeout=HANGING_SECONDS)
     print(f"exit code {process.returncode}\n{stdout}{stderr}")
+    assert process.returncode is not None
     return Ended(process.returncode, stdout, stderr, [])
 
 

@@ -72,6 +72,7 @@ def test_a_large_day_is_whole_or_not_stored_when_a_reader_is_ended_or_its_proces
         ((is_ended,),) = query(database, f"SELECT pg_terminate_backend({reader})")
         print("a reader was ended:", is_ended)
     stdout, stderr = process.communicate(timeout=HANGING_SECONDS)
+    assert process.returncode is not None
     ended = Ended(process.returncode, stdout, stderr, [])
     assert_exact_or_not_done(database, [_DAY])
     assert_nothing_left_behind(database)

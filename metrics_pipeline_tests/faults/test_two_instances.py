@@ -1,7 +1,5 @@
 """Two Dagster instances whose schedules and sensors ask for the same days of one database at the same time."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +12,12 @@ from metrics_pipeline_tests.days import query
 from metrics_pipeline_tests.homes import scratch_home
 from metrics_pipeline_tests.processes import HANGING_SECONDS, bare_environment
 
+from . import night
 from .days import BACKFILL, CORRECTED, DAYS, assert_healed, correct, evaluate_schedule_and_sensor, store_days
+from .forked import Forked
 from .judge import assert_no_unfinished_run, assert_nothing_half_published
 from .stage import Play, Stage
 
-_NIGHT = (sys.executable, "-m", f"{__package__}.night")
 _UP_TO_SECONDS = 1.5
 
 
@@ -35,17 +34,15 @@ def test_two_instances_that_run_the_same_days_at_once_end_with_the_oracles_numbe
     url, database = stage.prepared(Play(BACKFILL, store_days))
     both = []
     for each in (home, other_home):
-        command = [*_NIGHT, str(each), url]
-        # Into a file: a pipe that nobody reads would stop it.
-        with (each.parent / "night.txt").open("w") as output:
-            both.append(subprocess.Popen(command, env=bare_environment(each), stdout=output, stderr=subprocess.STDOUT))
+        both.append(Forked(night.main, str(each), url, environment=bare_environment(each), folder=each.parent))
         time.sleep(stage.random.uniform(0, _UP_TO_SECONDS))
     for number in range(1, 4):
         time.sleep(stage.random.uniform(0, _UP_TO_SECONDS))
         correct(database, stage.random.choice(DAYS), number=number)
-    for process, each in zip(both, (home, other_home), strict=True):
+    for process in both:
+        stdout, stderr = process.communicate(timeout=HANGING_SECONDS)
         # No run fails because another instance's was there first.
-        assert process.wait(timeout=HANGING_SECONDS) == 0, (each.parent / "night.txt").read_text()
+        assert process.returncode == 0, stdout + stderr
     assert_nothing_half_published(database)
     with open_instance(Settings(home=other_home)) as instance:
         assert_no_unfinished_run(instance, "daily_metrics_job")

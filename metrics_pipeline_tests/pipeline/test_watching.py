@@ -307,6 +307,7 @@ def history(request: pytest.FixtureRequest, database: Database) -> History:
     return database, WRITERS | WRITERS_OF_PARTITIONS
 
 
+@pytest.mark.long
 @examples(12)
 @given(data=st.data())
 def test_in_any_history_a_change_is_found_by_the_next_look_that_promises_to_find_it(
