@@ -68,7 +68,7 @@ def open_source(database: Database, settings: Settings) -> LogSource:
     from metrics_pipeline.logs.lake_logs import LakeLogs
 
     require_ready(database, [REGISTRY_TABLE])
-    return LakeLogs(settings.logs_url, dict(settings.logs_columns), settings.statuses)
+    return LakeLogs(settings.logs_url, dict(settings.logs_columns), settings.statuses, settings.dimensions)
 
 
 def require_ready_to_prune(database: Database, settings: Settings) -> UpstreamContract | None:
