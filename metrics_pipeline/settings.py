@@ -496,11 +496,6 @@ class Settings:
                     values[name] = variable.parse(given[variable.name])
                 except ValueError as error:
                     refusals.append(variable.refusal(given[variable.name], error))
-        if values.get("logs_url") and values.get("dimensions"):
-            refusals.append(
-                "METRICS_DIMENSIONS cannot be set together with METRICS_LOGS_URL: a lake is not broken down yet. "
-                "Unset one of them."
-            )
         both = set(values.get("success_statuses", ())) & set(values.get("failed_statuses", ()))
         refusals += [
             f"METRICS_SUCCESS_STATUSES and METRICS_FAILED_STATUSES both name {word!r}. Leave it in one."

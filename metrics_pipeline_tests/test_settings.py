@@ -129,14 +129,6 @@ def test_a_status_cannot_count_as_success_and_as_failed() -> None:
         Settings.from_environment({"METRICS_SUCCESS_STATUSES": "ok,done", "METRICS_FAILED_STATUSES": "done"})
 
 
-def test_breakdowns_of_a_lake_are_refused() -> None:
-    environment = {"METRICS_LOGS_URL": "delta:///lake/logs", "METRICS_DIMENSIONS": "model"}
-    with pytest.raises(
-        SettingsError, match=r"^METRICS_DIMENSIONS cannot be set together with METRICS_LOGS_URL: [^.]+ yet"
-    ):
-        Settings.from_environment(environment)
-
-
 @pytest.mark.parametrize("name", ["METRICS_DATABASE_URL", "METRICS_API_DATABASE_URL"])
 def test_an_empty_secret_never_leads_to_another_database(name: str) -> None:
     with pytest.raises(SettingsError, match=f"^{name} is set but empty. Set a URL such as .*, or unset it.$"):

@@ -1,16 +1,15 @@
 """What metrics read from a log in a lake, as Polars expressions: the contract with its columns, and their values."""
 
 import hashlib
-from collections.abc import Mapping
-from decimal import Decimal
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
-import simplejson
 
 from metrics_pipeline.errors import ContractError
-from metrics_pipeline.logs.source import KNOWN_STATUSES
+from metrics_pipeline.logs.lake_json import LIST_MARK, replaced, with_json_text
 from metrics_pipeline.metrics.catalog import FAILED_STATUS, SUCCESS_STATUS
+from metrics_pipeline.metrics.dimensions import LIST, MARKS, MAX_VALUE_CHARACTERS, NONE, VALUE, Dimension
 from metrics_pipeline.metrics.upstream import LOG_COLUMNS, METADATA_KEYS
 
 #: The columns that a lake may have, by our names.
@@ -32,36 +31,43 @@ _ACCEPTED: dict[str, tuple[type[pl.DataType], ...]] = {
     "human_intervention": (pl.Boolean, *_TEXT),
 }
 
-# Results of json_path_match that PostgreSQL writes in another way: long or fractional numbers, objects and lists, and
-# a zero byte, which text cannot hold.
-_WRITTEN_OTHERWISE = r"^-?(\d{16}|\d+[.eE])|^[{\[]|\x00"
+# The types of a column that is a dimension.
+_VALUES = (*_TEXT, *_INTEGER, pl.Boolean, pl.Decimal)
 
-_NOT_FINITE = r"(?i)^\s*[+-]?(nan|inf(inity)?)\s*$"
+#: Costs as text that are not finite, also for Java.
+NOT_FINITE = r"(?i)^\s*[+-]?(nan|inf(inity)?)\s*$"
 _NINE_PLACES = pl.Decimal(38, 9)
-# Of a numeric, before its decimal point. Written without its exponent, 1e999999999 would take 1 GB.
-_MAX_DIGITS = 131_072
-# 10^19 USD in nano-dollars. Int128 holds the total of ten thousand million of them.
-_LIMIT_NANO_USD = 10**28
+# In nano-dollars: as from PostgreSQL with dimensions, 64 bits hold any regular cost.
+_LIMIT_NANO_USD = 9 * 10**18
 
 
-def checked_names(schema: pl.Schema, columns: Mapping[str, str], where: str) -> dict[str, str]:
+def checked_names(
+    schema: pl.Schema, columns: Mapping[str, str], where: str, dimensions: Sequence[Dimension] = ()
+) -> dict[str, str]:
     """The name that each column of LAKE_COLUMNS has in the lake, of those that exist.
 
-    columns: METRICS_LOGS_COLUMNS. Raises one ContractError that names every missing column and every wrong type.
+    columns, dimensions: METRICS_LOGS_COLUMNS and METRICS_DIMENSIONS. Raises one ContractError that names every missing
+    column and every wrong type.
     """
     names = {column: columns.get(column, column) for column in LAKE_COLUMNS}
     present = {column: name for column, name in names.items() if name in schema}
     required = {*_ACCEPTED} - ({"metadata"} if present.keys() >= {*METADATA_KEYS} else {*METADATA_KEYS})
+    required |= {"metadata" for dimension in dimensions if dimension.keys}
     problems = [
         f"column {names[column]}{f' (as {column})' if names[column] != column else ''} is missing"
         for column in LAKE_COLUMNS
         if column not in present and (column in required or column in columns)
     ]
     problems += [
-        f"column {name} has type {schema[name]}, accepted: {', '.join(kind.__name__ for kind in _ACCEPTED[column])}"
+        _wrong_type(name, schema[name], _ACCEPTED[column])
         for column, name in present.items()
         if column in _ACCEPTED and schema[name].base_type() not in _ACCEPTED[column]
     ]
+    for dimension in dimensions:
+        if not dimension.keys and dimension.column not in schema:
+            problems.append(f"column {dimension.column} (of the dimension {dimension.name}) is missing")
+        elif not dimension.keys and schema[dimension.column].base_type() not in _VALUES:
+            problems.append(_wrong_type(dimension.column, schema[dimension.column], _VALUES))
     if problems:
         raise ContractError(
             f"{where} does not hold what the pipeline reads: {'; '.join(problems)}. It has the columns "
@@ -71,38 +77,57 @@ def checked_names(schema: pl.Schema, columns: Mapping[str, str], where: str) -> 
     return present
 
 
+def _wrong_type(name: str, dtype: pl.DataType, accepted: Sequence[type[pl.DataType]]) -> str:
+    return f"column {name} has type {dtype}, accepted: {', '.join(kind.__name__ for kind in accepted)}"
+
+
 def log_frame(
-    logs: pl.LazyFrame, schema: pl.Schema, names: Mapping[str, str], statuses: Mapping[str, str]
+    logs: pl.LazyFrame,
+    schema: pl.Schema,
+    names: Mapping[str, str],
+    statuses: Mapping[str, str],
+    dimensions: Sequence[Dimension] = (),
 ) -> pl.LazyFrame:
     """Logs of a lake under our names and in our types.
 
     statuses: what further statuses count as, Settings.statuses.
-    Columns: timestamp; log_id, agent_id, status, error_type, user_id, cost_usd (String); is_human_intervention,
-    has_irregular_cost (Boolean); latency_ms (Int32); token_count (Int64); cost_nano_usd (Int128; NULL without a cost
-    and for an irregular one). Collecting the frame fails for a latency of more than 32 bits and for metadata that is
-    not JSON.
+    Columns: timestamp; log_id, agent_id, status, error_type, user_id, cost_usd (String); is_human_intervention
+    (Boolean); latency_ms (Int32); token_count (Int64); cost_nano_usd (Int64; 0 without a cost, NULL for an irregular
+    one); value_0 and so on (String): of each dimension, as log_schema() has them. Collecting the frame fails for a
+    latency of more than 32 bits and for metadata that is not JSON.
     """
-    cost = pl.col(names["cost_usd"])
+    metadata = schema[names["metadata"]] if "metadata" in names else pl.String()
+    cost = pl.col("cost_usd")
     nano_usd = _nano_usd(cost, schema[names["cost_usd"]])
+    found = {column: pl.col(name).alias(column) for column, name in names.items()}
+    columns = {number: each.column for number, each in enumerate(dimensions) if not each.keys}
     return (
-        logs.with_columns(cost_nano_usd=pl.when(nano_usd.abs() < _LIMIT_NANO_USD).then(nano_usd))
-        .pipe(_with_metadata, schema, names)
+        logs.select(
+            *found.values(),
+            *(pl.col(column).cast(pl.String).alias(f"value_{number}") for number, column in columns.items()),
+        )
+        .with_columns(
+            cost_nano_usd=pl.when(cost.is_null())
+            .then(0)
+            .when(nano_usd.abs() < _LIMIT_NANO_USD)
+            .then(nano_usd)
+            .cast(pl.Int64)
+        )
+        .pipe(_with_metadata, metadata, names)
+        .pipe(_with_values, metadata, dimensions)
         .select(
-            pl.col(names["agent_id"]).cast(pl.String).alias("agent_id"),
-            pl.col(names["status"]).cast(pl.String).replace(statuses).alias("status"),
-            pl.col(names["error_type"])
-            .cast(pl.String)
-            .str.replace_all("\0", "\ufffd", literal=True)
-            .alias("error_type"),
-            (pl.col(names["id"]).cast(pl.String) if "id" in names else pl.lit("")).alias("log_id"),
-            pl.col(names["timestamp"]).alias("timestamp"),
-            pl.col("user_id_").alias("user_id"),
-            (pl.col("human_intervention_") == "true").alias("is_human_intervention"),
-            pl.col(names["latency_ms"]).cast(pl.Int32).alias("latency_ms"),
-            pl.col(names["token_count"]).cast(pl.Int64).alias("token_count"),
-            cost.cast(pl.String).alias("cost_usd"),
+            pl.col("agent_id").cast(pl.String),
+            pl.col("status").cast(pl.String).replace(statuses),
+            _plain(pl.col("error_type").cast(pl.String)),
+            (pl.col("id").cast(pl.String) if "id" in names else pl.lit("")).alias("log_id"),
+            "timestamp",
+            pl.col("user_id").cast(pl.String),
+            pl.col("human_intervention").cast(pl.String).alias("is_human_intervention") == "true",
+            pl.col("latency_ms").cast(pl.Int32),
+            pl.col("token_count").cast(pl.Int64),
+            cost.cast(pl.String),
             "cost_nano_usd",
-            has_irregular_cost=cost.is_not_null() & pl.col("cost_nano_usd").is_null(),
+            *(f"value_{number}" for number in range(len(dimensions))),
         )
     )
 
@@ -111,36 +136,14 @@ IS_SUCCESSFUL = pl.col("status") == SUCCESS_STATUS
 HAS_FAILED = pl.col("status") == FAILED_STATUS
 
 
-def suspicions() -> dict[str, tuple[pl.Expr, str]]:
-    """What makes a value of log_frame() suspicious: {kind: (condition, column)}, as quality.suspicions()."""
-    is_finite = ~pl.col("cost_usd").str.contains(_NOT_FINITE)
-    cost = pl.when(is_finite).then(pl.col("cost_usd")).cast(pl.Float64)
-    return {
-        "negative_latency": (pl.col("latency_ms") < 0, "latency_ms"),
-        "negative_tokens": (pl.col("token_count") < 0, "token_count"),
-        "negative_cost": (cost < 0, "cost_usd"),
-        "cost_not_a_number": (~is_finite, "cost_usd"),
-        "cost_of_12_digits_or_more": (cost.abs() >= 1e11, "cost_usd"),
-        "unknown_status": (pl.col("status").is_null() | ~pl.col("status").is_in(KNOWN_STATUSES), "status"),
-    }
-
-
-def decimal_cost(text: str) -> Decimal:
-    """The cost that a text denotes. Raises ValueError."""
-    try:
-        return Decimal(text.strip())
-    except ArithmeticError as error:
-        raise ValueError(f"the cost {text[:40]!r} is not a number") from error
-
-
 def stored_user_id(user_ids: pl.Expr) -> pl.Expr:
     """As PARTIALS_SCHEMA has them: ids of 64 bytes or more become their SHA-256."""
-    return _replaced(user_ids, user_ids.str.len_bytes() >= 64, lambda text: hashlib.sha256(text.encode()).hexdigest())
+    return replaced(user_ids, user_ids.str.len_bytes() >= 64, lambda text: hashlib.sha256(text.encode()).hexdigest())
 
 
 def stored_error_type(error_types: pl.Expr) -> pl.Expr:
     """As PARTIALS_SCHEMA has them: what is longer than 256 characters is cut, and told apart by its SHA-256."""
-    return _replaced(
+    return replaced(
         error_types,
         error_types.str.len_chars() > 256,
         lambda text: f"{text[:200]}…{hashlib.sha256(text.encode()).hexdigest()[:16]}",
@@ -157,86 +160,65 @@ def _nano_usd(cost: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return nano_usd.to_physical()
 
 
-def _with_metadata(logs: pl.LazyFrame, schema: pl.Schema, names: Mapping[str, str]) -> pl.LazyFrame:
-    """Adds user_id_ and human_intervention_: columns of the lake, fields of a struct, or metadata->>'KEY' of JSON."""
+def _with_metadata(logs: pl.LazyFrame, metadata: pl.DataType, names: Mapping[str, str]) -> pl.LazyFrame:
+    """Adds the METADATA_KEYS that are no columns of the lake: fields of a struct, or metadata->>'KEY' of JSON."""
     for key in METADATA_KEYS:
         if key in names:
-            logs = logs.with_columns(pl.col(names[key]).cast(pl.String).alias(f"{key}_"))
             continue
-        metadata, dtype = pl.col(names["metadata"]), schema[names["metadata"]]
-        if isinstance(dtype, pl.Struct):
-            has_key = key in [field.name for field in dtype.fields]
-            value = metadata.struct.field(key).cast(pl.String) if has_key else pl.lit(None, pl.String)
-            logs = logs.with_columns(value.alias(f"{key}_"))
-            continue
-        # A text without the key is not parsed, and neither is one that cannot say true.
-        may_have = metadata.str.contains(f'"{key}', literal=True)
-        if key == "human_intervention":
-            may_have &= metadata.str.contains("true", literal=True)
-        may_have |= metadata.str.contains("\\u", literal=True)
-        found, missed = pl.col("found"), pl.col("missed")
-        # What is missed is a JSON null, invalid JSON, or something that the fast parser does not read.
-        is_doubtful = missed.str.contains(rf'"{key}"\s*:\s*null').not_() | found.str.contains(_WRITTEN_OTHERWISE)
-        # Column by column, because an expression that two others use is computed twice.
-        logs = (
-            logs.with_columns(asked=pl.when(may_have).then(metadata))
-            .with_columns(found=pl.col("asked").str.json_path_match(f"$.{key}"))
-            .with_columns(missed=pl.when(found.is_null()).then(pl.col("asked")))
-            .with_columns(doubtful=pl.when(is_doubtful).then(metadata))
-            .with_columns(
-                pl.when(pl.col("doubtful").is_null())
-                .then(found)
-                .otherwise(_replaced(pl.col("doubtful"), pl.lit(True), lambda text, key=key: json_value(text, key)))
-                .alias(f"{key}_")
-            )
-        )
+        if isinstance(metadata, pl.Struct):
+            value, _ = _field(metadata, [key])
+            logs = logs.with_columns(value.alias(key))
+        else:
+            word = "true" if key == "human_intervention" else ""
+            logs = with_json_text(logs, "metadata", [key], key, word=word)
     return logs
 
 
-def json_value(text: str, key: str) -> str | None:
-    """PostgreSQL's metadata->>'KEY' of a jsonb; what text cannot hold becomes U+FFFD. Raises ValueError."""
-    try:
-        found = simplejson.loads(text, parse_float=_as_numeric)
-    except ValueError as error:
-        raise ValueError(f"metadata is not JSON: {error}") from error
-    value = found.get(key) if isinstance(found, dict) else None
-    if value is None:
-        return None
-    written = (
-        value
-        if isinstance(value, str)
-        else simplejson.dumps(value, item_sort_key=lambda item: _key_order(item[0]), ensure_ascii=False)
-    )
-    return written.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+def _with_values(logs: pl.LazyFrame, metadata: pl.DataType, dimensions: Sequence[Dimension]) -> pl.LazyFrame:
+    """Adds value_0 and so on, of dimensions with keys, and marks the values of all as MARKS says."""
+    for number, dimension in enumerate(dimensions):
+        name = f"value_{number}"
+        text = _plain(pl.col(name))
+        if dimension.keys and isinstance(metadata, pl.Struct):
+            field, dtype = _field(metadata, dimension.keys)
+            is_list = dtype.is_nested()
+            text = pl.when(field.is_not_null()).then(pl.lit(LIST_MARK)) if is_list else _plain(field.cast(pl.String))
+        elif dimension.keys:
+            logs, text = with_json_text(logs, "metadata", dimension.keys, name, marks_lists=True), pl.col(name)
+        logs = logs.with_columns(text.alias(name)).with_columns(_marked(pl.col(name)).alias(name))
+    return logs
 
 
-def _as_numeric(text: str) -> simplejson.RawJSON:
-    """A number as a numeric of PostgreSQL is written: without an exponent, without a negative zero."""
-    number = Decimal(text)
-    if abs(number.adjusted()) > _MAX_DIGITS:
-        raise ValueError(f"the number {text[:40]} is out of range")
-    return simplejson.RawJSON(format(number or abs(number), "f"))
+def _field(metadata: pl.Struct, path: Sequence[str]) -> tuple[pl.Expr, Any]:
+    """A field within the struct metadata, and its type; NULL if it does not exist."""
+    field: pl.Expr = pl.col("metadata")
+    dtype: Any = metadata
+    for key in path:
+        types = {each.name: each.dtype for each in dtype.fields} if isinstance(dtype, pl.Struct) else {}
+        if key not in types:
+            return pl.lit(None, pl.String), pl.String()
+        field, dtype = field.struct.field(key), types[key]
+    return field, dtype
 
 
-def _key_order(key: str) -> tuple[int, bytes]:
-    """The order of the keys of a jsonb: shorter keys first."""
-    in_bytes = key.encode("utf-8", "surrogatepass")
-    return len(in_bytes), in_bytes
+def _plain(texts: pl.Expr) -> pl.Expr:
+    return texts.str.replace_all("\0", "\ufffd", literal=True)
 
 
-def _replaced(texts: pl.Expr, where: pl.Expr, value: Any) -> pl.Expr:
-    """The texts, with `value` of those for which `where` holds. They are few, so Python computes them."""
-
-    def compute(chosen: pl.Series) -> pl.Series:
-        if chosen.null_count() == len(chosen):
-            return chosen
-        return pl.Series(
-            chosen.name, [None if text is None else value(text) for text in chosen.to_list()], dtype=pl.String
-        )
-
-    chosen = pl.when(where).then(texts)
+def _marked(texts: pl.Expr) -> pl.Expr:
+    """Texts with LIST_MARK, as MARKS has them. PostgreSQL's is dimension_value() in log_columns.py."""
+    short = MAX_VALUE_CHARACTERS - 17
+    is_long = texts.str.len_chars() > MAX_VALUE_CHARACTERS
+    marks = "".join([*MARKS.values(), "[{"])
     return (
-        pl.when(where & texts.is_not_null())
-        .then(chosen.map_batches(compute, return_dtype=pl.String, is_elementwise=True))
+        pl.when(texts.is_null())
+        .then(pl.lit(MARKS[NONE]))
+        .when(texts == LIST_MARK)
+        .then(pl.lit(MARKS[LIST]))
+        .when(is_long | (texts == "") | texts.str.slice(0, 1).is_in([*marks]))
+        .then(
+            pl.lit(MARKS[VALUE])
+            + replaced(texts, is_long, lambda text: f"{text[:short]}…{hashlib.sha256(text.encode()).hexdigest()[:16]}")
+        )
         .otherwise(texts)
     )

@@ -30,7 +30,8 @@ class ExtractedDay:
     agents: the ids (String, distinct) of the registered agents in scope. partials: PARTIALS_SCHEMA, in any order.
     exact_costs: EXACT_COSTS_SCHEMA for agents_with_irregular_costs(partials), and for the logs without an agent.
     taken_at: when the state was read. kind: the kind of fingerprint to which the partials' content_hash belongs.
-    values: the logs by the values of the source's dimensions; None without dimensions.
+    values: the logs by the values of the source's dimensions; None without dimensions. is_merged: whether partials has
+    one row for each agent, with sorted pairs and without bare values.
     """
 
     agents: pl.Series
@@ -39,6 +40,7 @@ class ExtractedDay:
     taken_at: datetime
     kind: FingerprintKind
     values: ExtractedValues | None = None
+    is_merged: bool = False
 
     @property
     def logs(self) -> int:

@@ -119,10 +119,9 @@ def merge_partials(partials: pl.DataFrame) -> LogAggregates:
 
 
 def merged_values(partials: pl.DataFrame) -> LogAggregates:
-    """The same of values (VALUE_PARTIALS_SCHEMA), which are merged already."""
+    """The same of rows with sorted pairs and without bare values, of which no two have the same keys."""
     cost = pl.col("cost_nano_usd")
-    pairs = [pl.col(name).fill_null(pl.lit([], PARTIALS_SCHEMA[name])) for name in ("latency_counts", "error_counts")]
-    rows = partials.lazy().with_columns(cost.fill_null(0), cost.is_null().alias("has_irregular_costs"), *pairs)
+    rows = partials.lazy().with_columns(cost.fill_null(0), cost.is_null().alias("has_irregular_costs"))
     return LogAggregates(rows.with_columns(*_TOTALS).collect(engine="in-memory"))
 
 

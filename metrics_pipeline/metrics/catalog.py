@@ -40,8 +40,8 @@ ERROR_COUNT = pl.Struct({"error_type": pl.String, "executions": pl.Int64})
 #: addition and union. The cost is NULL if costs are irregular (see EXACT_COSTS_SCHEMA). Latencies and error types are
 #: either pairs with their number of executions, or bare values in any order, which count as one execution each; the
 #: other list is NULL or empty. Error types are those of failed logs. User ids are distinct within a part; an id of 64
-#: bytes or more of UTF-8 is replaced by its SHA-256 in hexadecimal digits. content_hash is the sum over the logs of a
-#: hash of every value that a metric depends on.
+#: bytes or more of UTF-8 is replaced by its SHA-256 in hexadecimal digits; the ids may be categories. content_hash is
+#: the sum over the logs of a hash of every value that a metric depends on.
 PARTIALS_SCHEMA = pl.Schema(
     {
         "agent_id": pl.String(),

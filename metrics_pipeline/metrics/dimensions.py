@@ -48,16 +48,21 @@ VALUE_PARTIALS_SCHEMA = pl.Schema(
     }
 )
 
+LOGS = pl.len().cast(pl.Int64).alias("total_executions")
+COST_NANO_USD = (
+    pl.when(pl.col("cost_nano_usd").null_count() == 0)
+    .then(pl.col("cost_nano_usd").cast(pl.Int128).sum())
+    .alias("cost_nano_usd")
+)
+
 #: The partial aggregates of PARTIALS_SCHEMA that are numbers, over log_schema().
 SUMS_OF_LOGS = (
-    pl.len().cast(pl.Int64).alias("total_executions"),
+    LOGS,
     pl.col("is_successful").sum().cast(pl.Int64).alias("successful_executions"),
     pl.col("has_failed").sum().cast(pl.Int64).alias("failed_executions"),
     pl.col("is_human_intervention").sum().cast(pl.Int64).alias("human_interventions"),
     pl.col("token_count").cast(pl.Int64).sum().alias("total_tokens"),
-    pl.when(pl.col("cost_nano_usd").null_count() == 0)
-    .then(pl.col("cost_nano_usd").cast(pl.Int128).sum())
-    .alias("cost_nano_usd"),
+    COST_NANO_USD,
 )
 
 #: The exact costs of the values whose costs are irregular: see EXACT_COSTS_SCHEMA.
@@ -196,17 +201,26 @@ def _by_value(logs: pl.DataFrame, name: str) -> tuple[pl.DataFrame, pl.DataFrame
     keys, rows = _kept(logs.group_by("agent_id", "found").len(), name)
     # The order of `logs` makes no difference, so the join need not keep it.
     numbered = logs.join(rows, on=["agent_id", "found"], nulls_equal=True).lazy()
-    merged = numbered.group_by("row").agg(*SUMS_OF_LOGS, pl.col("user_id").drop_nulls().unique().alias("user_ids"))
     partials = (
         keys.lazy()
-        .join(merged, on="row", how="left")
-        .join(_latency_counts(numbered), on="row", how="left")
-        .join(_error_counts(numbered), on="row", how="left")
+        .join(merged_rows(numbered), on="row", how="left")
         .with_columns(pl.lit(0).alias("content_hash"), latencies_ms=pl.lit(None), error_types=pl.lit(None))
         .select(pl.col(name).cast(dtype) for name, dtype in VALUE_PARTIALS_SCHEMA.items())
     )
     texts = pl.col("agent_id", "found").cast(pl.String)
     return partials.collect(engine="in-memory"), keys.with_columns(texts).select(*VALUE_KEYS, "merged_values", "found")
+
+
+def merged_rows(logs: pl.LazyFrame) -> pl.LazyFrame:
+    """Partial aggregates of the logs that have the same `row`: row, the sums, user_ids, latency_counts, error_counts.
+
+    logs: of log_schema(), besides row (UInt32, less than 2^31, never NULL). Pairs are sorted.
+    """
+    merged = logs.group_by("row").agg(*SUMS_OF_LOGS)
+    for lists in (_user_ids(logs), _latency_counts(logs), _error_counts(logs)):
+        merged = merged.join(lists, on="row", how="left")
+    names = ("user_ids", "latency_counts", "error_counts")
+    return merged.with_columns(pl.col(name).fill_null(pl.lit([], VALUE_PARTIALS_SCHEMA[name])) for name in names)
 
 
 def _kept(counts: pl.DataFrame, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -252,6 +266,23 @@ def _kept(counts: pl.DataFrame, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
         .join(keys.filter(pl.col("found").is_null()).select("agent_id", "row"), on="agent_id", nulls_equal=True)
     )
     return keys.with_columns(dimension=pl.lit(name)), pl.concat([of_own, of_others])
+
+
+def _user_ids(logs: pl.LazyFrame) -> pl.LazyFrame:
+    """Of each row its distinct users."""
+    # Sorting one number takes a quarter of the time that unique() takes in each group.
+    place = pl.col("row").cast(pl.Int64) * 2**32 + pl.col("user_id").to_physical()
+    return (
+        logs.drop_nulls("user_id")
+        .select(place=place.sort())
+        .filter((pl.col("place") != pl.col("place").shift()).fill_null(True))
+        .select(
+            row=(pl.col("place") // 2**32).cast(pl.UInt32),
+            user_ids=(pl.col("place") % 2**32).cast(pl.UInt32).cat.to(pl.Categorical),
+        )
+        .group_by("row", maintain_order=True)
+        .agg("user_ids")
+    )
 
 
 def _latency_counts(logs: pl.LazyFrame) -> pl.LazyFrame:

@@ -119,7 +119,8 @@ def compute_day(
     with timings.step("compute"):
         # An agent that was retired since the day was aggregated keeps its row, which is still updated from its logs.
         agents = pl.concat([extracted.agents, pl.Series(list(stored.executions), dtype=pl.String)]).unique()
-        aggregates = merge_partials(extracted.partials)
+        merge = merged_values if extracted.is_merged else merge_partials
+        aggregates = merge(extracted.partials)
         metrics = daily_metrics(aggregates, agents, window.metric_date, extracted.exact_costs, extracted.kind)
         totals = day_totals(aggregates, agents)
         users = hashed_users(aggregates, agents, key)

@@ -76,7 +76,7 @@ def open_source(database: Database, settings: Settings) -> LogSource:
     from metrics_pipeline.logs.lake_logs import LakeLogs
 
     require_ready(database, [REGISTRY_TABLE])
-    return LakeLogs(settings.logs_url, dict(settings.logs_columns), settings.statuses)
+    return LakeLogs(settings.logs_url, dict(settings.logs_columns), settings.statuses, settings.dimensions)
 
 
 def unlogged(connection: Connection, settings: Settings) -> list[str]:

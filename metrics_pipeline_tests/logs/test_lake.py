@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from metrics_pipeline.logs.lake_digest import text_hash
 from metrics_pipeline.logs.lake_logs import LakeLogs
 from metrics_pipeline.logs.lake_tables import ParquetFiles
 from metrics_pipeline.metrics.calculator import merge_partials
+from metrics_pipeline.metrics.dimensions import parse_dimensions
+from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.metrics.retention import RetentionPolicy, cutoffs
 from metrics_pipeline.metrics.verification import JudgedBy, Unreadable
@@ -29,6 +32,7 @@ from metrics_pipeline.retention.run import apply_retention
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.days import (
     DAY,
+    NOON,
     WINDOW,
     Log,
     assert_exact,
@@ -42,10 +46,23 @@ from metrics_pipeline_tests.days import (
 )
 from metrics_pipeline_tests.examples import examples
 from metrics_pipeline_tests.logs.lakes import frame, write_parquet
+from metrics_pipeline_tests.oracle import expected_values, stored_values
+from metrics_pipeline_tests.pipeline import test_breakdowns as breakdowns
 from metrics_pipeline_tests.test_exactness_properties import days
+from metrics_pipeline_tests.test_exactness_properties import logs as logs_of
 
 NEXT_DAY = day_window(DAY + timedelta(days=1), "UTC")
 LOGS = [Log(latency_ms=1, cost_usd="1", timestamp=window.start) for window in (WINDOW, WINDOW, NEXT_DAY)]
+
+
+DECLARED = "model,user=metadata.user_id,nested=metadata.metadata.user_id,first=metadata.user_id.0,latency=latency_ms"
+#: The value of each dimension in SQL, and whether it is a list.
+VALUES = {
+    name: (f"metadata #>> '{path}'", f"jsonb_typeof(metadata #> '{path}') IN ('array', 'object')")
+    for name, path in {
+        "model": "{model}", "user": "{user_id}", "nested": "{metadata,user_id}", "first": "{user_id,0}"
+    }.items()
+} | {"latency": ("latency_ms::text", "false")}  # fmt: skip
 
 
 def aggregate(database: Database, lake: LakeLogs, window: DayWindow = WINDOW, **options: bool) -> AggregatedDay:
@@ -94,6 +111,75 @@ def test_any_day_is_as_exact_from_a_lake_as_from_postgresql(
     users = [{agent: sorted(ids) for agent, ids in each.select("agent_id", "user_ids").rows()} for each in merged]
     assert users[0] == users[1]
     assert aggregated.computed.metrics.fingerprint.kind == ("polars", 1)
+    with loose_database.snapshot() as snapshot:
+        found = lake.fingerprints(snapshot, [window], ("polars", 1))
+    assert found == {window.metric_date: aggregated.computed.metrics.fingerprint}
+
+
+# The oracle of values does not shorten error types; that of agents does.
+dense_logs = logs_of(WINDOW, ["a", "b"]).map(
+    lambda log: replace(log, error_type=log.error_type and log.error_type[:200], timestamp=NOON)
+)
+
+
+@examples(8)
+@given(logs=st.lists(dense_logs, min_size=5, max_size=20))
+def test_any_logs_have_the_values_that_postgresql_finds_in_them(
+    loose_database: Database, tmp_path: Path, logs: list[Log]
+) -> None:
+    empty(loose_database)
+    store_agents(loose_database, {"a": "active", "b": "active"})
+    store_logs(loose_database, logs)
+    aggregate(loose_database, LakeLogs(write_parquet(tmp_path, logs), {}, dimensions=parse_dimensions(DECLARED)))
+    assert_exact(loose_database)
+    with loose_database.engine.connect() as connection:
+        for name, (value, is_list) in VALUES.items():
+            expected = expected_values(connection, WINDOW.start, WINDOW.end, value, is_list)
+            stored = stored_values(connection, DAY, name)
+            # Costs that are finer than a nano-dollar add up to the agent's, and each is wrong by less than that.
+            for keys, row in expected.items():
+                assert abs(row.pop("total_cost_usd") - stored[keys].pop("total_cost_usd")) <= Decimal("1e-9")
+            assert stored == expected
+
+
+def test_the_logs_by_the_values_of_dimensions_are_those_of_postgresql(database: Database, tmp_path: Path) -> None:
+    store_agents(database, {"a": "active", "b": "active", "idle": "active", "retired": "inactive"})
+    logs = [
+        *breakdowns.LOGS,
+        # What the quick way must leave to the parser: escapes, further keys, keys of inner objects and after lists.
+        *(
+            Log("c", metadata=metadata)
+            for metadata in (
+                r'{"model": "\u006d"}', r'{"mod\u0065l": "escaped"}', '{"model": "first", "model": "last"}',
+                '{"x": {"model": "inner"}}', '{"x": {"model": "inner"}, "model": "outer"}', '{"x": [], "model": "m"}',
+                '{"x": "{", "model": "m"}', '{"model": "m", "x": {"y": ["model"]}}', '{"model" : "spaced"}',
+                '{"x": "model", "y": "n"}', '{"model":"m"}', '{"model":""}', '["model", "m"]', '{"model": {}}',
+                '{"user_id": "u", "model": 1.50, "release": {"v": [1, 2]}}', ' { "model": "m" } ', '{"model": null}',
+            )
+        ),
+        *(Log("c", cost_usd=cost, metadata='{"model": "dear"}') for cost in ("9223372036.854775808", "1e-9")),
+        # More values than are kept.
+        *(Log("d", cost_usd="0.1", metadata=f'{{"model": "m{number}", "user_id": "u"}}') for number in range(60)),
+    ]  # fmt: skip
+    store_agents(database, {"c": "active", "d": "active"})
+    store_logs(database, logs)
+    dimensions = parse_dimensions("model,version=metadata.release.v,latency=latency_ms,item=metadata.release.v.0")
+    lake = LakeLogs(write_parquet(tmp_path, logs), {}, dimensions=dimensions)
+    stored = aggregate(database, lake).computed.metrics.fingerprint
+    item = ("metadata #>> '{release,v,0}'", "false")
+    values = {"model": breakdowns.MODEL, "version": breakdowns.VERSION, "latency": breakdowns.LATENCY, "item": item}
+    breakdowns.assert_values_exact(database, **values)
+    kinds = query(database, "SELECT value_kind, count(*) FROM agent_dimension_metrics GROUP BY 1 ORDER BY 1")
+    assert [kind for kind, _ in kinds] == ["list", "none", "other", "value"]
+    # A corrected value makes the day dirty, of its own dimension only.
+    corrected = [replace(log, metadata=log.metadata and log.metadata.replace('"m0"', '"m00"')) for log in logs]
+    url = write_parquet(tmp_path, corrected)
+    with database.snapshot() as snapshot:
+        present = [
+            LakeLogs(url, {}, dimensions=parse_dimensions(each)).fingerprints(snapshot, [WINDOW], ("polars", 1))[DAY]
+            for each in ("model", "version=metadata.release.v")
+        ]
+    assert [stored.equals(each) for each in present if isinstance(each, SourceFingerprint)] == [False, True]
 
 
 @pytest.fixture

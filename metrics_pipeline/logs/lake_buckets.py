@@ -1,0 +1,46 @@
+"""The logs of a day in buckets of agents, with texts as numbers: one bucket after the other fits into memory."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from metrics_pipeline.logs.lake_columns import HAS_FAILED, IS_SUCCESSFUL, stored_error_type, stored_user_id
+from metrics_pipeline.metrics.catalog import UNKNOWN_ERROR_TYPE
+from metrics_pipeline.metrics.dimensions import Dimension, log_schema
+
+# About how many logs are in memory at once. One takes 40 bytes, and four times as many while they are grouped.
+_LOGS_PER_BUCKET = 2_000_000
+
+
+def log_buckets(logs: pl.LazyFrame, dimensions: Sequence[Dimension]) -> Iterator[pl.DataFrame]:
+    """The logs of a log_frame(), which is read once, in the columns of log_schema(); token_count in 64 bits.
+
+    All logs of an agent are in the same bucket. Several buckets are written to files of a temporary folder first, with
+    numbers in place of texts, about 30 bytes for each log. A text is kept once, for as long as a frame refers to it.
+    """
+    schema = {**log_schema(dimensions), "token_count": pl.Int64()}
+    compact = logs.with_columns(
+        has_failed=HAS_FAILED.fill_null(False),
+        is_successful=IS_SUCCESSFUL.fill_null(False),
+        is_human_intervention=pl.col("is_human_intervention").fill_null(False),
+        token_count=pl.col("token_count").fill_null(0),
+        user_id=stored_user_id(pl.col("user_id")),
+        error_type=pl.when(HAS_FAILED).then(stored_error_type(pl.col("error_type")).fill_null(UNKNOWN_ERROR_TYPE)),
+    ).select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+    number_of_logs = logs.select(pl.len()).collect(engine="streaming").item()
+    buckets = -(-number_of_logs // _LOGS_PER_BUCKET)
+    if buckets <= 1:
+        yield compact.collect(engine="streaming")
+        return
+    texts = [name for name, dtype in schema.items() if dtype == pl.Categorical]
+    # Numbers keep their texts for as long as any frame has a text of Polars' only category.
+    kept = pl.Series(["a text"], dtype=pl.Categorical)
+    with tempfile.TemporaryDirectory(prefix="metrics-pipeline-") as folder:
+        bucket = pl.col("agent_id").fill_null(0) % buckets
+        files = pl.PartitionBy(folder, key=bucket.alias("bucket"), include_key=False)
+        compact.with_columns(pl.col(texts).to_physical()).sink_ipc(files, compression="lz4", maintain_order=False)
+        for of_bucket in sorted(Path(folder).iterdir()):
+            numbers = pl.read_ipc(of_bucket / "*.ipc")
+            yield numbers.with_columns(pl.col(texts).cat.to(kept.dtype))
