@@ -32,11 +32,12 @@ _ACCEPTED: dict[str, tuple[type[pl.DataType], ...]] = {
     "human_intervention": (pl.Boolean, *_TEXT),
 }
 
-# Results of json_path_match that PostgreSQL writes in another way: long or fractional numbers, objects and lists, and
-# a zero byte, which text cannot hold.
-_WRITTEN_OTHERWISE = r"^-?(\d{16}|\d+[.eE])|^[{\[]|\x00"
+#: Results of json_path_match that PostgreSQL writes in another way: long or fractional numbers, objects and lists, and
+#: a zero byte, which text cannot hold.
+WRITTEN_OTHERWISE = r"^-?(\d{16}|\d+[.eE])|^[{\[]|\x00"
 
-_NOT_FINITE = r"(?i)^\s*[+-]?(nan|inf(inity)?)\s*$"
+#: Costs as text that are not finite, also for Java.
+NOT_FINITE = r"(?i)^\s*[+-]?(nan|inf(inity)?)\s*$"
 _NINE_PLACES = pl.Decimal(38, 9)
 # Of a numeric, before its decimal point. Written without its exponent, 1e999999999 would take 1 GB.
 _MAX_DIGITS = 131_072
@@ -113,7 +114,7 @@ HAS_FAILED = pl.col("status") == FAILED_STATUS
 
 def suspicions() -> dict[str, tuple[pl.Expr, str]]:
     """What makes a value of log_frame() suspicious: {kind: (condition, column)}, as quality.suspicions()."""
-    is_finite = ~pl.col("cost_usd").str.contains(_NOT_FINITE)
+    is_finite = ~pl.col("cost_usd").str.contains(NOT_FINITE)
     cost = pl.when(is_finite).then(pl.col("cost_usd")).cast(pl.Float64)
     return {
         "negative_latency": (pl.col("latency_ms") < 0, "latency_ms"),
@@ -176,7 +177,7 @@ def _with_metadata(logs: pl.LazyFrame, schema: pl.Schema, names: Mapping[str, st
         may_have |= metadata.str.contains("\\u", literal=True)
         found, missed = pl.col("found"), pl.col("missed")
         # What is missed is a JSON null, invalid JSON, or something that the fast parser does not read.
-        is_doubtful = missed.str.contains(rf'"{key}"\s*:\s*null').not_() | found.str.contains(_WRITTEN_OTHERWISE)
+        is_doubtful = missed.str.contains(rf'"{key}"\s*:\s*null').not_() | found.str.contains(WRITTEN_OTHERWISE)
         # Column by column, because an expression that two others use is computed twice.
         logs = (
             logs.with_columns(asked=pl.when(may_have).then(metadata))

@@ -192,11 +192,7 @@ class LakeLogs:
         partials = sums.with_columns(
             pl.Series("content_hash", digests, dtype=pl.Int128), latencies_ms=pl.lit(None), error_types=pl.lit(None)
         ).select(pl.col(name).cast(dtype) for name, dtype in PARTIALS_SCHEMA.items())
-        rows = [
-            (agent, *(number if abs(number) < _LARGEST_INT128 else None for number in numbers))
-            for agent, numbers in exact.items()
-        ]
-        return partials, pl.DataFrame(rows, schema=EXACT_COSTS_SCHEMA, orient="row")
+        return partials, exact_costs_frame(exact)
 
     @contextmanager
     def _state(self) -> Iterator[LakeState]:
@@ -306,11 +302,27 @@ def _exact_costs(logs: pl.LazyFrame, agents: Sequence[str | None]) -> dict[str |
     if not agents:
         return {}
     chosen = logs.filter(pl.col("agent_id").is_in(agents, nulls_equal=True) | pl.col("agent_id").is_null())
-    counted = _collected(chosen.group_by("agent_id", "cost_usd").agg(pl.len()))
+    return exact_costs(_collected(chosen.group_by("agent_id", "cost_usd").agg(pl.len())))
+
+
+def exact_costs(counted: pl.DataFrame) -> dict[str | None, tuple[int, int, int, int]]:
+    """The numbers of EXACT_COSTS_SCHEMA of each agent, as integers of any length. Raises ValueError.
+
+    counted: agent_id, cost_usd (String), and the number of logs, in this order.
+    """
     by_agent: dict[str | None, list[tuple[str | None, int]]] = defaultdict(list)
     for agent, cost, executions in counted.iter_rows():
         by_agent[agent].append((cost, executions))
     return {agent: _exact(costs) for agent, costs in by_agent.items()}
+
+
+def exact_costs_frame(exact: Mapping[str | None, tuple[int, int, int, int]]) -> pl.DataFrame:
+    """EXACT_COSTS_SCHEMA of the numbers that exact_costs() returns."""
+    rows = [
+        (agent, *(number if abs(number) < _LARGEST_INT128 else None for number in numbers))
+        for agent, numbers in exact.items()
+    ]
+    return pl.DataFrame(rows, schema=EXACT_COSTS_SCHEMA, orient="row")
 
 
 def _exact(costs: Sequence[tuple[str | None, int]]) -> tuple[int, int, int, int]:
