@@ -64,6 +64,12 @@ class Spark:
             self._session = builder.getOrCreate()
             for name, value in _PINNED.items():
                 self._session.conf.set(name, value)
+            # Without Connect, a tag of the session does not reach the thread that delivers Arrow (Spark 4.3).
+            has_connect = url.startswith("sc://")
+            of = self._session if has_connect else self._session.sparkContext
+            self._add_tag = of.addTag if has_connect else of.addJobTag
+            self._remove_tag = of.removeTag if has_connect else of.removeJobTag
+            self._cancel = of.interruptTag if has_connect else of.cancelJobsWithTag
 
     def frame(self, statement: str) -> pl.DataFrame:
         """The rows of a statement.
@@ -101,11 +107,11 @@ class Spark:
         tag = f"metrics_pipeline-{uuid.uuid4().hex}"
 
         def tagged() -> _T:
-            self._session.addTag(tag)
+            self._add_tag(tag)
             try:
                 return work()
             finally:
-                self._session.removeTag(tag)
+                self._remove_tag(tag)
 
         with self._faults(), ThreadPoolExecutor(1) as thread:
             running = thread.submit(tagged)
@@ -114,7 +120,7 @@ class Spark:
             finally:
                 # Interrupted: the work may be between two jobs, so it is told until it has ended.
                 while not running.done():
-                    self._session.interruptTag(tag)
+                    self._cancel(tag)
                     wait([running], timeout=0.5)
 
     @contextmanager

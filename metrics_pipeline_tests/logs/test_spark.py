@@ -2,12 +2,16 @@
 
 import os
 import shutil
+import signal
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -255,3 +259,59 @@ def test_everything_that_a_table_lacks_is_named_in_one_error(session: Any, tmp_p
     assert "column agent (as agent_id) is missing; column status is missing; column cost_usd has type Float64" in str(
         error.value
     )
+
+
+def test_an_interrupted_statement_leaves_no_job_behind(session: Any) -> None:
+    jobs = session.sparkContext.statusTracker()
+    has_begun = threading.Event()
+
+    def interrupt() -> None:
+        while not jobs.getActiveJobsIds():
+            time.sleep(0.05)
+        has_begun.set()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    # A run of Dagster is cancelled by this signal, for which pyspark would set a handler of its own.
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        Spark(LOCAL).frame("SELECT count(*) FROM range(10000000000000) WHERE xxhash64(id) = 1")
+    thread.join()
+    assert has_begun.is_set()
+    assert not jobs.getActiveJobsIds()
+
+
+def test_a_day_is_the_same_after_an_executor_was_lost_in_the_middle_of_it(
+    session: Any, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Last, because there can be one session only: this one has executors, which are processes."""
+    session.stop()
+    store_agents(database, dict.fromkeys(UUIDS[:3], "active"))
+    store_logs(database, difficult_day())
+    table = files(tmp_path, difficult_day())
+    with session_of(CLUSTER):
+        monkeypatch.setattr(spark_logs, "_LOGS_PER_BUCKET", 80)
+        buckets = Spark.buckets
+        killed = []
+
+        def buckets_and_kill(spark: Spark, statement: str, number: int) -> Iterator[pl.DataFrame]:
+            for part in buckets(spark, statement, number):
+                yield part
+                if not killed:
+                    killed.append(executors()[0].pid)
+                    os.kill(killed[0], signal.SIGKILL)
+
+        monkeypatch.setattr(Spark, "buckets", buckets_and_kill)
+        aggregate(database, SparkLogs(CLUSTER, table, {}))
+        assert killed
+        assert_exact(database)
+
+
+def executors() -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.status() != psutil.STATUS_ZOMBIE
+        and "org.apache.spark.executor.CoarseGrainedExecutorBackend" in process.cmdline()
+    ]
