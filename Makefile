@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo dev test end-to-end faults lint docs audit bench clean
+.PHONY: help demo dev test test-spark end-to-end faults lint docs audit bench clean
 
 help:
 	@echo 'make demo       aggregate four weeks of made-up logs on the embedded PostgreSQL and print the result'
 	@echo 'make dev        open the Dagster UI on http://127.0.0.1:3000, or another port: make dev PORT=3001'
 	@echo 'make test       run the test suite on a real (embedded) PostgreSQL'
+	@echo 'make test-spark run the tests that start Spark, which needs Java 17 and 500 MB for the package pyspark'
 	@echo 'make end-to-end run the tests that start commands, Dagster and browsers as processes'
 	@echo 'make faults     kill, cut and stop everything with SEEDS=10 seeds of each scenario, or with SEED=7 only'
 	@echo 'make lint       ruff, mypy, the layers of the house plan, and biome for the page'
@@ -25,7 +26,11 @@ dev: $(VENV)/.installed
 	@$(BIN)/metrics-pipeline dev --port $(PORT)
 
 test: $(VENV)/.installed-test
-	@$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m 'not end_to_end' $(PYTEST_ARGUMENTS)
+	@$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m 'not end_to_end and not spark' $(PYTEST_ARGUMENTS)
+
+# In one process: a second Spark would take another gigabyte.
+test-spark: $(VENV)/.installed-test $(VENV)/.installed-spark
+	@$(BIN)/python -m pytest metrics_pipeline_tests/logs/test_spark.py $(PYTEST_ARGUMENTS)
 
 # Collecting all the others as well takes each worker ten seconds.
 END_TO_END = $(shell grep --recursive --files-with-matches --include='*.py' mark.end_to_end metrics_pipeline_tests)
@@ -65,7 +70,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/pytho
 	@$(PIP_INSTALL) --editable .
 	@touch $@
 
-$(VENV)/.installed-test $(VENV)/.installed-lint $(VENV)/.installed-audit $(VENV)/.installed-bench: $(VENV)/.installed-%: $(VENV)/.installed
+$(VENV)/.installed-test $(VENV)/.installed-spark $(VENV)/.installed-lint $(VENV)/.installed-audit $(VENV)/.installed-bench: $(VENV)/.installed-%: $(VENV)/.installed
 	@echo 'Installing what $* needs'
 	@$(PIP_INSTALL) --editable '.[$*]'
 	@touch $@

@@ -39,6 +39,7 @@ class SettingsOverrides(TypedDict, total=False):
     home: Path
     database_url: str | None
     logs_url: str | None
+    logs_table: str | None
     logs_columns: tuple[tuple[str, str], ...]
     success_statuses: tuple[str, ...]
     failed_statuses: tuple[str, ...]

@@ -54,7 +54,9 @@ REMEMBERED = ("start_date", "dimensions")
 # {date} may have a format, such as {date:%Y/%m/%d}. Other braces would mean something else to a shell.
 _LOGS_URL = re.compile(
     r"parquet:(//(?=/)|(?=s3://))([^{}]|\{date(:[^{}]*)?\})+|delta:(//(?=/)|(?=s3://))[^{}]+|iceberg:[^/]+/[^/]+\.[^/]+"
+    r"|spark://[^\s/]+|sc://[^\s/]+(/\S*)?|spark:local(-cluster)?\[[\d,*]+\]"
 )
+_LOGS_TABLE = re.compile(r"(`[^`]+`|\w+)(\.(`[^`]+`|\w+))*")
 _STATUSES = (
     "words of letters, digits, spaces and . _ -, separated by commas and spelled as in the logs, such as ok,SUCCESS"
 )
@@ -197,6 +199,12 @@ def _logs_url(text: str) -> str:
     return text
 
 
+def _logs_table(text: str) -> str:
+    if not _LOGS_TABLE.fullmatch(text):
+        raise ValueError("which is not a name in Spark's SQL")
+    return text
+
+
 def _logs_columns(text: str) -> tuple[tuple[str, str], ...]:
     columns: dict[str, str] = {}
     for entry in filter(None, map(str.strip, text.split(","))):
@@ -305,10 +313,18 @@ class Settings:
     )
     logs_url: str | None = _variable(
         "METRICS_LOGS_URL",
-        "The lake that holds the logs. Unset: agent_execution_logs in the database.",
+        "The lake or the Spark that holds the logs. Unset: agent_execution_logs in the database.",
         "a URL such as parquet:///lake/logs/date={date}/*.parquet, parquet:s3://bucket/logs/{date:%Y/%m/%d}/*.parquet, "
-        "delta:///lake/logs, delta:s3://bucket/logs or iceberg:catalog/namespace.table",
+        "delta:///lake/logs, delta:s3://bucket/logs, iceberg:catalog/namespace.table, sc://host:15002, "
+        "spark://host:7077 or spark:local[2]",
         _logs_url,
+        is_secret=True,
+    )
+    logs_table: str | None = _variable(
+        "METRICS_LOGS_TABLE",
+        "The table, view or files with the logs in the Spark that METRICS_LOGS_URL names. Unset: no Spark is used.",
+        "a name of Spark's SQL such as ops.agent_logs, or files such as parquet.`/lake/logs`",
+        _logs_table,
     )
     logs_columns: tuple[tuple[str, str], ...] = _variable(
         "METRICS_LOGS_COLUMNS",
@@ -496,6 +512,17 @@ class Settings:
                     values[name] = variable.parse(given[variable.name])
                 except ValueError as error:
                     refusals.append(variable.refusal(given[variable.name], error))
+        table, has_spark = values.get("logs_table"), (values.get("logs_url") or "").startswith(("sc:", "spark:"))
+        if has_spark and values.get("dimensions"):
+            refusals.append(
+                "METRICS_DIMENSIONS cannot be set while METRICS_LOGS_URL names Spark: its logs are not broken down yet. "
+                "Unset one of them."
+            )
+        if not refusals and bool(table) != has_spark:
+            refusals.append(
+                f"METRICS_LOGS_TABLE is {table!r}, but METRICS_LOGS_URL names {'a' if has_spark else 'no'} Spark. "
+                "Set both, METRICS_LOGS_URL to a URL such as sc://host:15002 or spark:local[2], or neither."
+            )
         both = set(values.get("success_statuses", ())) & set(values.get("failed_statuses", ()))
         refusals += [
             f"METRICS_SUCCESS_STATUSES and METRICS_FAILED_STATUSES both name {word!r}. Leave it in one."

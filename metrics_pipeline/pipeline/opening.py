@@ -68,15 +68,19 @@ def open_logs(
 def open_source(database: Database, settings: Settings) -> LogSource:
     """The source of logs that METRICS_LOGS_URL names, if it and the database are ready. Sources are chosen only here.
 
-    The agents of a lake are registered in the database too.
+    The agents of a lake and of Spark are registered in the database too.
     """
     if settings.logs_url is None:
         return open_logs(database, settings.dimensions, settings.statuses)
-    # Its libraries take time to import, which commands without a lake need not spend.
+    # Their libraries take time to import, which commands without a lake need not spend.
     from metrics_pipeline.logs.lake_logs import LakeLogs
+    from metrics_pipeline.logs.spark_logs import SparkLogs
 
     require_ready(database, [REGISTRY_TABLE])
-    return LakeLogs(settings.logs_url, dict(settings.logs_columns), settings.statuses, settings.dimensions)
+    columns = dict(settings.logs_columns)
+    if settings.logs_table is not None:
+        return SparkLogs(settings.logs_url, settings.logs_table, columns, settings.statuses)
+    return LakeLogs(settings.logs_url, columns, settings.statuses, settings.dimensions)
 
 
 def unlogged(connection: Connection, settings: Settings) -> list[str]:

@@ -1,0 +1,317 @@
+"""Logs that Spark reads: the tests of every source, and hostile logs, equal to those of PostgreSQL in every cell."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics_pipeline.errors import ContractError, PermanentError, TransientError
+from metrics_pipeline.logs import spark_logs
+from metrics_pipeline.logs.source import LogSource
+from metrics_pipeline.logs.spark_logs import SparkLogs
+from metrics_pipeline.logs.spark_session import Spark
+from metrics_pipeline.metrics.calculator import merge_partials
+from metrics_pipeline.metrics.verification import Unreadable
+from metrics_pipeline.metrics.windows import DayWindow
+from metrics_pipeline.pipeline.aggregation import AggregationOptions, compute_day, store_day
+from metrics_pipeline.pipeline.opening import open_logs
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.publishing import Reason
+from metrics_pipeline_tests.days import DAY, WINDOW, Log, assert_exact, column, empty, store_agents, store_logs
+from metrics_pipeline_tests.examples import examples
+from metrics_pipeline_tests.logs.lakes import frame
+from metrics_pipeline_tests.logs.test_source import (  # noqa: F401 - played here, with the source of the fixture `fill`
+    AGENTS,
+    LOGS,
+    NEXT_DAY,
+    Fill,
+    empty_of_logs,
+    test_a_day_is_delivered_in_parts_that_hold_each_of_its_logs_once,
+    test_a_value_that_was_corrected_changes_the_fingerprint,
+    test_days_of_any_source_are_stored_as_the_oracle_has_them_and_a_correction_makes_one_dirty,
+    test_logs_and_costs_of_each_agent_are_told_by_day,
+    test_suspicious_values_are_counted_and_the_newest_shown,
+    test_the_fingerprints_of_days_are_those_that_follow_from_reading_them,
+    test_the_first_log_is_the_oldest_one,
+)
+from metrics_pipeline_tests.test_exactness_properties import AWKWARD, logs, loose_database  # noqa: F401 - a fixture
+from metrics_pipeline_tests.test_exactness_variants import UUIDS, difficult_day
+
+pytest.importorskip("pyspark", reason="the extra [spark] is not installed")
+pytestmark = [
+    pytest.mark.spark,
+    pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning"),
+    pytest.mark.skipif(not (shutil.which("java") or os.environ.get("JAVA_HOME")), reason="Java is not installed"),
+]
+LOCAL, CLUSTER = "spark:local[2]", "spark:local-cluster[2,1,1024]"
+
+
+@contextmanager
+def session_of(url: str) -> Iterator[Any]:
+    """A session with few partitions, which every Spark(url) in the block uses."""
+    session = Spark(url)._session
+    session.conf.set("spark.sql.shuffle.partitions", "2")
+    try:
+        yield session
+    finally:
+        session.stop()
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Any]:
+    with session_of(LOCAL) as session:
+        yield session
+
+
+def files(folder: Path, logs: Sequence[Log]) -> str:
+    """Replaces the files in `folder` by one with these logs, and returns their METRICS_LOGS_TABLE."""
+    frame(logs).write_parquet(folder / "part-0.parquet")
+    return f"parquet.`{folder}`"
+
+
+@pytest.fixture
+def fill(session: Any, database: Database, tmp_path: Path) -> Fill:
+    """Gives Spark these logs. They are stored in PostgreSQL too, for the oracle."""
+
+    def filled(agents: Mapping[str, str], logs: Sequence[Log]) -> LogSource:
+        empty_of_logs(database)
+        store_agents(database, agents)
+        store_logs(database, logs)
+        return SparkLogs(LOCAL, files(tmp_path, logs), {})
+
+    return filled
+
+
+def aggregate(database: Database, source: SparkLogs, window: DayWindow = WINDOW) -> None:
+    computed = compute_day(database, source, window, AggregationOptions())
+    store_day(database, computed, run_id="a run", reason=Reason.MANUAL)
+
+
+@examples(3)
+@given(hostile=st.lists(logs(WINDOW, [*AWKWARD, "unregistered", None]), min_size=80, max_size=80))
+def test_a_day_of_hostile_logs_is_as_exact_from_spark_as_from_postgresql(
+    session: Any,
+    loose_database: Database,  # noqa: F811 - the fixture
+    tmp_path: Path,
+    hostile: list[Log],
+) -> None:
+    empty(loose_database)
+    store_agents(loose_database, dict.fromkeys(AWKWARD, "active"))
+    store_logs(loose_database, hostile)
+    spark = SparkLogs(LOCAL, files(tmp_path, hostile), {})
+    aggregate(loose_database, spark)
+    assert_exact(loose_database)
+    with loose_database.snapshot() as snapshot:
+        merged = [
+            merge_partials(source.read_day(snapshot, WINDOW, include_inactive_agents=True).partials).by_agent
+            for source in (spark, open_logs(loose_database))
+        ]
+    # Also what no metric shows: who the users are.
+    of_spark, of_postgres = (
+        {agent: sorted(ids) for agent, ids in each.select("agent_id", "user_ids").rows()} for each in merged
+    )
+    assert of_spark == of_postgres
+
+
+def test_keys_of_json_are_read_as_postgresql_reads_them(session: Any, database: Database, tmp_path: Path) -> None:
+    values = ['"u"', "7", "-0", "1.50", "1e2", "123456789012345678901", "true", "null", "[1, 2]", "[1,2]", "[1.0, 2]"]
+    values += ['{"b": 1, "a": 2}', '{"a": 2, "b": 1}', '"\\ud83d\\ude00"', '"\\\\u0041"', '"\\u0041"', '" "', '"null"']
+    values += ["-0.0", "0e5", "12345678901234567", '{"é": 1, "a": [{"d": "\\u2028\\u0001", "c": 2e2}]}', '"tab\\t"']
+    texts = [f'{{"x": {{"user_id": "inner"}}, "user_id": {value}}}' for value in values]
+    texts += ['{"user_id": "a", "user_id": "b"}', '{"user_id": "a", "user_id": null}', '{"\\u0075ser_id": "escaped"}']
+    texts += ['"user_id"', '[{"user_id": "in a list"}]', "null", "{}", ' \n{"user_id": "after space"}']
+    texts += ['{"human_intervention": "true"}', '{"human_intervention": true, "user_id": 1e0}', '{"a": "true"}']
+    logs = [Log(str(number), metadata=metadata) for number, metadata in enumerate(texts)]
+    # One agent has all of them, so that values which are one in PostgreSQL must be one here.
+    logs += [Log("all", metadata=metadata) for metadata in texts]
+    store_agents(database, dict.fromkeys((log.agent_id for log in logs), "active"))
+    store_logs(database, logs)
+    aggregate(database, SparkLogs(LOCAL, files(tmp_path, logs), {}))
+    assert_exact(database)
+
+
+def test_a_percentile_is_interpolated_as_postgresql_does_and_not_as_spark_does(
+    session: Any, database: Database, tmp_path: Path
+) -> None:
+    logs = [Log(latency_ms=latency) for latency in [0] * 139 + [14698] + [14908] * 8]
+    store_agents(database, {"a": "active"})
+    aggregate(database, SparkLogs(LOCAL, files(tmp_path, logs), {}))
+    assert column(database, "p95_latency_ms") == [14835]
+
+
+def test_a_view_may_have_other_names_and_types(session: Any, database: Database, tmp_path: Path) -> None:
+    logs = [
+        Log("a", "ok", 5, 7, "1.5", None, '{"user_id": "u", "human_intervention": true}'),
+        Log("a", "failed", 6, 8, "12345678.000000001", "time`out", '{"user_id": "v"}'),
+        Log("b", "failed", 6, 8, "-0.000000000500", "it's", '{"user_id": "v"}'),
+    ]
+    store_agents(database, {"a": "active", "b": "active"})
+    store_logs(database, logs)
+    session.sql(
+        f"""CREATE OR REPLACE TEMPORARY VIEW their_logs AS
+        SELECT agent_id AS `the ``agent`, CAST(`timestamp` AS TIMESTAMP_NTZ) AS at, status, error_type,
+               CAST(latency_ms AS BIGINT) AS ms, CAST(token_count AS SMALLINT) AS token_count,
+               CAST(cost_usd AS DECIMAL(30, 12)) AS cost_usd, get_json_object(metadata, '$.user_id') AS user_id,
+               named_struct('human_intervention', CAST(get_json_object(metadata, '$.human_intervention') AS BOOLEAN))
+                   AS metadata
+        FROM {files(tmp_path, logs)}"""
+    )
+    columns = {"agent_id": "the `agent", "timestamp": "at", "latency_ms": "ms"}
+    statuses = {"ok": "success"}
+    spark = SparkLogs(LOCAL, "their_logs", columns, statuses)
+    aggregate(database, spark)
+    assert column(database, "successful_executions") == [1, 0]
+    aggregate_of_postgres = compute_day(
+        database, open_logs(database, statuses=statuses), WINDOW, AggregationOptions()
+    ).metrics.metrics
+    stored = compute_day(database, spark, WINDOW, AggregationOptions()).metrics.metrics
+    assert stored.equals(aggregate_of_postgres)
+
+
+def test_the_users_of_a_large_day_arrive_in_parts_and_spark_keeps_nothing_of_it(
+    session: Any, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spark_logs, "_LOGS_PER_BUCKET", 80)
+    store_agents(database, dict.fromkeys(UUIDS[:3], "active"))
+    store_logs(database, difficult_day())
+    aggregate(database, SparkLogs(LOCAL, files(tmp_path, difficult_day()), {}))
+    assert_exact(database)
+    assert session._jsparkSession.sharedState().cacheManager().isEmpty()
+
+
+def test_a_late_file_of_a_table_is_counted(session: Any, database: Database, tmp_path: Path) -> None:
+    files(tmp_path, [Log()])
+    session.sql(f"CREATE TABLE late_logs USING parquet LOCATION '{tmp_path}'")
+    spark = SparkLogs(LOCAL, "default.late_logs", {})
+    with database.snapshot() as snapshot:
+        assert spark.counts(snapshot, [WINDOW, NEXT_DAY]) == {DAY: 1, NEXT_DAY.metric_date: 0}
+        frame([Log()]).write_parquet(tmp_path / "late.parquet")
+        assert spark.counts(snapshot, [WINDOW]) == {DAY: 2}
+
+
+def test_a_day_whose_logs_change_while_it_is_read_is_tried_again(
+    session: Any, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spark = SparkLogs(LOCAL, files(tmp_path, [Log(error_type="before")]), {})
+    partials = SparkLogs._partials
+
+    def write_and_read(*of: Any) -> pl.DataFrame:
+        # The counts and sums are the same afterwards, but not the log.
+        files(tmp_path, [Log(metadata='{"user_id": "after"}')])
+        return partials(*of)
+
+    monkeypatch.setattr(SparkLogs, "_partials", write_and_read)
+    with (
+        database.snapshot() as snapshot,
+        pytest.raises(TransientError, match=f"Logs of {DAY} changed while they were read"),
+    ):
+        spark.read_day(snapshot, WINDOW, include_inactive_agents=False)
+
+
+def test_a_latency_of_more_than_32_bits_makes_only_its_own_day_unreadable(
+    session: Any, database: Database, tmp_path: Path
+) -> None:
+    logs = frame([Log(timestamp=WINDOW.start), Log(timestamp=NEXT_DAY.start)])
+    latency = pl.when(pl.col("timestamp") == WINDOW.start).then(2**31).alias("latency_ms")
+    logs.with_columns(latency).write_parquet(tmp_path / "part-0.parquet")
+    spark = SparkLogs(LOCAL, f"parquet.`{tmp_path}`", {})
+    with database.snapshot() as snapshot:
+        found = spark.fingerprints(snapshot, [WINDOW, NEXT_DAY], spark.fingerprint_kinds[0])
+        quality = spark.quality(snapshot, [WINDOW, NEXT_DAY], future_from=NEXT_DAY.end, examples=1)
+        with pytest.raises(PermanentError, match=r"holds logs that cannot be read: .*CAST_OVERFLOW"):
+            spark.read_day(snapshot, WINDOW, include_inactive_agents=False)
+    of_day, of_next = found.values()
+    assert isinstance(of_day, Unreadable)
+    assert "CAST_OVERFLOW" in of_day.reason
+    assert not isinstance(of_next, Unreadable)
+    assert (quality.logs, [*quality.unreadable]) == (1, [DAY])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [("metadata", '{"user_id', "metadata is not JSON"), ("cost_usd", "1,5", "the cost '1,5' is not a number")],
+)
+def test_a_value_that_cannot_be_read_is_named(
+    session: Any, database: Database, tmp_path: Path, name: str, value: str, words: str
+) -> None:
+    table = files(tmp_path, [Log(**{name: value})])
+    with database.snapshot() as snapshot, pytest.raises(PermanentError, match=words):
+        SparkLogs(LOCAL, table, {}).read_day(snapshot, WINDOW, include_inactive_agents=False)
+
+
+def test_everything_that_a_table_lacks_is_named_in_one_error(session: Any, tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=r"does not hold what METRICS_LOGS_TABLE names: .*nobodys_logs"):
+        SparkLogs(LOCAL, "nobodys_logs", {})
+    frame([]).drop("status").with_columns(pl.col("cost_usd").cast(pl.Float64)).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ContractError) as error:
+        SparkLogs(LOCAL, f"parquet.`{tmp_path}`", {"agent_id": "agent"})
+    assert "column agent (as agent_id) is missing; column status is missing; column cost_usd has type Float64" in str(
+        error.value
+    )
+
+
+def test_an_interrupted_statement_leaves_no_job_behind(session: Any) -> None:
+    jobs = session.sparkContext.statusTracker()
+    has_begun = threading.Event()
+
+    def interrupt() -> None:
+        while not jobs.getActiveJobsIds():
+            time.sleep(0.05)
+        has_begun.set()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    # A run of Dagster is cancelled by this signal, for which pyspark would set a handler of its own.
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        Spark(LOCAL).frame("SELECT count(*) FROM range(10000000000000) WHERE xxhash64(id) = 1")
+    thread.join()
+    assert has_begun.is_set()
+    assert not jobs.getActiveJobsIds()
+
+
+def test_a_day_is_the_same_after_an_executor_was_lost_in_the_middle_of_it(
+    session: Any, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Last, because there can be one session only: this one has executors, which are processes."""
+    session.stop()
+    store_agents(database, dict.fromkeys(UUIDS[:3], "active"))
+    store_logs(database, difficult_day())
+    table = files(tmp_path, difficult_day())
+    with session_of(CLUSTER):
+        monkeypatch.setattr(spark_logs, "_LOGS_PER_BUCKET", 80)
+        buckets = Spark.buckets
+        killed = []
+
+        def buckets_and_kill(spark: Spark, statement: str, number: int) -> Iterator[pl.DataFrame]:
+            for part in buckets(spark, statement, number):
+                yield part
+                if not killed:
+                    killed.append(executors()[0].pid)
+                    os.kill(killed[0], signal.SIGKILL)
+
+        monkeypatch.setattr(Spark, "buckets", buckets_and_kill)
+        aggregate(database, SparkLogs(CLUSTER, table, {}))
+        assert killed
+        assert_exact(database)
+
+
+def executors() -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.status() != psutil.STATUS_ZOMBIE
+        and "org.apache.spark.executor.CoarseGrainedExecutorBackend" in process.cmdline()
+    ]
