@@ -62,16 +62,12 @@ def test_the_formats_hold_the_same_rows_with_every_digit(command: Callable[..., 
     ]  # fmt: skip
 
 
-def test_what_the_logs_do_not_have_is_unknown_and_not_zero(
-    command: Callable[..., Result], database: Database
-) -> None:
+def test_what_the_logs_do_not_have_is_unknown_and_not_zero(command: Callable[..., Result], database: Database) -> None:
     execute(database, "ALTER TABLE agent_execution_logs DROP cost_usd")
     (row,) = json.loads(command("report", *PERIOD, "--format", "json").stdout)
     assert (row["total_cost_usd"], row["avg_cost_per_execution"], row["unique_users"]) == (None, None, 1)
     printed = " ".join(command("report", *PERIOD).stdout.split())
-    assert printed.endswith(
-        "so they are unknown: total_cost_usd, avg_cost_per_execution, cost_per_unassisted_success."
-    )
+    assert printed.endswith("so they are unknown: total_cost_usd, avg_cost_per_execution, cost_per_unassisted_success.")
 
 
 def test_a_missing_distribution_and_an_empty_window_are_said(
