@@ -515,7 +515,7 @@ class Settings:
         table, has_spark = values.get("logs_table"), (values.get("logs_url") or "").startswith(("sc:", "spark:"))
         if has_spark and values.get("dimensions"):
             refusals.append(
-                "METRICS_DIMENSIONS cannot be set while METRICS_LOGS_URL names Spark: its logs are not broken down yet. "
+                "METRICS_DIMENSIONS cannot be set while METRICS_LOGS_URL names Spark: it does not break logs down. "
                 "Unset one of them."
             )
         if not refusals and bool(table) != has_spark:

@@ -234,7 +234,7 @@ def test_breakdowns_of_logs_in_spark_are_refused() -> None:
     environment = {
         "METRICS_LOGS_URL": "spark:local[2]", "METRICS_LOGS_TABLE": "logs", "METRICS_DIMENSIONS": "model"
     }  # fmt: skip
-    with pytest.raises(SettingsError, match=r"^METRICS_DIMENSIONS .+ names Spark: its"):
+    with pytest.raises(SettingsError, match=r"^METRICS_DIMENSIONS .+ names Spark: it "):
         Settings.from_environment(environment)
 
 
