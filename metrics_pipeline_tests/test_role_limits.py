@@ -170,6 +170,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "metric_day_ledger": STORE,
         "metric_day_verifications": PRUNE,
         "metric_restatements": PRUNE,
+        "metric_acknowledged_agents": READ,
         "metric_alerts": PRUNE | {"INSERT"},
         "metric_alert_transitions": PRUNE | {"INSERT"},
         "metric_alert_deliveries": PRUNE,
