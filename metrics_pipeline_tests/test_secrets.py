@@ -48,7 +48,10 @@ COMMANDS = [
     ["backfill", "--from", "2025-03-04", "--to", "2025-03-05", "--preview"],
     ["retention", "--dry-run"],
     ["logs", "generate", "--yes"],
+    ["notify", "test"],
 ]
+#: One that cannot be reached, and one that the library refuses, in whose log the token is.
+RECEIVERS = f"json://127.0.0.1:1/{TOKEN} slack://{TOKEN}"
 
 
 def assert_clean(said: str) -> None:
@@ -64,6 +67,7 @@ def test_a_command_that_cannot_reach_the_database_repeats_no_secret(
     environment = {
         "METRICS_DATABASE_URL": url,
         "METRICS_API_TOKENS": f"me:read:{TOKEN}",
+        "METRICS_NOTIFY": RECEIVERS,
         "METRICS_PIPELINE_HOME": str(tmp_path / "home"),
         "DAGSTER_HOME": str(tmp_path / "dagster"),
     }
@@ -111,6 +115,7 @@ def test_a_run_leaves_no_secret_in_its_output_its_events_or_the_process_list(
         "DAGSTER_HOME": str(dagster_home),
         "METRICS_DATABASE_URL": f"{url}&sslpassword={QUOTED}",
         "METRICS_API_TOKENS": f"me:read:{TOKEN}",
+        "METRICS_NOTIFY": RECEIVERS,
     }
     arguments = ["asset", "materialize", "-m", "metrics_pipeline.definitions", "--select", "agent_performance_metrics"]
     command = [sys.executable, "-m", "dagster", *arguments, "--partition", "2025-03-04"]
