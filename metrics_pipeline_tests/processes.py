@@ -12,11 +12,6 @@ import psutil
 
 #: `main` as the console script calls it.
 CLI = (sys.executable, "-c", "from metrics_pipeline.__main__ import main; main()")
-_PAUSING = "from metrics_pipeline.orchestration import failures; failures.FIRST_PAUSE_SECONDS = {}; " + CLI[-1]
-#: The same with a tenth of a second before a step's second attempt.
-IMPATIENT = (*CLI[:2], _PAUSING.format(0.1))
-#: The same with an hour.
-PATIENT = (*CLI[:2], _PAUSING.format(3600))
 Start = Callable[..., subprocess.Popen[str]]
 #: The limit of every wait that only keeps a test from hanging: a busy machine is ten times slower than an idle one.
 HANGING_SECONDS = 300

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -18,11 +19,22 @@ from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import lock_day
+from metrics_pipeline_tests.forked import Forked, command, forking
 from metrics_pipeline_tests.orchestration.runs import DAYS, assert_equal_to_oracle, execute, ledger, restatement_reasons
-from metrics_pipeline_tests.processes import HANGING_SECONDS, IMPATIENT, PATIENT, Start, wait_until
+from metrics_pipeline_tests.processes import HANGING_SECONDS, wait_until
 
 FRIDAY, SATURDAY, SUNDAY = DAYS
 THURSDAY = "2025-07-10"
+#: The command line with an hour before a step's second attempt.
+PATIENT = partial(command, first_pause_seconds=3600)
+Start = Callable[..., Forked]
+
+
+@pytest.fixture
+def start(home: Path) -> Iterator[Start]:
+    """Starts a command; what still runs at the end of the test is killed."""
+    with forking(home) as start:
+        yield start
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +135,7 @@ def stopped_at_saturday(
             wait_until(lambda: waiting_for_locks(database) == 1)
             process.send_signal(signal_)
             stdout, stderr = process.communicate(timeout=HANGING_SECONDS)
+        assert process.returncode is not None
         return process.returncode, stdout, stderr
 
     return stop
@@ -205,7 +218,7 @@ def test_an_interrupt_ends_the_pause_before_the_next_attempt(
     execute(database, f"ALTER DATABASE \"{name}\" SET lock_timeout = '50ms'")
     with psycopg.connect(database_url) as connection:
         connection.execute("LOCK TABLE agent_performance_metrics IN EXCLUSIVE MODE")
-        process = start("aggregate", "--date", SUNDAY, program=PATIENT, METRICS_DATABASE_URL=database_url)
+        process = start("aggregate", "--date", SUNDAY, function=PATIENT, METRICS_DATABASE_URL=database_url)
         wait_until(lambda: "Trying again in 3600 s." in messages(instance, SUNDAY))
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=HANGING_SECONDS)
@@ -226,7 +239,7 @@ def test_two_commands_for_one_day_at_once_both_succeed_with_one_right_result(
     arguments = ("aggregate", "--date", FRIDAY)
     with database.engine.connect() as connection:
         lock_day(connection, day_window(FRIDAY, "UTC"))
-        both = [start(*arguments, program=IMPATIENT, METRICS_DATABASE_URL=database_url) for _ in range(2)]
+        both = [start(*arguments, METRICS_DATABASE_URL=database_url) for _ in range(2)]
         # Both have read the day and wait to publish it.
         wait_until(lambda: waiting_for_locks(database) == 2 or any(process.poll() is not None for process in both))
     rows = [table(process.communicate(timeout=HANGING_SECONDS)[0])["2025-07-11"][4:7] for process in both]

@@ -2,7 +2,7 @@
 
 import random
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,10 +13,9 @@ from metrics_pipeline.embedded import acquire
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.settings import Settings
 from metrics_pipeline_tests.databases import scratch_database
+from metrics_pipeline_tests.forked import forking
 from metrics_pipeline_tests.homes import scratch_home
-from metrics_pipeline_tests.processes import bare_environment
 
-from .forked import Forked, command
 from .stage import Stage, Start
 
 
@@ -78,18 +77,8 @@ def instance(home: Path) -> Iterator[dg.DagsterInstance]:
 @pytest.fixture
 def start(home: Path) -> Iterator[Start]:
     """Starts a command; what still runs at the end of the test is killed."""
-    started: list[Forked] = []
-
-    def fork(*arguments: object, function: Callable[..., object] = command, **environment: str) -> Forked:
-        process = Forked(
-            function, *map(str, arguments), environment=bare_environment(home) | environment, folder=home.parent
-        )
-        started.append(process)
-        return process
-
-    yield fork
-    for process in started:
-        process.kill()
+    with forking(home) as start:
+        yield start
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import dagster as dg
 
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
+from metrics_pipeline_tests.forked import Forked
 from metrics_pipeline_tests.homes import HOME_VARIABLE
 from metrics_pipeline_tests.processes import HANGING_SECONDS, kill
 
-from .forked import Forked
 from .proxy import Action, Proxy
 from .wire import BULK
 

@@ -9,12 +9,12 @@ import pytest
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.settings import Settings
 from metrics_pipeline_tests.days import query
+from metrics_pipeline_tests.forked import Forked
 from metrics_pipeline_tests.homes import scratch_home
 from metrics_pipeline_tests.processes import HANGING_SECONDS, bare_environment
 
 from . import night
 from .days import BACKFILL, CORRECTED, DAYS, assert_healed, correct, evaluate_schedule_and_sensor, store_days
-from .forked import Forked
 from .judge import assert_no_unfinished_run, assert_nothing_half_published
 from .stage import Play, Stage
 
