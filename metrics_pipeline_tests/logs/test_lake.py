@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_pipeline.errors import ContractError, DayRefusedError, PermanentError, TransientError
+from metrics_pipeline.logs import lake_buckets
 from metrics_pipeline.logs.lake_digest import text_hash
 from metrics_pipeline.logs.lake_logs import LakeLogs
 from metrics_pipeline.logs.lake_tables import ParquetFiles
@@ -142,7 +143,11 @@ def test_any_logs_have_the_values_that_postgresql_finds_in_them(
             assert stored == expected
 
 
-def test_the_logs_by_the_values_of_dimensions_are_those_of_postgresql(database: Database, tmp_path: Path) -> None:
+@pytest.mark.parametrize("logs_per_bucket", [1_000, 20], ids=["one bucket", "buckets in files"])
+def test_the_logs_by_the_values_of_dimensions_are_those_of_postgresql(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logs_per_bucket: int
+) -> None:
+    monkeypatch.setattr(lake_buckets, "_LOGS_PER_BUCKET", logs_per_bucket)
     store_agents(database, {"a": "active", "b": "active", "idle": "active", "retired": "inactive"})
     logs = [
         *breakdowns.LOGS,
@@ -166,6 +171,9 @@ def test_the_logs_by_the_values_of_dimensions_are_those_of_postgresql(database: 
     dimensions = parse_dimensions("model,version=metadata.release.v,latency=latency_ms,item=metadata.release.v.0")
     lake = LakeLogs(write_parquet(tmp_path, logs), {}, dimensions=dimensions)
     stored = aggregate(database, lake).computed.metrics.fingerprint
+    monkeypatch.setattr(lake_buckets, "_LOGS_PER_BUCKET", 10)
+    with database.snapshot() as snapshot:
+        assert lake.fingerprints(snapshot, [WINDOW], ("polars", 1)) == {DAY: stored}
     item = ("metadata #>> '{release,v,0}'", "false")
     values = {"model": breakdowns.MODEL, "version": breakdowns.VERSION, "latency": breakdowns.LATENCY, "item": item}
     breakdowns.assert_values_exact(database, **values)
