@@ -178,8 +178,8 @@ def usual_range(
 
     values, executions: of consecutive days, None for a day without row. today: the index of the day.
     smallest: the smallest change worth a look, if it is not the metric's own.
-    Plain numbers and no data frame: the 50 agents of a small day take 2 ms, and took 17 ms as expressions of Polars,
-    each of which takes 0.03 ms for any number of rows.
+    Plain numbers and not a data frame: the medians and deviations of 50 agents take 2 ms, and took 17 ms with
+    expressions of Polars, each of which takes 0.03 ms for any number of rows.
     """
     n = executions[today]
     if values[today] is None or n is None or (metric.needs_executions and n < MIN_EXECUTIONS):

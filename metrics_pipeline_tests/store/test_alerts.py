@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from metrics_pipeline.metrics.alert_rules import DEFAULT_RULES, AlertRules, Scope
+from metrics_pipeline.metrics.alert_rules import DEFAULT_RULES, Alerting, AlertRules, Scope
+from metrics_pipeline.pipeline.aggregation import store_day
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.alerts import (
     Cause,
@@ -21,7 +22,9 @@ from metrics_pipeline.store.alerts import (
     replay_alerts,
     undelivered_transitions,
 )
-from metrics_pipeline_tests.days import execute, query
+from metrics_pipeline.store.closing import clear_day
+from metrics_pipeline.store.publishing import Reason
+from metrics_pipeline_tests.days import DAY, WINDOW, Log, aggregate, compute, execute, query, store_agents, store_logs
 
 #: A Monday.
 FIRST = date(2025, 3, 3)
@@ -181,6 +184,35 @@ def test_an_agent_that_is_known_of_is_noted_and_not_told(usual: Database) -> Non
             (Scope.FLEET, "silence")
         ]
         assert len(open_alerts(connection)) == 2
+
+
+@pytest.mark.parametrize(("lookback_days", "is_quiet"), [(14, True), (36_500, False)])
+def test_a_run_stores_a_day_with_its_alerts_and_clearing_the_day_withdraws_them(
+    database: Database, lookback_days: int, is_quiet: bool
+) -> None:
+    start = (DAY - FIRST).days
+    with storing(database, start - 1) as connection:
+        put(connection, [row("a", number, 200, 4) for number in range(start - 30, start)])
+    store_agents(database, {"a": "active"})
+    store_logs(database, [Log(status="failed", error_type="refused")] * 200)
+    alerting = Alerting(lookback_days=lookback_days)
+    store_day(database, compute(database), run_id="a run", reason=Reason.MANUAL, alerting=alerting)
+    opened = [
+        ("opened", rule, agent, DAY, severity, is_quiet)
+        for rule, agent, severity in (
+            ("new_error_type", "a", "warning"),
+            ("unusual_success_rate", "a", "critical"),
+            ("unusual_success_rate", "", "critical"),
+        )
+    ]
+    assert transitions(database) == opened
+    assert query(database, "SELECT DISTINCT run_id FROM metric_alert_transitions") == [("a run",)]
+    before = query(database, "SELECT xmin::text, * FROM metric_alerts")
+    aggregate(database)
+    assert query(database, "SELECT xmin::text, * FROM metric_alerts") == before
+    assert clear_day(database, WINDOW) == 1
+    assert query(database, "SELECT * FROM metric_alerts") == []
+    assert transitions(database)[len(opened) :] == [("withdrawn", *each[1:-1], False) for each in opened]
 
 
 def _random_row(draw: random.Random, agent: str, number: int) -> dict[str, Any]:
