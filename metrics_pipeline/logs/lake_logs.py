@@ -28,7 +28,7 @@ from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.postgres.database import Database
 
 #: The engine, and the version of what it computes: of the hashes, and of how values are read.
-KIND: FingerprintKind = ("polars", 1)
+KIND: FingerprintKind = ("polars", 2)
 
 
 class UnreadableLogsError(PermanentError):

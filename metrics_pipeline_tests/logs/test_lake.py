@@ -111,9 +111,9 @@ def test_any_day_is_as_exact_from_a_lake_as_from_postgresql(
     merged = (merge_partials(each.partials).by_agent for each in (of_lake, of_postgres))
     users = [{agent: sorted(ids) for agent, ids in each.select("agent_id", "user_ids").rows()} for each in merged]
     assert users[0] == users[1]
-    assert aggregated.computed.metrics.fingerprint.kind == ("polars", 1)
+    assert aggregated.computed.metrics.fingerprint.kind == ("polars", 2)
     with loose_database.snapshot() as snapshot:
-        found = lake.fingerprints(snapshot, [window], ("polars", 1))
+        found = lake.fingerprints(snapshot, [window], ("polars", 2))
     assert found == {window.metric_date: aggregated.computed.metrics.fingerprint}
 
 
@@ -173,7 +173,7 @@ def test_the_logs_by_the_values_of_dimensions_are_those_of_postgresql(
     stored = aggregate(database, lake).computed.metrics.fingerprint
     monkeypatch.setattr(lake_buckets, "_LOGS_PER_BUCKET", 10)
     with database.snapshot() as snapshot:
-        assert lake.fingerprints(snapshot, [WINDOW], ("polars", 1)) == {DAY: stored}
+        assert lake.fingerprints(snapshot, [WINDOW], ("polars", 2)) == {DAY: stored}
     item = ("metadata #>> '{release,v,0}'", "false")
     values = {"model": breakdowns.MODEL, "version": breakdowns.VERSION, "latency": breakdowns.LATENCY, "item": item}
     breakdowns.assert_values_exact(database, **values)
@@ -184,7 +184,7 @@ def test_the_logs_by_the_values_of_dimensions_are_those_of_postgresql(
     url = write_parquet(tmp_path, corrected)
     with database.snapshot() as snapshot:
         present = [
-            LakeLogs(url, {}, dimensions=parse_dimensions(each)).fingerprints(snapshot, [WINDOW], ("polars", 1))[DAY]
+            LakeLogs(url, {}, dimensions=parse_dimensions(each)).fingerprints(snapshot, [WINDOW], ("polars", 2))[DAY]
             for each in ("model", "version=metadata.release.v")
         ]
     assert [stored.equals(each) for each in present if isinstance(each, SourceFingerprint)] == [False, True]
@@ -462,11 +462,11 @@ def test_a_table_of_delta_or_iceberg_gives_the_same_fingerprints_and_its_new_fil
         for logs, present in ((LOGS, LOGS), ([late], [*LOGS, late])):
             typed(logs).write_delta(str(tmp_path / "delta"), mode="append")
             iceberg.append(typed(logs).to_arrow())
-            expected = LakeLogs(write_parquet(tmp_path, present), {}).fingerprints(snapshot, windows, ("polars", 1))
+            expected = LakeLogs(write_parquet(tmp_path, present), {}).fingerprints(snapshot, windows, ("polars", 2))
             for url in (f"delta://{tmp_path}/delta", "iceberg:lake/ops.logs"):
                 lake = lakes.setdefault(url, LakeLogs(url, {}))
                 before, now = marks.get(url, {}), lake.marks(snapshot, windows)
-                assert lake.fingerprints(snapshot, windows, ("polars", 1)) == expected
+                assert lake.fingerprints(snapshot, windows, ("polars", 2)) == expected
                 assert lake.first_log_at(snapshot) == WINDOW.start
                 # The first files hold logs of both days.
                 assert [*lake.unchanged(snapshot, windows, before, now)] == ([NEXT_DAY.metric_date] if before else [])
