@@ -17,6 +17,7 @@ import platformdirs
 from dotenv import dotenv_values
 
 from metrics_pipeline.errors import PermanentError, SettingsError
+from metrics_pipeline.metrics.alert_rules import DEFAULT_RULES, Alerting, AlertRules, read_alert_rules
 from metrics_pipeline.metrics.catalog import FAILED_STATUS, SUCCESS_STATUS
 from metrics_pipeline.metrics.dimensions import MAX_DIMENSIONS, Dimension, parse_dimensions
 from metrics_pipeline.metrics.distributions import UserKey
@@ -88,7 +89,7 @@ def _variable(
     default: Any = None,
     is_secret: bool = False,
 ) -> Any:
-    default_text = "" if default in (None, (), MISSING) else str(default)
+    default_text = "" if default in (None, (), MISSING, DEFAULT_RULES) else str(default)
     variable = Variable(name, description, accepts, parse, default_text, is_secret)
     return field(default=default, repr=not is_secret, metadata={"variable": variable})
 
@@ -343,6 +344,13 @@ class Settings:
         _user_key,
         is_secret=True,
     )
+    alert_rules: AlertRules = _variable(
+        "METRICS_ALERT_RULES",
+        "The file with the rules of alerts that differ from the defaults. Unset: the defaults.",
+        "the path of a YAML file of rules",
+        read_alert_rules,
+        default=DEFAULT_RULES,
+    )
     owners: tuple[str, ...] = _variable(
         "METRICS_OWNERS",
         "The owners that the Dagster UI shows: email addresses and team:NAME, separated by commas. Unset: none.",
@@ -396,6 +404,11 @@ class Settings:
         _http_url,
         is_secret=True,
     )
+
+    @property
+    def alerting(self) -> Alerting:
+        """The rules of alerts, and for how many days back somebody is told."""
+        return Alerting(self.alert_rules, self.lookback_days)
 
     @property
     def statuses(self) -> dict[str, str]:

@@ -170,6 +170,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "metric_day_ledger": STORE,
         "metric_day_verifications": PRUNE,
         "metric_restatements": PRUNE,
+        "metric_acknowledged_agents": READ,
         "metric_alerts": PRUNE | {"INSERT"},
         "metric_alert_transitions": PRUNE | {"INSERT"},
         "metric_alert_deliveries": PRUNE,
@@ -264,7 +265,9 @@ def _works_outside_of_a_transaction(connection: psycopg.Connection, statement: s
 
 
 def allowed_on(connection: psycopg.Connection, table: str) -> set[str]:
-    query = "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum = 1"
+    # Nobody may set a column that is always generated.
+    query = """SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND attidentity <> 'a'
+                ORDER BY attnum LIMIT 1"""
     column = connection.execute(query, [table]).fetchone()[0]
     found = set()
     for what, statements in ON_A_TABLE.items():

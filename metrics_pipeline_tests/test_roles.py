@@ -210,7 +210,10 @@ def test_tables_are_granted_where_search_path_finds_them_with_their_serials(
 def test_the_same_role_may_serve_every_purpose_and_only_named_purposes_are_granted(database_url: str) -> None:
     everything = printed(database_url, "--pipeline=r", "--retention=r", "--reader=r")
     assert everything.count('TO "r"') == everything.count("GRANT")
-    assert 'GRANT SELECT, INSERT ON TABLE public.metric_restatements TO "r";' in everything
+    assert (
+        'GRANT SELECT, INSERT ON TABLE public.metric_restatements, public.metric_alert_transitions TO "r";'
+        in everything
+    )
     only = printed(database_url, "--reader=r")
     assert "INSERT" not in only
     assert "DELETE" not in only

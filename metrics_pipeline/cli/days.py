@@ -59,5 +59,5 @@ def clear(
     window = day_window(day, settings.time_zone)
     if not yes:
         typer.confirm(f"Delete the stored metrics of {window.metric_date}?", abort=True)
-    rows = clear_day(database, window)
+    rows = clear_day(database, window, settings.alert_rules)
     print(f"{window.metric_date} is cleared: {rows:,} {'row' if rows == 1 else 'rows'} went to the restatements.")

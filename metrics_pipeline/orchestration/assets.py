@@ -108,6 +108,7 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, settings:
                 run_id=context.run.run_id,
                 reason=reason_for(context.run.tags),
                 configured_key=settings.user_key,
+                alerting=settings.alerting,
             ):
                 if isinstance(day, PermanentError):
                     context.log.error(f"{key} failed and stays as it was: {day}")

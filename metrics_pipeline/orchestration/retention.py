@@ -103,6 +103,7 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
                 run_id=context.run.run_id,
                 is_dry_run=config["dry_run"],
                 on_progress=context.log.info,
+                alert_rules=settings.alert_rules,
             )
         metadata = retention_metadata(report, time.perf_counter() - started)
         if report.is_dry_run:

@@ -13,6 +13,7 @@ import polars as pl
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.source import LogSource
+from metrics_pipeline.metrics.alert_rules import DEFAULT_ALERTING, Alerting
 from metrics_pipeline.metrics.calculator import (
     DayMetrics,
     DayTotals,
@@ -155,7 +156,13 @@ def preview_day(database: Database, logs: LogSource, window: DayWindow, options:
 
 
 def store_day(
-    database: Database, computed: ComputedDay, *, run_id: str, reason: Reason, mark: Mark | None = None
+    database: Database,
+    computed: ComputedDay,
+    *,
+    run_id: str,
+    reason: Reason,
+    mark: Mark | None = None,
+    alerting: Alerting = DEFAULT_ALERTING,
 ) -> AggregatedDay:
     """Stores a computed day in one transaction. `mark` is the source's note from before the day was computed.
 
@@ -174,6 +181,7 @@ def store_day(
             mark=mark,
             run_id=run_id,
             reason=reason,
+            alerting=alerting,
         )
     return AggregatedDay(computed, published)
 
@@ -205,6 +213,7 @@ def aggregate_days(
     run_id: str,
     reason: Reason,
     configured_key: UserKey | None = None,
+    alerting: Alerting = DEFAULT_ALERTING,
 ) -> Iterator[tuple[str, AggregatedDay | PermanentError]]:
     """Computes and stores days in order. Yields the key of each day with its result or its PermanentError.
 
@@ -227,7 +236,8 @@ def aggregate_days(
         def outcome(key: str, computed: Future[ComputedDay]) -> tuple[str, AggregatedDay | PermanentError]:
             try:
                 mark = marks.get(windows[key].metric_date)
-                return key, store_day(kept, computed.result(), run_id=run_id, reason=reason, mark=mark)
+                day = computed.result()
+                return key, store_day(kept, day, run_id=run_id, reason=reason, mark=mark, alerting=alerting)
             except PermanentError as error:
                 return key, error
 

@@ -66,6 +66,7 @@ PRIVILEGES: dict[Purpose, dict[str, tuple[str, ...]]] = {
         "metric_restatements": _PRUNE,
         "metric_day_verifications": _PRUNE,
         "metric_day_ledger": _WRITE,
+        "metric_acknowledged_agents": _READ,
         **_EVALUATE,
         "metric_alert_transitions": ("SELECT", "INSERT", "DELETE"),
         "metric_alert_deliveries": _PRUNE,

@@ -12,6 +12,7 @@ from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.retention.pace import RetentionConnection
 from metrics_pipeline.retention.report import RetentionReport
+from metrics_pipeline.store.alerts import mark_expired
 from metrics_pipeline.store.publishing import lock_day
 
 # A sealed day that an earlier version pruned in part has logs to come.
@@ -31,6 +32,11 @@ _DELETE = text(f"""
 WITH expired AS (DELETE FROM {AGENT_DAY.table} {_OF_DAY} RETURNING total_executions),
      {" ".join(f"{table} AS (DELETE FROM {table} {_OF_DAY})," for table in _ALSO)}
      restatements AS (DELETE FROM metric_restatements {_OF_DAY} RETURNING 1),
+     transitions AS (DELETE FROM metric_alert_transitions {_OF_DAY} RETURNING transition_id),
+     deliveries AS (
+         DELETE FROM metric_alert_deliveries USING metric_alert_transitions AS told
+         WHERE told.metric_date = :metric_date AND told.transition_id = metric_alert_deliveries.transition_id
+     ),
      verifications AS (DELETE FROM metric_day_verifications {_OF_DAY})
 SELECT (SELECT count(*) FROM expired) AS metrics,
        (SELECT coalesce(sum(total_executions), 0) FROM expired) AS executions,
@@ -74,6 +80,7 @@ def expire_metrics(
             expired = session.execute(_DELETE, vars(window)).one()
             no_logs = SourceFingerprint.of_no_logs().to_text()
             session.execute(_SEAL, vars(window) | expired._asdict() | {"no_logs": no_logs, "run_id": run_id})
+            mark_expired(session)
         report.expired_metrics[window.metric_date] = expired.metrics
         report.expired_restatements += expired.restatements
 

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.logs.counts import count_logs_before
+from metrics_pipeline.metrics.alert_rules import DEFAULT_RULES, AlertRules
 from metrics_pipeline.metrics.retention import Cutoffs
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
@@ -16,6 +17,7 @@ from metrics_pipeline.retention.pace import OnProgress, Pace, RetentionConnectio
 from metrics_pipeline.retention.raw_logs import RawLogPruning
 from metrics_pipeline.retention.report import RetentionReport
 from metrics_pipeline.retention.resolved_alerts import delete_resolved_alerts
+from metrics_pipeline.store.alerts import renew_after_expiry
 
 #: Said in place of pruning the logs.
 LAKE_IS_KEPT = "The logs are in a lake, of which nothing is deleted here: have its owner delete old files."
@@ -30,6 +32,7 @@ def apply_retention(
     run_id: str,
     is_dry_run: bool,
     on_progress: OnProgress,
+    alert_rules: AlertRules = DEFAULT_RULES,
 ) -> RetentionReport:
     """Deletes what is older than the cutoffs, or says what would go. Ended at any point, the next run goes on.
 
@@ -47,6 +50,8 @@ def apply_retention(
         else:
             connection.attempt(RawLogPruning(connection, pace, contract, report, on_progress).run)
         connection.attempt(partial(expire_metrics, connection, contract, report, run_id))
+        if not is_dry_run:
+            connection.attempt(partial(connection.transaction, partial(_renew_alerts, rules=alert_rules)))
         if report.is_out_of_time:
             on_progress(f"The time budget of {pace.time_budget_minutes} minutes is used up; the next run goes on.")
         if connection.faults:
@@ -57,6 +62,13 @@ def apply_retention(
         left = connection.transaction(partial(count_logs_before, contract=contract, moment=raw_logs_before))
         report.logs_left = left - (sum(report.pruned_logs.values()) if is_dry_run else 0)
     return report
+
+
+def _renew_alerts(connection: Connection, rules: AlertRules) -> None:
+    # After waiting for another transaction's alerts, which takes longer than a table may be waited for, its rows must
+    # be seen.
+    connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 0")
+    renew_after_expiry(connection, rules)
 
 
 def _refuse_the_future(connection: Connection, cutoffs: Cutoffs) -> None:

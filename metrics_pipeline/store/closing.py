@@ -3,10 +3,12 @@
 from sqlalchemy import text
 
 from metrics_pipeline.errors import DayRefusedError
+from metrics_pipeline.metrics.alert_rules import DEFAULT_RULES, AlertRules
 from metrics_pipeline.metrics.catalog import AGENT_DAY, GRAINS, METRIC_NAMES, NANO_USD_PER_USD
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.alerts import Cause, renew_alerts
 from metrics_pipeline.store.ledger import read_stored_day
 from metrics_pipeline.store.publishing import lock_day
 
@@ -85,8 +87,8 @@ def seal_day(database: Database, window: DayWindow, present_logs: int) -> int:
     return gone
 
 
-def clear_day(database: Database, window: DayWindow) -> int:
-    """Deletes the day's metrics and its row in the ledger, as if it had never been aggregated.
+def clear_day(database: Database, window: DayWindow, rules: AlertRules = DEFAULT_RULES) -> int:
+    """Deletes the day's metrics and its row in the ledger, as if it had never been aggregated, and its alerts.
 
     Returns the number of rows deleted; metric_restatements keeps each of them, with null as the new row. Raises
     DayRefusedError for a sealed day, whose metrics could not be computed again.
@@ -98,4 +100,5 @@ def clear_day(database: Database, window: DayWindow) -> int:
         if ledger is not None and ledger.is_sealed:
             raise DayRefusedError(f"{day} is sealed: its logs are gone, so its metrics could not be computed again.")
         cleared: int = connection.execute(_CLEAR, {"metric_date": day, "run_id": _RUN_ID}).scalar_one()
+        renew_alerts(connection, rules, Cause(day, _RUN_ID, is_quiet=False))
     return cleared

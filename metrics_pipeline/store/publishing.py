@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
 from typing import Any
@@ -11,6 +11,7 @@ import polars as pl
 from sqlalchemy import Connection, Row, text
 
 from metrics_pipeline.errors import PermanentError, TransientError
+from metrics_pipeline.metrics.alert_rules import DEFAULT_ALERTING, Alerting
 from metrics_pipeline.metrics.calculator import DayMetrics
 from metrics_pipeline.metrics.catalog import (
     AGENT_DAY,
@@ -27,6 +28,7 @@ from metrics_pipeline.metrics.verification import JudgedBy, Mark, Verification
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.names import DAY_LOCK_CLASS
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.alerts import Cause, renew_alerts
 from metrics_pipeline.store.distributions import EncodedDay, encode_day, write_day
 from metrics_pipeline.store.ledger import LEDGER_COLUMNS, StoredDay, ledger_version
 from metrics_pipeline.store.reads import rows_of_day
@@ -202,8 +204,9 @@ def publish_day(
     mark: Mark | None = None,
     run_id: str,
     reason: Reason,
+    alerting: Alerting = DEFAULT_ALERTING,
 ) -> Published:
-    """Stores the day in one transaction; rows whose values stay the same are not touched.
+    """Stores the day and the alerts that follow from it in one transaction; rows with the same values are not touched.
 
     distributions: of the agents that have logs, as metrics.distributions.distributions() gives them. A row of metrics
     that changes, or whose distribution changes, leaves a restatement; one that gets its first distribution does not.
@@ -265,11 +268,22 @@ def publish_day(
             JudgedBy.CONTENT,
         )
         record_verifications(connection, [verification])
+        if counts.written or _has_other_logs(read, day):
+            told_from = snapshot_at.date() - timedelta(days=alerting.lookback_days)
+            cause = Cause(window.metric_date, run_id, is_quiet=window.metric_date < told_from)
+            renew_alerts(connection, alerting.rules, cause)
     return Published(
         inserted=counts.written - counts.changed,
         changed=counts.changed,
         unchanged=day.metrics.height - counts.written,
     )
+
+
+def _has_other_logs(read: StoredDay, day: DayMetrics) -> bool:
+    """Whether what alerts read of the ledger has changed."""
+    if read.ledger is None:
+        return True
+    return (read.ledger.source_logs, read.ledger.skipped_logs) != (day.fingerprint.logs, day.skipped_logs)
 
 
 def _most_skipped(skipped: pl.DataFrame) -> str:

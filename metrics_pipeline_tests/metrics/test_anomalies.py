@@ -10,7 +10,8 @@ from metrics_pipeline.metrics.anomalies import HISTORY_SCHEMA, days_of_interest,
 
 #: A Tuesday.
 DAY = date(2025, 7, 15)
-USUAL = {"success_rate": 0.9, "p95_latency_ms": 1000.0, "avg_cost_per_execution": 0.5, "total_executions": 100.0}
+#: Of so many executions that chance moves neither the rate nor their number by as much as the smallest changes.
+USUAL = {"success_rate": 0.9, "p95_latency_ms": 1000.0, "avg_cost_per_execution": 0.5, "total_executions": 10_000.0}
 ONE = {"agent_id": "a"}
 
 
@@ -38,14 +39,15 @@ def test_the_rows_that_are_needed_are_those_of_the_trailing_days_and_of_the_same
 @pytest.mark.parametrize(
     ("metric", "usual", "too_much"),
     [
-        ("success_rate", (0.85, 0.95), (0.849, 0.951)),
-        ("p95_latency_ms", (500.0, 1500.0), (499.0, 1501.0)),
-        ("avg_cost_per_execution", (0.25, 0.75), (0.249, 0.751)),
-        ("total_executions", (50.0, 150.0), (49.0, 151.0)),
+        # More successes, and less time and money, are no alarm.
+        ("success_rate", (0.85, 1.0), (0.849,)),
+        ("p95_latency_ms", (1.0, 1500.0), (1501.0,)),
+        ("avg_cost_per_execution", (0.001, 0.75), (0.751,)),
+        ("total_executions", (5000.0, 15_000.0), (4999.0, 15_001.0)),
     ],
 )
 def test_where_nothing_ever_varied_the_smallest_change_worth_a_look_decides(
-    metric: str, usual: tuple[float, float], too_much: tuple[float, float]
+    metric: str, usual: tuple[float, float], too_much: tuple[float, ...]
 ) -> None:
     for value in usual:
         # A hair inside, as 0.95 - 0.9 is more than 0.05 in double precision.
@@ -55,12 +57,42 @@ def test_where_nothing_ever_varied_the_smallest_change_worth_a_look_decides(
 
 
 def test_otherwise_five_robust_standard_deviations_decide() -> None:
-    # 900 and 1100 in turn: median 1000 (even number of days), each 100 away. 5 * 1.4826 * 100 = 741.3.
+    # 900 and 1100 in turn: median 1000 (even number of days), each 100 away. 5 * 1.4826 * 100 / 1000 = 0.7413, and as a
+    # factor e ** 0.7413 = 2.0987.
     # The same weekdays, 7, 14 … days ago, alternate as well: eight of them, four of each.
     past = [{"p95_latency_ms": 900.0 if n % 2 else 1100.0} for n in range(56)]
-    assert unusual(history({"p95_latency_ms": 1741.0}, *past)) == []
-    assert unusual(history({"p95_latency_ms": 1742.0}, *past)) == ["p95_latency_ms"]
-    assert unusual(history({"p95_latency_ms": 258.0}, *past)) == ["p95_latency_ms"]
+    assert unusual(history({"p95_latency_ms": 2098.0}, *past)) == []
+    assert unusual(history({"p95_latency_ms": 2099.0}, *past)) == ["p95_latency_ms"]
+    # Of a quarter of the executions it varies twice as much: e ** 1.4826 = 4.4044.
+    few = {"total_executions": 2500.0}
+    assert "p95_latency_ms" not in unusual(history({"p95_latency_ms": 4404.0, **few}, *past))
+    assert "p95_latency_ms" in unusual(history({"p95_latency_ms": 4405.0, **few}, *past))
+
+
+# By hand. Wilson's lowest rate of 240 successes of 240 on eight weekdays: 240 / (240 + 2 * 2) = 0.983607. A day of 30
+# at this rate: 4 * sqrt(0.983607 * 0.016393 / 30) = 0.092735. The lowest usual rate is 0.983607 - 0.092735 = 0.890872.
+@pytest.mark.parametrize(("failures", "found"), [(2, []), (3, []), (4, ["success_rate"])])
+def test_of_few_executions_some_failures_are_no_news_even_if_there_were_none_before(
+    failures: int, found: list[str]
+) -> None:
+    never = {"success_rate": 1.0, "total_executions": 30.0}
+    assert unusual(history(never | {"success_rate": 1 - failures / 30}, *[never] * 56)) == found
+
+
+def test_of_few_executions_some_more_or_fewer_are_no_news() -> None:
+    # Of 35 executions, half would be 17.5, and five standard deviations of chance are 5 * sqrt(35 + 1) = 30.
+    few = [{"total_executions": 35.0}] * 56
+    assert unusual(history({"total_executions": 65.0}, *few)) == []
+    assert unusual(history({"total_executions": 66.0}, *few)) == ["total_executions"]
+    assert unusual(history({"total_executions": 5.0}, *few)) == []
+    assert unusual(history({"total_executions": 4.0}, *few)) == ["total_executions"]
+
+
+def test_a_range_is_told_that_holds_for_both_pasts() -> None:
+    past = [{"total_executions": 6000.0} if n % 7 == 6 else {} for n in range(56)]
+    (row,) = unusual_values(history({"total_executions": 2000.0}, *past), DAY).values.rows(named=True)
+    # Half of 6000 to one and a half of 10000.
+    assert (row["usual_low"], row["usual_high"]) == (3000.0, 15_000.0)
 
 
 def test_outliers_in_the_past_move_nothing() -> None:
@@ -71,10 +103,12 @@ def test_outliers_in_the_past_move_nothing() -> None:
 
 def test_a_quiet_weekday_is_no_surprise_on_that_weekday_and_one_on_another() -> None:
     # Every seventh day before DAY, and only those, has a tenth of the executions.
-    past = [{"total_executions": 60.0} if n % 7 == 6 else {"total_executions": 600.0} for n in range(56)]
-    assert unusual(history({"total_executions": 60.0}, *past)) == []
-    assert unusual(history({"total_executions": 600.0}, *past)) == []
-    assert unusual(history({"total_executions": 200.0}, *past)) == ["total_executions"]
+    past = [{"total_executions": 6000.0} if n % 7 == 6 else {"total_executions": 60_000.0} for n in range(56)]
+    assert unusual(history({"total_executions": 6000.0}, *past)) == []
+    assert unusual(history({"total_executions": 60_000.0}, *past)) == []
+    assert unusual(history({"total_executions": 2000.0}, *past)) == ["total_executions"]
+    # Between both, which neither the days nor the weekdays before had, is nothing that somebody must know of.
+    assert unusual(history({"total_executions": 20_000.0}, *past)) == []
 
 
 def test_a_change_that_has_lasted_for_weeks_is_no_longer_one() -> None:
@@ -152,5 +186,5 @@ def test_a_day_without_rows_has_nothing_unusual() -> None:
     empty = unusual_values(pl.DataFrame(schema=HISTORY_SCHEMA), DAY)
     assert (empty.values.height, empty.agents, empty.agents_with_history) == (0, 0, 0)
     assert empty.values.columns == [
-        "agent_id", "metric", "value", "trailing_median", "weekday_median", "times_limit"
+        "agent_id", "metric", "value", "trailing_median", "weekday_median", "usual_low", "usual_high", "times_limit"
     ]  # fmt: skip

@@ -26,10 +26,11 @@ _MAX_NAMED_VALUES = 20
 NO_UNUSUAL_CHANGES = f"""
 On the newest stored day, each agent's success rate, p95 latency, cost per execution and number of executions are usual
 for it: near the median of its last {TRAILING_DAYS} days, or near that of the same weekday in the last {SAME_WEEKDAYS}
-weeks. Near means within five robust standard deviations (from the median absolute deviation), and at least within 5
-percentage points of the success rate, or 50 % of the others. An agent is judged once it has {MIN_TRAILING_DAYS} such
-days and {MIN_SAME_WEEKDAYS} such weekdays; days with fewer than {MIN_EXECUTIONS} executions say nothing of rates,
-latency and cost. Agents that were acknowledged are not judged.
+weeks. Near means within five robust standard deviations (from the median absolute deviation), within what chance alone
+does to so many executions, and at least within 5 percentage points of the success rate, or 50 % of the others. More
+successes, less latency and less cost are not reported. An agent is judged once it has {MIN_TRAILING_DAYS} such days and
+{MIN_SAME_WEEKDAYS} such weekdays; days with fewer than {MIN_EXECUTIONS} executions say nothing of rates, latency and
+cost. Agents that were acknowledged are not judged.
 
 **When it is yellow**, the numbers are right, and the named agents have changed: ask their owners whether they know why.
 If an agent fell silent on purpose, acknowledge it: `metrics-pipeline agents acknowledge`.
@@ -72,7 +73,9 @@ def no_unusual_changes(situation: Situation) -> dg.AssetCheckResult:
                     ("agent", "metric", "value", f"median of {TRAILING_DAYS} days", "median of the weekday"),
                     [
                         (agent, metric, *(f"{number:,.6g}" for number in numbers))
-                        for agent, metric, *numbers in values.head(_MAX_NAMED_VALUES).drop("times_limit").iter_rows()
+                        for agent, metric, *numbers in values.head(_MAX_NAMED_VALUES)
+                        .select("agent_id", "metric", "value", "trailing_median", "weekday_median")
+                        .iter_rows()
                     ],
                     nothing="None.",
                     more=values.height - _MAX_NAMED_VALUES,

@@ -1,0 +1,210 @@
+"""Verdicts of the rules and episodes of alerts, by hand."""
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+from typing import Any
+
+import pytest
+
+from metrics_pipeline.metrics.alert_rules import DEFAULT_RULES, AlertRules, Scope, Severity
+from metrics_pipeline.metrics.alerts import Alert, Change, History, Series, Verdict, differences, episodes, verdicts
+
+#: A Sunday: 56 days before it are the past, and the month has 16 days left.
+DAY = date(2025, 6, 15)
+FIRST = DAY - timedelta(days=56)
+SERIES = Series("a rule", Scope.AGENT, "a")
+
+
+def history(today: dict[str, Any], past: Sequence[dict[str, Any]] = ({},), **usual: Any) -> History:
+    """56 days, which repeat `past`, and today. A usual day: 1,000 executions, of which 20 failed, for 2 USD."""
+    rows = [usual | past[n % len(past)] for n in range(56)] + [usual | today]
+    executions = [row.get("n", 1000) for row in rows]
+    failed = [row.get("failed", 20) for row in rows]
+    costs = [row.get("usd", 2) * 10**9 for row in rows]
+    pairs = list(zip(executions, failed, costs, strict=True))
+    values = {
+        "executions": executions,
+        "total_executions": executions,
+        "successful_executions": [None if n is None else n - each for n, each, _ in pairs],
+        "success_rate": [None if n is None else (n - each) / n if n else 1.0 for n, each, _ in pairs],
+        "p95_latency_ms": [None if n is None else 800 for n in executions],
+        "avg_cost_per_execution": [None if n is None else cost / n / 10**9 if n else 0.0 for n, _, cost in pairs],
+        "total_cost_usd": [None if n is None else cost for n, _, cost in pairs],
+    }
+    errors = [None if row.get("n", 1000) is None else row.get("errors", '{"timeout": 20}') for row in rows]
+    return History(Scope.AGENT, "a", FIRST, values, errors)
+
+
+def told(given: History, rules: AlertRules = DEFAULT_RULES) -> dict[str, dict[str, Any]]:
+    """The evidence of each rule that calls DAY unusual."""
+    found = verdicts([given], rules, [DAY])
+    return {series.rule: each.evidence for series, (each,) in found.items() if each.evidence is not None}
+
+
+def test_a_usual_day_is_told_by_no_rule() -> None:
+    assert told(history({})) == {}
+    assert told(history({"n": None})) == {}
+
+
+def test_silence_is_one_alert_and_says_how_much_is_missing() -> None:
+    assert told(history({"n": 0, "failed": 0, "errors": "{}"})) == {
+        "silence": {
+            "metric": "total_executions",
+            "value": 0,
+            "usual_low": 1,
+            "usual_high": 1000,
+            "executions": 0,
+            "silent_days": 1,
+            "expected_executions": 1000,
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("past", "is_silent"),
+    [
+        # Today and yesterday are a weekend, or the day after it is silent too.
+        ([{"n": 0}] + [{"n": 100}] * 5 + [{"n": 0}], False),
+        ([{"n": 100}] * 5 + [{"n": 0}] * 2, True),
+        # 10 a day: two days, of which today is one, would have 20.
+        ([{"n": 10}] * 55 + [{"n": 0}], True),
+        ([{"n": 9}] * 55 + [{"n": 0}], False),
+        # Nine days with executions are not enough to say what is usual.
+        ([{"n": 0}] * 18 + [{"n": 1000}] * 9 + [{"n": 0}], False),
+    ],
+)
+def test_silence_is_longer_than_before_and_needs_many_missing_executions(
+    past: list[dict[str, Any]], is_silent: bool
+) -> None:
+    assert ("silence" in told(history({"n": 0, "failed": 0}, past, failed=0))) is is_silent
+
+
+@pytest.mark.parametrize(
+    ("today", "past", "found"),
+    [
+        ('{"timeout": 20, "new \\u00e9": 5, "rare": 4}', '{"timeout": 20}', "new é"),
+        ('{"timeout": 20, "rare": 4}', '{"timeout": 20}', None),
+        # One failure each week adds up to four in 28 days, and one on every fourth day to seven.
+        ('{"rare": 9}', "7", "rare"),
+        ('{"rare": 9}', "4", None),
+    ],
+)
+def test_a_new_error_type_is_one_that_hardly_ever_occurred(today: str, past: str, found: str | None) -> None:
+    days = [{"errors": past}]
+    if past.isdigit():
+        days = [{"errors": '{"rare": 1}' if n % int(past) == 0 else "{}"} for n in range(56)]
+    evidence = told(history({"errors": today}, days)).get("new_error_type")
+    assert (evidence and evidence["error_type"]) == found
+
+
+def test_a_threshold_is_told_below_and_above_and_of_enough_executions() -> None:
+    limits = {"below": 0.9, "above": None, "min_executions": 100.0, "severity": "critical"}
+    cost = {"below": None, "above": 1.5, "min_executions": 1.0, "severity": "warning"}
+    rules = AlertRules({Scope.AGENT: {"threshold_success_rate": limits, "threshold_total_cost_usd": cost}})
+    found = told(history({"failed": 101, "usd": 2}, usd=1), rules)
+    assert found["threshold_success_rate"] == {
+        "metric": "success_rate", "value": 0.899, "usual_low": 0.9, "usual_high": None, "executions": 1000
+    }  # fmt: skip
+    assert found["threshold_total_cost_usd"]["value"] == "2.000000000"
+    assert found["threshold_total_cost_usd"]["usual_high"] == "1.500000000"
+    assert "threshold_success_rate" not in told(history({"n": 1000, "failed": 100}, usd=1), rules)
+    assert "threshold_success_rate" not in told(history({"n": 99, "failed": 99}, usd=1), rules)
+
+
+def test_a_budget_is_told_when_it_will_be_spent_and_is_critical_when_it_is() -> None:
+    def budget(usd: float, past: Sequence[dict[str, Any]]) -> Any:
+        rules = AlertRules({Scope.AGENT: {"budget": {"usd_per_month": usd}}})
+        (verdict,) = verdicts([history({}, past)], rules, [DAY], [Series("budget", Scope.AGENT, "a")])[
+            Series("budget", Scope.AGENT, "a")
+        ]
+        return verdict
+
+    # 15 of 30 days at 2 USD, always the same: 30 USD to date, 60 at the end of the month.
+    assert budget(60, [{}]).evidence is None
+    assert budget(59, [{}]) == Verdict(
+        DAY,
+        {
+            "metric": "total_cost_usd",
+            "value": "30.000000000",
+            "usual_low": "0.000000000",
+            "usual_high": "59.000000000",
+            "executions": 1000,
+            "projected_usd": "60.000000000",
+            "projected_low": "60.000000000",
+            "projected_high": "60.000000000",
+        },
+        is_critical=False,
+    )
+    assert budget(29, [{}]).is_critical
+    # 1 and 3 USD in turn, and 2 today. To date 7 of 1, 7 of 3 and 2: 30. The last 28 days: 13 of 1, 14 of 3, 2: 57.
+    # 30 + 15 * 57 / 28 = 60.536. The median is 2.5, that of distances 0.5: 1.2816 * 1.4826 * 0.5 * sqrt(15) = 3.680.
+    evidence = budget(20, [{"usd": 1}, {"usd": 3}]).evidence
+    assert (evidence["value"], evidence["projected_usd"][:6]) == ("30.000000000", "60.535")
+    assert float(evidence["projected_high"]) - float(evidence["projected_usd"]) == pytest.approx(3.680, abs=0.001)
+    assert budget(57, [{"usd": 1}, {"usd": 3}]).evidence is None
+    assert budget(56, [{"usd": 1}, {"usd": 3}]).evidence is not None
+
+
+def days(text: str, first: int = 0) -> list[Verdict]:
+    """Verdicts of consecutive days: U unusual, C critical, . usual, and a space for a day that is not judged."""
+    return [
+        Verdict(DAY + timedelta(days=n), {"on": n} if sign in "UC" else None, sign == "C")
+        for n, sign in enumerate(text, first)
+        if sign != " "
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "newest", "found"),
+    [
+        ("..U", 2, [(2, 2, 1, None)]),
+        ("U.U..U", 5, [(0, 2, 2, 4), (5, 5, 1, None)]),
+        # The usual days need not be neighbours, but no unusual one is between them.
+        ("U  .  .", 6, [(0, 0, 1, 6)]),
+        ("U.             .", 15, [(0, 0, 1, 15)]),
+        ("U.              .", 16, [(0, 0, 1, 15)]),
+        ("U", 13, [(0, 0, 1, None)]),
+        ("U", 14, [(0, 0, 1, 14)]),
+        ("U             U", 14, [(0, 14, 2, None)]),
+        ("U              U", 15, [(0, 0, 1, 14), (15, 15, 1, None)]),
+    ],
+)
+def test_an_episode_ends_after_two_usual_days_or_fourteen_that_were_not_judged(
+    text: str, newest: int, found: list[tuple[int, int, int, int | None]]
+) -> None:
+    alerts = episodes(SERIES, days(text), None, DAY + timedelta(days=newest))
+    assert [
+        (
+            (alert.opened_on - DAY).days,
+            (alert.last_seen_on - DAY).days,
+            alert.days,
+            alert.resolved_on and (alert.resolved_on - DAY).days,
+        )
+        for alert in alerts
+    ] == found
+    assert [alert.evidence for alert in alerts] == [{"on": last_seen} for _, last_seen, *_ in found]
+
+
+def test_an_episode_is_as_bad_as_its_worst_day_and_goes_on_from_what_is_stored() -> None:
+    (alert,) = episodes(SERIES, days("UCU"), None, DAY + timedelta(days=2))
+    assert (alert.severity, alert.days, alert.evidence) == (Severity.CRITICAL, 3, {"on": 2})
+    whole = episodes(SERIES, days("UCU.U.."), None, DAY + timedelta(days=6))
+    assert episodes(SERIES, days(".U..", first=3), alert, DAY + timedelta(days=6)) == whole
+
+
+def test_differences_are_what_somebody_must_know() -> None:
+    def alert(opened: int, resolved: int | None, severity: Severity = Severity.WARNING, on: int = 0) -> Alert:
+        end = None if resolved is None else DAY + timedelta(days=resolved)
+        return Alert(*SERIES, DAY + timedelta(days=opened), severity, DAY, 1, end, {"on": on})
+
+    def changes(before: list[Alert], after: list[Alert]) -> list[Change]:
+        return [change for change, _ in differences(before, after)]
+
+    assert changes([], [alert(0, None)]) == [Change.OPENED]
+    assert changes([], [alert(0, 3)]) == [Change.OPENED, Change.RESOLVED]
+    assert changes([alert(0, None)], []) == [Change.WITHDRAWN]
+    assert changes([alert(0, None)], [alert(0, 3)]) == [Change.RESOLVED]
+    assert changes([alert(0, None)], [alert(0, 3, Severity.CRITICAL)]) == [Change.CHANGED, Change.RESOLVED]
+    assert changes([alert(0, 3)], [alert(0, None)]) == [Change.OPENED]
+    assert changes([alert(0, 3)], [alert(0, 4, on=1)]) == []
+    assert changes([alert(1, None)], [alert(0, None)]) == [Change.OPENED, Change.WITHDRAWN]
