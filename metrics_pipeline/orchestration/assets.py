@@ -17,13 +17,14 @@ from metrics_pipeline.orchestration.failures import raise_failed_days, step_outc
 from metrics_pipeline.orchestration.links import day_links
 from metrics_pipeline.orchestration.observations import observe
 from metrics_pipeline.orchestration.processes import claim
-from metrics_pipeline.orchestration.reports import day_materialization, stored_materialization
+from metrics_pipeline.orchestration.reports import alert_metadata, day_materialization, stored_materialization
 from metrics_pipeline.orchestration.runs import reason_for, work_of
 from metrics_pipeline.orchestration.upstream import SOURCE_ASSETS
 from metrics_pipeline.pipeline.aggregation import AggregationOptions, aggregate_days
 from metrics_pipeline.pipeline.opening import open_source
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.store.answers.alerts import alert_changes
 
 _DESCRIPTION = """
 One row per agent and day, computed from the logs of the calendar day in METRICS_TIME_ZONE and exact to the last digit:
@@ -116,8 +117,11 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, settings:
                     if uncounted := none_counted(day.computed.metrics.fingerprint):
                         context.log.warning(f"{key}: {uncounted}")
                     observed = observe(context.instance, key, day.computed.metrics.fingerprint)
-                    links = day_links(settings, day.computed.window.metric_date)
-                    yield day_materialization(METRICS_ASSET_KEY, key, day, context.run.tags, observed, links)
+                    metric_date = day.computed.window.metric_date
+                    with database.connect() as connection:
+                        alerts = alert_metadata(alert_changes(connection, context.run.run_id, metric_date))
+                    beside = {**day_links(settings, metric_date), **alerts}
+                    yield day_materialization(METRICS_ASSET_KEY, key, day, context.run.tags, observed, beside)
             raise_failed_days(failures)
         yield silent_output()  # the checks wait for it
 

@@ -1,7 +1,8 @@
 """The metadata of a day's materialisation: the same keys every time, so that numbers plot over partitions."""
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from metrics_pipeline.metrics.alerts import Change
 from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
 from metrics_pipeline.metrics.dimensions import names_of
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
@@ -25,6 +27,7 @@ LEFT_OUT = "left_out"
 
 _TOP_AGENTS = 10
 _TOP_ERRORS = 50
+_TOP_ALERTS = 20
 #: Dagster keeps events forever, and a text in PostgreSQL may have a gigabyte.
 _MAX_TEXT_CHARACTERS = 500
 #: The value of a table of agents, and the one beside it. More columns are cut on a screen of 1280 pixels.
@@ -117,6 +120,25 @@ def _materialization(
     if BACKFILL_TAG in run_tags:
         tags[BACKFILL_TAG] = run_tags[BACKFILL_TAG]
     return dg.AssetMaterialization(asset_key, partition=partition_key, metadata=metadata, tags=tags)
+
+
+def alert_metadata(changes: Sequence[Mapping[Any, Any]]) -> Mapping[str, dg.MetadataValue]:
+    """What became of alerts when the day was stored, as store.answers.alerts.alert_changes() gives it."""
+    counts = Counter(change["transition"] for change in changes)
+    return {
+        **{f"alerts_{name}": dg.MetadataValue.int(counts[name]) for name in Change},
+        "alerts": dg.MetadataValue.md(
+            markdown_table(
+                ("alert", "severity", "rule", "of", "since", "metric", "value", "usual from", "to"),
+                [
+                    tuple("" if value is None else _shortened(str(value)) for value in change.values())
+                    for change in changes[:_TOP_ALERTS]
+                ],
+                nothing="None changed.",
+                more=len(changes) - _TOP_ALERTS,
+            )
+        ),
+    }
 
 
 def day_metadata(

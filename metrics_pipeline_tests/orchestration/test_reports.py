@@ -1,16 +1,19 @@
 """The UI's report of a day shows any agent's name, and no name changes its layout."""
 
 import html
+from datetime import date
 
 import pytest
 
 from metrics_pipeline.metrics.dimensions import parse_dimensions
-from metrics_pipeline.orchestration.reports import day_metadata
+from metrics_pipeline.orchestration.reports import alert_metadata, day_metadata
 from metrics_pipeline.pipeline.aggregation import AggregationOptions, compute_day, store_day
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.store.answers.alerts import alert_changes
 from metrics_pipeline.store.publishing import Reason
-from metrics_pipeline_tests.days import WINDOW, Log, aggregate, store_agents, store_logs
+from metrics_pipeline_tests.api.alerts import store_alerts
+from metrics_pipeline_tests.days import WINDOW, Log, aggregate, execute, store_agents, store_logs
 
 
 @pytest.mark.parametrize(
@@ -64,3 +67,21 @@ def test_the_values_of_a_dimension_are_a_table(database: Database) -> None:
     assert [html.unescape(cell) for cell in first.strip("| ").split(" | ")] == ["m|n", "value", "2", "1", "10", "0.75"]
     assert [html.unescape(cell) for cell in second.strip("| ").split(" | ")][:3] == ["(none)", "none", "1"]
     assert (metadata["dimensions"].value, metadata["rows_by_value"].value) == ("model=metadata.model", 3)
+
+
+def test_a_run_says_what_became_of_alerts_when_it_stored_the_day(database: Database) -> None:
+    store_alerts(database, "<a>")
+    execute(database, "UPDATE metric_alert_transitions SET run_id = 'r' WHERE opened_on = '2025-03-01'")
+    with database.connect() as connection:
+        found = alert_metadata(alert_changes(connection, "r", date(2025, 3, 1)))
+        other_run = alert_metadata(alert_changes(connection, "r2", date(2025, 3, 1)))
+    assert {name: value.value for name, value in found.items() if name != "alerts"} == {
+        "alerts_opened": 0, "alerts_changed": 0, "alerts_resolved": 0, "alerts_withdrawn": 2,
+    }  # fmt: skip
+    row = (
+        "| withdrawn | warning | unusual&#95;success&#95;rate | &#60;a&#62; | 2025-03-01 | success&#95;rate | 0.5 | "
+        "0.9315 | 1.0 |"
+    )
+    assert found["alerts"].value.splitlines()[2:] == [row, row]
+    assert [*other_run] == [*found]
+    assert other_run["alerts"].value == "None changed."

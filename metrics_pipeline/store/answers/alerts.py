@@ -1,9 +1,10 @@
 """Alerts: those that metric_alerts has, and those that were withdrawn."""
 
+from collections.abc import Sequence
 from datetime import date
 from enum import StrEnum
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, RowMapping, text
 
 from metrics_pipeline.store.answers.rows import Page, as_array
 
@@ -60,6 +61,12 @@ CROSS JOIN unnest(ARRAY['warning', 'critical']) AS severity
 LEFT JOIN (SELECT * FROM metric_alerts WHERE resolved_on IS NULL) AS alert USING (rule, severity)
 GROUP BY rule, severity""")
 
+_CHANGES = text("""
+SELECT transition, severity, rule, CASE scope WHEN 'agent' THEN agent_id ELSE scope END AS about, opened_on,
+       evidence->>'metric' AS metric, evidence->>'value' AS value, evidence->>'usual_low' AS usual_low,
+       evidence->>'usual_high' AS usual_high
+FROM metric_alert_transitions WHERE run_id = :run_id AND metric_date = :metric_date ORDER BY transition_id""")
+
 
 class WantedState(StrEnum):
     """Which alerts."""
@@ -98,6 +105,14 @@ def alerts_page(
         "offset": offset,
     }
     return Page(**connection.execute(_PAGE, parameters).mappings().one())
+
+
+def alert_changes(connection: Connection, run_id: str, metric_date: date) -> Sequence[RowMapping]:
+    """What became of alerts when a run stored a day: transition, severity, rule, about, opened_on, and the evidence.
+
+    about: the agent, fleet or pipeline. Of the evidence metric, value, usual_low and usual_high, as text.
+    """
+    return connection.execute(_CHANGES, {"run_id": run_id, "metric_date": metric_date}).mappings().all()
 
 
 def open_by_rule(connection: Connection) -> dict[tuple[str, str], int]:
