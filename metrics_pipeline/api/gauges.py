@@ -16,6 +16,7 @@ from metrics_pipeline.api.traffic import Traffic
 from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.logs.contract import check_contract
 from metrics_pipeline.logs.counts import count_logs_before
+from metrics_pipeline.metrics.alert_rules import RULES, Severity
 from metrics_pipeline.metrics.retention import cutoffs
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.names import LOGS_TABLE
@@ -88,8 +89,13 @@ class Gauges:
                 for agent in busiest_agents(connection, day, agents):
                     _gauge_agent(gauge, agent, has_costs=has_costs)
             unstored, oldest_gap = gaps(connection, self.context.yesterday())
-            for (rule, severity), alerts in open_by_rule(connection).items():
-                gauge("open_alerts", "Alerts that are not resolved.", alerts, rule=rule, severity=severity)
+            found = open_by_rule(connection)
+            for rule in sorted(
+                {rule for rule, _ in found} | set(filter(self.context.settings.alert_rules.is_on, RULES))
+            ):
+                for severity in Severity:
+                    alerts = found.get((rule, severity), 0)
+                    gauge("open_alerts", "Alerts that are not resolved.", alerts, rule=rule, severity=severity)
             # Of the clock that the days were judged by.
             now = connection.execute(text("SELECT now()")).scalar_one()
         gauge("gaps", "How many days since the first stored one are not stored.", unstored)

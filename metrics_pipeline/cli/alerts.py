@@ -1,5 +1,6 @@
-"""`alerts`: what is unusual, and since when."""
+"""`alerts`: what is unusual and since when, by which rules, and computing all of it again."""
 
+from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any
 
@@ -8,8 +9,10 @@ import typer
 
 from metrics_pipeline.cli.tables import Column, Format, FormatOption, in_words, show
 from metrics_pipeline.cli.values import day_option, storable
+from metrics_pipeline.metrics.alert_rules import RULES
 from metrics_pipeline.pipeline.opening import open_database, require_ready
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.store.alerts import replay_alerts
 from metrics_pipeline.store.answers.alerts import WantedState, alerts_page
 
 app = typer.Typer(no_args_is_help=True, help="Show what is unusual of agents, the fleet and the pipeline.")
@@ -23,11 +26,12 @@ _LIST = (
     Column("state", is_text=True, rank=1),
     Column("found", is_folded=True),
 )
-
-
-@app.callback()
-def _group() -> None:
-    """Without it Typer would take the only command for the group."""
+_RULES = (
+    Column("applies_to", "applies to", is_text=True),
+    Column("rule", is_text=True),
+    Column("setting", is_text=True),
+    Column("meaning", is_folded=True, rank=1),
+)
 
 
 @app.command("list")
@@ -59,6 +63,52 @@ def list_alerts(
     else:
         rows = [alert | {"about": alert["agent_id"] or alert["scope"], "found": _in_words(alert)} for alert in found]
         show(f"Alerts in {database.description}", _LIST, rows)
+
+
+@app.command("rules")
+def list_rules(form: FormatOption = Format.TABLE) -> None:
+    """Shows the rules that apply: the defaults, and what the file in METRICS_ALERT_RULES sets.
+
+    Example: `metrics-pipeline alerts rules --format csv`
+    """
+    rows = [
+        {
+            "applies_to": section,
+            "rule": rule,
+            "setting": "off" if setting is None else _setting_in_words(setting),
+            "meaning": RULES[rule].meaning,
+        }
+        for section, settings in Settings.from_environment().alert_rules.effective().items()
+        for rule, setting in settings.items()
+    ]
+    show("Rules of alerts", _RULES, rows, form)
+
+
+@app.command()
+def replay() -> None:
+    """Computes all alerts again from the stored metrics, without telling anybody.
+
+    The result is the same as before, unless another program changed the metrics, or the rules were changed and no day
+    was stored since. Alerts about the data and the pipeline, such as a missing day, do not follow from the metrics and
+    stay as they are. Needs the privileges of `db grants --operator`.
+
+    Example: `metrics-pipeline alerts replay`
+    """
+    settings = Settings.from_environment()
+    database = open_database(settings)
+    require_ready(database)
+    with database.begin() as connection:
+        changed = replay_alerts(connection, settings.alert_rules)
+    print(f"{changed:,} {'alert' if changed == 1 else 'alerts'} changed.")
+
+
+def _setting_in_words(setting: Mapping[str, object]) -> str:
+    given = [
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in setting.items()
+        if value is not None
+    ]
+    return ", ".join(given) or "on"
 
 
 def _in_words(alert: dict[str, Any]) -> str:

@@ -47,3 +47,20 @@ def test_alerts_are_listed_with_what_was_found_beside_what_is_usual(
     assert budget["value"] == Decimal("12345678901.500000001")
     table = csv.DictReader(io.StringIO(alerts("list", "--agent", "[a]", "--format", "csv")))
     assert [(row["rule"], row["value"]) for row in table] == [("unusual_success_rate", "0.5")]
+    # They do not follow from the metrics, of which there are none; the day that is missing follows from no metrics.
+    assert alerts("replay") == "3 alerts changed.\n"
+    assert alerts("replay") == "0 alerts changed.\n"
+
+
+def test_rules_are_shown_as_they_apply(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(
+        "agents: {sql: {silence: off, budget: {usd_per_month: 500}}}\nfleet: {silence: {expected_executions: 7}}"
+    )
+    environment = {"METRICS_ALERT_RULES": str(rules), "METRICS_PIPELINE_HOME": str(tmp_path)}
+    result = CliRunner().invoke(app, ["alerts", "rules", "--format", "json"], env=environment, catch_exceptions=False)
+    found = {(row["applies_to"], row["rule"]): row["setting"] for row in json.loads(result.stdout)}
+    assert found["agent", "silence"] == "expected_executions 20"
+    assert found["fleet", "silence"] == "expected_executions 7"
+    assert found["agent", "budget"] == found["agents.sql", "silence"] == "off"
+    assert found["agents.sql", "budget"] == "usd_per_month 500"

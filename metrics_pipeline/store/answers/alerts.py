@@ -53,7 +53,7 @@ SELECT {as_array(_SELECT)} AS rows, (SELECT count(*) FROM wanted) AS total,
                                        ORDER BY opened_on, rule, scope, agent_id COLLATE "C", state), ''))
         FROM wanted) AS version""")
 
-# A rule that has no open alert now and had one is told with 0, so that a monitoring system sees that it ended.
+# Also rules that had an alert once and are off now, or of the pipeline: a monitoring system sees that it ended.
 _OPEN = text("""
 SELECT rule, severity, count(opened_on)
 FROM (SELECT rule FROM metric_alerts UNION SELECT rule FROM metric_alert_transitions) AS known
