@@ -61,11 +61,15 @@ class Spark:
         else:
             builder = builder.master(url.removeprefix("spark:")).config(map=_LOCAL)
         with self._faults(), _kept_handler():
+            has_connect = url.startswith("sc://")
             self._session = builder.getOrCreate()
+            # A cluster may have ended the application of a process that lives for weeks. pyspark does not notice.
+            if not has_connect and self._session.sparkContext._jsc.sc().isStopped():  # noqa: SLF001
+                self._session.stop()
+                self._session = builder.getOrCreate()
             for name, value in _PINNED.items():
                 self._session.conf.set(name, value)
             # Without Connect, a tag of the session does not reach the thread that delivers Arrow (Spark 4.3).
-            has_connect = url.startswith("sc://")
             of = self._session if has_connect else self._session.sparkContext
             self._add_tag = of.addTag if has_connect else of.addJobTag
             self._remove_tag = of.removeTag if has_connect else of.removeJobTag

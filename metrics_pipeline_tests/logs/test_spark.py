@@ -282,11 +282,16 @@ def test_an_interrupted_statement_leaves_no_job_behind(session: Any) -> None:
     assert not jobs.getActiveJobsIds()
 
 
+def test_a_session_that_the_cluster_has_ended_is_opened_again(session: Any) -> None:
+    session.sparkContext._jsc.sc().stop()
+    assert Spark(LOCAL).frame("SELECT 1 AS one").item() == 1
+
+
 def test_a_day_is_the_same_after_an_executor_was_lost_in_the_middle_of_it(
     session: Any, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Last, because there can be one session only: this one has executors, which are processes."""
-    session.stop()
+    Spark(LOCAL)._session.stop()
     store_agents(database, dict.fromkeys(UUIDS[:3], "active"))
     store_logs(database, difficult_day())
     table = files(tmp_path, difficult_day())
