@@ -46,24 +46,6 @@ _ORDER = 'opened_on, rule, scope, agent_id COLLATE "C"'
 
 _OPEN = text(f"SELECT {_ALERT_COLUMNS} FROM metric_alerts WHERE resolved_on IS NULL ORDER BY {_ORDER}")
 
-_ALERTS = text(f"""
-SELECT {_ALERT_COLUMNS} FROM metric_alerts
- WHERE opened_on <= :last AND (resolved_on IS NULL OR resolved_on >= :first)
-   AND (CAST(:agent_id AS text) IS NULL OR agent_id = :agent_id)
- ORDER BY {_ORDER}""")
-
-_TRANSITION_COLUMNS = (
-    "transition_id, rule, scope, agent_id, opened_on, transition, metric_date, severity, evidence, run_id, "
-    "occurred_at, is_quiet"
-)
-_UNDELIVERED = text(f"""
-SELECT {_TRANSITION_COLUMNS} FROM metric_alert_transitions
- WHERE NOT is_quiet AND NOT EXISTS (
-    SELECT FROM metric_alert_deliveries AS delivery
-     WHERE delivery.transition_id = metric_alert_transitions.transition_id
-       AND receiver = :receiver AND delivered_at IS NOT NULL)
- ORDER BY transition_id LIMIT :limit""")
-
 # Taken last, after the lock of the day: transactions wait for each other's alerts, and see each other's rows after it.
 _LOCK = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=ALERTS_LOCK)
 _STATE = text(f"""
@@ -157,28 +139,6 @@ class Transition:
 def open_alerts(connection: Connection) -> list[Alert]:
     """The alerts that are not resolved, the oldest first."""
     return [_alert(row) for row in connection.execute(_OPEN)]
-
-
-def alerts_between(connection: Connection, first: date, last: date, *, agent_id: str | None = None) -> list[Alert]:
-    """The alerts that were open on a day from `first` to `last`, of one agent or all, the oldest first."""
-    rows = connection.execute(_ALERTS, {"first": first, "last": last, "agent_id": agent_id})
-    return [_alert(row) for row in rows]
-
-
-def undelivered_transitions(connection: Connection, receiver: str, limit: int) -> list[Transition]:
-    """The oldest transitions that are to be told and that `receiver` was not told."""
-    rows = connection.execute(_UNDELIVERED, {"receiver": receiver, "limit": limit}).mappings()
-    return [
-        Transition(
-            **{
-                **row,
-                "scope": Scope(row["scope"]),
-                "transition": Change(row["transition"]),
-                "severity": Severity(row["severity"]),
-            }
-        )
-        for row in rows
-    ]
 
 
 def renew_alerts(connection: Connection, rules: AlertRules, cause: Cause) -> None:

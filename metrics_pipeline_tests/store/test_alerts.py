@@ -20,7 +20,6 @@ from metrics_pipeline.store.alerts import (
     renew_after_expiry,
     renew_alerts,
     replay_alerts,
-    undelivered_transitions,
 )
 from metrics_pipeline.store.closing import clear_day
 from metrics_pipeline.store.publishing import Reason
@@ -179,10 +178,8 @@ def test_an_agent_that_is_known_of_is_noted_and_not_told(usual: Database) -> Non
     execute(usual, "INSERT INTO metric_acknowledged_agents (agent_id, reason) VALUES ('a', 'retired')")
     store(usual, 30, row("a", 30, n=0, failed=0))
     assert only(usual) == [("silence", day(30), 1, "critical", None)]
+    assert [(rule, agent) for _, rule, agent, *_, is_quiet in transitions(usual) if not is_quiet] == [("silence", "")]
     with usual.connect() as connection:
-        assert [(each.scope, each.rule) for each in undelivered_transitions(connection, "x", 9)] == [
-            (Scope.FLEET, "silence")
-        ]
         assert len(open_alerts(connection)) == 2
 
 

@@ -70,11 +70,27 @@ def no_unusual_changes(situation: Situation) -> dg.AssetCheckResult:
             **{f"changed_{metric}": values.filter(metric=metric).height for metric in JUDGED},
             "changes": dg.MetadataValue.md(
                 markdown_table(
-                    ("agent", "metric", "value", f"median of {TRAILING_DAYS} days", "median of the weekday"),
+                    (
+                        "agent",
+                        "metric",
+                        "value",
+                        "usual from",
+                        "to",
+                        f"median of {TRAILING_DAYS} days",
+                        "of the weekday",
+                    ),
                     [
                         (agent, metric, *(f"{number:,.6g}" for number in numbers))
                         for agent, metric, *numbers in values.head(_MAX_NAMED_VALUES)
-                        .select("agent_id", "metric", "value", "trailing_median", "weekday_median")
+                        .select(
+                            "agent_id",
+                            "metric",
+                            "value",
+                            "usual_low",
+                            "usual_high",
+                            "trailing_median",
+                            "weekday_median",
+                        )
                         .iter_rows()
                     ],
                     nothing="None.",
