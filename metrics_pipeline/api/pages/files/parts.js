@@ -172,7 +172,8 @@ export function figureCards() {
     },
   };
   function changed(row, names, suffix) {
-    if (!row.change || names.every((name) => row.change[name] === null)) return ["nothing to compare with"];
+    if (!row.change || names.every((name) => row.change[name] === null))
+      return [h("span", { title: "nothing to compare with" }, "–")];
     const changes = names.map((name) => value(row.change[name], FIGURES[name].change(row.change[name])));
     return [...joined(changes), suffix, row.is_comparable ? "" : " *"];
   }
