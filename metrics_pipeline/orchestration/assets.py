@@ -24,7 +24,6 @@ from metrics_pipeline.pipeline.aggregation import AggregationOptions, aggregate_
 from metrics_pipeline.pipeline.opening import open_source
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.store.answers.alerts import alert_changes
 
 _DESCRIPTION = """
 One row per agent and day, computed from the logs of the calendar day in METRICS_TIME_ZONE and exact to the last digit:
@@ -117,10 +116,8 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, settings:
                     if uncounted := none_counted(day.computed.metrics.fingerprint):
                         context.log.warning(f"{key}: {uncounted}")
                     observed = observe(context.instance, key, day.computed.metrics.fingerprint)
-                    metric_date = day.computed.window.metric_date
-                    with database.connect() as connection:
-                        alerts = alert_metadata(alert_changes(connection, context.run.run_id, metric_date))
-                    beside = {**day_links(settings, metric_date), **alerts}
+                    links = day_links(settings, day.computed.window.metric_date)
+                    beside = {**links, **alert_metadata(day.published.alert_changes)}
                     yield day_materialization(METRICS_ASSET_KEY, key, day, context.run.tags, observed, beside)
             raise_failed_days(failures)
         yield silent_output()  # the checks wait for it

@@ -1,7 +1,7 @@
 """Writes a day: changed rows, their restatements and the ledger row, in one transaction or not at all."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
@@ -29,6 +29,7 @@ from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.names import DAY_LOCK_CLASS
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.alerts import Cause, renew_alerts
+from metrics_pipeline.store.answers.alerts import alert_changes
 from metrics_pipeline.store.distributions import EncodedDay, encode_day, write_day
 from metrics_pipeline.store.ledger import LEDGER_COLUMNS, StoredDay, ledger_version
 from metrics_pipeline.store.reads import rows_of_day
@@ -185,11 +186,15 @@ class StaleSnapshotError(TransientError):
 
 @dataclass(frozen=True)
 class Published:
-    """How many of the day's rows were inserted, changed and left untouched. The distributions are not counted."""
+    """How many of the day's rows were inserted, changed and left untouched. The distributions are not counted.
+
+    alert_changes: what the run has made of the day's alerts, as store.answers.alerts.alert_changes() gives it.
+    """
 
     inserted: int
     changed: int
     unchanged: int
+    alert_changes: Sequence[Mapping[Any, Any]] = field(default=(), compare=False)
 
 
 def publish_day(
@@ -272,10 +277,12 @@ def publish_day(
             told_from = snapshot_at.date() - timedelta(days=alerting.lookback_days)
             cause = Cause(window.metric_date, run_id, is_quiet=window.metric_date < told_from)
             renew_alerts(connection, alerting.rules, cause)
+        alert_changes_of_run = alert_changes(connection, run_id, window.metric_date)
     return Published(
         inserted=counts.written - counts.changed,
         changed=counts.changed,
         unchanged=day.metrics.height - counts.written,
+        alert_changes=alert_changes_of_run,
     )
 
 
