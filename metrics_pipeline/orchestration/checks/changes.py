@@ -86,8 +86,10 @@ def no_unusual_changes(situation: Situation) -> dg.AssetCheckResult:
                             "agent_id",
                             "metric",
                             "value",
-                            "usual_low",
-                            "usual_high",
+                            pl.col("usual_low").clip(lower_bound=0),
+                            pl.when(metric="success_rate")
+                            .then(pl.col("usual_high").clip(upper_bound=1))
+                            .otherwise("usual_high"),
                             "trailing_median",
                             "weekday_median",
                         )
