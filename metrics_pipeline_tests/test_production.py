@@ -297,7 +297,7 @@ def filled_in(url: str, folder: Path) -> dict[str, str]:
     text = text.replace(",ci:trigger:<64 others>", "")
     assert "<" not in "".join(line for line in text.splitlines() if not line.startswith("#"))
     return {
-        name: value
+        name: value.strip('"')
         for name, is_set, value in (line.partition("=") for line in text.splitlines() if not line.startswith("#"))
         if is_set
     }

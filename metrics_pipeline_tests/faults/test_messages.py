@@ -1,7 +1,6 @@
 """kill -9 of whoever tells receivers of alerts, also while a receiver has the message, and a receiver that is down."""
 
 import re
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -9,23 +8,22 @@ from random import Random
 import pytest
 
 from metrics_pipeline.pipeline.delivery import deliver
+from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.settings import Settings
 from metrics_pipeline_tests.days import execute, query
-from metrics_pipeline_tests.processes import Start, kill
+from metrics_pipeline_tests.processes import kill
 from metrics_pipeline_tests.receivers import Inbox, receivers, web_server
 
 from .proxy import Proxy
+from .stage import Start
 
-_DELIVER = """
-from datetime import UTC, datetime
-from metrics_pipeline.pipeline.delivery import deliver
-from metrics_pipeline.pipeline.opening import open_database
-from metrics_pipeline.settings import Settings
-settings = Settings.from_environment()
-deliver(open_database(settings), settings, datetime.now(UTC), seconds=35)
-"""
+
+def tell() -> None:
+    """Delivers what is to be told, as the sensor does."""
+    settings = Settings.from_environment()
+    deliver(open_database(settings), settings, datetime.now(UTC), seconds=35)
 
 
 def note(database: Database, *numbers: int) -> None:
@@ -72,8 +70,7 @@ def test_every_alert_is_told_and_what_is_told_twice_says_so(
             inbox.arrived.clear()
             if is_in_flight:
                 inbox.may_answer.clear()
-            program = (sys.executable, "-c", _DELIVER)
-            sender = start(program=program, METRICS_DATABASE_URL=proxy.url, METRICS_NOTIFY=url)
+            sender = start(function=tell, METRICS_DATABASE_URL=proxy.url, METRICS_NOTIFY=url)
             proxy.serve({} if is_in_flight else {random.randrange(messages): lambda: kill(sender.pid)})
             if is_in_flight:
                 assert inbox.arrived.wait(60)
