@@ -47,7 +47,9 @@ def note_conditions(database: Database, found: Findings, today: date) -> None:
 
 
 def judged_days(database: Database, settings: Settings, now: datetime) -> list[DayVerdict]:
-    """The verdicts on the days of the look-back window without those before the first log. Reads no logs.
+    """The verdicts on the days of the look-back window without those before the first log.
+
+    Reads no logs, except the first one while METRICS_START_DATE is unset and the oldest of these days is missing.
 
     A day that a run is about to write counts as what it is: otherwise each attempt of a day that cannot be aggregated
     would resolve its alert and open it again.
@@ -55,7 +57,8 @@ def judged_days(database: Database, settings: Settings, now: datetime) -> list[D
     days = lookback(settings, now)
     with database.snapshot() as snapshot:
         verdicts = judge_days(snapshot, days, settings.time_zone)
-        if not verdicts or verdicts[0].state is not DayState.MISSING:
+        # To open the logs of a lake or of Spark takes seconds, and this is asked every minute.
+        if settings.start_date != Settings.start_date or not verdicts or verdicts[0].state is not DayState.MISSING:
             return verdicts
         early = before_first_day(snapshot, open_source(database, settings), verdicts, settings)
     return [verdict for verdict in verdicts if verdict.metric_date not in early]
