@@ -23,17 +23,6 @@ RUN_FAILED = "run_failed"
 TICK_FAILED = "tick_failed"
 CHECK_FAILED = "check_failed"
 
-#: Every rule of these alerts, with what it means.
-DATA_RULES = {
-    DAY_MISSING: "A day is due and was not aggregated.",
-    DAY_SHRUNK: "Logs of a stored day are gone, so it is not aggregated again by itself.",
-    DAY_DIRTY_LONG: "A stored day has differed from its logs for six hours, so no run has mended it.",
-    RETENTION_HELD_BACK: "Raw logs are old enough to go, and are not in the metrics.",
-    RUN_FAILED: "A run failed, and no later run of its job has succeeded.",
-    TICK_FAILED: "A schedule's last tick or a sensor's last two ticks failed.",
-    CHECK_FAILED: "A check failed whose finding has no rule of its own.",
-}
-
 #: A late log is aggregated within a quarter of an hour, and the sensor's last attempt comes after 3.5 hours.
 _LONG = timedelta(hours=6)
 
