@@ -50,7 +50,8 @@ def value_costs(groups: GroupCosts, keys: pl.DataFrame, dimension: str) -> pl.Da
     """VALUE_COSTS_SCHEMA of the values of a dimension that ExtractedValues.keys has.
 
     A value's cost is what its rounded sum adds to that of the values before it, so that the values of an agent add up
-    to the agent's rounded sum. Each is wrong by less than a nano-dollar.
+    to the agent's rounded sum. Sums of whole nano-dollars come first and stay as they are, because a value with regular
+    costs only is stored with its own sum. The others are wrong by a nano-dollar at most.
     """
     own = keys.filter(pl.col("found").is_not_null(), pl.col("dimension") == dimension)
     kept = {
@@ -65,7 +66,7 @@ def value_costs(groups: GroupCosts, keys: pl.DataFrame, dimension: str) -> pl.Da
     rows = []
     for agent, by_key in merged.items():
         up_to = Fraction()
-        for (kind, value), (total, logs) in by_key.items():
+        for (kind, value), (total, logs) in sorted(by_key.items(), key=_has_parts_of_nano_usd):
             cost = rounded(up_to + total) - rounded(up_to)
             up_to += total
             rows.append((agent, dimension, kind, value, _of_128_bits(cost), _of_128_bits(rounded(total / logs))))
@@ -84,6 +85,10 @@ def rounded(number: Fraction) -> int:
     """Half away from zero."""
     magnitude = (2 * abs(number.numerator) + number.denominator) // (2 * number.denominator)
     return magnitude if number >= 0 else -magnitude
+
+
+def _has_parts_of_nano_usd(item: tuple[object, tuple[Fraction, int]]) -> bool:
+    return item[1][0].denominator != 1
 
 
 def _exact(costs: Sequence[tuple[str | None, int]]) -> tuple[int, int, int, int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from metrics_pipeline.errors import ContractError, DayRefusedError, PermanentError, TransientError
@@ -123,7 +123,11 @@ dense_logs = logs_of(WINDOW, ["a", "b"]).map(
 )
 
 
+# An irregular cost before a regular one, below 0: what the first is rounded up by must not be taken off the second.
 @examples(8)
+@example(
+    logs=[Log(timestamp=NOON, cost_usd="0.0000000005"), Log(timestamp=NOON, latency_ms=0, cost_usd="-0.000000001")]
+)
 @given(logs=st.lists(dense_logs, min_size=5, max_size=20))
 def test_any_logs_have_the_values_that_postgresql_finds_in_them(
     loose_database: Database, tmp_path: Path, logs: list[Log]

@@ -147,14 +147,21 @@ def test_of_equally_frequent_values_those_that_sort_first_are_kept(database: Dat
 
 
 def test_costs_finer_than_a_nano_dollar_still_add_up_to_the_agents_cost(database: Database) -> None:
-    store_agents(database, {"a": "active", "b": "active"})
+    store_agents(database, {"a": "active", "b": "active", "c": "active"})
     half = "0.0000000005"
     store_logs(database, [Log("a", cost_usd=half, metadata=f'{{"model": "{number}"}}') for number in range(60)])
     store_logs(database, [Log("a", cost_usd="NaN"), Log("b", cost_usd="-" + half), Log("b", cost_usd="0.3")])
+    # A value of whole nano-dollars only, with a cost below 0, behind a value that is rounded up.
+    store_logs(database, [Log("c", cost_usd=half, metadata='{"model": "1"}')])
+    store_logs(database, [Log("c", cost_usd="-0.000000001", metadata='{"model": "2"}')])
     aggregate(database, "model")
     assert_exact(database)
     by_value = "SELECT agent_id, sum(total_cost_usd), count(*) FROM agent_dimension_metrics GROUP BY 1 ORDER BY 1"
-    assert query(database, by_value) == [("a", Decimal("3E-8"), 51), ("b", Decimal("0.3"), 1)]
+    assert query(database, by_value) == [
+        ("a", Decimal("3E-8"), 51),
+        ("b", Decimal("0.3"), 1),
+        ("c", Decimal("-1E-9"), 2),
+    ]
     with database.engine.connect() as connection:
         expected = expected_values(connection, WINDOW.start, WINDOW.end, *MODEL)
         stored = stored_values(connection, DAY, "model")

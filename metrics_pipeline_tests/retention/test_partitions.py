@@ -121,9 +121,12 @@ def test_a_late_log_that_waits_for_a_partition_that_would_be_dropped_keeps_it(da
         is_waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'logs_0304'::regclass"
         wait_until(lambda: bool(query(daily, is_waiting)))
 
+    def end(message: str) -> None:
+        if message.startswith("logs_0304: is not dropped"):
+            writer.join()
+
     with interfering(daily, "LOCK TABLE ONLY logs_0304", at(1, start)):
-        report = prune(daily)
-    writer.join()
+        report = prune(daily, on_progress=end)
     assert (report.dropped_partitions, report.pruned_logs) == (["logs_0302", "logs_0303"], {})
     assert held_back(report)[DAY][0] == 4
     assert logs_by_day(daily) == {DAY: 4}
