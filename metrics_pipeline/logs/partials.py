@@ -216,8 +216,8 @@ def _texts(name: str) -> pl.Expr:
 
 
 # A value's cost is what its rounded sum adds to that of the values before it, so that the values of an agent add up to
-# the agent's rounded sum. Sums of whole nano-dollars come first and stay as they are, because a value with regular costs
-# only is stored with its own sum. The others are wrong by a nano-dollar at most.
+# the agent's rounded sum. Sums of whole nano-dollars come first and stay as they are, because a value with regular
+# costs only is stored with its own sum. The others are wrong by a nano-dollar at most.
 _EXACT_COSTS = f"""
 SELECT agent_id, found, (trunc(round(up_to)) - trunc(round(up_to - nano_usd)))::text AS total_cost_nano_usd,
        (sign(nano_usd) * div(2 * abs(nano_usd) + logs, 2 * logs))::text AS avg_cost_nano_usd

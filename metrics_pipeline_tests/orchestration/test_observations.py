@@ -11,6 +11,7 @@ from dagster._core.loader import LoadingContextForTest
 
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.names import PARTITION_RANGE_END_TAG, PARTITION_RANGE_START_TAG
+from metrics_pipeline.orchestration import observations
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, Log, execute, store_agents, store_logs
@@ -45,7 +46,7 @@ def upstream_changed(nights: Nights) -> dict[str, list[str]]:
     return {day: [cause.asset_key.to_user_string() for cause in found] for day, found in causes.items()}
 
 
-def observations(nights: Nights) -> list[str | None]:
+def observed(nights: Nights) -> list[str | None]:
     return [
         record.event_log_entry.asset_observation.partition
         for record in reversed(nights.instance.fetch_observations(LOGS, limit=100).records)
@@ -57,7 +58,7 @@ def test_a_day_with_late_logs_is_marked_from_the_tick_that_finds_them_until_it_i
 ) -> None:
     nights.sensor(NOON)
     assert upstream_changed(nights) == {}
-    assert observations(nights) == [str(DAY), str(SECOND)]
+    assert observed(nights) == [str(DAY), str(SECOND)]
     assert nights.instance.get_materialized_partitions(LOGS) == {str(DAY), str(SECOND)}
 
     execute(nights.database, LATE)
@@ -65,22 +66,30 @@ def test_a_day_with_late_logs_is_marked_from_the_tick_that_finds_them_until_it_i
     nights.sensor(NOON)
     assert asked(tick) == [str(DAY)]
     assert upstream_changed(nights) == {str(DAY): ["agent_execution_logs"]}
-    assert observations(nights) == [str(DAY), str(SECOND), str(DAY)]
+    assert observed(nights) == [str(DAY), str(SECOND), str(DAY)]
 
     assert nights.launch(*tick.run_requests)[0].success
     nights.sensor(NOON)
     assert upstream_changed(nights) == {}
-    assert observations(nights) == [str(DAY), str(SECOND), str(DAY)]
+    assert observed(nights) == [str(DAY), str(SECOND), str(DAY)]
 
 
-def test_a_day_that_lost_logs_is_marked_until_they_are_back(nights: Nights) -> None:
+@pytest.mark.parametrize("records_at_once", [200, 1])
+def test_a_day_that_lost_logs_is_marked_until_they_are_back(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch, records_at_once: int
+) -> None:
+    """Also if another day was observed since, and this one's observation is not among those that are asked for."""
+    monkeypatch.setattr(observations, "_RECORDS_AT_ONCE", records_at_once)
     execute(nights.database, "CREATE TABLE gone AS SELECT * FROM agent_execution_logs")
     execute(nights.database, "DELETE FROM agent_execution_logs")
     assert asked(nights.sensor(NOON)) == []
     assert upstream_changed(nights) == {str(DAY): ["agent_execution_logs"]}
+    execute(nights.database, LATE.replace(str(DAY), str(SECOND)))
+    assert asked(nights.sensor(NOON)) == [str(SECOND)]
     execute(nights.database, "INSERT INTO agent_execution_logs SELECT * FROM gone")
     nights.sensor(NOON)
-    assert upstream_changed(nights) == {}
+    assert upstream_changed(nights) == {str(SECOND): ["agent_execution_logs"]}
+    assert observed(nights) == [str(DAY), str(SECOND), str(DAY), str(SECOND), str(DAY)]
 
 
 def test_days_that_were_stored_before_there_were_observations_are_not_marked_and_not_observed(
@@ -92,5 +101,5 @@ def test_days_that_were_stored_before_there_were_observations_are_not_marked_and
         nights = Nights(database, instance, {"start_date": DAY})
         nights.store(DAY, SECOND)
         nights.sensor(NOON)
-        assert observations(nights) == []
+        assert observed(nights) == []
         assert upstream_changed(nights) == {}
