@@ -16,8 +16,9 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.sql import Identifier
-from sqlalchemy import Connection, Engine, NullPool, TextClause, create_engine, event, text
+from sqlalchemy import Connection, Dialect, Engine, NullPool, TextClause, create_engine, event, text
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -66,6 +67,8 @@ _SESSION = {
     "tcp_user_timeout": "120s",
     "idle_in_transaction_session_timeout": "30min",
 }
+#: A session that was closed counts against the limit of its role until its server process has ended.
+_ENDING_SECONDS = 1.0
 # In one statement, which also reads what only the role, the database or the server may set.
 _SET_UP = (
     "SELECT quote_ident(current_user), current_setting('statement_timeout'), "
@@ -139,9 +142,18 @@ class Database:
         """
         kept = copy(self)
         kept.engine = self._engine(self.login, self.connections, pool_size=2, max_overflow=-1, pool_pre_ping=True)
+        is_over = False
+
+        # A thread that nobody waits for, such as a reader that found nothing left to read, may connect afterwards.
+        @event.listens_for(kept.engine, "checkin")
+        def close_if_over(_connection: object, record: ConnectionPoolEntry) -> None:
+            if is_over:
+                record.invalidate()
+
         try:
             yield kept
         finally:
+            is_over = True
             kept.engine.dispose()
 
     def for_reading(self, *, connections: int, statement_timeout_seconds: int) -> "Database":
@@ -285,6 +297,7 @@ class Database:
 
         if self._before_connecting is not None:
             event.listen(engine, "do_connect", self._before_connecting)
+        event.listen(engine, "do_connect", _connect)
         event.listen(engine, "connect", lambda connection, _record: opened.setdefault(connection, math.inf))
         return engine
 
@@ -298,6 +311,19 @@ def exclusive_locks(connection: Connection) -> list[str]:
         f"process {row.pid} ({row.usename}, {row.state}) holds {row.table}: {row.query}"
         for row in connection.execute(_EXCLUSIVE_LOCKS)
     ]
+
+
+def _connect(
+    dialect: Dialect, _record: object, arguments: Sequence[Any], parameters: Mapping[str, Any]
+) -> DBAPIConnection:
+    until = time.monotonic() + _ENDING_SECONDS
+    while True:
+        try:
+            return dialect.connect(*arguments, **parameters)
+        except psycopg.OperationalError as error:
+            if "too many connections for role" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(_ENDING_SECONDS / 50)
 
 
 @cache

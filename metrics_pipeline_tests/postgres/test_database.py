@@ -1,10 +1,11 @@
 import subprocess
 import sys
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import psycopg
 import pytest
@@ -20,7 +21,7 @@ from metrics_pipeline.postgres.tables import metadata, upstream_metadata
 from metrics_pipeline.postgres.upgrading import head_revision, require_current
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.settings import Settings
-from metrics_pipeline_tests.days import Log, assert_exact_twice, query, store_agents, store_logs
+from metrics_pipeline_tests.days import Log, assert_exact_twice, execute, query, store_agents, store_logs
 from metrics_pipeline_tests.processes import wait_until
 
 SESSION = """
@@ -290,13 +291,31 @@ def test_connections_that_are_kept_serve_many_transactions_in_a_row_and_end_with
         # Lost while nobody used it: replaced, and nobody is told.
         second = process()
         assert second != first
-    query = text(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {second}")
+        late = kept.engine.connect()
+    late.close()
+    # Also the one that came back after the block.
+    query = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
 
     def is_gone() -> bool:
         with database.engine.connect() as connection:
             return connection.scalar(query) == 0
 
     wait_until(is_gone)
+
+
+def test_a_session_that_is_just_ending_does_not_use_up_the_connections_of_its_role(
+    database: Database, database_url: str
+) -> None:
+    name = f"one_{uuid.uuid4().hex}"
+    execute(database, f"CREATE ROLE {name} LOGIN CONNECTION LIMIT 1")
+    of_role = Database(DatabaseUrl.parse(urlsplit(database_url)._replace(netloc=f"{name}@").geturl()))
+    ending = of_role.engine.raw_connection()
+    # After the server has refused the second session once.
+    closing = threading.Timer(0.2, ending.close)
+    closing.start()
+    with of_role.connect() as connection:
+        assert connection.scalar(text("SELECT current_user")) == name
+    execute(database, f"DROP ROLE {name}")
 
 
 def test_a_cancellation_that_does_not_reach_the_server_is_no_error_of_its_own(
