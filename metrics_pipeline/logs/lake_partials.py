@@ -9,7 +9,6 @@ from metrics_pipeline.logs.lake_buckets import log_buckets
 from metrics_pipeline.logs.lake_costs import GroupCosts, exact_costs, exact_costs_frame, group_costs, value_costs
 from metrics_pipeline.logs.lake_digest import digest, log_hashes, value_hashes
 from metrics_pipeline.metrics.calculator import agents_with_irregular_costs
-from metrics_pipeline.metrics.catalog import PARTIALS_SCHEMA
 from metrics_pipeline.metrics.dimensions import (
     COST_NANO_USD,
     LOGS,
@@ -17,12 +16,9 @@ from metrics_pipeline.metrics.dimensions import (
     Dimension,
     ExtractedValues,
     broken_down,
+    by_agent,
     fingerprint_names,
-    merged_rows,
 )
-
-# Of logs without an agent. Categories have smaller numbers.
-_NO_AGENT = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -40,19 +36,19 @@ def day_partials(logs: pl.LazyFrame, dimensions: Sequence[Dimension]) -> DayPart
     contents = [0] * len(dimensions)
     for bucket in log_buckets(logs, dimensions):
         hashes = log_hashes(bucket)
-        parts.append(_by_agent(bucket, hashes))
+        parts.append(by_agent(bucket, bucket.select("agent_id", content_hash=hashes)))
         if dimensions:
             of_values.append(broken_down(bucket, dimensions))
             contents = [
                 content + int(value_hashes(bucket, hashes, number).cast(pl.Int128).sum())
                 for number, content in enumerate(contents)
             ]
-    by_agent = pl.concat(parts)
-    irregular = agents_with_irregular_costs(by_agent)
+    agents = pl.concat(parts)
+    irregular = agents_with_irregular_costs(agents)
     exact = exact_costs(_counted_costs(logs, irregular)) if irregular else {}
-    by_agent = _with_costs(by_agent, exact)
+    agents = _with_costs(agents, exact)
     if not dimensions:
-        return DayPartials(by_agent, exact_costs_frame(exact), None)
+        return DayPartials(agents, exact_costs_frame(exact), None)
     keys = pl.concat(keys for _, keys in of_values)
     costs = [pl.DataFrame(schema=VALUE_COSTS_SCHEMA)]
     for number, dimension in enumerate(dimensions if irregular else ()):
@@ -62,7 +58,7 @@ def day_partials(logs: pl.LazyFrame, dimensions: Sequence[Dimension]) -> DayPart
     partials = pl.concat(partials for partials, _ in of_values)
     content = dict(zip(fingerprint_names(dimensions), contents, strict=True))
     values = ExtractedValues(tuple(dimensions), partials, keys, pl.concat(costs), content)
-    return DayPartials(by_agent, exact_costs_frame(exact), values)
+    return DayPartials(agents, exact_costs_frame(exact), values)
 
 
 def agent_costs(logs: pl.LazyFrame) -> tuple[pl.DataFrame, dict[str | None, tuple[int, int, int, int]]]:
@@ -72,29 +68,13 @@ def agent_costs(logs: pl.LazyFrame) -> tuple[pl.DataFrame, dict[str | None, tupl
     return sums, exact_costs(_counted_costs(logs, irregular)) if irregular else {}
 
 
-def _by_agent(logs: pl.DataFrame, hashes: pl.Series) -> pl.DataFrame:
-    """PARTIALS_SCHEMA, but for the texts of user_ids, which are kept once."""
-    row = pl.col("agent_id").to_physical().fill_null(_NO_AGENT)
-    rows = logs.lazy().with_columns(row=row, content_hash=hashes)
-    agents = rows.group_by("row").agg(
-        pl.col("agent_id").first().cast(pl.String), pl.col("content_hash").cast(pl.Int128).sum()
-    )
-    schema = {**PARTIALS_SCHEMA, "user_ids": pl.List(pl.Categorical())}
-    return (
-        agents.join(merged_rows(rows), on="row")
-        .with_columns(latencies_ms=pl.lit(None), error_types=pl.lit(None))
-        .select(pl.col(name).cast(dtype) for name, dtype in schema.items())
-        .collect(engine="in-memory")
-    )
-
-
-def _with_costs(by_agent: pl.DataFrame, exact: Mapping[str | None, tuple[int, ...]]) -> pl.DataFrame:
+def _with_costs(agents: pl.DataFrame, exact: Mapping[str | None, tuple[int, ...]]) -> pl.DataFrame:
     """Irregular costs are not in the hashes of their logs, so content_hash gets a digest of the agent's exact costs."""
     digests = [
         digest(exact[agent]) if cost is None else 0
-        for agent, cost in by_agent.select("agent_id", "cost_nano_usd").iter_rows()
+        for agent, cost in agents.select("agent_id", "cost_nano_usd").iter_rows()
     ]
-    return by_agent.with_columns(pl.col("content_hash") + pl.Series(digests, dtype=pl.Int128))
+    return agents.with_columns(pl.col("content_hash") + pl.Series(digests, dtype=pl.Int128))
 
 
 def _content_of(groups: GroupCosts) -> int:

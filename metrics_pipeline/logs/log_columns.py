@@ -179,7 +179,7 @@ PARTIALS = {
 
 #: With dimensions, what each log says: an element for each, in the same order in all of them; user_ids and error_types
 #: of PARTIALS follow, of the logs that have one. numbers: eight bytes, the latency in the upper half, the tokens + 2^31
-#: in the lower half. flags: two bytes, see LOG_FLAGS. costs: eight bytes, nano-dollars or IRREGULAR_COST.
+#: in the lower half. costs: eight bytes, nano-dollars or IRREGULAR_COST, and in the lowest bits LOG_FLAGS.
 LOG_FLAGS = {
     "is_successful": "is_successful",
     "has_failed": HAS_FAILED,
@@ -187,9 +187,9 @@ LOG_FLAGS = {
     "has_latency": "latency_ms IS NOT NULL",
     "has_user": "user_id IS NOT NULL",
 }
-#: Of a cost that is finer than a nano-dollar or not finite, or too large for 64 bits.
-IRREGULAR_COST = -(2**63)
-_LIMIT_USD = 9_000_000_000
+#: Of a cost that is finer than a nano-dollar or not finite, or too large for the bits that LOG_FLAGS leave.
+IRREGULAR_COST = -(2 ** (63 - len(LOG_FLAGS)))
+_LIMIT_USD = 280_000_000
 # NaN is larger than any number. Digits of a text take more time on server and client.
 _COST_NANO_USD = f"""CASE WHEN cost_usd IS NULL THEN 0
         WHEN cost_usd BETWEEN -{_LIMIT_USD} AND {_LIMIT_USD} AND scale({_COST}) <= 9
@@ -198,8 +198,7 @@ _FLAGS = " + ".join(f"CASE WHEN {flag} THEN {1 << bit} ELSE 0 END" for bit, flag
 PER_LOG = {
     "numbers": """string_agg(
         int8send(coalesce(latency_ms, 0) * 4294967296 + (coalesce(token_count, 0) + 2147483648)), '')""",
-    "flags": f"string_agg(int2send(({_FLAGS})::int2), '')",
-    "costs": f"string_agg(int8send({_COST_NANO_USD}), '')",
+    "costs": f"string_agg(int8send(({_COST_NANO_USD}) * {1 << len(LOG_FLAGS)} + ({_FLAGS})), '')",
     **{name: PARTIALS[name] for name in ("total_executions", "user_ids", "error_types")},
 }
 

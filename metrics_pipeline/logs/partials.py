@@ -26,7 +26,6 @@ from metrics_pipeline.metrics.costs import NOT_FINITE, nano_usd
 from metrics_pipeline.metrics.dimensions import (
     OTHER,
     SPELLED,
-    SUMS_OF_LOGS,
     VALUE_COSTS_SCHEMA,
     Dimension,
     log_schema,
@@ -51,13 +50,15 @@ GROUP BY agent_id"""
 
 # Numerics arrive as text, and lists as bytes.
 _FETCHED = {pl.Int128(): pl.String(), pl.List(pl.Int32()): pl.Binary(), pl.List(pl.String()): pl.Binary()}
+_HASHES = {"agent_id": pl.Categorical(), "content_hash": pl.String()}
 
 
 @dataclass(frozen=True)
 class SlicePartials:
-    """The logs of a slice: PARTIALS_SCHEMA by agent, and, with dimensions, log_schema().
+    """A slice of the logs.
 
-    content: of each dimension, its part of ExtractedValues.content.
+    by_agent: PARTIALS_SCHEMA; with dimensions only agent_id (Categorical) and content_hash. With dimensions also logs:
+    log_schema(); and content: of each dimension, its part of ExtractedValues.content.
     """
 
     by_agent: pl.DataFrame
@@ -89,9 +90,9 @@ def read_partials(
         columns: list[Any] = list(zip(*cursor.fetchall(), strict=True)) or [()] * len(names)
     found = dict(zip(names, columns, strict=True))
     if dimensions:
-        logs = _logs(found, dimensions)
         content = tuple(sum(map(int, found[f"content_{number}"])) for number in range(len(dimensions)))
-        return SlicePartials(_by_agent(logs, found), logs, content)
+        hashes = pl.DataFrame({name: found[name] for name in ("agent_id", "content_hash")}, schema_overrides=_HASHES)
+        return SlicePartials(hashes.cast({"content_hash": pl.Int128}), _logs(found, dimensions), content)
     fetched = pl.DataFrame(
         {
             name: pl.Series(values, dtype=_FETCHED.get(PARTIALS_SCHEMA[name], PARTIALS_SCHEMA[name]))
@@ -130,9 +131,9 @@ def _logs(found: Mapping[str, Sequence[Any]], dimensions: Sequence[Dimension]) -
     """The logs, which arrive as lists of each agent, in log_schema()."""
     agents = pl.Series(found["agent_id"], dtype=pl.String).cast(pl.Categorical)
     logs = pl.Series(found["total_executions"], dtype=pl.Int64)
-    numbers, flags = _native("q", found["numbers"]), _native("h", found["flags"])
-    flag = {name: flags & (1 << bit) != 0 for bit, name in enumerate(LOG_FLAGS)}
-    costs = _native("q", found["costs"])
+    numbers, costs = _native(found["numbers"]), _native(found["costs"])
+    flag = {name: costs & (1 << bit) != 0 for bit, name in enumerate(LOG_FLAGS)}
+    costs = costs // (1 << len(LOG_FLAGS))
     columns = {
         "agent_id": agents.gather(pl.int_range(len(logs), eager=True).repeat_by(logs).explode().drop_nulls()),
         **flag,
@@ -149,26 +150,6 @@ def _logs(found: Mapping[str, Sequence[Any]], dimensions: Sequence[Dimension]) -
     return pl.DataFrame({name: columns[name] for name in log_schema(dimensions)})
 
 
-def _by_agent(logs: pl.DataFrame, found: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
-    hashes = pl.LazyFrame(
-        {"agent_id": found["agent_id"], "content_hash": found["content_hash"]}, schema_overrides={"agent_id": pl.String}
-    )
-    return (
-        logs.lazy()
-        .group_by("agent_id")
-        .agg(
-            *SUMS_OF_LOGS,
-            pl.col("latency_ms").drop_nulls().alias("latencies_ms"),
-            pl.col("user_id").drop_nulls().unique().alias("user_ids"),
-            pl.col("error_type").drop_nulls().alias("error_types"),
-        )
-        .with_columns(pl.col("agent_id").cast(pl.String), latency_counts=pl.lit(None), error_counts=pl.lit(None))
-        .join(hashes, on="agent_id", nulls_equal=True)
-        .select(pl.col(name).cast(dtype) for name, dtype in PARTIALS_SCHEMA.items())
-        .collect(engine="in-memory")
-    )
-
-
 def _joined(lists: Sequence[bytes | None]) -> pl.Series:
     """The texts of all lists, which are separated by zero bytes."""
     some = [each for each in lists if each is not None]
@@ -182,15 +163,14 @@ def _where(has_value: pl.Series, values: pl.Series) -> pl.Series:
     return values.gather(places.set(~has_value, None))
 
 
-def _native(code: str, joined: Sequence[bytes]) -> pl.Series:
-    """Numbers from the bytes of PostgreSQL's send functions, big-endian."""
+def _native(joined: Sequence[bytes]) -> pl.Series:
+    """Numbers from the bytes of int8send(), big-endian."""
     import pyarrow as pa
 
-    numbers = array(code, b"".join(joined))
+    numbers = array("q", b"".join(joined))
     if sys.byteorder == "little":
         numbers.byteswap()
-    dtype = {"q": pa.int64(), "h": pa.int16()}[code]
-    values = pa.Array.from_buffers(dtype, len(numbers), [None, pa.py_buffer(numbers)])
+    values = pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])
     return pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_arrays([values], ["numbers"]))).to_series()
 
 

@@ -41,6 +41,8 @@ from metrics_pipeline.metrics.dimensions import (
     Dimension,
     ExtractedValues,
     broken_down,
+    by_agent,
+    by_some_agents,
     fingerprint_names,
 )
 from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
@@ -125,6 +127,9 @@ class PostgresLogs:
             else self._read_at_once(snapshot, slices, exported_id)
         )
         partials = pl.concat(part.by_agent for part in parts)
+        if self.dimensions:
+            logs = pl.concat(part.logs for part in parts)
+            partials = pl.concat(by_agent(some, partials) for some in by_some_agents(logs))
         irregular = agents_with_irregular_costs(partials)
         return ExtractedDay(
             agents=agents,
@@ -133,6 +138,7 @@ class PostgresLogs:
             taken_at=taken_at,
             kind=self.fingerprint_kinds[0],
             values=self._values(snapshot, window, parts, irregular) if self.dimensions else None,
+            is_merged=bool(self.dimensions),
         )
 
     def _values(

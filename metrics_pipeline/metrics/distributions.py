@@ -6,7 +6,6 @@ Unlike percentiles and numbers of users, distributions of any days can be merged
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import polars as pl
 
@@ -100,15 +99,25 @@ def distributions(
     """
     users = hashed_users(aggregates, agents, key) if users is None else users
     keys = list(grain.day_keys)
-    user_ids: Any = aggregates.by_agent.schema["user_ids"]
+    by_hash = users.sort("user_hash").with_columns(pl.col("user_id").cast(pl.Categorical))
+    # The place of each user in by_hash, by the number of the text: with a join, the whole takes half as long again.
+    numbers = by_hash["user_id"].to_physical()
+    places = pl.zeros(1 + (by_hash.select(pl.col("user_id").to_physical().max()).item() or 0), pl.Int64, eager=True)
+    places = places.scatter(numbers, pl.int_range(len(numbers), eager=True))
     rows = aggregates.by_agent.lazy().filter(pl.col("agent_id").is_in(agents.implode())).with_row_index("row")
+    # Sorting one number takes less than sorting the hashes of each row.
+    place = pl.lit(places).gather(pl.col("user_id").cast(pl.Categorical).to_physical())
     hashes = (
         rows.select("row", user_id="user_ids")
         .explode("user_id")
         .drop_nulls("user_id")
-        .join(users.lazy().cast({"user_id": user_ids.inner}), on="user_id")
-        .group_by("row")
-        .agg(user_hashes=pl.col("user_hash").sort().head(MAX_USERS), users_exact=pl.len() <= MAX_USERS)
+        .select(number=(pl.col("row").cast(pl.Int64) * 2**32 + place).sort())
+        .select(
+            row=(pl.col("number") // 2**32).cast(pl.UInt32),
+            user_hash=pl.lit(by_hash["user_hash"]).gather(pl.col("number") % 2**32),
+        )
+        .group_by("row", maintain_order=True)
+        .agg(user_hashes=pl.col("user_hash").head(MAX_USERS), users_exact=pl.len() <= MAX_USERS)
     )
     has_users = pl.col("user_hashes").list.len() > 0
     return (

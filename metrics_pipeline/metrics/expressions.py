@@ -27,11 +27,23 @@ def weighted_percentile(counts: pl.Expr, q: float) -> pl.Expr:
     precision: position = q * (n - 1), value = low + (position - floor(position)) * (high - low), rounded half to even
     (src/backend/utils/adt/orderedsetaggs.c, float8_lerp).
     """
-    # The difference of two 32-bit numbers needs more bits.
-    latencies = pl.element().struct.field("latency_ms").cast(pl.Float64)
-    executions = pl.element().struct.field("executions")
-    position = q * (executions.sum() - 1)
-    up_to = executions.cum_sum()
-    low, high = (latencies.filter(up_to > place).first() for place in (position.floor(), position.ceil()))
+    return counts.map_batches(lambda lists: _percentiles(lists, q), return_dtype=pl.Int64())
+
+
+def _percentiles(lists: pl.Series, q: float) -> pl.Series:
+    # A search in one running sum over all lists takes a sixth of the time of expressions over each list.
+    pairs = lists.explode(empty_as_null=False, keep_nulls=False).struct
+    up_to = pairs.field("executions").cum_sum()
+    ends = lists.list.len().fill_null(0).cast(pl.Int64).cum_sum()
+    through = pl.concat([pl.Series([0], dtype=pl.Int64), up_to]).gather(ends)
+    before = through.shift(fill_value=0)
+    position = q * (through - before - 1)
+    low, high = (
+        # The difference of two 32-bit numbers needs more bits.
+        pairs.field("latency_ms")
+        .gather(up_to.search_sorted(before + place.cast(pl.Int64), side="right"), null_on_oob=True)
+        .cast(pl.Float64)
+        for place in (position.floor(), position.ceil())
+    )
     value = low + (position - position.floor()) * (high - low)
-    return counts.list.agg(value.round(0, mode="half_to_even").cast(pl.Int64))
+    return value.round(mode="half_to_even").cast(pl.Int64).set(through == before, None)

@@ -27,27 +27,14 @@ _COUNT = Struct("<i")
 
 def int4_arrays(values: pl.Series, lengths: pl.Series) -> Iterator[bytes]:
     """The arrays that `values` (Int32) holds one after the other, as array_send gives them."""
-    # Length and value together are one 64-bit number: the length in the upper half.
-    whole = values.cast(pl.Int64) & 0xFFFFFFFF | (4 << 32)
-    return _arrays(_bytes("q", whole, "big"), lengths, _INT4, _INT4_BYTES)
+    return _arrays(_elements(4, _buffer("i", values)), lengths, _INT4, _INT4_BYTES)
 
 
 def int8_arrays(lists: pl.Series) -> Iterator[bytes]:
     """Each list of Int64 as array_send gives it."""
-    values = pl.col("value")
-    halves = (
-        lists.explode(empty_as_null=False, keep_nulls=False)
-        .to_frame("value")
-        .select(
-            pl.concat_arr(
-                pl.lit(8, pl.Int32),
-                (values // 2**32).cast(pl.Int32),
-                (values & 0xFFFFFFFF).cast(pl.UInt32).reinterpret(signed=True),
-            ).arr.explode()
-        )
-        .to_series()
-    )
-    return _arrays(_bytes("i", halves, "big"), lists.list.len(), _INT8, _INT8_BYTES)
+    halves = _buffer("i", lists.explode(empty_as_null=False, keep_nulls=False))
+    high, low = (1, 0) if sys.byteorder == "little" else (0, 1)
+    return _arrays(_elements(8, halves[high::2], halves[low::2]), lists.list.len(), _INT8, _INT8_BYTES)
 
 
 def packed(latencies: pl.Series, executions: pl.Series, lengths: pl.Series, users: pl.Series) -> Iterator[bytes]:
@@ -122,10 +109,26 @@ def _arrays(elements: bytes, lengths: pl.Series, oid: int, size: int) -> Iterato
             yield _ARRAY_HEADER.pack(1, 0, oid, end - start, 1) + elements[start * size : end * size]
 
 
-def _bytes(code: str, numbers: pl.Series, byte_order: str) -> bytes:
+def _elements(size: int, *words: "array[int]") -> bytes:
+    """Numbers of `size` bytes, each behind its length. words: their first 32 bits, and so on."""
+    width = 1 + len(words)
+    elements = array("i", [size]) * (len(words[0]) * width)
+    for place, word in enumerate(words, 1):
+        elements[place::width] = word
+    if sys.byteorder == "little":
+        elements.byteswap()
+    return elements.tobytes()
+
+
+def _buffer(code: str, numbers: pl.Series) -> "array[int]":
     buffer = array(code)
     if len(numbers):
         buffer.frombytes(numbers.rechunk().to_arrow().buffers()[1])
+    return buffer
+
+
+def _bytes(code: str, numbers: pl.Series, byte_order: str) -> bytes:
+    buffer = _buffer(code, numbers)
     if sys.byteorder != byte_order:
         buffer.byteswap()
     return buffer.tobytes()

@@ -41,6 +41,8 @@ _COPY_END = Struct(">h").pack(-1)
 _NULL = _LENGTH.pack(-1)
 _DIGEST_LENGTH = _LENGTH.pack(hashlib.sha256().digest_size)
 _EPOCH = date(2000, 1, 1)
+# Each write waits until the bytes are on their way.
+_ROWS_AT_ONCE = 100
 
 
 def _columns(grain: Grain) -> list[str]:
@@ -147,8 +149,8 @@ def write_day(connection: Connection, day: EncodedDay) -> None:
         statement = f"COPY {table} ({names}, metric_date, {', '.join(_columns(day.grain))}) FROM STDIN (FORMAT BINARY)"
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
             copy.write(_COPY_HEADER)
-            for row in new:
-                copy.write(row)
+            for start in range(0, len(new), _ROWS_AT_ONCE):
+                copy.write(b"".join(new[start : start + _ROWS_AT_ONCE]))
             copy.write(_COPY_END)
     if (outdated or new) and _stored_digests(connection, day) != day.digests:
         raise PermanentError(

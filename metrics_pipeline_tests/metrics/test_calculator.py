@@ -204,9 +204,10 @@ def test_percentiles_are_those_of_the_sorted_list_whatever_the_order(latencies: 
 
     quantiles = (0.0, 0.5, 0.95, 0.99, 1.0)
     pairs = [{"latency_ms": latency, "executions": count} for latency, count in sorted(Counter(latencies).items())]
-    counts = pl.DataFrame({"pairs": [pairs, []]}, schema={"pairs": pl.List(LATENCY_COUNT)})
+    lists = [[], [{"latency_ms": 7, "executions": 3}], pairs, None]
+    counts = pl.DataFrame({"pairs": lists}, schema={"pairs": pl.List(LATENCY_COUNT)})
     weighted = counts.select(weighted_percentile(pl.col("pairs"), q).alias(str(q)) for q in quantiles)
-    assert weighted.rows() == [tuple(map(expected, quantiles)), (None,) * 5]
+    assert weighted.rows() == [(None,) * 5, (7,) * 5, tuple(map(expected, quantiles)), (None,) * 5]
 
 
 def as_pairs(partials: pl.DataFrame) -> pl.DataFrame:

@@ -171,9 +171,11 @@ def test_costs_finer_than_a_nano_dollar_still_add_up_to_the_agents_cost(database
 
 
 def test_costs_that_64_bits_of_nano_dollars_do_not_hold_are_exact(database: Database) -> None:
-    store_agents(database, {"a": "active"})
+    store_agents(database, {"a": "active", "b": "active", "c": "active"})
     for cost, model in (("9000000000", "m"), ("9223372036.854775808", "m"), ("-20000000000.000000001", "n")):
         store_logs(database, [Log("a", cost_usd=cost, metadata=f'{{"model": "{model}"}}')])
+    # Of the 64 bits, five hold something else.
+    store_logs(database, [Log("b", cost_usd="-280000000"), Log("c", cost_usd="289000000")])
     aggregate(database, "model")
     assert_values_exact(database, model=MODEL)
 
