@@ -11,7 +11,7 @@ from sqlalchemy import RowMapping, text
 
 from metrics_pipeline.api.context import Context
 from metrics_pipeline.api.dagster_runs import DagsterState
-from metrics_pipeline.api.models import COVERAGE_STATES
+from metrics_pipeline.api.models.days import COVERAGE_STATES
 from metrics_pipeline.api.traffic import Traffic
 from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.logs.contract import check_contract

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.formats import to_json
-from metrics_pipeline.api.models import (
+from metrics_pipeline.api.models.windows import (
     ActivityRow,
     ChosenRow,
     Comparison,

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import ApiContext
-from metrics_pipeline.api.models import Alert
+from metrics_pipeline.api.models.agents import Alert
 from metrics_pipeline.api.parameters import OptionalDate, OptionalText, PageParameters, understood, unknown_agent
 from metrics_pipeline.api.problems import invalid_parameter
 from metrics_pipeline.api.routes.answers import list_responses, send_rows

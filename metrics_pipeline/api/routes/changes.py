@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.formats import Decimals, decimals_as_text, to_json
-from metrics_pipeline.api.models import Changes
+from metrics_pipeline.api.models.metrics import Changes
 from metrics_pipeline.api.parameters import Parameters, understood
 from metrics_pipeline.api.problems import ProblemError, invalid_parameter, problems
 from metrics_pipeline.api.slow_answers import SlowDatabase

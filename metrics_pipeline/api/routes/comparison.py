@@ -14,7 +14,7 @@ from starlette.responses import Response
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.conditions import EntityTags
 from metrics_pipeline.api.formats import json_accepted, to_json
-from metrics_pipeline.api.models import ValueComparison
+from metrics_pipeline.api.models.windows import ValueComparison
 from metrics_pipeline.api.parameters import (
     MAX_WINDOW_DAYS,
     AgentId,

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import ApiContext
-from metrics_pipeline.api.models import LatencyCount
+from metrics_pipeline.api.models.metrics import LatencyCount
 from metrics_pipeline.api.parameters import (
     StoredText,
     WindowParameters,

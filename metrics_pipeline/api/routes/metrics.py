@@ -15,7 +15,9 @@ from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.conditions import EntityTags
 from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.formats import Decimals, decimals_as_text, json_accepted, render_rows, to_json
-from metrics_pipeline.api.models import SUMMARY_OF_WINDOW, DayMetrics, Summary, WindowChange
+from metrics_pipeline.api.models.metrics import DayMetrics
+from metrics_pipeline.api.models.summary import SUMMARY_OF_WINDOW, Summary
+from metrics_pipeline.api.models.windows import WindowChange
 from metrics_pipeline.api.parameters import (
     MAX_WINDOW_DAYS,
     AgentId,

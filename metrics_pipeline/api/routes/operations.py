@@ -22,7 +22,7 @@ from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import ApiContext, Context
 from metrics_pipeline.api.dagster_runs import DagsterUnavailableError
 from metrics_pipeline.api.gauges import Gauges
-from metrics_pipeline.api.models import Health, Info, Readiness
+from metrics_pipeline.api.models.operations import Health, Info, Readiness
 from metrics_pipeline.api.parameters import Parameters, understood
 from metrics_pipeline.api.problems import problems
 from metrics_pipeline.errors import PermanentError, PipelineError

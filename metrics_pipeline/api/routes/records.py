@@ -11,7 +11,8 @@ from starlette.responses import Response
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.formats import Form
-from metrics_pipeline.api.models import Agent, Restatement
+from metrics_pipeline.api.models.agents import Agent
+from metrics_pipeline.api.models.metrics import Restatement
 from metrics_pipeline.api.parameters import OptionalDate, OptionalText, PageParameters, understood, unknown_agent
 from metrics_pipeline.api.problems import invalid_parameter
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
