@@ -28,15 +28,14 @@ from metrics_pipeline.api.parameters import (
     OptionalText,
     PageParameters,
     WindowParameters,
+    require_known,
     understood,
-    unknown_agent,
 )
 from metrics_pipeline.api.problems import invalid_parameter
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
 from metrics_pipeline.api.slow_answers import SlowDatabase
 from metrics_pipeline.api.windows import differences, window_objects
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.store.answers.metrics import is_known
 from metrics_pipeline.store.ledger import ledger_rows
 from metrics_pipeline.store.windows import (
     GROUP_COLUMNS,
@@ -168,10 +167,8 @@ def activity(
     by, by_error_type = parameters.groups()
     first, last = parameters.days(context)
     agent_id = parameters.agent_id
-    if agent_id is not None:
-        with database.connect() as connection:
-            if not is_known(connection, agent_id):
-                raise unknown_agent(agent_id)
+    with database.connect() as connection:
+        require_known(connection, agent_id)
     dimension, value = parameters.dimension(database)
     keys = [GROUP_COLUMNS[each] for each in by]
     fields = _VALUES if parameters.fields is None else tuple(dict.fromkeys(parameters.fields.split(",")))

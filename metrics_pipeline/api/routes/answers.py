@@ -10,7 +10,9 @@ from starlette.responses import Response
 
 from metrics_pipeline.api.conditions import EntityTags
 from metrics_pipeline.api.formats import Form, render_rows
+from metrics_pipeline.api.parameters import PageParameters
 from metrics_pipeline.api.problems import problems
+from metrics_pipeline.store.answers.rows import Page
 
 _TAG_HEADER = {
     "ETag": {
@@ -61,3 +63,10 @@ def send_rows(
     if tags.holds(version):
         return tags.not_modified(version)
     return render_rows(rows, columns, form, headers | tags.headers(version))
+
+
+def send_page(request: Request, page: Page, model: type[BaseModel], form: Form, parameters: PageParameters) -> Response:
+    """A page of a list, or 304. Raises ProblemError (409) if the client comes from another state of the list."""
+    parameters.require_same_list(page.version, request.query_params)
+    headers = parameters.page_headers(request.query_params, version=page.version, total=page.total)
+    return send_rows(request, page.rows, model.model_fields, form, headers)
