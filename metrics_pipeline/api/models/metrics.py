@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, WithJsonSchema, create_model
 
 from metrics_pipeline.metrics.catalog import AGENT_DAY, METRICS, Column
+from metrics_pipeline.metrics.upstream import MAY_BE_UNKNOWN
 
 #: A JSON number with the digits of the database; a string if the request says decimals=string.
 ExactNumber = Annotated[Decimal, WithJsonSchema({"type": "number", "format": "decimal"})]
@@ -21,14 +22,15 @@ TYPES: dict[str, Any] = {
 }
 
 
-def _field(column: Column) -> Any:
-    return (TYPES[column.sql_type], Field(description=column.meaning, examples=[column.example]))
+def _field(column: Column, *, may_be_unknown: bool = False) -> Any:
+    type_ = TYPES[column.sql_type]
+    return (type_ | None if may_be_unknown else type_, Field(description=column.meaning, examples=[column.example]))
 
 
 DayMetrics: type[BaseModel] = create_model(
     "DayMetrics",
-    __doc__="One agent's metrics of one day.",
-    **{column.name: _field(column) for column in AGENT_DAY.columns},
+    __doc__="One agent's metrics of one day; null: the logs do not have what it is computed from.",
+    **{column.name: _field(column, may_be_unknown=column.name in MAY_BE_UNKNOWN) for column in AGENT_DAY.columns},
     created_at=(datetime, Field(description="When the row was first stored.")),
     updated_at=(datetime | None, Field(description="When one of its values was last replaced.")),
 )

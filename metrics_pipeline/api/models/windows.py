@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field, create_model
 
 from metrics_pipeline.api.models.metrics import TYPES, ExactNumber
 from metrics_pipeline.metrics.catalog import METRICS, OverDays
+from metrics_pipeline.metrics.upstream import MAY_BE_UNKNOWN
 from metrics_pipeline.metrics.window_metrics import FURTHER_COLUMNS
 from metrics_pipeline.store.windows import VALUE_COLUMNS
 
@@ -23,11 +24,11 @@ _WINDOW_TYPES: dict[str, Any] = {
     "days_without_distribution": list[date],
     "has_several_user_keys": bool,
 }
-# A sum over nothing is 0; a quotient, a percentile or a number of users may have nothing that it can be computed from.
+# A sum over nothing is 0, unless it is not logged. A quotient, a percentile or a number of users may have nothing that
+# it can be computed from.
 _MAY_BE_NULL = {
     *(metric.name for metric in METRICS if metric.over_days in (OverDays.QUOTIENT, OverDays.DISTRIBUTION)),
-    "cost_per_unassisted_success",
-    "human_intervention_rate",
+    *MAY_BE_UNKNOWN,
     "success_rate_low",
     "success_rate_high",
 }

@@ -161,7 +161,8 @@ def activity(
 
     Percentiles are those of all executions of the group, and users are counted once, also after the raw logs are
     deleted. A row says whether they are exact, and which days lack a distribution; these make them null. Days that are
-    not stored add nothing: GET /api/v1/coverage names them.
+    not stored add nothing: GET /api/v1/coverage names them. Costs, tokens and the like that the logs do not have are
+    null, and not 0.
     """
     form = parameters.form(request)
     by, by_error_type = parameters.groups()
@@ -169,12 +170,13 @@ def activity(
     agent_id = parameters.agent_id
     with database.connect() as connection:
         require_known(connection, agent_id)
+    unlogged = context.unlogged(database)
     dimension, value = parameters.dimension(database)
     keys = [GROUP_COLUMNS[each] for each in by]
     fields = _VALUES if parameters.fields is None else tuple(dict.fromkeys(parameters.fields.split(",")))
     needed = {*fields, parameters.sort.value.removeprefix("-") if parameters.sort else ""}
     parts = {Part.ERRORS} if by_error_type else parts_of(needed)
-    frame = context.windows.read(database, first, last, by, agent_id, dimension, value, parts=parts)
+    frame = context.windows.read(database, first, last, by, agent_id, dimension, value, parts=parts, unlogged=unlogged)
     if dimension is not None:
         keys += ["value_kind", "value"]
         _refuse_without_a_day(database, first, last, dimension)
@@ -196,6 +198,7 @@ def activity(
             by,
             agent_id,
             parts=parts,
+            unlogged=unlogged,
         )
         state.append(before)
         answers = _compared(page, before, keys, fields)
