@@ -64,7 +64,7 @@ class ListParameters(Parameters):
     decimals: Decimals = Field(
         default=Decimals.NUMBER,
         description="string: JSON and NDJSON have money and rates as strings, for clients whose numbers are binary "
-        "floats; the schemas describe them as numbers.",
+        "floats. The media type of such JSON is `application/vnd.metrics-pipeline.decimals-as-text+json`.",
     )
     excel: bool = Field(
         default=False,

@@ -11,10 +11,11 @@ from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import ApiContext
-from metrics_pipeline.api.formats import Decimals, decimals_as_text, to_json
+from metrics_pipeline.api.formats import Decimals, render_object, to_json
 from metrics_pipeline.api.models.metrics import Changes
 from metrics_pipeline.api.parameters import Parameters, understood
 from metrics_pipeline.api.problems import ProblemError, invalid_parameter, problems
+from metrics_pipeline.api.routes.answers import text_decimals
 from metrics_pipeline.api.slow_answers import SlowDatabase
 from metrics_pipeline.store.answers.changes import CURSOR_PATTERN, OtherFeedError, changes
 
@@ -38,7 +39,7 @@ class ChangesParameters(Parameters):
     "/changes",
     summary="The days that have changed since the last answer",
     response_model=Changes,
-    responses=problems(401, 410, 422, 503),
+    responses={200: {"content": text_decimals({"type": "object"})}, **problems(401, 410, 422, 503)},
 )
 def changed_days(
     context: ApiContext, database: SlowDatabase, parameters: Annotated[ChangesParameters, Query()]
@@ -65,6 +66,4 @@ def changed_days(
         ) from error
     days = [asdict(day) | {"rows": [RawJSON(row) for row in day.rows]} for day in found.days]
     body = to_json({"days": days, "stored_days": found.stored_days, "cursor": found.cursor, "has_more": found.has_more})
-    if parameters.decimals is Decimals.STRING:
-        body = decimals_as_text(body)
-    return Response(body, headers={"Cache-Control": "no-store"}, media_type="application/json")
+    return render_object(body, parameters.decimals, {"Cache-Control": "no-store"})

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.conditions import EntityTags
 from metrics_pipeline.api.context import ApiContext
-from metrics_pipeline.api.formats import Decimals, decimals_as_text, json_accepted, render_rows, to_json
+from metrics_pipeline.api.formats import Decimals, json_accepted, render_object, render_rows, to_json
 from metrics_pipeline.api.models.metrics import DayMetrics
 from metrics_pipeline.api.models.summary import SUMMARY_OF_WINDOW, Summary
 from metrics_pipeline.api.models.windows import WindowChange
@@ -163,7 +163,7 @@ def agents_of_a_day(
     summary="An agent's figures over a period, beside the period before",
     dependencies=[Depends(json_accepted)],
     response_model=Summary,
-    responses=object_responses(404),
+    responses=object_responses(404, has_decimals=True),
 )
 def agent_summary(
     request: Request,
@@ -222,9 +222,7 @@ def agent_summary(
             | differences(previous, current, [name for name in SUMMARY_OF_WINDOW if name in WindowChange.model_fields]),
         }
     )
-    if parameters.decimals is Decimals.STRING:
-        body = decimals_as_text(body)
-    return Response(body, headers=tags.headers(totals.version), media_type="application/json")
+    return render_object(body, parameters.decimals, tags.headers(totals.version))
 
 
 # After the summary, whose path it also matches.
