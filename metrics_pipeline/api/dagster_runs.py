@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 
 from metrics_pipeline.api import dagster_queries
-from metrics_pipeline.api.models import Backfill, Run
+from metrics_pipeline.api.models.runs import Backfill, Run
 from metrics_pipeline.metrics.windows import days_between
 from metrics_pipeline.names import (
     BACKFILL_TAG,

@@ -42,6 +42,8 @@ _MEDIA_TYPES = {
     Format.NDJSON: "application/x-ndjson",
     Format.CSV: "text/csv; charset=utf-8; header=present",
 }
+#: JSON with decimals=string. A type of its own, because the OpenAPI document cannot describe what a parameter changes.
+DECIMALS_AS_TEXT = "application/vnd.metrics-pipeline.decimals-as-text+json"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,12 @@ class Form:
     format: Format
     decimals: Decimals = Decimals.NUMBER
     is_for_excel: bool = False
+
+    @property
+    def media_type(self) -> str:
+        """The Content-Type."""
+        is_text = self.format is Format.JSON and self.decimals is Decimals.STRING
+        return DECIMALS_AS_TEXT if is_text else self.format.media_type
 
 
 def negotiate(asked: Format | None, accept: str | None) -> Format:
@@ -104,7 +112,13 @@ def render_rows(rows: Sequence[str], columns: Iterable[str], form: Form, headers
         if form.decimals is Decimals.STRING:
             rows = [decimals_as_text(row) for row in rows]
         body = "".join(f"{row}\n" for row in rows) if form.format is Format.NDJSON else f"[{','.join(rows)}]"
-    return Response(body, headers=headers, media_type=form.format.media_type)
+    return Response(body, headers=headers, media_type=form.media_type)
+
+
+def render_object(json: str, decimals: Decimals, headers: dict[str, str]) -> Response:
+    """A JSON object as a response."""
+    body = decimals_as_text(json) if decimals is Decimals.STRING else json
+    return Response(body, headers=headers, media_type=Form(Format.JSON, decimals).media_type)
 
 
 def decimals_as_text(json: str) -> str:

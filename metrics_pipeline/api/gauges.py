@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from threading import Lock, Thread
 from typing import Protocol
@@ -11,7 +12,7 @@ from sqlalchemy import RowMapping, text
 
 from metrics_pipeline.api.context import Context
 from metrics_pipeline.api.dagster_runs import DagsterState
-from metrics_pipeline.api.models import COVERAGE_STATES
+from metrics_pipeline.api.models.days import COVERAGE_STATES
 from metrics_pipeline.api.traffic import Traffic
 from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.logs.contract import check_contract
@@ -34,7 +35,7 @@ _COUNT_SECONDS = 60
 _LOCK_SECONDS = 1
 
 
-#: What store.answers.monitoring.day_totals() tells.
+#: What store.answers.monitoring.day_totals() tells. _METRICS: the metrics that some of it adds up.
 _TOTALS = {
     "agents": "Agents with a row of the newest aggregated day.",
     "executions": "Executions of the newest aggregated day.",
@@ -42,6 +43,7 @@ _TOTALS = {
     "tokens": "Tokens of the newest aggregated day.",
     "cost_usd": "Cost of the newest aggregated day.",
 }
+_METRICS = {"tokens": "total_tokens", "cost_usd": "total_cost_usd"}
 
 
 class _SetGauge(Protocol):
@@ -81,13 +83,13 @@ class Gauges:
             day = newest_stored_day(connection)
             newest = ledger_rows(connection, day, day)[day] if day is not None else None
             if day is not None:
-                # Free would look like a measurement.
-                has_costs = "total_cost_usd" not in unlogged(connection, self.context.settings)
+                # 0 would look like a measurement.
+                unknown = unlogged(connection, self.context.settings)
                 for name, value in day_totals(connection, day).items():
-                    if has_costs or name != "cost_usd":
+                    if _METRICS.get(name) not in unknown:
                         gauge(f"newest_day_{name}", _TOTALS[name], float(value))
                 for agent in busiest_agents(connection, day, agents):
-                    _gauge_agent(gauge, agent, has_costs=has_costs)
+                    _gauge_agent(gauge, agent, unknown)
             unstored, oldest_gap = gaps(connection, self.context.yesterday())
             found = open_by_rule(connection)
             for rule in sorted(
@@ -184,20 +186,22 @@ class Gauges:
             _log.warning("The logs that retention held back cannot be counted. %s", error)
 
 
-def _gauge_agent(gauge: _SetGauge, row: RowMapping, *, has_costs: bool) -> None:
+def _gauge_agent(gauge: _SetGauge, row: RowMapping, unknown: Collection[str]) -> None:
     agent = row["agent_id"]
     gauge("agent_executions", "Executions of an agent on the newest day.", row["total_executions"], agent=agent)
     gauge("agent_success_ratio", "Success rate of an agent on the newest day.", float(row["success_rate"]), agent=agent)
-    if has_costs:
+    if "total_cost_usd" not in unknown:
         gauge("agent_cost_usd", "Cost of an agent on the newest day.", float(row["total_cost_usd"]), agent=agent)
     for percentile in (50, 95, 99):
-        gauge(
-            "agent_latency_seconds",
-            "Latency of an agent on the newest day.",
-            row[f"p{percentile}_latency_ms"] / 1000,
-            agent=agent,
-            percentile=str(percentile),
-        )
+        name = f"p{percentile}_latency_ms"
+        if name not in unknown:
+            gauge(
+                "agent_latency_seconds",
+                "Latency of an agent on the newest day.",
+                row[name] / 1000,
+                agent=agent,
+                percentile=str(percentile),
+            )
 
 
 def _gauge_dagster(gauge: _SetGauge, dagster: DagsterState) -> None:

@@ -9,11 +9,13 @@ from urllib.parse import unquote_to_bytes, urlencode
 
 from fastapi import Path
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from sqlalchemy import Connection
 from starlette.requests import Request
 
 from metrics_pipeline.api.context import Context
 from metrics_pipeline.api.formats import Decimals, Form, Format, negotiate
 from metrics_pipeline.api.problems import ProblemError, invalid_parameter
+from metrics_pipeline.store.answers.metrics import is_known
 
 #: The most days in one answer: ten years.
 MAX_DAYS = 3660
@@ -62,7 +64,7 @@ class ListParameters(Parameters):
     decimals: Decimals = Field(
         default=Decimals.NUMBER,
         description="string: JSON and NDJSON have money and rates as strings, for clients whose numbers are binary "
-        "floats; the schemas describe them as numbers.",
+        "floats. The media type of such JSON is `application/vnd.metrics-pipeline.decimals-as-text+json`.",
     )
     excel: bool = Field(
         default=False,
@@ -162,6 +164,23 @@ class WindowParameters(ListParameters):
         )
 
 
+class RecordParameters(PageParameters):
+    """Which agent and which days of a list of what has happened."""
+
+    agent_id: OptionalText = Field(
+        default=None, description="Only this agent. Default: all.", examples=["support-triage"]
+    )
+    start_date: OptionalDate = Field(default=None, description="The first metric day. Default: any.")
+    end_date: OptionalDate = Field(default=None, description="The last metric day. Default: any.")
+
+    def days(self) -> tuple[date, date]:
+        """The first and the last day. Raises ProblemError (422) for a start after the end."""
+        first, last = self.start_date or date.min, self.end_date or date.max
+        if first > last:
+            raise invalid_parameter("start_date", f"{first} comes after end_date, {last}.")
+        return first, last
+
+
 async def understood(request: Request) -> None:
     """Ends a request that would be answered as if a part of it were not there: a repeated parameter, or a body."""
     names = [name for name, _ in request.query_params.multi_items()]
@@ -182,6 +201,12 @@ def unknown_agent(agent_id: str) -> ProblemError:
         f"Neither agent_registry nor the stored metrics know an agent {agent_id!r}. GET /api/v1/agents lists all.",
         kind="unknown-agent",
     )
+
+
+def require_known(connection: Connection, agent_id: str | None) -> None:
+    """Raises ProblemError (404) for an agent that neither the registry nor the stored metrics know."""
+    if agent_id is not None and not is_known(connection, agent_id):
+        raise unknown_agent(agent_id)
 
 
 def agent_in_path(agent_id: str) -> str:

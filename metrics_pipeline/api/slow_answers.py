@@ -30,7 +30,8 @@ async def lease_slow_database(request: Request, context: ApiContext) -> AsyncIte
     except TimeoutError as error:
         raise ProblemError(
             HTTPStatus.SERVICE_UNAVAILABLE,
-            "Other requests for windows and days are being computed now. Ask again, or for fewer days at a time.",
+            "Other requests for windows and days are being computed, or wait for the database. Ask again, or for fewer "
+            "days at a time.",
             kind="busy",
             headers={"Retry-After": "10"},
         ) from error

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from metrics_pipeline.metrics.window_metrics import without_unlogged
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.answers.windows import window_version
 from metrics_pipeline.store.windows import ALL_PARTS, Grouping, Part, read_values, read_window
@@ -36,14 +37,18 @@ class Windows:
         value: str | None = None,
         *,
         parts: Collection[Part] = ALL_PARTS,
+        unlogged: Collection[str],
     ) -> pl.DataFrame:
-        """What store.windows.read_window() says of these days; with a dimension what read_values() says."""
+        """What store.windows.read_window() says of these days; with a dimension what read_values() says.
+
+        unlogged: the figures whose 0 was not measured, and is null.
+        """
         with database.snapshot() as snapshot:
             days = (window_version(snapshot, first, last), first, last, agent_id)
             key = (*days, by, dimension, value, frozenset(parts))
             kept = self._look_up(key)
             if kept is not None:
-                return kept
+                return without_unlogged(kept, unlogged)
             if dimension is None:
                 keep = partial(self._kept_or_read, days)
                 frame = read_window(snapshot, first, last, by=by, agent_id=agent_id, parts=parts, keep=keep)
@@ -51,7 +56,7 @@ class Windows:
                 frame = read_values(
                     snapshot, first, last, dimension, by=by, agent_id=agent_id, value=value, parts=parts
                 )
-        return self._keep(key, frame)
+        return without_unlogged(self._keep(key, frame), unlogged)
 
     def _kept_or_read(self, days: tuple[Hashable, ...], name: str, read: Callable[[], pl.DataFrame]) -> pl.DataFrame:
         # A page asks for several groupings of the same days at once.

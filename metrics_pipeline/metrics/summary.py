@@ -1,6 +1,7 @@
 """The exact figures of an agent's period: rates and means from totals over its stored days."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Collection
+from dataclasses import dataclass, fields, replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Any
@@ -41,7 +42,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class PeriodSummary:
-    """A period's figures; a mean over nothing is None.
+    """A period's figures; a mean over nothing is None, and so is what was not logged.
 
     Quotients are exact, rounded half away from zero: rates to 6 places, latencies to 3, money to 9.
     """
@@ -49,22 +50,34 @@ class PeriodSummary:
     avg_success_rate: Annotated[Decimal | None, Figure("Mean of the days' success_rate.", 0.98)]
     avg_latency: Annotated[Decimal | None, Figure("Mean of the days' avg_latency_ms.", 840.5)]
     total_executions: Annotated[int, Figure("Sum of the days' total_executions.", 3000)]
-    total_cost: Annotated[Decimal, Figure("Sum of the days' total_cost_usd, in USD.", 37.5)]
+    total_cost: Annotated[Decimal | None, Figure("Sum of the days' total_cost_usd, in USD.", 37.5)]
     success_rate: Annotated[Decimal | None, Figure("Successful / total executions of the period.", 0.98)]
     latency_ms: Annotated[Decimal | None, Figure("Mean of avg_latency_ms, weighted by executions.", 840.5)]
     cost_per_execution: Annotated[Decimal | None, Figure("Total cost / total executions, in USD.", 0.0125)]
     human_intervention_rate: Annotated[Decimal | None, Figure("Human interventions / total executions.", 0.02)]
     successful_executions: Annotated[int, Figure("Sum of the days' successful_executions.", 2940)]
     failed_executions: Annotated[int, Figure("Sum of the days' failed_executions.", 30)]
-    human_interventions: Annotated[int, Figure("Sum of the days' human_interventions.", 60)]
-    total_tokens: Annotated[int, Figure("Sum of the days' total_tokens.", 3852000)]
+    human_interventions: Annotated[int | None, Figure("Sum of the days' human_interventions.", 60)]
+    total_tokens: Annotated[int | None, Figure("Sum of the days' total_tokens.", 3852000)]
     error_distribution: Annotated[dict[str, int], Figure("Failed executions by error type.", {"timeout": 12})]
 
 
-def summarise(totals: PeriodTotals) -> PeriodSummary:
-    """The figures of a period."""
+#: The metrics of a day from which figures of other names are computed.
+_SOURCES = {
+    "avg_latency": "avg_latency_ms",
+    "latency_ms": "avg_latency_ms",
+    "total_cost": "total_cost_usd",
+    "cost_per_execution": "total_cost_usd",
+}
+
+
+def summarise(totals: PeriodTotals, unlogged: Collection[str] = ()) -> PeriodSummary:
+    """The figures of a period.
+
+    unlogged: the metrics whose column the logs do not have. A 0 of them was not measured.
+    """
     executions = totals.total_executions
-    return PeriodSummary(
+    figures = PeriodSummary(
         avg_success_rate=_quotient(totals.success_rates, totals.days_stored, _RATE_PLACES),
         avg_latency=_quotient(totals.mean_latencies_ms, totals.days_stored, _LATENCY_PLACES),
         total_executions=executions,
@@ -79,6 +92,12 @@ def summarise(totals: PeriodTotals) -> PeriodSummary:
         total_tokens=totals.total_tokens,
         error_distribution=dict(sorted(totals.error_distribution.items())),
     )
+    unmeasured: dict[str, Any] = {
+        each.name: None
+        for each in fields(figures)
+        if _SOURCES.get(each.name, each.name) in unlogged and not getattr(figures, each.name)
+    }
+    return replace(figures, **unmeasured)
 
 
 def changes(previous: PeriodSummary, current: PeriodSummary) -> PeriodSummary:

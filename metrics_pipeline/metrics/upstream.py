@@ -149,6 +149,8 @@ UNKNOWN_WITHOUT = {
     "user_id": ("unique_users",),
     "human_intervention": ("human_interventions", "human_intervention_rate"),
 }
+#: All of them.
+MAY_BE_UNKNOWN = frozenset(figure for figures in UNKNOWN_WITHOUT.values() for figure in figures)
 
 REGISTRY_COLUMNS = (
     UpstreamColumn("id", _AGENT, "text", "Identifies the agent.", is_required=True),

@@ -1,6 +1,6 @@
 """The metrics of any set of agents' days, computed from their stored rows and distributions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 
 import polars as pl
@@ -175,6 +175,15 @@ _TYPES = {
     **{metric.name: pl.Decimal(38, 9) if metric.name == "total_cost_usd" else metric.dtype for metric in METRICS},
     **{name: dtype for name, (dtype, _) in FURTHER_COLUMNS.items()},
 }
+
+
+def without_unlogged(frame: pl.DataFrame, unlogged: Collection[str]) -> pl.DataFrame:
+    """Window metrics with null for each 0 that was not measured.
+
+    unlogged: the figures whose column the logs do not have. Other numbers of them were measured while they had it.
+    """
+    found = [name for name in unlogged if name in frame.columns]
+    return frame.with_columns(pl.when(pl.col(name) != 0).then(pl.col(name)).alias(name) for name in found)
 
 
 def _quotient(numerator: pl.Expr, denominator: pl.Expr) -> pl.Expr:

@@ -14,6 +14,7 @@ from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import psycopg
+from psycopg.conninfo import timeout_from_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.sql import Identifier
 from sqlalchemy import Connection, Dialect, Engine, NullPool, TextClause, create_engine, event, text
@@ -29,7 +30,7 @@ from metrics_pipeline.postgres.urls import DatabaseUrl
 _CANCEL_SECONDS = 5
 
 #: How long after its own timeout a statement may take to end before the server counts as frozen.
-_GRACE_SECONDS = 5
+_GRACE_SECONDS = 2
 
 #: In the pool's record of a connection: whether no pooler may give its session to others.
 _IS_OUR_SESSION = "is_our_session"
@@ -159,8 +160,9 @@ class Database:
     def for_reading(self, *, connections: int, statement_timeout_seconds: int) -> "Database":
         """The same database for many small reads: at most `connections`, kept open and replaced if they were closed.
 
-        Its transactions are read-only, and no statement in them takes longer than the timeout. A caller that finds no
-        connection free within 5 seconds gets sqlalchemy.exc.TimeoutError. The caller disposes of the engine.
+        Its transactions are read-only. No statement in them takes longer than the timeout, and neither does connecting.
+        A caller that finds no connection free within 5 seconds gets sqlalchemy.exc.TimeoutError. The caller disposes of
+        the engine.
         cancel_statements and give_up_statements of the result are about its own connections only, and read_row is for
         the result only.
         """
@@ -179,6 +181,11 @@ class Database:
                 raise DisconnectionError
 
         event.listen(engine, "connect", partial(_limit_session, statement_timeout_seconds, self.url.schema))
+
+        @event.listens_for(engine, "do_connect")
+        def limit_connecting(_dialect: object, _record: object, _arguments: object, parameters: dict[str, Any]) -> None:
+            # A frozen server accepts the connection, and then says nothing.
+            parameters["connect_timeout"] = min(timeout_from_conninfo(parameters), statement_timeout_seconds)
 
         @event.listens_for(engine, "begin")
         def limit_transaction(connection: Connection) -> None:

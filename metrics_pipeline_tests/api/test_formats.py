@@ -88,6 +88,10 @@ def test_csv_is_exact_and_csv_for_a_spreadsheet_has_a_mark_and_no_formula() -> N
 
 def test_decimals_can_be_strings_with_the_same_digits() -> None:
     row = '{"rate":0.980000,"money":-12345678901.100000000,"whole":1180591620717411303424,"a":{"=1.5":2,"c":0.5}}'
+    media_types = [
+        render_rows([row], [], Form(Format.JSON, decimals), {}).headers["Content-Type"] for decimals in Decimals
+    ]
+    assert media_types == ["application/json", "application/vnd.metrics-pipeline.decimals-as-text+json"]
     answer = render_rows([row], [], Form(Format.NDJSON, Decimals.STRING), {}).body.decode()
     assert answer == (
         '{"rate":"0.980000","money":"-12345678901.100000000","whole":1180591620717411303424,"a":{"=1.5":2,"c":"0.5"}}\n'

@@ -125,10 +125,13 @@ def test_agents_are_told_only_if_asked_for_and_no_more_than_asked_for(serve: Ser
         "agent_latency_seconds a 95": 1.5,
         "agent_latency_seconds a 99": 1.5,
     }
-    # Costs that are not logged are no gauge, because 0 would be free.
-    execute(database, "ALTER TABLE agent_execution_logs DROP cost_usd")
+    # What is not logged is no gauge, because 0 would be free, or fast.
+    execute(database, "ALTER TABLE agent_execution_logs DROP cost_usd, DROP token_count, DROP latency_ms")
     unlogged = gauges(api.get("/metrics?agents=1").text)
-    assert found.keys() - unlogged.keys() == {"agent_cost_usd a", "newest_day_cost_usd"}
+    assert found.keys() - unlogged.keys() == {
+        "agent_cost_usd a", "newest_day_cost_usd", "newest_day_tokens",
+        "agent_latency_seconds a 50", "agent_latency_seconds a 95", "agent_latency_seconds a 99",
+    }  # fmt: skip
     # 2 and 3 March.
     assert (found["gaps"], found["oldest_gap_timestamp_seconds"]) == (
         2, (NOON - timedelta(days=2, hours=12)).timestamp())  # fmt: skip

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx2
 import pytest
 
-from metrics_pipeline.api.models import SUMMARY_OF_WINDOW
+from metrics_pipeline.api.models.summary import SUMMARY_OF_WINDOW
 from metrics_pipeline.metrics.catalog import AGENT_DAY
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database

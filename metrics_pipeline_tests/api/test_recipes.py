@@ -1,17 +1,23 @@
 """The recipes of docs/howto/api-clients.md give every digit: each is run as it is printed, against a server."""
 
+import json
 import re
 import shutil
 import subprocess
+import urllib.request
+from datetime import date, timedelta
 from decimal import Decimal
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, Log, aggregate, store_agents, store_logs
 
+from .alerts import store_alerts
 from .serving import Serve
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "api-clients.md"
@@ -56,6 +62,46 @@ def test_r_reads_every_digit_and_every_name(address: str) -> None:
     code += 'cat(paste(day$agent_id, day$total_cost_usd), sep = "\\n")'
     printed = subprocess.run(["Rscript", "-e", code], capture_output=True, text=True, check=True).stdout
     assert sorted(printed.splitlines()) == [f"{AGENT} {COST}", "a 0.100000000"]
+
+
+@pytest.mark.skipif(shutil.which("soffice") is None, reason="LibreOffice Calc is not installed")
+def test_a_spreadsheet_shows_every_name_as_it_is_and_computes_no_formula(
+    address: str, database: Database, tmp_path: Path
+) -> None:
+    store_agents(database, {'=HYPERLINK("x")': "active", "日本語": "active"})
+    aggregate(database)
+    (code,) = re.findall(r"<!-- recipe: spreadsheet -->\n```\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    code = code.replace("http://127.0.0.1:8000", address).replace("2025-07-11", str(DAY))
+    code = code.replace("soffice", f"soffice -env:UserInstallation={(tmp_path / 'profile').as_uri()}")
+    subprocess.run(["sh", "-ec", code], cwd=tmp_path, capture_output=True, check=True)
+    sheet = (tmp_path / "day.fods").read_text()
+    # LibreOffice escapes quotes and apostrophes, and has 15 digits.
+    for shown in ("&apos;=HYPERLINK(&quot;x&quot;)", "日本語", AGENT, "12345678901.1235", "0.1", str(DAY)):
+        assert f"<text:p>{shown}</text:p>" in sheet
+    assert "table:formula" not in sheet
+
+
+def test_a_panel_of_grafana_finds_each_of_its_columns_with_the_type_that_it_is_told(
+    address: str, database: Database
+) -> None:
+    aggregate(database, day_window(DAY - timedelta(days=1), "UTC"))
+    store_alerts(database, "a")
+    (table,) = re.findall(r"<!-- recipe: infinity -->\n\n(.*?)\n\n", PAGE.read_text(), re.DOTALL)
+    panels = re.findall(r"\| `(/[^`]+)` \| (.*) \|", table)
+    assert len(panels) == 7
+    for path, columns in panels:
+        url = f"{address}{path.replace('${agent}', AGENT)}{'&' if '?' in path else '?'}start_date={DAY}&end_date={DAY}"
+        with urllib.request.urlopen(url) as answer:
+            rows = json.load(answer)
+        for selector, kind in re.findall(r"`([\w.]+)` (\w+)", columns):
+            found = [reduce(lambda part, name: part[name], selector.split("."), row) for row in rows]
+            values = [value for value in found if value is not None]
+            assert values, (path, selector)
+            for value in values:
+                if kind == "Time":
+                    assert date.fromisoformat(value)
+                else:
+                    assert isinstance(value, str if kind == "String" else (int, float)), (path, selector)
 
 
 def test_a_copy_is_complete_and_can_be_brought_up_to_date(

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.formats import to_json
-from metrics_pipeline.api.models import (
+from metrics_pipeline.api.models.windows import (
     ActivityRow,
     ChosenRow,
     Comparison,
@@ -28,15 +28,14 @@ from metrics_pipeline.api.parameters import (
     OptionalText,
     PageParameters,
     WindowParameters,
+    require_known,
     understood,
-    unknown_agent,
 )
 from metrics_pipeline.api.problems import invalid_parameter
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
 from metrics_pipeline.api.slow_answers import SlowDatabase
 from metrics_pipeline.api.windows import differences, window_objects
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.store.answers.metrics import is_known
 from metrics_pipeline.store.ledger import ledger_rows
 from metrics_pipeline.store.windows import (
     GROUP_COLUMNS,
@@ -162,22 +161,22 @@ def activity(
 
     Percentiles are those of all executions of the group, and users are counted once, also after the raw logs are
     deleted. A row says whether they are exact, and which days lack a distribution; these make them null. Days that are
-    not stored add nothing: GET /api/v1/coverage names them.
+    not stored add nothing: GET /api/v1/coverage names them. Costs, tokens and the like that the logs do not have are
+    null, and not 0.
     """
     form = parameters.form(request)
     by, by_error_type = parameters.groups()
     first, last = parameters.days(context)
     agent_id = parameters.agent_id
-    if agent_id is not None:
-        with database.connect() as connection:
-            if not is_known(connection, agent_id):
-                raise unknown_agent(agent_id)
+    with database.connect() as connection:
+        require_known(connection, agent_id)
+    unlogged = context.unlogged(database)
     dimension, value = parameters.dimension(database)
     keys = [GROUP_COLUMNS[each] for each in by]
     fields = _VALUES if parameters.fields is None else tuple(dict.fromkeys(parameters.fields.split(",")))
     needed = {*fields, parameters.sort.value.removeprefix("-") if parameters.sort else ""}
     parts = {Part.ERRORS} if by_error_type else parts_of(needed)
-    frame = context.windows.read(database, first, last, by, agent_id, dimension, value, parts=parts)
+    frame = context.windows.read(database, first, last, by, agent_id, dimension, value, parts=parts, unlogged=unlogged)
     if dimension is not None:
         keys += ["value_kind", "value"]
         _refuse_without_a_day(database, first, last, dimension)
@@ -199,6 +198,7 @@ def activity(
             by,
             agent_id,
             parts=parts,
+            unlogged=unlogged,
         )
         state.append(before)
         answers = _compared(page, before, keys, fields)

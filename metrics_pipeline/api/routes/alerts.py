@@ -1,6 +1,5 @@
 """Alerts: what is unusual, since when, and beside which usual range."""
 
-from datetime import date
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
@@ -10,14 +9,12 @@ from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import ApiContext
-from metrics_pipeline.api.models import Alert
-from metrics_pipeline.api.parameters import OptionalDate, OptionalText, PageParameters, understood, unknown_agent
-from metrics_pipeline.api.problems import invalid_parameter
-from metrics_pipeline.api.routes.answers import list_responses, send_rows
+from metrics_pipeline.api.models.agents import Alert
+from metrics_pipeline.api.parameters import OptionalDate, OptionalText, RecordParameters, require_known, understood
+from metrics_pipeline.api.routes.answers import list_responses, send_page
 from metrics_pipeline.api.short_answers import ShortAnswerRoute
 from metrics_pipeline.metrics.alerts import Severity
 from metrics_pipeline.store.answers.alerts import WantedState, alerts_page
-from metrics_pipeline.store.answers.metrics import is_known
 
 router = APIRouter(
     prefix="/api/v1", dependencies=[Depends(may_read), Depends(understood)], route_class=ShortAnswerRoute
@@ -27,7 +24,7 @@ router = APIRouter(
 OptionalSeverity = Annotated[Severity | None, WithJsonSchema({"type": "string", "enum": [*Severity]})]
 
 
-class AlertParameters(PageParameters):
+class AlertParameters(RecordParameters):
     """Which alerts."""
 
     state: WantedState = Field(
@@ -60,12 +57,9 @@ def all_alerts(request: Request, context: ApiContext, parameters: Annotated[Aler
     withdraw one of a day that is long over.
     """
     form = parameters.form(request)
-    first, last = parameters.start_date or date.min, parameters.end_date or date.max
-    if first > last:
-        raise invalid_parameter("start_date", f"{first} comes after end_date, {last}.")
+    first, last = parameters.days()
     with context.database.connect() as connection:
-        if parameters.agent_id is not None and not is_known(connection, parameters.agent_id):
-            raise unknown_agent(parameters.agent_id)
+        require_known(connection, parameters.agent_id)
         page = alerts_page(
             connection,
             first,
@@ -77,6 +71,4 @@ def all_alerts(request: Request, context: ApiContext, parameters: Annotated[Aler
             limit=parameters.limit,
             offset=parameters.offset,
         )
-    parameters.require_same_list(page.version, request.query_params)
-    headers = parameters.page_headers(request.query_params, version=page.version, total=page.total)
-    return send_rows(request, page.rows, Alert.model_fields, form, headers)
+    return send_page(request, page, Alert, form, parameters)

@@ -9,8 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from metrics_pipeline.api.conditions import EntityTags
-from metrics_pipeline.api.formats import Form, render_rows
+from metrics_pipeline.api.formats import DECIMALS_AS_TEXT, Form, render_rows
+from metrics_pipeline.api.parameters import PageParameters
 from metrics_pipeline.api.problems import problems
+from metrics_pipeline.store.answers.rows import Page
 
 _TAG_HEADER = {
     "ETag": {
@@ -40,6 +42,7 @@ def list_responses(model: type[BaseModel], *statuses: int, is_paged: bool = True
             "content": {
                 "application/x-ndjson": {"schema": {"type": "string", "description": f"A {model.__name__} a line."}},
                 "text/csv": {"schema": {"type": "string", "description": "A line of column names, then one a row."}},
+                **text_decimals({"type": "array", "items": {"type": "object"}}),
             },
         },
         **_NOT_MODIFIED,
@@ -47,9 +50,16 @@ def list_responses(model: type[BaseModel], *statuses: int, is_paged: bool = True
     }
 
 
-def object_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def object_responses(*statuses: int, has_decimals: bool = False) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that answers with one versioned object, and with problems of these statuses."""
-    return {200: {"headers": _TAG_HEADER}, **_NOT_MODIFIED, **problems(401, 406, 422, 503, *statuses)}
+    content = {"content": text_decimals({"type": "object"})} if has_decimals else {}
+    return {200: {"headers": _TAG_HEADER, **content}, **_NOT_MODIFIED, **problems(401, 406, 422, 503, *statuses)}
+
+
+def text_decimals(schema: dict[str, Any]) -> dict[str, Any]:
+    """The `content` of an answer with decimals=string. It is described loosely, so that no schema comes twice."""
+    meaning = "As application/json, but numbers of the format decimal are strings: decimals=string."
+    return {DECIMALS_AS_TEXT: {"schema": {**schema, "description": meaning}}}
 
 
 def send_rows(
@@ -61,3 +71,10 @@ def send_rows(
     if tags.holds(version):
         return tags.not_modified(version)
     return render_rows(rows, columns, form, headers | tags.headers(version))
+
+
+def send_page(request: Request, page: Page, model: type[BaseModel], form: Form, parameters: PageParameters) -> Response:
+    """A page of a list, or 304. Raises ProblemError (409) if the client comes from another state of the list."""
+    parameters.require_same_list(page.version, request.query_params)
+    headers = parameters.page_headers(request.query_params, version=page.version, total=page.total)
+    return send_rows(request, page.rows, model.model_fields, form, headers)

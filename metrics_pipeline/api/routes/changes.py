@@ -10,10 +10,12 @@ from simplejson import RawJSON
 from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
-from metrics_pipeline.api.formats import Decimals, decimals_as_text, to_json
-from metrics_pipeline.api.models import Changes
+from metrics_pipeline.api.context import ApiContext
+from metrics_pipeline.api.formats import Decimals, render_object, to_json
+from metrics_pipeline.api.models.metrics import Changes
 from metrics_pipeline.api.parameters import Parameters, understood
 from metrics_pipeline.api.problems import ProblemError, invalid_parameter, problems
+from metrics_pipeline.api.routes.answers import text_decimals
 from metrics_pipeline.api.slow_answers import SlowDatabase
 from metrics_pipeline.store.answers.changes import CURSOR_PATTERN, OtherFeedError, changes
 
@@ -37,9 +39,11 @@ class ChangesParameters(Parameters):
     "/changes",
     summary="The days that have changed since the last answer",
     response_model=Changes,
-    responses=problems(401, 410, 422, 503),
+    responses={200: {"content": text_decimals({"type": "object"})}, **problems(401, 410, 422, 503)},
 )
-def changed_days(database: SlowDatabase, parameters: Annotated[ChangesParameters, Query()]) -> Response:
+def changed_days(
+    context: ApiContext, database: SlowDatabase, parameters: Annotated[ChangesParameters, Query()]
+) -> Response:
     """Every day that was stored, restated, cleared or expired since the answer that `updated_since` is from.
 
     A copy of the metrics stays equal to them if it does this with each answer, in one transaction: replace all rows of
@@ -47,9 +51,10 @@ def changed_days(database: SlowDatabase, parameters: Annotated[ChangesParameters
     next request. A day may come twice, but no change is left out, also if its transaction took long. While `has_more`
     is true, ask again at once. 410 means that the database was restored or replaced: begin without `updated_since`.
     """
+    unlogged = context.unlogged(database)
     try:
         with database.snapshot() as snapshot:
-            found = changes(snapshot, parameters.updated_since, limit=parameters.limit)
+            found = changes(snapshot, parameters.updated_since, limit=parameters.limit, unlogged=unlogged)
     except ValueError as error:
         raise invalid_parameter("updated_since", f"{error}. Give it as it was, or leave it out.") from error
     except OtherFeedError as error:
@@ -61,6 +66,4 @@ def changed_days(database: SlowDatabase, parameters: Annotated[ChangesParameters
         ) from error
     days = [asdict(day) | {"rows": [RawJSON(row) for row in day.rows]} for day in found.days]
     body = to_json({"days": days, "stored_days": found.stored_days, "cursor": found.cursor, "has_more": found.has_more})
-    if parameters.decimals is Decimals.STRING:
-        body = decimals_as_text(body)
-    return Response(body, headers={"Cache-Control": "no-store"}, media_type="application/json")
+    return render_object(body, parameters.decimals, {"Cache-Control": "no-store"})

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.conditions import EntityTags
 from metrics_pipeline.api.formats import json_accepted, to_json
-from metrics_pipeline.api.models import ValueComparison
+from metrics_pipeline.api.models.windows import ValueComparison
 from metrics_pipeline.api.parameters import (
     MAX_WINDOW_DAYS,
     AgentId,
@@ -22,8 +22,8 @@ from metrics_pipeline.api.parameters import (
     Parameters,
     StoredText,
     day_range,
+    require_known,
     understood,
-    unknown_agent,
 )
 from metrics_pipeline.api.problems import invalid_parameter
 from metrics_pipeline.api.routes.answers import object_responses
@@ -35,7 +35,6 @@ from metrics_pipeline.metrics.intervals import (
     difference_of_percentiles,
     difference_of_rates,
 )
-from metrics_pipeline.store.answers.metrics import is_known
 from metrics_pipeline.store.windows import (
     days_without_dimension,
     read_latencies,
@@ -85,8 +84,7 @@ def compare_values(
     tags = EntityTags(request, "compare", agent_id, first, last)
     dimension, values = parameters.dimension, (parameters.a, parameters.b)
     with database.snapshot() as snapshot:
-        if not is_known(snapshot, agent_id):
-            raise unknown_agent(agent_id)
+        require_known(snapshot, agent_id)
         known = stored_dimensions(snapshot)
         if dimension not in known:
             raise invalid_parameter(

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.formats import to_json
-from metrics_pipeline.api.models import DayCoverage, SkippedAgent
+from metrics_pipeline.api.models.days import DayCoverage, SkippedAgent
 from metrics_pipeline.api.parameters import (
     MAX_WINDOW_DAYS,
     ListParameters,

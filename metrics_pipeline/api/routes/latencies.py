@@ -9,17 +9,16 @@ from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import ApiContext
-from metrics_pipeline.api.models import LatencyCount
+from metrics_pipeline.api.models.metrics import LatencyCount
 from metrics_pipeline.api.parameters import (
     StoredText,
     WindowParameters,
+    require_known,
     understood,
-    unknown_agent,
 )
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
 from metrics_pipeline.api.slow_answers import SlowDatabase
 from metrics_pipeline.store.answers.latencies import latency_counts
-from metrics_pipeline.store.answers.metrics import is_known
 
 router = APIRouter(prefix="/api/v1", tags=["metrics"], dependencies=[Depends(may_read), Depends(understood)])
 
@@ -46,7 +45,6 @@ def latencies(
     form = parameters.form(request)
     first, last = parameters.days(context)
     with database.connect() as connection:
-        if not is_known(connection, parameters.agent_id):
-            raise unknown_agent(parameters.agent_id)
+        require_known(connection, parameters.agent_id)
         rows = latency_counts(connection, parameters.agent_id, first, last)
     return send_rows(request, rows, LatencyCount.model_fields, form, {})

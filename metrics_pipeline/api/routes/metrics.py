@@ -14,8 +14,10 @@ from starlette.responses import Response
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.conditions import EntityTags
 from metrics_pipeline.api.context import ApiContext
-from metrics_pipeline.api.formats import Decimals, decimals_as_text, json_accepted, render_rows, to_json
-from metrics_pipeline.api.models import SUMMARY_OF_WINDOW, DayMetrics, Summary, WindowChange
+from metrics_pipeline.api.formats import Decimals, json_accepted, render_object, render_rows, to_json
+from metrics_pipeline.api.models.metrics import DayMetrics
+from metrics_pipeline.api.models.summary import SUMMARY_OF_WINDOW, Summary
+from metrics_pipeline.api.models.windows import WindowChange
 from metrics_pipeline.api.parameters import (
     MAX_WINDOW_DAYS,
     AgentId,
@@ -31,9 +33,8 @@ from metrics_pipeline.api.problems import ProblemError, invalid_parameter
 from metrics_pipeline.api.routes.answers import list_responses, object_responses
 from metrics_pipeline.api.short_answers import ShortAnswerRoute
 from metrics_pipeline.api.slow_answers import SlowDatabase
-from metrics_pipeline.api.windows import Windows, differences, window_objects
-from metrics_pipeline.metrics.summary import PeriodTotals, changes, summarise
-from metrics_pipeline.postgres.database import Database
+from metrics_pipeline.api.windows import differences, window_objects
+from metrics_pipeline.metrics.summary import PeriodSummary, changes, summarise
 from metrics_pipeline.store.answers.metrics import COLUMNS, SORTABLE, agent_series, day_page
 from metrics_pipeline.store.answers.totals import agent_totals
 from metrics_pipeline.store.ledger import ledger_rows
@@ -119,7 +120,8 @@ def agents_of_a_day(
     day = parameters.date or context.yesterday()
     sort = parameters.sort.value
     shape = (sort, parameters.min_executions, parameters.limit, parameters.offset, form)
-    tags = EntityTags(request, "day", day, *shape)
+    unlogged = context.unlogged(context.database)
+    tags = EntityTags(request, "day", day, unlogged, *shape)
     answer = day_page(
         context.database,
         day,
@@ -128,6 +130,7 @@ def agents_of_a_day(
         min_executions=parameters.min_executions,
         limit=parameters.limit,
         offset=parameters.offset,
+        unlogged=unlogged,
         held=tags.held,
     )
     if not answer.rows:
@@ -160,7 +163,7 @@ def agents_of_a_day(
     summary="An agent's figures over a period, beside the period before",
     dependencies=[Depends(json_accepted)],
     response_model=Summary,
-    responses=object_responses(404),
+    responses=object_responses(404, has_decimals=True),
 )
 def agent_summary(
     request: Request,
@@ -185,15 +188,29 @@ def agent_summary(
     )
     days = (last - middle).days + 1
     first = middle - timedelta(days=days)
-    tags = EntityTags(request, "summary", agent_id, first, last, parameters.decimals)
+    unlogged = context.unlogged(database)
+    tags = EntityTags(request, "summary", agent_id, first, last, unlogged, parameters.decimals)
     with database.connect() as connection:
         totals = agent_totals(connection, agent_id, first, middle, last, held=tags.held)
     if not totals.is_known:
         raise unknown_agent(agent_id)
     if tags.holds(totals.version):
         return tags.not_modified(totals.version)
-    previous = _figures(context.windows, database, agent_id, first, middle - timedelta(days=1), totals.previous)
-    current = _figures(context.windows, database, agent_id, middle, last, totals.current)
+    before, now = (summarise(each, unlogged) for each in (totals.previous, totals.current))
+
+    def period(start: date, end: date, days_stored: int, summary: PeriodSummary) -> dict[str, Any]:
+        frame = context.windows.read(database, start, end, (), agent_id, unlogged=unlogged)
+        (window,) = window_objects(frame) or [_NO_WINDOW]
+        return {
+            "start_date": start,
+            "end_date": end,
+            "days_stored": days_stored,
+            **asdict(summary),
+            **{name: window[name] for name in SUMMARY_OF_WINDOW},
+        }
+
+    previous = period(first, middle - timedelta(days=1), totals.previous.days_stored, before)
+    current = period(middle, last, totals.current.days_stored, now)
     body = to_json(
         {
             "agent_id": agent_id,
@@ -201,13 +218,11 @@ def agent_summary(
             **current,
             "is_comparable": current["days_stored"] == previous["days_stored"],
             "previous": previous,
-            "change": asdict(changes(summarise(totals.previous), summarise(totals.current)))
+            "change": asdict(changes(before, now))
             | differences(previous, current, [name for name in SUMMARY_OF_WINDOW if name in WindowChange.model_fields]),
         }
     )
-    if parameters.decimals is Decimals.STRING:
-        body = decimals_as_text(body)
-    return Response(body, headers=tags.headers(totals.version), media_type="application/json")
+    return render_object(body, parameters.decimals, tags.headers(totals.version))
 
 
 # After the summary, whose path it also matches.
@@ -235,23 +250,13 @@ def agent_days(
         default_days=_DEFAULT_DAYS,
     )
     is_ascending = parameters.order == "asc"
-    tags = EntityTags(request, "series", agent_id, first, last, is_ascending, form)
-    answer = agent_series(context.database, agent_id, first, last, is_ascending=is_ascending, held=tags.held)
+    unlogged = context.unlogged(context.database)
+    tags = EntityTags(request, "series", agent_id, first, last, is_ascending, unlogged, form)
+    answer = agent_series(
+        context.database, agent_id, first, last, is_ascending=is_ascending, unlogged=unlogged, held=tags.held
+    )
     if not answer.is_known:
         raise unknown_agent(agent_id)
     if answer.rows is None or tags.holds(answer.version):
         return tags.not_modified(answer.version)
     return render_rows(answer.rows, COLUMNS, form, tags.headers(answer.version))
-
-
-def _figures(
-    windows: Windows, database: Database, agent_id: str, first: date, last: date, totals: PeriodTotals
-) -> dict[str, Any]:
-    (window,) = window_objects(windows.read(database, first, last, (), agent_id)) or [_NO_WINDOW]
-    return {
-        "start_date": first,
-        "end_date": last,
-        "days_stored": totals.days_stored,
-        **asdict(summarise(totals)),
-        **{name: window[name] for name in SUMMARY_OF_WINDOW},
-    }

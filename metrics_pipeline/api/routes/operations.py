@@ -22,12 +22,11 @@ from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import ApiContext, Context
 from metrics_pipeline.api.dagster_runs import DagsterUnavailableError
 from metrics_pipeline.api.gauges import Gauges
-from metrics_pipeline.api.models import Health, Info, Readiness
+from metrics_pipeline.api.models.operations import Health, Info, Readiness
 from metrics_pipeline.api.parameters import Parameters, understood
 from metrics_pipeline.api.problems import problems
 from metrics_pipeline.errors import PermanentError, PipelineError
 from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
-from metrics_pipeline.pipeline.opening import unlogged
 from metrics_pipeline.postgres.upgrading import require_current
 from metrics_pipeline.store.answers.windows import window_version
 from metrics_pipeline.store.ledger import newest_stored_day
@@ -142,11 +141,11 @@ async def openmetrics(
 def info(context: ApiContext) -> Info:
     """The zone in which every date of this API is a day, the days that can be asked for, and what is kept how long."""
     settings = context.settings
+    unlogged = context.unlogged(context.database)
     with context.database.snapshot() as snapshot:
         newest = newest_stored_day(snapshot)
         version = window_version(snapshot, date.min, date.max)
         dimensions = stored_dimensions(snapshot)
-        unknown = unlogged(snapshot, settings)
     return Info(
         version=__version__,
         definition_version=DEFINITION_VERSION,
@@ -154,9 +153,9 @@ def info(context: ApiContext) -> Info:
         start_date=settings.start_date,
         newest_whole_day=context.yesterday(),
         newest_stored_day=newest,
-        stored_version=version,
+        stored_version=" ".join([version, *unlogged]),
         dimensions=dimensions,
-        unlogged=unknown,
+        unlogged=unlogged,
         lookback_days=settings.lookback_days,
         dagster_url=settings.dagster_webserver_url,
         **asdict(settings.retention),

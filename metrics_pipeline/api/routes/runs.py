@@ -18,7 +18,7 @@ from metrics_pipeline.api.authentication import may_read, may_trigger
 from metrics_pipeline.api.context import ApiContext, Context
 from metrics_pipeline.api.dagster_runs import Work
 from metrics_pipeline.api.idempotency import IdempotencyKey, KeyedRequest
-from metrics_pipeline.api.models import Backfill, Completed, Run, Started, StartedBackfill, StartedStatus
+from metrics_pipeline.api.models.runs import Backfill, Completed, Run, Started, StartedBackfill, StartedStatus
 from metrics_pipeline.api.parameters import IsoDate, OptionalDate, Parameters, day_range, require_whole_days, understood
 from metrics_pipeline.api.problems import ProblemError, problems
 from metrics_pipeline.metrics.reconciliation import DayState, LedgerRow, why_closed
