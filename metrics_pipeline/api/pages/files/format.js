@@ -26,6 +26,9 @@ const points = number({ style: "percent", ...places(2), ...signed });
 /** The difference of two rates, in percentage points. */
 export const pointsChange = (value) => points(value).replace("%", " pp");
 
+/** The name of a state, a rule or a metric. */
+export const inWords = (name) => name.replaceAll("_", " ");
+
 const EXACT = new Intl.NumberFormat("en-US", { maximumFractionDigits: 20 });
 /** Every digit that the API gave. */
 export function exact(value) {

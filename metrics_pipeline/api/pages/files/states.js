@@ -20,7 +20,7 @@ const STATES = {
   },
   not_over: { sign: "…", meaning: "the day has not ended, and is in no total", isDoubtful: true },
   without_dimension: { sign: "∅", meaning: "stored without this dimension", isDoubtful: true },
-  before: { sign: "", meaning: "before the first day of this pipeline", isDoubtful: true },
+  before: { sign: "", meaning: "the first day of this pipeline", isDoubtful: true },
 };
 
 export const NAMES = Object.keys(STATES);
@@ -64,4 +64,10 @@ export function drawnDays(period, coverage, info) {
       states.days.set(monday, { ...row, metric_date: monday, reason: `${row.metric_date}: ${row.reason}` });
   }
   return { by, days: [...new Set(days.map(mondayOf))], states };
+}
+
+/** Of each day or week, its row of GET /api/v1/activity, or null. */
+export function rowsOf(days, rows) {
+  const by = new Map(rows.map((row) => [row.metric_date ?? row.week, row]));
+  return days.map((each) => by.get(each) ?? null);
 }
