@@ -59,6 +59,7 @@ export async function agent(main, query, info) {
     ...head,
     notice,
     ...cards.element,
+    h("h2", {}, "By day"),
     h(
       "section",
       { class: "charts" },

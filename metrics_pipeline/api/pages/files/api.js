@@ -57,7 +57,7 @@ async function ask(url, cache = "no-cache") {
   const headers = token.get() ? { Authorization: `Bearer ${token.get()}` } : {};
   const response = await fetch(url, { headers, cache }).catch(() => {
     throw new Problem(0, {
-      detail: `${location.host} does not answer. Look whether the server runs and the network is up, then try again.`,
+      detail: `${location.host} does not answer. Look whether the server runs and the network is up.`,
     });
   });
   if (response.ok) return response;

@@ -165,6 +165,7 @@ function shareChart(rows, parts, { by, days, states }, dimension, window) {
   return dayChart({
     title: `Share of each ${dimension} by ${by}`,
     unit: "of executions",
+    by,
     days,
     states,
     axis: linear([1], { high: 1 }),

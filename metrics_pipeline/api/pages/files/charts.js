@@ -119,13 +119,14 @@ let patterns = 0;
 /**
  * A figure with a chart over `days`, what the pointed day says, the table of the same values, and its CSV.
  *
- * states: the state of each day. axis: { ticks, place } and `write` for its labels. read(index): a day in words.
+ * by: "day", or "week" if `days` are Mondays. states: the state of each day. axis: { ticks, place } and `write` for its labels. read(index): a day in words.
  * columns: { name: index => value }, the table. csv: { href, name }. marks: { first, last, words }, the alerts about it.
  */
 export function dayChart({
   title,
   note,
   unit,
+  by = "day",
   days,
   states,
   axis,
@@ -147,7 +148,10 @@ export function dayChart({
       .map(({ words }) => words)
       .join(". ") || null;
   const say = (index) => {
-    readout.textContent = [`${dayWithWeekday(days[index])}: ${read(index)}${said(states, days[index])}`, noted(index)]
+    readout.textContent = [
+      `${by === "week" ? `Week of ${day(days[index])}` : dayWithWeekday(days[index])}: ${read(index)}${said(states, days[index])}`,
+      noted(index),
+    ]
       .filter(Boolean)
       .join(". ");
   };
@@ -243,14 +247,15 @@ export function dayChart({
     "figure",
     { class: "chart" },
     h("figcaption", {}, h("h3", {}, title), note && h("p", { class: "note" }, note)),
-    h(
-      "ul",
-      { class: "legend" },
-      legend.map(({ kind, name }) => h("li", {}, swatch(kind), name)),
-    ),
+    legend.length > 0 &&
+      h(
+        "ul",
+        { class: "legend" },
+        legend.map(({ kind, name }) => h("li", { "aria-hidden": name === "" && "true" }, swatch(kind), name)),
+      ),
     frame,
-    h("p", { class: marks.length > 0 ? "readout marked" : "readout" }, readout),
-    underChart(() => tableOf(days, { ...columns, ...(marks.length > 0 && { Alerts: noted }) }, states), csv),
+    h("p", { class: "readout" }, readout),
+    underChart(() => tableOf(by, days, { ...columns, ...(marks.length > 0 && { Alerts: noted }) }, states), csv),
   );
 }
 
@@ -273,10 +278,10 @@ export function underChart(build, csv) {
   return h("div", { class: "under" }, details, csvLink(csv));
 }
 
-function tableOf(days, columns, states) {
+function tableOf(by, days, columns, states) {
   const names = Object.keys(columns);
   return table({
-    names: ["Day", "State", ...names],
+    names: [by === "week" ? "Week of" : "Day", "State", ...names],
     numbers: names.map((_, index) => index + 2),
     rows: days.map((each, index) => [
       h("a", { href: `?day=${each}` }, each),

@@ -113,7 +113,7 @@ function comparisonTable(found, [a, b]) {
     h("p", { class: "verdict" }, shown),
     table({
       id: "comparison",
-      names: ["", a, b, "Difference", "95% interval", "Below 0 · above", "Shown"],
+      names: ["Metric", a, b, "Difference", "95% interval", "Below 0 · above", "Shown"],
       numbers: [1, 2, 3, 4],
       rows: [line("Success rate", "success_rate", rates), line("p95", "p95_latency_ms", latencies)],
     }),
@@ -144,6 +144,7 @@ function sideBySide({ title, name, band, unit, write, mark, days, states, by, na
     title: `${title} by ${by}`,
     note: band ? "With the 95% Wilson intervals." : "Logarithmic axis.",
     unit,
+    by,
     days,
     states,
     axis: band ? linear([1], { low: Math.floor(low * 10) / 10, high: 1 }) : logarithmic(values.flat()),

@@ -3,7 +3,19 @@
 import { csvLink, get } from "./api.js";
 import { underChart } from "./charts.js";
 import { h, table } from "./dom.js";
-import { addDays, day, daysBetween, dayWithWeekday, instant, inWords, month, NONE, percent, whole } from "./format.js";
+import {
+  addDays,
+  day,
+  dayOrNull,
+  daysBetween,
+  dayWithWeekday,
+  instant,
+  inWords,
+  month,
+  NONE,
+  percent,
+  whole,
+} from "./format.js";
 import { agentLink, restatementTable, run, value } from "./parts.js";
 import { coverageOf, describe, isDoubtful, NAMES, stateOf, statesOf } from "./states.js";
 import { figureColumns, sortableTable } from "./table.js";
@@ -101,7 +113,7 @@ function monthGrid(ofMonth, states) {
   return h(
     "section",
     { class: "month" },
-    h("h3", {}, month(ofMonth[0])),
+    h("h2", {}, month(ofMonth[0])),
     h(
       "p",
       { class: "weekdays", "aria-hidden": "true" },
@@ -119,7 +131,9 @@ function monthGrid(ofMonth, states) {
         return h(
           "li",
           { class: index === 0 && `start${first}` },
-          state.reason ? h("a", { href: `?day=${each}`, ...attributes }, inside) : h("span", attributes, inside),
+          state.reason
+            ? h("a", { href: `?day=${each}`, ...attributes }, inside)
+            : h("span", { role: "img", ...attributes }, inside),
         );
       }),
     ),
@@ -142,8 +156,20 @@ const coverageTable = (coverage, info) =>
     ]),
   });
 
+/** What people may do about a day: words, and options of the command. */
+const REMEDIES = {
+  missing: ["To aggregate it now: ", ""],
+  dirty: ["To aggregate it again now: ", ""],
+  shrunk: ["Its metrics stay as they are. If its logs were deleted on purpose: ", " --accept-deleted-logs"],
+};
+
+function remedy({ state, metric_date: iso }) {
+  const [words, option] = REMEDIES[state];
+  return h("p", { class: "note" }, words, h("code", {}, `metrics-pipeline aggregate --date ${iso}${option}`));
+}
+
 export async function oneDay(main, query, info) {
-  const iso = query.get("day");
+  const iso = dayOrNull(query.get("day")) ?? info.newest_whole_day;
   document.title = `${iso} · metrics_pipeline`;
   const ofDay = { start_date: iso, end_date: iso };
   const neighbours = h(
@@ -205,16 +231,12 @@ export async function oneDay(main, query, info) {
         row.reason,
         row.is_outdated && "; stored under an older definition of the metrics",
       ),
+      row.state in REMEDIES && remedy(row),
       h(
         "dl",
         { class: "facts" },
         [
-          ["Logs read", value(row.source_logs, whole(row.source_logs))],
-          ["Aggregated", value(row.aggregated_logs, whole(row.aggregated_logs))],
-          ["Skipped", value(row.skipped_logs, whole(row.skipped_logs))],
-          ["Agents with a row", value(row.agents, whole(row.agents))],
-          ["Stored", [instant(row.aggregated_at), row.run_id && [" by run ", run(row.run_id, info)]]],
-          ["Definition", row.definition_version ?? NONE],
+          ...(row.aggregated_at ? factsOfStored(row, info) : []),
           ["Logs last read", row.verified_at ? instant(row.verified_at) : "not since it was stored"],
           ["State last confirmed", row.confirmed_at ? `${instant(row.confirmed_at)}, by ${row.judged_by}` : NONE],
         ].map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, text))),
@@ -235,6 +257,15 @@ export async function oneDay(main, query, info) {
       .filter(Boolean),
   );
 }
+
+const factsOfStored = (row, info) => [
+  ["Logs read", value(row.source_logs, whole(row.source_logs))],
+  ["Aggregated", value(row.aggregated_logs, whole(row.aggregated_logs))],
+  ["Skipped", value(row.skipped_logs, whole(row.skipped_logs))],
+  ["Agents with a row", value(row.agents, whole(row.agents))],
+  ["Stored", [instant(row.aggregated_at), row.run_id && [" by run ", run(row.run_id, info)]]],
+  ["Definition", row.definition_version],
+];
 
 function proof(row, agents, skipped) {
   if (row.state === "expired")

@@ -102,9 +102,11 @@ export async function fleet(main, query, info) {
   // every stored row again, the changes, the days of every agent, and last the percentiles and users, which are
   // computed from distributions.
   const compared = { compare: "previous", ...window };
+  let areDaysKnown = false;
   try {
     const states = coverageOf(period, info).then((coverage) => {
       notice.replaceChildren(dayNotice(coverage, period));
+      areDaysKnown = true;
       return drawnDays(period, coverage, info);
     });
     const changes = Promise.all([
@@ -141,6 +143,9 @@ export async function fleet(main, query, info) {
     // What is shown stays, and says what has not come. The page says why.
     agentTable.fail();
     cards.fail();
+    if (!charts.hasChildNodes()) charts.remove();
+    if (!areDaysKnown)
+      notice.replaceChildren(h("p", { class: "notice calm" }, "The states of the days are not known."));
     throw error;
   }
 }
@@ -205,6 +210,7 @@ function costChart(rows, series, { by, days, states }, window) {
   return dayChart({
     title: `Cost by agent and ${by}`,
     unit: "USD",
+    by,
     days,
     states,
     axis: linear(numbers(totals)),
@@ -236,6 +242,7 @@ function executions(series, { by, days, states }, window) {
   });
   return executionsChart({
     title: `Executions by ${by}`,
+    by,
     days,
     states,
     rows,
@@ -266,7 +273,7 @@ function errorTable(errors, failed, window) {
     rows.length === 0
       ? h("p", { class: "note" }, "No execution failed.")
       : table({
-          names: ["Error type", "Failed", "Share", ""],
+          names: ["Error type", "Failed", "Share", "Compared"],
           numbers: [1, 2],
           rows: rows.map(({ error_type: type, failed_executions: count }) => [
             type,

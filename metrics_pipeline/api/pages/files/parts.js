@@ -7,6 +7,7 @@ import {
   countDays,
   day,
   dayOfMonth,
+  dayOrNull,
   exact,
   instant,
   inWords,
@@ -29,12 +30,11 @@ const PRESETS = [7, 30, 90, 365];
 
 /** The asked period, whole days only, and as many days just before it. */
 export function periodOf(query, info) {
-  const valid = (text) => (/^\d{4}-\d{2}-\d{2}$/.test(text ?? "") && !Number.isNaN(Date.parse(text)) ? text : null);
   const newest = info.newest_whole_day;
-  const asked = valid(query.get("to"));
+  const asked = dayOrNull(query.get("to"));
   const last = asked && asked < newest ? asked : newest;
   const earliest = addDays(last, 1 - LONGEST);
-  let first = valid(query.get("from")) ?? addDays(last, 1 - DEFAULT_DAYS);
+  let first = dayOrNull(query.get("from")) ?? addDays(last, 1 - DEFAULT_DAYS);
   if (first > last) first = last;
   if (first < earliest) first = earliest;
   const length = countDays(first, last);
@@ -183,7 +183,7 @@ export function figureCards() {
             { class: names.length > 1 && "several" },
             h("dt", {}, label(names)),
             figure,
-            h("dd", { class: "more" }, h("div", {}, change), h("div", {}, detail)),
+            h("dd", { class: "more" }, names[0] in DETAILS && h("div", {}, detail), h("div", {}, change)),
           ),
         ),
       ),

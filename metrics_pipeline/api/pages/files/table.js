@@ -26,7 +26,7 @@ function figureColumn(name, isChange) {
   };
   return isChange
     ? { key: `change.${name}`, name: "Change", title: `Change of: ${label}`, cell }
-    : { key: name, name: unit ? `${label} ${unit}` : label, cell };
+    : { key: name, name: unit ? `${label}\u00a0${unit}` : label, cell };
 }
 
 const intervalColumn = {
