@@ -91,6 +91,9 @@ def test_every_panel_answers_the_readers_role(database: Database, database_url: 
         "Cost by agent",
         "Latency of an agent's day",
         "Failed executions by error type",
+        "Executions by outcome",
+        "Tokens by agent",
+        "Users of an agent's day",
     ):
         found = {row[0] for row in answers[title]}
         # Viewers far to the west and to the east see the date that the day has in its own zone.
@@ -98,6 +101,12 @@ def test_every_panel_answers_the_readers_role(database: Database, database_url: 
             days = {seen(moment, viewer) for moment in found}
             assert days == ({FIRST, missing, DAY} if title == "Success rate by day" else {FIRST, DAY}), (title, viewer)
     assert [row[1:] for row in answers["Failed executions by error type"]] == [("timeout", 1), ("timeout", 1)]
+    # Of the day that was aggregated twice.
+    assert [row[1:] for row in answers["Executions by outcome"]][3:] == [
+        ("any other status", 0), ("failed", 1), ("successful", 2)
+    ]  # fmt: skip
+    assert [row[1:] for row in answers["Tokens by agent"]] == [("a", 10), ("b", 0), ("a", 10), ("b", 0)]
+    assert [row[1:] for row in answers["Users of an agent's day"]] == [("a", 0), ("a", 0)]
     assert answers["p95 of the whole period by agent"] == [("a", 900)]
     # The second aggregation of DAY declared no dimension.
     assert answers["By value of each dimension"] == [("model", "(none)", 2, Decimal("0.5"), 1, Decimal("0.75"), 0)]

@@ -1,7 +1,7 @@
 // Alerts: what is unusual, beside what is usual, since when.
 
-import { h } from "./dom.js";
-import { day, instant, money, percent, unitMoney, whole } from "./format.js";
+import { h, table } from "./dom.js";
+import { day, instant, inWords, money, percent, unitMoney, whole } from "./format.js";
 import { agentLink, value } from "./parts.js";
 
 const SHOWN_ALERTS = 6;
@@ -15,11 +15,6 @@ const WRITERS = {
   avg_cost_per_execution: unitMoney,
 };
 const writerOf = (metric) => WRITERS[metric] ?? (metric?.endsWith("_ms") ? (number) => `${whole(number)} ms` : whole);
-
-const inWords = (name) => name.replaceAll("_", " ");
-
-/** The rule of an alert in words. */
-export const ruleOf = ({ rule }) => inWords(rule);
 
 function usualOf({ rule, metric, usual_low: low, usual_high: high }) {
   const write = writerOf(metric);
@@ -39,7 +34,7 @@ const DETAILS = {
 };
 
 /** The value beside its usual range, with every digit of the value for programs; and what else the rule found. */
-export function evidence(alert) {
+function evidence(alert) {
   const write = writerOf(alert.metric);
   const found = Object.entries(DETAILS)
     .filter(([name]) => alert.details[name] !== undefined)
@@ -61,7 +56,7 @@ export function evidence(alert) {
 
 /** An alert in one line of plain text, for the readout of a chart. */
 export const said = (alert) =>
-  `${SEVERITIES[alert.severity]}: ${ruleOf(alert)}${alert.value === null ? "" : `, ${usualOf(alert)}`}`;
+  `${SEVERITIES[alert.severity]}: ${inWords(alert.rule)}${alert.value === null ? "" : `, ${usualOf(alert)}`}`;
 
 const ABOUT = { fleet: "All agents", pipeline: "Pipeline" };
 const badge = (alert) => h("span", { class: `severity ${alert.severity}` }, SEVERITIES[alert.severity]);
@@ -78,7 +73,7 @@ const line = (alert, period) =>
         "p",
         {},
         alert.agent_id === null ? ABOUT[alert.scope] : agentLink(alert.agent_id, period),
-        `: ${ruleOf(alert)}`,
+        `: ${inWords(alert.rule)}`,
       ),
       h("p", { class: "note" }, evidence(alert)),
     ),
@@ -115,36 +110,16 @@ export function alertTable(alerts) {
     resolved: ({ resolved_on: on }) => `resolved ${day(on)}`,
     withdrawn: ({ withdrawn_at: at }) => `withdrawn ${instant(at)}, because a day was restated`,
   };
-  return h(
-    "div",
-    { class: "scroll" },
-    h(
-      "table",
-      { class: "restatements", id: "alerts" },
-      h(
-        "thead",
-        {},
-        h(
-          "tr",
-          {},
-          ["Opened", "Severity", "Rule", "Newest unusual day", "State"].map((name) => h("th", { scope: "col" }, name)),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        alerts.map((alert) =>
-          h(
-            "tr",
-            {},
-            h("th", { scope: "row" }, h("a", { href: `?day=${alert.opened_on}` }, alert.opened_on)),
-            h("td", {}, badge(alert)),
-            h("td", {}, ruleOf(alert)),
-            h("td", {}, evidence(alert)),
-            h("td", {}, became[alert.state](alert)),
-          ),
-        ),
-      ),
-    ),
-  );
+  return table({
+    class: "restatements",
+    id: "alerts",
+    names: ["Opened", "Severity", "Rule", "Newest unusual day", "State"],
+    rows: alerts.map((alert) => [
+      h("a", { href: `?day=${alert.opened_on}` }, alert.opened_on),
+      badge(alert),
+      inWords(alert.rule),
+      evidence(alert),
+      became[alert.state](alert),
+    ]),
+  });
 }

@@ -1,5 +1,7 @@
 // Asking the public API. Money and rates arrive as text with the digits of the database.
 
+import { h } from "./dom.js";
+
 const TOKEN = "metrics_pipeline token";
 
 /** An answer that is not the one that was asked for: an RFC 9457 problem. */
@@ -44,17 +46,28 @@ const withoutUnlogged = (row) => {
   return row;
 };
 
-/** The relative address of a question; parameters without a value are left out. */
-export function address(path, parameters = {}) {
-  const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined);
-  return `api/v1/${path}?${new URLSearchParams(given)}`;
-}
+// The largest pages that the API gives.
+const LIMITS = { activity: 10_000, agents: 1000, alerts: 1000, metrics: 1000, restatements: 1000 };
+
+/** The relative address of a question. */
+export const address = (path, parameters) =>
+  `api/v1/${path}?${new URLSearchParams({ ...(path in LIMITS && { limit: LIMITS[path] }), ...parameters })}`;
 
 async function ask(url, cache = "no-cache") {
   const headers = token.get() ? { Authorization: `Bearer ${token.get()}` } : {};
-  const response = await fetch(url, { headers, cache });
+  const response = await fetch(url, { headers, cache }).catch(() => {
+    throw new Problem(0, {
+      detail: `${location.host} does not answer. Look whether the server runs and the network is up.`,
+    });
+  });
   if (response.ok) return response;
   throw new Problem(response.status, await response.json().catch(() => ({})));
+}
+
+/** The rest of a list that is longer than a page. */
+function nextOf(response, path) {
+  const next = /<([^>]*)>; rel="next"/.exec(response.headers.get("Link"))?.[1];
+  return next && `api/v1/${path}${next}`;
 }
 
 // These change without a day being stored, so that a copy is shown only until the server has answered.
@@ -84,28 +97,34 @@ async function askOrKnow(path, url) {
 /** One object, or all rows of a list, page by page. The browser's own copy serves while the stored days are the same. */
 export async function get(path, parameters) {
   const hasDecimals = path !== "info" && !path.endsWith("/compare");
-  let url = address(path, hasDecimals ? { decimals: "string", ...parameters } : parameters);
-  let rows = null;
+  let url = address(path, { ...(hasDecimals && { decimals: "string" }), ...parameters });
+  const rows = [];
   while (url) {
     const response = await askOrKnow(path, url);
     const answer = await response.json();
     if (!Array.isArray(answer)) return answer;
-    rows = [...(rows ?? []), ...answer.map(withoutUnlogged)];
-    const next = /<([^>]*)>; rel="next"/.exec(response.headers.get("Link"))?.[1];
-    url = next && `api/v1/${path}${next}`;
+    rows.push(...answer.map(withoutUnlogged));
+    url = nextOf(response, path);
   }
   return rows;
 }
 
-/** Downloads what a link names. A link alone cannot send the token. */
-export async function download(event) {
-  if (!token.get()) return;
-  event.preventDefault();
-  const link = event.currentTarget;
-  const response = await ask(link.href);
-  const copy = document.createElement("a");
-  copy.href = URL.createObjectURL(await response.blob());
-  copy.download = link.download;
-  copy.click();
-  URL.revokeObjectURL(copy.href);
+/** The way to an answer as CSV. The link alone could send no token, and would give the first page only. */
+export function csvLink({ path, parameters, name }) {
+  const href = address(path, { ...parameters, format: "csv" });
+  const download = async (event) => {
+    event.preventDefault();
+    const parts = [];
+    for (let url = href; url; ) {
+      const response = await ask(url);
+      const lines = await response.text();
+      // Every page begins with the names of the columns.
+      parts.push(parts.length ? lines.slice(lines.indexOf("\n") + 1) : lines);
+      url = nextOf(response, path);
+    }
+    const whole = URL.createObjectURL(new Blob(parts, { type: "text/csv" }));
+    h("a", { href: whole, download: name }).click();
+    URL.revokeObjectURL(whole);
+  };
+  return h("a", { href, download: name, click: download }, "CSV");
 }

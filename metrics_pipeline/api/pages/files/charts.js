@@ -1,8 +1,8 @@
 // Charts over days, as SVG: lines, bands, stacked bars, heat maps, sparklines. A day without a value is a gap.
 
-import { download } from "./api.js";
-import { h, s } from "./dom.js";
-import { day, dayOfMonth, dayWithWeekday, exact, short, whole } from "./format.js";
+import { csvLink } from "./api.js";
+import { h, s, table } from "./dom.js";
+import { day, dayOfMonth, dayWithWeekday, exact, inWords, short } from "./format.js";
 import { isDoubtful, stateOf } from "./states.js";
 
 const HEIGHT = 230;
@@ -37,7 +37,7 @@ export function linear(values, { low = 0, high = Number.NEGATIVE_INFINITY } = {}
 /** For latencies, whose p99 is many times their median. Zero and less is drawn at the bottom. */
 export function logarithmic(values) {
   const known = values.filter((value) => value > 0);
-  const bottom = Math.floor(Math.log10(Math.min(...known, 1e9)));
+  const bottom = known.length ? Math.floor(Math.log10(Math.min(...known))) : 0;
   const top = Math.log10(Math.max(...known, 10 ** bottom * 10)) + 0.02;
   const marks = [];
   for (let exponent = bottom; exponent <= top; exponent += 1)
@@ -84,7 +84,7 @@ const LAYERS = {
   },
   bars({ parts }, { x, y, step }) {
     const width = Math.max(1, step * 0.72);
-    return parts[0].values.map((_, index) => {
+    return (parts[0]?.values ?? []).map((_, index) => {
       let below = 0;
       return parts.map(({ values, kind }) => {
         if (!known(values[index])) return null;
@@ -119,13 +119,14 @@ let patterns = 0;
 /**
  * A figure with a chart over `days`, what the pointed day says, the table of the same values, and its CSV.
  *
- * states: the state of each day. axis: { ticks, place } and `write` for its labels. read(index): a day in words.
+ * by: "day", or "week" if `days` are Mondays. states: the state of each day. axis: { ticks, place } and `write` for its labels. read(index): a day in words.
  * columns: { name: index => value }, the table. csv: { href, name }. marks: { first, last, words }, the alerts about it.
  */
 export function dayChart({
   title,
   note,
   unit,
+  by = "day",
   days,
   states,
   axis,
@@ -139,14 +140,23 @@ export function dayChart({
   marks = [],
 }) {
   const marksOn = (iso) => marks.filter(({ first, last }) => first <= iso && iso <= last);
-  const empty = "Point at a day, or use the arrow keys.";
-  const readout = h("output", {}, empty);
+  const readout = h("output");
   const frame = h("div", { class: "frame" });
   const height = tall ? HEIGHT * 1.3 : HEIGHT;
   const noted = (index) =>
     marksOn(days[index])
       .map(({ words }) => words)
       .join(". ") || null;
+  const say = (index) => {
+    readout.textContent = [
+      `${by === "week" ? `Week of ${day(days[index])}` : dayWithWeekday(days[index])}: ${read(index)}${said(states, days[index])}`,
+      noted(index),
+    ]
+      .filter(Boolean)
+      .join(". ");
+  };
+  // Until somebody points at a day, the newest is read.
+  say(days.length - 1);
   let shown = null;
 
   frame.draw = (width) => {
@@ -173,14 +183,12 @@ export function dayChart({
       guide.setAttribute("x1", x(shown));
       guide.setAttribute("x2", x(shown));
       guide.setAttribute("visibility", "visible");
-      readout.textContent = [`${dayWithWeekday(days[shown])}: ${read(shown)}${said(states, days[shown])}`, noted(shown)]
-        .filter(Boolean)
-        .join(". ");
+      say(shown);
     };
     const leave = () => {
       shown = null;
       guide.setAttribute("visibility", "hidden");
-      readout.textContent = empty;
+      say(days.length - 1);
     };
     const keys = { ArrowLeft: -1, ArrowRight: 1, Home: -days.length, End: days.length };
     frame.replaceChildren(
@@ -237,17 +245,17 @@ export function dayChart({
   resizing.observe(frame);
   return h(
     "figure",
-    { class: tall ? "chart wide" : "chart" },
+    { class: "chart" },
     h("figcaption", {}, h("h3", {}, title), note && h("p", { class: "note" }, note)),
     legend.length > 0 &&
       h(
         "ul",
         { class: "legend" },
-        legend.map(({ kind, name }) => h("li", {}, swatch(kind), name)),
+        legend.map(({ kind, name }) => h("li", { "aria-hidden": name === "" && "true" }, swatch(kind), name)),
       ),
     frame,
-    h("p", { class: marks.length > 0 ? "readout marked" : "readout" }, readout),
-    underChart(() => tableOf(days, { ...columns, ...(marks.length > 0 && { Alerts: noted }) }, states), csv),
+    h("p", { class: "readout" }, readout),
+    underChart(() => tableOf(by, days, { ...columns, ...(marks.length > 0 && { Alerts: noted }) }, states), csv),
   );
 }
 
@@ -260,49 +268,27 @@ export const swatch = (kind) =>
 
 function said(states, iso) {
   const { name, reason } = stateOf(states, iso);
-  return name === "aggregated" || name === "sealed" ? "" : ` (${name.replace("_", " ")}${reason ? `: ${reason}` : ""})`;
+  return name === "aggregated" || name === "sealed" ? "" : ` (${inWords(name)}${reason ? `: ${reason}` : ""})`;
 }
 
 /** The way to the same values as a table and as CSV. The table is made when it is opened. */
-export function underChart(table, csv) {
+export function underChart(build, csv) {
   const details = h("details", {}, h("summary", {}, "Table"));
-  details.addEventListener(
-    "toggle",
-    () => details.children.length === 1 && details.append(h("div", { class: "scroll" }, table())),
-  );
-  return h("div", { class: "under" }, details, h("a", { href: csv.href, download: csv.name, click: download }, "CSV"));
+  details.addEventListener("toggle", () => details.children.length === 1 && details.append(build()));
+  return h("div", { class: "under" }, details, csvLink(csv));
 }
 
-function tableOf(days, columns, states) {
+function tableOf(by, days, columns, states) {
   const names = Object.keys(columns);
-  return h(
-    "table",
-    {},
-    h(
-      "thead",
-      {},
-      h(
-        "tr",
-        {},
-        h("th", { scope: "col" }, "Day"),
-        h("th", { scope: "col" }, "State"),
-        names.map((name) => h("th", { scope: "col", class: "number" }, name)),
-      ),
-    ),
-    h(
-      "tbody",
-      {},
-      days.map((each, index) =>
-        h(
-          "tr",
-          {},
-          h("th", { scope: "row" }, h("a", { href: `?day=${each}` }, each)),
-          h("td", {}, stateOf(states, each).name.replace("_", " ")),
-          names.map((name) => h("td", { class: "number" }, exact(columns[name](index)))),
-        ),
-      ),
-    ),
-  );
+  return table({
+    names: [by === "week" ? "Week of" : "Day", "State", ...names],
+    numbers: names.map((_, index) => index + 2),
+    rows: days.map((each, index) => [
+      h("a", { href: `?day=${each}` }, each),
+      inWords(stateOf(states, each).name),
+      ...names.map((name) => exact(columns[name](index))),
+    ]),
+  });
 }
 
 /** Executions of each day as bars, failed ones on top, each agent on its own scale. */
@@ -339,61 +325,29 @@ export function sparkline(days, rows) {
   );
 }
 
-const LEVELS = 6;
-
-/** Executions by day and interval of latency: the darker, the more. counts: rows of GET /api/v1/latencies. */
-export function heatMap({ title, note, days, states, counts, csv }) {
-  const intervals = [...new Map(counts.map((row) => [row.from_ms ?? -1, row])).values()].sort(
-    (a, b) => (a.from_ms ?? -1) - (b.from_ms ?? -1),
-  );
-  const largest = Math.max(1, ...counts.map((row) => row.executions));
-  const place = new Map(days.map((each, index) => [each, index]));
-  const row = new Map(intervals.map((each, index) => [each.from_ms ?? -1, index]));
-  const cells = counts.map((each) => ({
-    index: place.get(each.metric_date),
-    row: row.get(each.from_ms ?? -1),
-    // By powers of the largest count, because a few executions in the tail matter.
-    level: Math.ceil((Math.log(each.executions + 1) / Math.log(largest + 1)) * LEVELS),
-    ...each,
-  }));
-  const rows = Math.max(1, intervals.length);
-  const name = (each) =>
-    each.below_ms === null
-      ? `from ${whole(each.from_ms)}`
-      : `${each.from_ms === null ? "below 0" : `${whole(each.from_ms)} to ${whole(each.below_ms)}`}`;
-  const every = Math.ceil(rows / 8);
-  const figure = dayChart({
-    title,
-    note,
-    unit: "ms",
-    days,
-    states,
-    csv,
-    axis: {
-      ticks: intervals.map((_, index) => index).filter((index) => index % every === 0),
-      place: (index) => index / rows,
+/** The executions of each day by their outcome. rows: of each day its counts, or null. */
+export function executionsChart({ rows, ...shared }) {
+  const count = (of) => rows.map((row) => (row ? of(row) : null));
+  const total = count((row) => row.total_executions);
+  const outcomes = [
+    { kind: "good", name: "successful", values: count((row) => row.successful_executions) },
+    {
+      kind: "others",
+      name: "any other status",
+      values: count((row) => row.total_executions - row.successful_executions - row.failed_executions),
     },
-    write: (index) => short(intervals[index].from_ms ?? 0),
-    legend: Array.from({ length: LEVELS }, (_, index) => ({
-      kind: `level${index + 1}`,
-      name: index === 0 ? "1 execution" : index === LEVELS - 1 ? `${whole(largest)}` : "",
-    })),
-    layers: [{ type: "cells", cells, rows }],
-    read: (index) => {
-      const found = cells.filter((each) => each.index === index).sort((a, b) => b.executions - a.executions);
-      return found.length === 0
-        ? "no latencies"
-        : `most often ${found
-            .slice(0, 3)
-            .map((each) => `${name(each)} ms (${whole(each.executions)})`)
-            .join(", ")}`;
+    { kind: "failed", name: "failed", values: count((row) => row.failed_executions) },
+  ];
+  return dayChart({
+    unit: "executions",
+    axis: linear(total),
+    write: short,
+    legend: outcomes,
+    layers: [{ type: "bars", parts: outcomes }],
+    columns: {
+      Executions: (index) => total[index],
+      ...Object.fromEntries(outcomes.map(({ name, values }) => [name, (index) => values[index]])),
     },
-    columns: Object.fromEntries(
-      intervals.map((each, index) => [
-        `${name(each)} ms`,
-        (at) => cells.find((cell) => cell.index === at && cell.row === index)?.executions ?? null,
-      ]),
-    ),
+    ...shared,
   });
-  return figure;
 }

@@ -1,12 +1,24 @@
 // The state of every day of a year, and one day: which logs are in its metrics, by which run, and that none is lost.
 
-import { address, get } from "./api.js";
+import { csvLink, get } from "./api.js";
 import { underChart } from "./charts.js";
-import { h } from "./dom.js";
-import { addDays, day, daysBetween, dayWithWeekday, instant, month, NONE, percent, whole } from "./format.js";
-import { agentLink, FIGURES, restatementTable, run, value } from "./parts.js";
+import { h, table } from "./dom.js";
+import {
+  addDays,
+  day,
+  dayOrNull,
+  daysBetween,
+  dayWithWeekday,
+  instant,
+  inWords,
+  month,
+  NONE,
+  percent,
+  whole,
+} from "./format.js";
+import { agentLink, restatementTable, run, value } from "./parts.js";
 import { coverageOf, describe, isDoubtful, NAMES, stateOf, statesOf } from "./states.js";
-import { figureColumn, intervalColumn, sortableTable } from "./table.js";
+import { figureColumns, sortableTable } from "./table.js";
 
 export async function calendar(main, query, info) {
   const newest = Number(info.newest_whole_day.slice(0, 4));
@@ -41,7 +53,7 @@ export async function calendar(main, query, info) {
           "li",
           {},
           h("span", { class: `day ${name}`, "aria-hidden": "true" }, describe(name).sign),
-          h("strong", {}, `${counts.get(name).length} ${name.replace("_", " ")}`),
+          h("strong", {}, `${counts.get(name).length} ${inWords(name)}`),
           ` ${describe(name).meaning}`,
         ),
       ),
@@ -57,49 +69,22 @@ export async function calendar(main, query, info) {
       h("h2", {}, "Days that need a look"),
       faults.length === 0
         ? h("p", { class: "note" }, "None.")
-        : h(
-            "div",
-            { class: "scroll" },
-            h(
-              "table",
-              {},
-              h(
-                "thead",
-                {},
-                h(
-                  "tr",
-                  {},
-                  ["Day", "State", "Why"].map((name) => h("th", { scope: "col" }, name)),
-                ),
-              ),
-              h(
-                "tbody",
-                {},
-                faults.map(({ row, last }) =>
-                  h(
-                    "tr",
-                    {},
-                    h(
-                      "th",
-                      { scope: "row" },
-                      h("a", { href: `?day=${row.metric_date}` }, row.metric_date),
-                      last !== row.metric_date && [" back to ", h("a", { href: `?day=${last}` }, last)],
-                    ),
-                    h("td", {}, badge(row)),
-                    h("td", {}, row.reason),
-                  ),
-                ),
-              ),
-            ),
-          ),
+        : table({
+            names: ["Day", "State", "Why"],
+            rows: faults.map(({ row, last }) => [
+              [
+                h("a", { href: `?day=${row.metric_date}` }, row.metric_date),
+                last !== row.metric_date && [" back to ", h("a", { href: `?day=${last}` }, last)],
+              ],
+              badge(row),
+              row.reason,
+            ]),
+          }),
     ),
     coverage.length > 0 &&
       underChart(() => coverageTable(coverage, info), {
-        href: address("coverage", {
-          start_date: coverage.at(-1).metric_date,
-          end_date: coverage[0].metric_date,
-          format: "csv",
-        }),
+        path: "coverage",
+        parameters: { start_date: coverage.at(-1).metric_date, end_date: coverage[0].metric_date },
         name: `days-${year}.csv`,
       }),
   );
@@ -121,15 +106,14 @@ function alike(rows) {
   return found;
 }
 
-const badge = (row) =>
-  h("span", { class: `badge ${row.state}` }, describe(row.state).sign, " ", row.state.replace("_", " "));
+const badge = (row) => h("span", { class: `badge ${row.state}` }, describe(row.state).sign, " ", inWords(row.state));
 
 function monthGrid(ofMonth, states) {
   const first = (new Date(ofMonth[0]).getUTCDay() + 6) % 7;
   return h(
     "section",
     { class: "month" },
-    h("h3", {}, month(ofMonth[0])),
+    h("h2", {}, month(ofMonth[0])),
     h(
       "p",
       { class: "weekdays", "aria-hidden": "true" },
@@ -140,56 +124,52 @@ function monthGrid(ofMonth, states) {
       {},
       ofMonth.map((each, index) => {
         const state = stateOf(states, each);
-        const words = `${dayWithWeekday(each)}: ${state.name.replace("_", " ")}${state.reason ? `, ${state.reason}` : ""}${state.is_outdated ? ", older definition" : ""}`;
+        const words = `${dayWithWeekday(each)}: ${inWords(state.name)}${state.reason ? `, ${state.reason}` : ""}${state.is_outdated ? ", older definition" : ""}`;
         const number = Number(each.slice(8));
         const inside = [h("span", { "aria-hidden": "true" }, number), h("b", { "aria-hidden": "true" }, state.sign)];
         const attributes = { class: `day ${state.name}`, title: words, "aria-label": words };
         return h(
           "li",
           { class: index === 0 && `start${first}` },
-          state.reason ? h("a", { href: `?day=${each}`, ...attributes }, inside) : h("span", attributes, inside),
+          state.reason
+            ? h("a", { href: `?day=${each}`, ...attributes }, inside)
+            : h("span", { role: "img", ...attributes }, inside),
         );
       }),
     ),
   );
 }
 
-function coverageTable(coverage, info) {
-  const names = ["Day", "State", "Logs read", "Aggregated", "Skipped", "Agents", "Stored", "Run"];
-  return h(
-    "table",
-    {},
-    h(
-      "thead",
-      {},
-      h(
-        "tr",
-        {},
-        names.map((name) => h("th", { scope: "col" }, name)),
-      ),
-    ),
-    h(
-      "tbody",
-      {},
-      coverage.map((row) =>
-        h(
-          "tr",
-          {},
-          h("th", { scope: "row" }, h("a", { href: `?day=${row.metric_date}` }, row.metric_date)),
-          h("td", {}, row.state.replace("_", " ")),
-          [row.source_logs, row.aggregated_logs, row.skipped_logs, row.agents].map((count) =>
-            h("td", { class: "number" }, whole(count)),
-          ),
-          h("td", {}, instant(row.aggregated_at)),
-          h("td", {}, run(row.run_id, info)),
-        ),
-      ),
-    ),
-  );
+const coverageTable = (coverage, info) =>
+  table({
+    names: ["Day", "State", "Logs read", "Aggregated", "Skipped", "Agents", "Stored", "Run"],
+    numbers: [2, 3, 4, 5],
+    rows: coverage.map((row) => [
+      h("a", { href: `?day=${row.metric_date}` }, row.metric_date),
+      inWords(row.state),
+      whole(row.source_logs),
+      whole(row.aggregated_logs),
+      whole(row.skipped_logs),
+      whole(row.agents),
+      instant(row.aggregated_at),
+      run(row.run_id, info),
+    ]),
+  });
+
+/** What people may do about a day: words, and options of the command. */
+const REMEDIES = {
+  missing: ["To aggregate it now: ", ""],
+  dirty: ["To aggregate it again now: ", ""],
+  shrunk: ["Its metrics stay as they are. If its logs were deleted on purpose: ", " --accept-deleted-logs"],
+};
+
+function remedy({ state, metric_date: iso }) {
+  const [words, option] = REMEDIES[state];
+  return h("p", { class: "note" }, words, h("code", {}, `metrics-pipeline aggregate --date ${iso}${option}`));
 }
 
 export async function oneDay(main, query, info) {
-  const iso = query.get("day");
+  const iso = dayOrNull(query.get("day")) ?? info.newest_whole_day;
   document.title = `${iso} · metrics_pipeline`;
   const ofDay = { start_date: iso, end_date: iso };
   const neighbours = h(
@@ -217,11 +197,11 @@ export async function oneDay(main, query, info) {
     return;
   }
   const [agents, skipped, restated] = await Promise.all([
-    get("activity", { group_by: "agent", limit: 10_000, ...ofDay }),
+    get("activity", { group_by: "agent", ...ofDay }),
     row.skipped_logs > 0 ? get("skipped", { date: iso }) : [],
-    get("restatements", { limit: 1000, ...ofDay }),
+    get("restatements", ofDay),
   ]);
-  const table = sortableTable({
+  const agentTable = sortableTable({
     id: "agents",
     label: "Agents",
     noun: "agent",
@@ -232,12 +212,7 @@ export async function oneDay(main, query, info) {
         name: "Agent",
         cell: ({ agent_id: id }) => h("th", { scope: "row" }, agentLink(id, { first: addDays(iso, -29), last: iso })),
       },
-      figureColumn("total_executions"),
-      figureColumn("success_rate"),
-      intervalColumn,
-      ...Object.keys(FIGURES)
-        .slice(2)
-        .map((name) => figureColumn(name)),
+      ...figureColumns(),
     ],
     keyOf: (each) => each.agent_id,
     textOf: (each) => each.agent_id,
@@ -256,16 +231,12 @@ export async function oneDay(main, query, info) {
         row.reason,
         row.is_outdated && "; stored under an older definition of the metrics",
       ),
+      row.state in REMEDIES && remedy(row),
       h(
         "dl",
         { class: "facts" },
         [
-          ["Logs read", value(row.source_logs, whole(row.source_logs))],
-          ["Aggregated", value(row.aggregated_logs, whole(row.aggregated_logs))],
-          ["Skipped", value(row.skipped_logs, whole(row.skipped_logs))],
-          ["Agents with a row", value(row.agents, whole(row.agents))],
-          ["Stored", [instant(row.aggregated_at), row.run_id && [" by run ", run(row.run_id, info)]]],
-          ["Definition", row.definition_version ?? NONE],
+          ...(row.aggregated_at ? factsOfStored(row, info) : []),
           ["Logs last read", row.verified_at ? instant(row.verified_at) : "not since it was stored"],
           ["State last confirmed", row.confirmed_at ? `${instant(row.confirmed_at)}, by ${row.judged_by}` : NONE],
         ].map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, text))),
@@ -277,8 +248,8 @@ export async function oneDay(main, query, info) {
           "section",
           {},
           h("h2", {}, "Agents"),
-          table.element,
-          csvLink("metrics", { date: iso, limit: 1000 }, `${iso}.csv`),
+          agentTable.element,
+          h("p", { class: "under" }, csvLink({ path: "metrics", parameters: { date: iso }, name: `${iso}.csv` })),
         ),
       h("section", {}, h("h2", {}, "Replaced values"), restatementTable(restated, info, true)),
     ]
@@ -287,8 +258,14 @@ export async function oneDay(main, query, info) {
   );
 }
 
-const csvLink = (path, parameters, name) =>
-  underChart(() => "", { href: address(path, { ...parameters, format: "csv" }), name }).lastChild;
+const factsOfStored = (row, info) => [
+  ["Logs read", value(row.source_logs, whole(row.source_logs))],
+  ["Aggregated", value(row.aggregated_logs, whole(row.aggregated_logs))],
+  ["Skipped", value(row.skipped_logs, whole(row.skipped_logs))],
+  ["Agents with a row", value(row.agents, whole(row.agents))],
+  ["Stored", [instant(row.aggregated_at), row.run_id && [" by run ", run(row.run_id, info)]]],
+  ["Definition", row.definition_version],
+];
 
 function proof(row, agents, skipped) {
   if (row.state === "expired")
@@ -346,39 +323,17 @@ function skippedTable(skipped, row, iso) {
       { class: "note" },
       "Their agents were not active or not registered when the day was aggregated, so they are in no metric.",
     ),
-    h(
-      "div",
-      { class: "scroll" },
-      h(
-        "table",
-        { id: "skipped" },
-        h(
-          "thead",
-          {},
-          h(
-            "tr",
-            {},
-            ["Whose", "Why", "Logs", "Of the logs read"].map((name, index) =>
-              h("th", { scope: "col", class: index > 1 && "number" }, name),
-            ),
-          ),
-        ),
-        h(
-          "tbody",
-          {},
-          skipped.map((each) =>
-            h(
-              "tr",
-              {},
-              h("th", { scope: "row" }, each.kind === "agent" ? who.agent(each) : h("em", {}, who[each.kind](each))),
-              h("td", {}, why[each.kind](each)),
-              h("td", { class: "number" }, value(each.logs, whole(each.logs))),
-              h("td", { class: "number" }, percent(each.logs / row.source_logs)),
-            ),
-          ),
-        ),
-      ),
-    ),
-    csvLink("skipped", { date: iso }, `${iso}-skipped.csv`),
+    table({
+      id: "skipped",
+      names: ["Whose", "Why", "Logs", "Of the logs read"],
+      numbers: [2, 3],
+      rows: skipped.map((each) => [
+        each.kind === "agent" ? who.agent(each) : h("em", {}, who[each.kind](each)),
+        why[each.kind](each),
+        value(each.logs, whole(each.logs)),
+        percent(each.logs / row.source_logs),
+      ]),
+    }),
+    h("p", { class: "under" }, csvLink({ path: "skipped", parameters: { date: iso }, name: `${iso}-skipped.csv` })),
   );
 }

@@ -19,3 +19,34 @@ export const h = (tag, attributes, ...children) => build(document.createElement(
 
 /** An SVG element. */
 export const s = (tag, attributes, ...children) => build(document.createElementNS(SVG, tag), attributes, children);
+
+/**
+ * A table that scrolls sideways where it is too wide. names: of the columns; `numbers` are the indices of those that hold
+ * numbers. rows: lists of cells, the first of which names the row.
+ */
+export function table({ names, numbers = [], rows, ...attributes }) {
+  const kind = (index) => ({ class: numbers.includes(index) && "number" });
+  const cell = (content, index) => (index === 0 ? h("th", { scope: "row" }, content) : h("td", kind(index), content));
+  return h(
+    "div",
+    { class: "scroll" },
+    h(
+      "table",
+      attributes,
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          names.map((name, index) => h("th", { scope: "col", ...kind(index) }, name)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        rows.map((cells) => h("tr", {}, cells.map(cell))),
+      ),
+    ),
+  );
+}

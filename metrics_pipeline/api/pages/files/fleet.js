@@ -1,13 +1,12 @@
 // All agents over a period: totals, a table that can be sorted and searched, cost and executions by day, error types.
 
 import { openAlerts } from "./alerts.js";
-import { address, get, isLogged, Problem } from "./api.js";
-import { dayChart, linear, sparkline, swatch, underChart } from "./charts.js";
-import { h, s } from "./dom.js";
-import { instant, money, moneyAxis, moneyChange, percent, pointsChange, short, sum, whole } from "./format.js";
+import { csvLink, get, isLogged } from "./api.js";
+import { dayChart, executionsChart, linear, sparkline, swatch } from "./charts.js";
+import { h, s, table } from "./dom.js";
+import { instant, money, moneyAxis, percent, sum, whole } from "./format.js";
 import {
   agentLink,
-  comparisonNote,
   dayNotice,
   figureCards,
   OF_DISTRIBUTIONS,
@@ -17,8 +16,8 @@ import {
   SUMS,
   value,
 } from "./parts.js";
-import { coverageOf, drawnBy, drawnDays } from "./states.js";
-import { figureColumn, intervalColumn, sortableTable } from "./table.js";
+import { coverageOf, drawnBy, drawnDays, rowsOf } from "./states.js";
+import { figureColumns, sortableTable } from "./table.js";
 
 /** When the browser has drawn what is in the document; at once in a hidden tab, which draws nothing. */
 const drawn = () => new Promise((done) => (document.hidden ? done() : requestAnimationFrame(() => setTimeout(done))));
@@ -30,75 +29,17 @@ const RETIRED = "retired";
 const retiredMark = ({ acknowledged_at: since, acknowledged_reason: reason }) =>
   h("span", { class: "mark", title: `Acknowledged ${instant(since)}: ${reason}` }, RETIRED);
 
-function errorTable(errors, failed, csv) {
-  const rows = errors.toSorted((left, right) => right.failed_executions - left.failed_executions);
-  const largest = rows[0]?.failed_executions ?? 1;
-  return h(
-    "figure",
-    { class: "chart" },
-    h("figcaption", {}, h("h3", {}, "Failed executions by error type")),
-    rows.length === 0
-      ? h("p", { class: "note" }, "No execution failed.")
-      : h(
-          "div",
-          { class: "scroll errors" },
-          h(
-            "table",
-            {},
-            h(
-              "thead",
-              {},
-              h(
-                "tr",
-                {},
-                ["Error type", "Failed", "Share", ""].map((name, index) =>
-                  h("th", { scope: "col", class: index ? "number" : "" }, name),
-                ),
-              ),
-            ),
-            h(
-              "tbody",
-              {},
-              rows.map((row) =>
-                h(
-                  "tr",
-                  {},
-                  h("th", { scope: "row" }, row.error_type),
-                  h("td", { class: "number" }, value(row.failed_executions, whole(row.failed_executions))),
-                  h("td", { class: "number" }, percent(row.failed_executions / failed)),
-                  h(
-                    "td",
-                    {},
-                    s(
-                      "svg",
-                      { width: 120, height: 10, "aria-hidden": "true" },
-                      s("rect", {
-                        class: "bar failed",
-                        height: 10,
-                        width: Math.max(1, (120 * row.failed_executions) / largest),
-                      }),
-                    ),
-                  ),
-                ),
-              ),
-            ),
-          ),
-        ),
-    h("div", { class: "under" }, h("span", {}), csv),
-  );
-}
-
 export async function fleet(main, query, info) {
   document.title = "Fleet · metrics_pipeline";
   const period = periodOf(query, info);
   const window = { start_date: period.first, end_date: period.last };
   const [rows, [total], agents, alerts] = await Promise.all([
-    get("activity", { group_by: "agent", fields: SUMS, limit: 10_000, ...window }),
+    get("activity", { group_by: "agent", fields: SUMS, ...window }),
     get("activity", { fields: SUMS, ...window }),
-    get("agents", { limit: 1000 }),
-    get("alerts", { limit: 1000 }),
+    get("agents"),
+    get("alerts"),
   ]);
-  const notice = h("div", { role: "status" }, h("p", { class: "note" }, "Looking at the state of each day …"));
+  const notice = h("div", { role: "status" }, h("p", { class: "notice calm" }, "Looking at the state of each day …"));
   const head = [
     h("h1", {}, "Fleet"),
     periodForm(period, info, {}),
@@ -120,73 +61,20 @@ export async function fleet(main, query, info) {
     );
     return;
   }
-  const plain = (text) => text.toLowerCase().replaceAll(/[^a-z0-9]/g, "");
-  const names = new Map(
-    agents
-      .filter(({ agent_id: id, name }) => name && !plain(id).startsWith(plain(name)))
-      .map(({ agent_id: id, name }) => [id, name]),
-  );
-  const retired = new Map(agents.filter((each) => each.acknowledged_at).map((each) => [each.agent_id, each]));
   const by = drawnBy(period);
-  let sparkOf = () => "…";
-  const columns = [
-    {
-      key: "agent_id",
-      name: "Agent",
-      cell: ({ agent_id: id }) =>
-        h(
-          "th",
-          { scope: "row" },
-          agentLink(id, period),
-          // Below the id, of which a long one is cut off.
-          (names.has(id) || retired.has(id)) &&
-            h("span", { class: "name" }, retired.has(id) && retiredMark(retired.get(id)), names.get(id)),
-        ),
-    },
-    {
-      key: "spark",
-      name: `By ${by}`,
-      isUnsorted: true,
-      isText: true,
-      cell: (row) => h("td", { class: "sparks" }, sparkOf(row.agent_id)),
-    },
-    figureColumn("total_executions"),
-    figureColumn("success_rate"),
-    intervalColumn,
-    figureColumn("success_rate", pointsChange),
-    figureColumn("p50_latency_ms"),
-    figureColumn("p95_latency_ms"),
-    figureColumn("p99_latency_ms"),
-    figureColumn("unique_users"),
-    figureColumn("total_cost_usd"),
-    figureColumn("total_cost_usd", moneyChange),
-    figureColumn("cost_per_unassisted_success"),
-    figureColumn("human_interventions"),
-  ];
-  const table = sortableTable({
-    id: "agents",
-    label: "Agents",
-    noun: "agent",
-    rows,
-    columns,
-    keyOf: (row) => row.agent_id,
-    textOf: ({ agent_id: id }) => `${id} ${names.get(id) ?? ""} ${retired.has(id) ? RETIRED : ""}`,
-    sort: "-total_executions",
-    query,
-  });
+  const sparks = new Map();
+  const agentTable = tableOfAgents({ rows, agents, period, by, sparks, query });
   const cards = figureCards();
   cards.fill(total);
-  const note = h("p", { class: "note" }, " ");
-  const charts = h("section", { class: "charts" });
+  const charts = h("div", { class: "later" });
   main.replaceChildren(
     ...head,
-    cards.element,
-    note,
+    ...cards.element,
     h(
       "section",
       {},
       h("h2", {}, "Agents"),
-      table.element,
+      agentTable.element,
       h(
         "div",
         { class: "under" },
@@ -198,7 +86,11 @@ export async function fleet(main, query, info) {
           swatch("failed"),
           " failed; each agent has its own scale",
         ),
-        csv("agents.csv", { group_by: "agent", compare: "previous", ...window }),
+        csvLink({
+          path: "activity",
+          parameters: { group_by: "agent", compare: "previous", ...window },
+          name: "agents.csv",
+        }),
       ),
     ),
     charts,
@@ -210,84 +102,121 @@ export async function fleet(main, query, info) {
   // every stored row again, the changes, the days of every agent, and last the percentiles and users, which are
   // computed from distributions.
   const compared = { compare: "previous", ...window };
-  const states = coverageOf(period, info).then((coverage) => {
-    notice.replaceChildren(dayNotice(coverage, period));
-    return drawnDays(period, coverage, info);
-  });
-  const changes = Promise.all([
-    get("activity", { ...compared, fields: SUMS }).then(([row]) => {
-      cards.fill(row);
-      note.textContent = comparisonNote(row) || " ";
-    }),
-    get("activity", { ...compared, group_by: "agent", fields: "success_rate,total_cost_usd", limit: 10_000 }).then(
-      table.fill,
-    ),
-  ]);
-  const [parts, errors, drawnPeriod] = await Promise.all([
-    get("activity", {
-      group_by: `agent,${by}`,
-      fields: "total_executions,failed_executions,total_cost_usd",
-      limit: 10_000,
-      ...window,
-    }),
-    get("activity", { group_by: "error_type", limit: 10_000, ...window }),
-    states,
-    changes,
-  ]);
-  const { days } = drawnPeriod;
-  const place = new Map(days.map((each, index) => [each, index]));
-  const series = new Map(rows.map((row) => [row.agent_id, days.map(() => null)]));
-  for (const row of parts) series.get(row.agent_id)[place.get(row.metric_date ?? row.week)] = row;
-  sparkOf = (id) => sparkline(days, series.get(id));
-  table.show();
-  charts.replaceChildren(
-    isLogged("total_cost_usd") ? costChart(rows, series, drawnPeriod, window) : "",
-    executionsChart(rows, series, drawnPeriod, window),
-    errorTable(errors, total.failed_executions, csv("errors.csv", { group_by: "error_type", ...window })),
-  );
-
+  let areDaysKnown = false;
   try {
-    table.fill(await get("activity", { group_by: "agent", fields: OF_DISTRIBUTIONS, limit: 10_000, ...window }));
+    const states = coverageOf(period, info).then((coverage) => {
+      notice.replaceChildren(dayNotice(coverage, period));
+      areDaysKnown = true;
+      return drawnDays(period, coverage, info);
+    });
+    const changes = Promise.all([
+      get("activity", { ...compared, fields: SUMS }).then(([row]) => cards.fill(row)),
+      get("activity", { ...compared, group_by: "agent", fields: "success_rate,total_cost_usd" }).then(agentTable.fill),
+    ]);
+    const [parts, errors, drawnPeriod] = await Promise.all([
+      get("activity", {
+        group_by: `agent,${by}`,
+        fields: "total_executions,successful_executions,failed_executions,total_cost_usd",
+        ...window,
+      }),
+      get("activity", { group_by: "error_type", ...window }),
+      states,
+      changes,
+    ]);
+    const { days } = drawnPeriod;
+    const series = new Map([...Map.groupBy(parts, keyOf)].map(([id, ofAgent]) => [id, rowsOf(days, ofAgent)]));
+    for (const [id, ofAgent] of series) sparks.set(id, sparkline(days, ofAgent));
+    agentTable.show();
+    charts.replaceChildren(
+      isLogged("total_cost_usd") ? h("section", { class: "charts" }, costChart(rows, series, drawnPeriod, window)) : "",
+      h(
+        "section",
+        { class: "charts" },
+        executions(series, drawnPeriod, window),
+        errorTable(errors, total.failed_executions, window),
+      ),
+    );
+    agentTable.fill(await get("activity", { group_by: "agent", fields: OF_DISTRIBUTIONS, ...window }));
     const [row] = await get("activity", { ...compared, fields: OF_DISTRIBUTIONS });
     cards.fill(row);
   } catch (error) {
-    if (!(error instanceof Problem)) throw error;
-    table.fail();
-    cards.fail(error.message);
+    // What is shown stays, and says what has not come. The page says why.
+    agentTable.fail();
+    cards.fail();
+    if (!charts.hasChildNodes()) charts.remove();
+    if (!areDaysKnown)
+      notice.replaceChildren(h("p", { class: "notice calm" }, "The states of the days are not known."));
+    throw error;
   }
 }
 
-const csv = (name, parameters) =>
-  underChart(() => "", { href: address("activity", { ...parameters, limit: 10_000, format: "csv" }), name }).lastChild;
+const keyOf = (row) => row.agent_id;
+
+function tableOfAgents({ rows, agents, period, by, sparks, query }) {
+  const plain = (text) => text.toLowerCase().replaceAll(/[^a-z0-9]/g, "");
+  const names = new Map(
+    agents
+      .filter(({ agent_id: id, name }) => name && !plain(id).startsWith(plain(name)))
+      .map(({ agent_id: id, name }) => [id, name]),
+  );
+  const retired = new Map(agents.filter((each) => each.acknowledged_at).map((each) => [each.agent_id, each]));
+  return sortableTable({
+    id: "agents",
+    label: "Agents",
+    noun: "agent",
+    rows,
+    columns: [
+      {
+        key: "agent_id",
+        name: "Agent",
+        cell: ({ agent_id: id }) =>
+          h(
+            "th",
+            { scope: "row", title: id },
+            agentLink(id, period),
+            // Below the id, of which a long one is cut off.
+            (names.has(id) || retired.has(id)) &&
+              h("span", { class: "name" }, retired.has(id) && retiredMark(retired.get(id)), names.get(id)),
+          ),
+      },
+      {
+        key: "spark",
+        name: `By ${by}`,
+        isUnsorted: true,
+        isText: true,
+        cell: ({ agent_id: id }, absent) => h("td", { class: "sparks" }, sparks.get(id) ?? absent),
+      },
+      ...figureColumns("success_rate", "total_cost_usd"),
+    ],
+    keyOf,
+    textOf: ({ agent_id: id }) => `${id} ${names.get(id) ?? ""} ${retired.has(id) ? RETIRED : ""}`,
+    sort: "-total_executions",
+    query,
+  });
+}
 
 function costChart(rows, series, { by, days, states }, window) {
   const sorted = rows.toSorted((left, right) => right.total_cost_usd - left.total_cost_usd);
   const [shown, rest] = [sorted.slice(0, SHOWN_AGENTS), sorted.slice(SHOWN_AGENTS)];
-  const cost = (list, index) => {
-    const found = list.map((row) => series.get(row.agent_id)[index]).filter(Boolean);
-    return found.length ? sum(found.map((each) => each.total_cost_usd)) : null;
-  };
-  const groups = shown.map((row, index) => ({
-    name: row.agent_id,
-    kind: `c${index}`,
-    texts: days.map((_, at) => cost([row], at)),
-  }));
-  if (rest.length)
-    groups.push({ name: `${rest.length} others`, kind: "others", texts: days.map((_, at) => cost(rest, at)) });
-  const totals = days.map((_, at) => {
-    const stored = groups.map(({ texts }) => texts[at]).filter((text) => text !== null);
-    return stored.length ? sum(stored) : null;
-  });
-  const number = (text) => (text === null ? null : Number(text));
+  const cost = (list) =>
+    days.map((_, index) => {
+      const found = list.map((row) => series.get(row.agent_id)[index]).filter(Boolean);
+      return found.length ? sum(found.map((each) => each.total_cost_usd)) : null;
+    });
+  const groups = shown.map((row, index) => ({ name: row.agent_id, kind: `c${index}`, texts: cost([row]) }));
+  if (rest.length) groups.push({ name: `${rest.length} others`, kind: "others", texts: cost(rest) });
+  const totals = cost(rows);
+  const numbers = (texts) => texts.map((text) => (text === null ? null : Number(text)));
   return dayChart({
     title: `Cost by agent and ${by}`,
     unit: "USD",
+    by,
     days,
     states,
-    axis: linear(totals.map(number)),
+    axis: linear(numbers(totals)),
     write: moneyAxis,
     legend: groups,
-    layers: [{ type: "bars", parts: groups.map(({ texts, kind }) => ({ values: texts.map(number), kind })) }],
+    layers: [{ type: "bars", parts: groups.map(({ texts, kind }) => ({ values: numbers(texts), kind })) }],
     read: (index) =>
       totals[index] === null
         ? "not stored"
@@ -299,48 +228,64 @@ function costChart(rows, series, { by, days, states }, window) {
       "All agents": (index) => totals[index],
       ...Object.fromEntries(groups.map(({ name, texts }) => [name, (index) => texts[index]])),
     },
-    csv: {
-      href: address("activity", { group_by: `agent,${by}`, limit: 10_000, format: "csv", ...window }),
-      name: "cost.csv",
-    },
+    csv: { path: "activity", parameters: { group_by: `agent,${by}`, ...window }, name: "cost.csv" },
     tall: true,
   });
 }
 
-function executionsChart(rows, series, { by, days, states }, window) {
-  const count = (name) =>
-    days.map((_, index) => {
-      const found = rows.map((row) => series.get(row.agent_id)[index]).filter(Boolean);
-      return found.length ? found.reduce((total, row) => total + row[name], 0) : null;
-    });
-  const [total, failed] = [count("total_executions"), count("failed_executions")];
-  const others = total.map((each, index) => (each === null ? null : each - failed[index]));
-  return dayChart({
+function executions(series, { by, days, states }, window) {
+  const counts = ["total_executions", "successful_executions", "failed_executions"];
+  const rows = days.map((_, index) => {
+    const found = [...series.values()].map((ofAgent) => ofAgent[index]).filter(Boolean);
+    const add = (name) => found.reduce((total, row) => total + row[name], 0);
+    return found.length ? Object.fromEntries(counts.map((name) => [name, add(name)])) : null;
+  });
+  return executionsChart({
     title: `Executions by ${by}`,
-    unit: "executions",
+    by,
     days,
     states,
-    axis: linear(total),
-    write: short,
-    legend: [
-      { kind: "good", name: "not failed" },
-      { kind: "failed", name: "failed" },
-    ],
-    layers: [
-      {
-        type: "bars",
-        parts: [
-          { values: others, kind: "good" },
-          { values: failed, kind: "failed" },
-        ],
-      },
-    ],
+    rows,
     read: (index) =>
-      total[index] === null ? "not stored" : `${whole(total[index])} executions, ${whole(failed[index])} failed`,
-    columns: { Executions: (index) => total[index], Failed: (index) => failed[index] },
-    csv: {
-      href: address("activity", { group_by: by, limit: 10_000, format: "csv", ...window }),
-      name: "executions.csv",
-    },
+      rows[index] === null
+        ? "not stored"
+        : `${whole(rows[index].total_executions)} executions, ${whole(rows[index].failed_executions)} failed`,
+    csv: { path: "activity", parameters: { group_by: by, ...window }, name: "executions.csv" },
   });
+}
+
+function errorTable(errors, failed, window) {
+  const rows = errors.toSorted((left, right) => right.failed_executions - left.failed_executions);
+  const bar = (count) =>
+    s(
+      "svg",
+      { class: "length", viewBox: "0 0 100 10", preserveAspectRatio: "none", height: 10, "aria-hidden": "true" },
+      s("rect", {
+        class: "bar failed",
+        height: 10,
+        width: Math.max(1, (100 * count) / rows[0].failed_executions),
+      }),
+    );
+  return h(
+    "figure",
+    { class: "chart" },
+    h("figcaption", {}, h("h3", {}, "Failed executions by error type")),
+    rows.length === 0
+      ? h("p", { class: "note" }, "No execution failed.")
+      : table({
+          names: ["Error type", "Failed", "Share", "Compared"],
+          numbers: [1, 2],
+          rows: rows.map(({ error_type: type, failed_executions: count }) => [
+            type,
+            value(count, whole(count)),
+            percent(count / failed),
+            bar(count),
+          ]),
+        }),
+    h(
+      "div",
+      { class: "under" },
+      csvLink({ path: "activity", parameters: { group_by: "error_type", ...window }, name: "errors.csv" }),
+    ),
+  );
 }

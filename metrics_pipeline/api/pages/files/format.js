@@ -7,11 +7,15 @@ const number = (options) => {
   const format = new Intl.NumberFormat("en-US", options);
   return (value) => (value === null || value === undefined ? NONE : format.format(value).replace("-", "−"));
 };
-const signed = { signDisplay: "exceptZero" };
+/** Of a change. What is zero as written has both signs. */
+const change = (options) => {
+  const write = number({ ...options, signDisplay: "exceptZero" });
+  return (value) => write(value).replace(/^(?=[$0])/, "±");
+};
 const places = (digits) => ({ minimumFractionDigits: digits, maximumFractionDigits: digits });
 
 export const whole = number({ maximumFractionDigits: 0 });
-export const wholeChange = number({ maximumFractionDigits: 0, ...signed });
+export const wholeChange = change({ maximumFractionDigits: 0 });
 export const short = number({ notation: "compact", maximumFractionDigits: 1 });
 export const percent = number({ style: "percent", ...places(2) });
 export const percentAxis = number({ style: "percent", maximumFractionDigits: 1 });
@@ -20,11 +24,14 @@ const cents = number({ style: "currency", currency: "USD", ...places(2) });
 export const money = (value) => (value > 0 && value < 0.005 ? "< $0.01" : cents(value));
 export const moneyAxis = number({ style: "currency", currency: "USD", notation: "compact", maximumFractionDigits: 2 });
 export const unitMoney = number({ style: "currency", currency: "USD", ...places(4) });
-export const unitMoneyChange = number({ style: "currency", currency: "USD", ...places(4), ...signed });
-export const moneyChange = number({ style: "currency", currency: "USD", ...places(2), ...signed });
-const points = number({ style: "percent", ...places(2), ...signed });
+export const unitMoneyChange = change({ style: "currency", currency: "USD", ...places(4) });
+export const moneyChange = change({ style: "currency", currency: "USD", ...places(2) });
+const points = change({ style: "percent", ...places(2) });
 /** The difference of two rates, in percentage points. */
 export const pointsChange = (value) => points(value).replace("%", " pp");
+
+/** The name of a state, a rule or a metric. */
+export const inWords = (name) => name.replaceAll("_", " ");
 
 const EXACT = new Intl.NumberFormat("en-US", { maximumFractionDigits: 20 });
 /** Every digit that the API gave. */
@@ -50,6 +57,10 @@ export const dayOfMonth = (iso) => shortDay.format(new Date(iso));
 export const month = (iso) => monthFormat.format(new Date(iso));
 /** An instant, in UTC as the API gives it. */
 export const instant = (iso) => (iso ? `${new Date(iso).toISOString().slice(0, 16).replace("T", " ")} UTC` : NONE);
+
+/** The text if it is a day of the calendar, else null. */
+export const dayOrNull = (text) =>
+  /^\d{4}-\d{2}-\d{2}$/.test(text ?? "") && !Number.isNaN(Date.parse(text)) ? text : null;
 
 export const addDays = (iso, days) => new Date(Date.parse(iso) + days * DAY_MS).toISOString().slice(0, 10);
 export const countDays = (first, last) => Math.round((Date.parse(last) - Date.parse(first)) / DAY_MS) + 1;

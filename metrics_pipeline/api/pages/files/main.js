@@ -36,49 +36,49 @@ function askForToken(isRefused) {
   box.focus();
 }
 
+function showProblem({ message }) {
+  const notice = h(
+    "p",
+    { class: "notice", role: "alert" },
+    `${message} `,
+    h("a", { href: location.href }, "Try again"),
+  );
+  // What is shown already stays.
+  if (document.documentElement.dataset.ready) main.prepend(notice);
+  else main.replaceChildren(h("h1", {}, "No answer"), notice);
+}
+
 async function show() {
   main.setAttribute("aria-busy", "true");
   try {
     const [view, info] = await Promise.all([viewOf(), get("info")]);
     storedDaysAre(`${info.version} ${info.stored_version}`);
     unloggedAre(info.unlogged);
-    document.querySelector("#pipeline").replaceChildren(
-      `Days of ${info.time_zone}. Newest aggregated: ${info.newest_stored_day ? day(info.newest_stored_day) : "none"}. `,
-      token.get()
-        ? h(
-            "button",
-            {
-              type: "button",
-              click: () => {
-                token.forget();
-                location.reload();
-              },
-            },
-            "Forget the token",
-          )
-        : "",
-    );
+    document
+      .querySelector("#pipeline")
+      .replaceChildren(
+        `Days of ${info.time_zone}. Newest aggregated: ${info.newest_stored_day ? day(info.newest_stored_day) : "none"}. `,
+        token.get() ? h("button", { type: "button", click: forgetToken }, "Forget the token") : "",
+      );
     await view(main, query, info);
     document.documentElement.dataset.ready = "all";
     document.getElementById(location.hash.slice(1))?.scrollIntoView();
     if (await areCopiesOld()) await show();
   } catch (error) {
-    if (!(error instanceof Problem) && !(error instanceof TypeError)) throw error;
+    if (!(error instanceof Problem)) throw error;
     if (error.status === 401) {
       const isRefused = token.get() !== null;
       token.forget();
       askForToken(isRefused);
-    } else {
-      main.replaceChildren(
-        h("h1", {}, "No answer"),
-        h("p", { class: "notice", role: "alert" }, error.message),
-        h("p", {}, h("a", { href: location.href }, "Try again")),
-      );
-      if (error instanceof TypeError) throw error;
-    }
+    } else showProblem(error);
   } finally {
     main.setAttribute("aria-busy", "false");
   }
+}
+
+function forgetToken() {
+  token.forget();
+  location.reload();
 }
 
 show();

@@ -1,14 +1,16 @@
 // What the views share: the period, figures with their change, notices about days, runs.
 
 import { isLogged } from "./api.js";
-import { h } from "./dom.js";
+import { h, table } from "./dom.js";
 import {
   addDays,
   countDays,
   day,
   dayOfMonth,
+  dayOrNull,
   exact,
   instant,
+  inWords,
   money,
   moneyChange,
   NONE,
@@ -23,16 +25,16 @@ import { describe, NAMES } from "./states.js";
 
 const DEFAULT_DAYS = 30;
 const LONGEST = 366;
+const SHOWN_DAYS = 8;
 const PRESETS = [7, 30, 90, 365];
 
 /** The asked period, whole days only, and as many days just before it. */
 export function periodOf(query, info) {
-  const valid = (text) => (/^\d{4}-\d{2}-\d{2}$/.test(text ?? "") && !Number.isNaN(Date.parse(text)) ? text : null);
   const newest = info.newest_whole_day;
-  const asked = valid(query.get("to"));
+  const asked = dayOrNull(query.get("to"));
   const last = asked && asked < newest ? asked : newest;
   const earliest = addDays(last, 1 - LONGEST);
-  let first = valid(query.get("from")) ?? addDays(last, 1 - DEFAULT_DAYS);
+  let first = dayOrNull(query.get("from")) ?? addDays(last, 1 - DEFAULT_DAYS);
   if (first > last) first = last;
   if (first < earliest) first = earliest;
   const length = countDays(first, last);
@@ -124,105 +126,115 @@ export const OF_DISTRIBUTIONS = [
   "days_without_distribution",
 ].join();
 
-/** The 95 % interval of a success rate. */
+/** The 95% interval of a success rate. */
 export const interval = (row) =>
-  row.success_rate_low ? `${percent(row.success_rate_low)} – ${percent(row.success_rate_high)}` : NONE;
+  row.success_rate_low ? `${percent(row.success_rate_low).slice(0, -1)}–${percent(row.success_rate_high)}` : NONE;
+
+/** What stands beside a figure of a period. */
+const DETAILS = {
+  total_executions: (row) => `${whole(row.failed_executions)} failed`,
+  success_rate: (row) => `95%: ${interval(row)}`,
+  human_interventions: (row) =>
+    row.total_executions > 0 ? `${percent(row.human_interventions / row.total_executions)} of executions` : "",
+};
 
 /** The figures of a period. fill() shows what a row of GET /api/v1/activity has of them; the rest keeps its place. */
 export function figureCards() {
   const boxes = CARDS.map((names) => ({
     names,
     figure: h("dd", {}, "…"),
-    detail: h("dd", { class: "more" }, " "),
-    change: h("dd", { class: "more", title: "Change against the days before" }, " "),
+    change: h("span", { title: "Change against the days before" }),
+    detail: h("span"),
   }));
-  const label = (names) =>
-    names.length > 1 ? `Latency ${names.map((name) => FIGURES[name].label).join(" · ")}` : FIGURES[names[0]].label;
+  const note = h("p", { class: "note" }, " ");
+  const label = (names) => {
+    const { unit } = FIGURES[names[0]];
+    const labels = names.map((name) => FIGURES[name].label).join(" · ");
+    return unit ? `Latency ${labels} (${unit})` : labels;
+  };
   const joined = (list) => list.flatMap((each, index) => (index ? [" · ", each] : [each]));
   const fill = (row) => {
     for (const { names, figure, detail, change } of boxes) {
-      const [{ isLate, unit }] = names.map((name) => FIGURES[name]);
-      const suffix = unit ? ` ${unit}` : "";
-      const why = isLate && "is_exact" in row ? inexact(row) : null;
-      if (names[0] in row)
-        figure.replaceChildren(
-          why ? "≈ " : "",
-          ...joined(names.map((name) => value(row[name], FIGURES[name].write(row[name])))),
-          suffix,
-        );
-      if (names[0] === "success_rate" && "success_rate_low" in row) detail.replaceChildren(`95 %: ${interval(row)}`);
-      if (why) detail.replaceChildren(why);
-      if (row.change === null || (row.change && names[0] in row.change))
-        change.replaceChildren(...changed(row, names, suffix));
+      const isEstimate = FIGURES[names[0]].isLate && row.is_exact === false && row[names[0]] !== null;
+      const values = names
+        .filter((name) => name in row)
+        .map((name) => value(row[name], FIGURES[name].write(row[name])));
+      if (values.length > 0) {
+        figure.replaceChildren(isEstimate ? "≈ " : "", ...joined(values));
+        detail.textContent = DETAILS[names[0]]?.(row) ?? "";
+      }
+      const changes = names
+        .filter((name) => (row.change?.[name] ?? null) !== null)
+        .map((name) => value(row.change[name], FIGURES[name].change(row.change[name])));
+      if (changes.length > 0) change.replaceChildren(...joined(changes), row.is_comparable ? "" : " *");
     }
+    const why = "is_exact" in row && inexact(row);
+    const notes = [why && `Percentiles and users: ${why}.`, "change" in row && comparisonNote(row)].filter(Boolean);
+    if (notes.length > 0) note.textContent = notes.join(" ");
   };
   return {
-    element: h(
-      "dl",
-      { class: "cards" },
-      boxes.map(({ names, figure, detail, change }) =>
-        h("div", { class: names.length > 1 && "several" }, h("dt", {}, label(names)), figure, change, detail),
+    element: [
+      h(
+        "dl",
+        { class: "cards" },
+        boxes.map(({ names, figure, detail, change }) =>
+          h(
+            "div",
+            { class: names.length > 1 && "several" },
+            h("dt", {}, label(names)),
+            figure,
+            h("dd", { class: "more" }, names[0] in DETAILS && h("div", {}, detail), h("div", {}, change)),
+          ),
+        ),
       ),
-    ),
+      note,
+    ],
     fill,
-    /** Says why the figures that have not come will not. */
-    fail: (message) => {
-      for (const { figure } of boxes)
-        if (figure.textContent === "…") figure.replaceChildren(h("span", { class: "note" }, message));
+    /** What has not come will not. */
+    fail: () => {
+      for (const { figure } of boxes) if (figure.textContent === "…") figure.textContent = NONE;
     },
   };
-  function changed(row, names, suffix) {
-    if (!row.change || names.every((name) => row.change[name] === null))
-      return [h("span", { title: "nothing to compare with" }, "–")];
-    const changes = names.map((name) => value(row.change[name], FIGURES[name].change(row.change[name])));
-    return [...joined(changes), suffix, row.is_comparable ? "" : " *"];
-  }
 }
 
-/** Says so if the change of a sum is due to days that are not stored. */
-export const comparisonNote = (row) =>
-  row.is_comparable || !row.previous
-    ? ""
-    : "* The days before have another number of stored days, so sums cannot be compared with theirs.";
+/** Says so if there is nothing to compare with, or if the change of a sum is due to days that are not stored. */
+const comparisonNote = (row) =>
+  !row.previous
+    ? "Nothing to compare with: no day of the days before is stored."
+    : row.is_comparable
+      ? ""
+      : "* The days before have another number of stored days, so sums cannot be compared with theirs.";
 
 /** Which days of the period are not as they should be, each with the way to its page; or that all are. */
 export function dayNotice(coverage, period) {
-  const wrong = coverage
-    .filter((row) => describe(row.state).isDoubtful)
-    .sort((a, b) => a.metric_date.localeCompare(b.metric_date));
+  const wrong = coverage.filter((row) => describe(row.state).isDoubtful).toReversed();
   const unknown = period.length - coverage.length;
-  if (wrong.length === 0 && unknown === 0)
-    return h("p", { class: "note" }, "No day of the period is missing or differs from its logs.");
-  const kinds = NAMES.filter((name) => wrong.some((row) => row.state === name));
-  return h(
-    "div",
-    // Days before the first one are no fault.
-    { class: wrong.length > 0 ? "notice" : "note" },
-    kinds.map((name) => {
-      const rows = wrong.filter((row) => row.state === name);
-      const { sign, meaning } = describe(name);
-      return h(
-        "p",
-        {},
-        h(
-          "strong",
-          {},
-          `${sign} ${rows.length} ${rows.length === 1 ? "day is" : "days are"} ${name.replace("_", " ")}`,
-        ),
-        ` (${meaning}): `,
-        rows
-          .slice(0, 8)
-          .map((row, index) => [
-            index > 0 && ", ",
-            h("a", { href: `?day=${row.metric_date}`, title: row.reason }, dayOfMonth(row.metric_date)),
-          ]),
-        rows.length > 8 && `, and ${rows.length - 8} more`,
-        ".",
-      );
-    }),
-    unknown > 0 &&
-      h("p", {}, `${unknown} ${unknown === 1 ? "day is" : "days are"} before the first day of this pipeline.`),
-  );
+  const sentences = NAMES.filter((name) => wrong.some((row) => row.state === name)).map((name) => {
+    const rows = wrong.filter((row) => row.state === name);
+    const { sign, meaning } = describe(name);
+    return [
+      h(
+        "strong",
+        { title: meaning },
+        `${sign} ${rows.length} ${rows.length === 1 ? "day is" : "days are"} ${inWords(name)}`,
+      ),
+      ": ",
+      rows
+        .slice(0, SHOWN_DAYS)
+        .map((row, index) => [
+          index > 0 && ", ",
+          h("a", { href: `?day=${row.metric_date}`, title: row.reason }, dayOfMonth(row.metric_date)),
+        ]),
+      rows.length > SHOWN_DAYS && `, and ${rows.length - SHOWN_DAYS} more`,
+      ". ",
+    ];
+  });
+  if (sentences.length === 0 && coverage.length > 0)
+    sentences.push("✓ No day of the period is missing or differs from its logs. ");
+  // Days before the first one are no fault.
+  if (unknown > 0)
+    sentences.push(`${unknown} ${unknown === 1 ? "day is" : "days are"} before the first day of this pipeline.`);
+  return h("p", { class: wrong.length > 0 ? "notice" : "notice calm" }, sentences);
 }
 
 /** A run, with the way to it in the Dagster UI. */
@@ -249,10 +261,20 @@ export function inexact(row) {
     row.unique_users === null
       ? "users hashed with several keys"
       : row.unique_users_error > 0
-        ? `users ± ${row.unique_users_error * 100} %`
+        ? `users ± ${row.unique_users_error * 100}%`
         : null;
-  return `estimate: ${[row.latency_error > 0 ? "percentiles to 0.1 %" : null, users].filter(Boolean).join(", ")}`;
+  return `estimate: ${[row.latency_error > 0 ? "percentiles to 0.1%" : null, users].filter(Boolean).join(", ")}`;
 }
+
+/** Counts by name, the largest first. */
+export const byCount = (counts) => Object.entries(counts).toSorted(([, left], [, right]) => right - left);
+
+/** The largest of them in words. */
+export const countsInWords = (counts, shown) =>
+  byCount(counts)
+    .slice(0, shown)
+    .map(([name, count]) => `${name} ${whole(count)}`)
+    .join(", ");
 
 /** The rows of restatements: what changed, from which value to which. */
 export function restatementTable(rows, info, withAgent) {
@@ -265,39 +287,17 @@ export function restatementTable(rows, info, withAgent) {
       : Object.keys(old)
           .filter((name) => text(old[name]) !== text(now[name]))
           .map((name) => h("li", {}, `${name}: `, h("del", {}, text(old[name])), " → ", h("ins", {}, text(now[name]))));
-  return h(
-    "div",
-    { class: "scroll" },
-    h(
-      "table",
-      { class: "restatements" },
-      h(
-        "thead",
-        {},
-        h(
-          "tr",
-          {},
-          ["Day", withAgent && "Agent", "Replaced", "Reason", "Run", "Old → new values"]
-            .filter(Boolean)
-            .map((name) => h("th", { scope: "col" }, name)),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        rows.map((row) =>
-          h(
-            "tr",
-            {},
-            h("th", { scope: "row" }, h("a", { href: `?day=${row.metric_date}` }, row.metric_date)),
-            withAgent && h("td", {}, agentLink(row.agent_id)),
-            h("td", {}, instant(row.replaced_at)),
-            h("td", {}, row.reason),
-            h("td", {}, run(row.run_id, info)),
-            h("td", {}, h("ul", { class: "differences" }, differences(row))),
-          ),
-        ),
-      ),
-    ),
-  );
+  const ofAgent = (cell) => (withAgent ? [cell] : []);
+  return table({
+    class: "restatements",
+    names: ["Day", ...ofAgent("Agent"), "Replaced", "Reason", "Run", "Old → new values"],
+    rows: rows.map((row) => [
+      h("a", { href: `?day=${row.metric_date}` }, row.metric_date),
+      ...ofAgent(agentLink(row.agent_id)),
+      instant(row.replaced_at),
+      row.reason,
+      run(row.run_id, info),
+      h("ul", { class: "differences" }, differences(row)),
+    ]),
+  });
 }

@@ -20,7 +20,8 @@ const STATES = {
   },
   not_over: { sign: "…", meaning: "the day has not ended, and is in no total", isDoubtful: true },
   without_dimension: { sign: "∅", meaning: "stored without this dimension", isDoubtful: true },
-  before: { sign: "", meaning: "before the first day of this pipeline", isDoubtful: true },
+  in_part: { sign: "½", meaning: "a week of which the period has a part", isDoubtful: true },
+  before: { sign: "", meaning: "the first day of this pipeline", isDoubtful: true },
 };
 
 export const NAMES = Object.keys(STATES);
@@ -52,7 +53,10 @@ export const isDoubtful = (state) => state.isDoubtful === true;
 
 export const drawnBy = ({ length }) => (length <= BY_DAY ? "day" : "week");
 
-/** A period as it is drawn: { by, days, states }, by week if it is long. The state of a week is that of its worst day. */
+/**
+ * A period as it is drawn: { by, days, states }, by week if it is long. The state of a week is that of its worst day; the
+ * first and the last week may be in the period in part, and are smaller than the others for that reason only.
+ */
 export function drawnDays(period, coverage, info) {
   const days = daysBetween(period.first, period.last);
   const by = drawnBy(period);
@@ -63,5 +67,16 @@ export function drawnDays(period, coverage, info) {
     if (!states.days.has(monday) || describe(row.state).isDoubtful)
       states.days.set(monday, { ...row, metric_date: monday, reason: `${row.metric_date}: ${row.reason}` });
   }
+  for (const [monday, ofWeek] of Map.groupBy(coverage, (row) => mondayOf(row.metric_date))) {
+    const worst = states.days.get(monday);
+    if (ofWeek.length < 7 && !describe(worst.state).isDoubtful)
+      states.days.set(monday, { ...worst, state: "in_part", reason: `${ofWeek.length} of its 7 days` });
+  }
   return { by, days: [...new Set(days.map(mondayOf))], states };
+}
+
+/** Of each day or week, its row of GET /api/v1/activity, or null. */
+export function rowsOf(days, rows) {
+  const by = new Map(rows.map((row) => [row.metric_date ?? row.week, row]));
+  return days.map((each) => by.get(each) ?? null);
 }

@@ -11,29 +11,38 @@ const SLICE = 100;
 const pick = (row, key) => key.split(".").reduce((object, name) => object?.[name], row) ?? null;
 const number = (content) => h("td", { class: "number" }, content);
 
-/** The column of a figure. A row that has not got it yet shows an ellipsis. */
-export function figureColumn(name, change) {
-  const { label, unit, isLate, write } = FIGURES[name];
-  const key = change ? `change.${name}` : name;
+/** The column of a figure, or of its change. A row that has not got it yet shows an ellipsis. */
+function figureColumn(name, isChange) {
+  const { label, unit, isLate, write, change } = FIGURES[name];
   const cell = (row, absent) => {
-    const figures = change ? row.change : row;
+    const figures = isChange ? row.change : row;
     const raw = figures === null ? null : figures?.[name];
     if (raw === undefined) return number(absent);
     const why = isLate && inexact(row);
-    const text = (change ?? write)(raw);
-    return number(value(raw, why && raw !== null ? `≈ ${text}` : text, why || undefined));
+    const text = (isChange ? change : write)(raw);
+    // Some executions of a value of a dimension may be in (other).
+    const sign = why && raw !== null ? "≈ " : name === "total_executions" && row.is_complete === false ? "≥ " : "";
+    return number([sign, value(raw, text, why || undefined)]);
   };
-  return change
-    ? { key, name: "Change", title: `Change of: ${label}`, cell }
-    : { key, name: unit ? `${label} ${unit}` : label, cell };
+  return isChange
+    ? { key: `change.${name}`, name: "Change", title: `Change of: ${label}`, cell }
+    : { key: name, name: unit ? `${label}\u00a0${unit}` : label, cell };
 }
 
-export const intervalColumn = {
+const intervalColumn = {
   key: "interval",
-  name: "95 % interval",
+  name: "95% interval",
   isUnsorted: true,
   cell: (row) => h("td", { class: "number note" }, interval(row)),
 };
+
+/** The columns of all figures, and those of the changes of some. */
+export const figureColumns = (...changes) =>
+  Object.keys(FIGURES).flatMap((name) => [
+    figureColumn(name, false),
+    ...(name === "success_rate" ? [intervalColumn] : []),
+    ...(changes.includes(name) ? [figureColumn(name, true)] : []),
+  ]);
 
 /**
  * columns: { key, name, title, isUnsorted, isText, cell(row, absent) }; the first names the row. keyOf(row): by what fill() finds
