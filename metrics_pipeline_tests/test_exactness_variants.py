@@ -73,7 +73,7 @@ VARIANTS = {
     ),
     "domains": (
         "CREATE DOMAIN usd AS numeric CHECK (VALUE > -1000)",
-        "CREATE DOMAIN milliseconds AS integer",
+        "CREATE DOMAIN milliseconds AS bigint",
         "ALTER TABLE agent_execution_logs ALTER cost_usd TYPE usd, ALTER latency_ms TYPE milliseconds",
     ),
     "floating point": (

@@ -21,8 +21,9 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.upgrading import upgrade
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline_tests.adapters.installations import INSTALLATIONS
+from metrics_pipeline_tests.adapters.rows import ROWS, rows_of
 from metrics_pipeline_tests.databases import scratch_database
-from metrics_pipeline_tests.days import aggregate, assert_exact_twice, judged, query
+from metrics_pipeline_tests.days import aggregate, assert_exact, assert_exact_twice, judged, query
 from metrics_pipeline_tests.retention.runs import prune
 from metrics_pipeline_tests.roles import Role, apply, new_role
 
@@ -123,6 +124,31 @@ def test_the_views_say_what_the_products_rows_mean(adapted: Adapted, name: str) 
         assert logs == INSTALLATIONS[name].logs
     with adapted.role.database.connect() as connection:
         check_contract(connection, ("agent_registry", "agent_execution_logs"))
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("name", ROWS)
+def test_a_day_of_300_000_executions_of_a_product_is_exact_and_db_check_finds_nothing_wrong(
+    bare_database_url: str, name: str
+) -> None:
+    # Walking the traces of spans takes fifty times as long as reading another product.
+    executions = 20_000 if name == "otel" else 300_000
+    with (
+        psycopg.connect(bare_database_url, autocommit=True) as connection,
+        new_role(connection, bare_database_url, "pipeline") as role,
+    ):
+        connection.execute(INSTALLATIONS[name].statements)  # type: ignore[call-overload]
+        connection.execute(rows_of(name, executions))  # type: ignore[call-overload]
+        connection.execute("ANALYZE")
+        apply(adapt(bare_database_url, name, "--role", role.name).output, bare_database_url)
+        upgrade(role.database)
+        checked = CliRunner().invoke(app, ["db", "check"], env={"METRICS_DATABASE_URL": role.url})
+        assert checked.exit_code == 0, checked.exception
+        window = day_window(date(2026, 11, 18), "UTC")
+        day = aggregate(role.database, window)
+        metrics = day.computed.metrics
+        assert metrics.aggregated_logs + metrics.skipped_logs >= executions * 0.099
+        assert_exact(role.database, window)
 
 
 def test_a_day_of_an_adapted_product_is_exact_and_our_tables_are_beside_the_views(adapted: Adapted) -> None:
