@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from metrics_pipeline.errors import ContractError
+from metrics_pipeline.errors import ContractError, PermanentError
 from metrics_pipeline.logs.lake_logs import LakeLogs
 from metrics_pipeline.metrics.dimensions import parse_dimensions
 from metrics_pipeline.metrics.reconciliation import DayState
@@ -73,7 +73,7 @@ VARIANTS = {
     ),
     "domains": (
         "CREATE DOMAIN usd AS numeric CHECK (VALUE > -1000)",
-        "CREATE DOMAIN milliseconds AS integer",
+        "CREATE DOMAIN milliseconds AS bigint",
         "ALTER TABLE agent_execution_logs ALTER cost_usd TYPE usd, ALTER latency_ms TYPE milliseconds",
     ),
     "floating point": (
@@ -241,7 +241,7 @@ def test_further_statuses_count_as_success_or_failed_in_a_table_and_in_a_lake(
         assert [log.value for log in quality.suspicions["unknown_status"].examples] == ["OK"]
 
 
-def test_a_latency_of_more_than_32_bits_makes_its_day_unreadable_and_names_the_logs_of_its_instant(
+def test_a_latency_of_more_than_32_bits_makes_its_day_unreadable_and_names_the_logs_of_its_instant_with_their_agents(
     database: Database,
 ) -> None:
     execute(database, "ALTER TABLE agent_execution_logs ALTER latency_ms TYPE bigint, ALTER token_count TYPE bigint")
@@ -251,14 +251,32 @@ def test_a_latency_of_more_than_32_bits_makes_its_day_unreadable_and_names_the_l
     [verdict] = judged(database, WINDOW.metric_date)
     assert verdict.state == DayState.UNREADABLE
     assert verdict.reason == (
-        f"one of the 2 logs of 12:00:00.000000Z ({first[0]}, {second[0]}) cannot be read: "
+        f"one of the 2 logs of 12:00:00.000000Z ({first[0]} of agent a, {second[0]} of agent a) cannot be read: "
         "integer out of range (SQLSTATE 22003)"
     )
     execute(
         database, "ALTER TABLE agent_execution_logs DROP id CASCADE", "ALTER TABLE agent_execution_logs ADD id json"
     )
     [verdict] = judged(database, WINDOW.metric_date)
-    assert "one of the 2 logs of 12:00:00.000000Z (NULL, NULL) cannot be read" in verdict.reason
+    assert "(NULL of agent a, NULL of agent a) cannot be read" in verdict.reason
+
+
+@pytest.mark.parametrize("logs_beside", [0, 100_000])
+def test_a_run_names_the_agent_and_the_log_whose_tokens_overflow_also_if_several_connections_read(
+    logs_beside: int, database: Database
+) -> None:
+    execute(
+        database,
+        "ALTER TABLE agent_execution_logs ALTER id TYPE text, ALTER token_count TYPE bigint",
+        """INSERT INTO agent_execution_logs (id, agent_id, "timestamp", status, token_count)
+           VALUES ('r1', 'b', '2025-03-04 23:00Z', 'success', 2147483648)""",
+        f"""INSERT INTO agent_execution_logs (id, agent_id, "timestamp", status)
+           SELECT i, 'a', timestamptz '2025-03-04' + i * interval '0.8 s', 'success'
+             FROM generate_series(1, {logs_beside}) AS i""",
+        "ANALYZE agent_execution_logs",
+    )
+    with pytest.raises(PermanentError, match=r"^log r1 of agent b at 23:00:00Z cannot be read: integer out of range"):
+        aggregate(database)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Drafts the two views over a table that nobody described: guesses by names, types and the statuses that it finds."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 
 from metrics_pipeline.adapters.product import integer, milliseconds
 from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.logs.contract import has_all_columns
 from metrics_pipeline.names import LOGS_TABLE, REGISTRY_TABLE
 
 _TABLE = text("""
@@ -36,6 +37,12 @@ _NAMES = {
     "cost_usd": "costusd totalcostusd totalcost cost spend price totalprice",
     "error_type": "errortype errorclass errorcode exceptiontype errorname",
     "user_id": "userid enduser endusers username user customerid",
+    "metadata": "metadata",
+}
+_NAMES_OF_AGENTS = {
+    "id": "id agentid uuid",
+    "name": "name agentname title label",
+    "status": "status state isactive active isenabled enabled",
 }
 _SUCCESS = frozenset(
     ["success", "succeeded", "successful", "ok", "completed", "complete", "finished", "done", "true", "1"]
@@ -70,12 +77,41 @@ class _Column:
         return re.sub(r"[^a-z0-9]", "", self.name.lower())
 
 
-def draft_views(connection: Connection, name: str) -> Draft:
-    """Drafts the views over the table `name`, which is found along search_path and may have a schema.
+def draft_views(connection: Connection, name: str, agents: str | None = None) -> Draft:
+    """Drafts the views over the table `name`, and over `agents`, the table of its agents, if there is one.
 
+    The names are found along search_path and may have a schema. A table that has all columns in types that we read is
+    left as it is, except for its statuses.
     Reads the catalog, up to 100,000 rows for the statuses, and the largest value of a numeric time for its unit.
-    Raises PermanentError if the table does not exist or no column looks like the agent, the time or the status.
+    Raises PermanentError if a table does not exist or no column looks like the agent, the time or the status.
     """
+    source, columns = _table(connection, name)
+    found = {wanted: _likeliest(columns, names) for wanted, names in _NAMES.items()}
+    if found["user_id"] is not None:
+        # Where there is metadata, the user is read from it.
+        del found["metadata"]
+    _require(name, columns, found, ("agent_id", "timestamp", "status"))
+    expressions = {
+        wanted: _expression(connection, source, wanted, column)
+        for wanted, column in found.items()
+        # Without a column the figures are shown as unknown. Only the id is no figure.
+        if column is not None or wanted == "id"
+    }
+    registry = (
+        _agents(connection, agents)
+        if agents is not None
+        else f"SELECT DISTINCT {expressions['agent_id']} AS id, {expressions['agent_id']}::text AS name, "
+        f"'active'::text AS status\n  FROM {source}"
+    )
+    unknown = tuple(wanted for wanted, column in found.items() if column is None and wanted != "metadata")
+    if has_all_columns(connection, name, LOGS_TABLE):
+        expressions, unknown = {column.name: column.quoted for column in columns}, ()
+        expressions["status"] = _expression(connection, source, "status", found["status"])
+    return Draft({REGISTRY_TABLE: registry, LOGS_TABLE: _select(expressions, source)}, unknown)
+
+
+def _table(connection: Connection, name: str) -> tuple[str, list[_Column]]:
+    """The table's name with its schema, quoted, and its columns."""
     table = connection.execute(_TABLE, {"name": name}).one_or_none()
     if table is None:
         raise PermanentError(
@@ -83,31 +119,44 @@ def draft_views(connection: Connection, name: str) -> Draft:
             "capital letters: 'public.\"MyRuns\"'."
         )
     columns = [_Column(row.name, row.type) for row in connection.execute(_COLUMNS, {"name": name})]
-    found = {wanted: _likeliest(columns, names.split()) for wanted, names in _NAMES.items()}
-    lacking = [wanted for wanted in ("agent_id", "timestamp", "status") if found[wanted] is None]
-    if lacking:
+    return sql.Identifier(table.schema, table.name).as_string(), columns
+
+
+def _require(name: str, columns: Sequence[_Column], found: Mapping[str, _Column | None], wanted: Sequence[str]) -> None:
+    if lacking := [each for each in wanted if found[each] is None]:
         raise PermanentError(
             f"No column of {name} looks like {', '.join(lacking)}. Its columns: "
             f"{', '.join(column.name for column in columns)}. Write the views by hand; docs/howto/adapt.md shows how."
         )
-    source = sql.Identifier(table.schema, table.name).as_string()
-    expressions = {
-        wanted: _expression(connection, source, wanted, column)
-        for wanted, column in found.items()
-        # Without a column the figures are shown as unknown. Only the id is no figure.
-        if column is not None or wanted == "id"
-    }
-    agent = expressions["agent_id"]
-    selected = ",\n       ".join(f"{value} AS {sql.Identifier(key).as_string()}" for key, value in expressions.items())
-    logs = f"SELECT {selected}\n  FROM {source}"
-    registry = f"SELECT DISTINCT {agent} AS id, {agent}::text AS name, 'active'::text AS status\n  FROM {source}"
-    unknown = tuple(wanted for wanted, column in found.items() if column is None)
-    return Draft({REGISTRY_TABLE: registry, LOGS_TABLE: logs}, unknown)
 
 
-def _likeliest(columns: Sequence[_Column], names: Sequence[str]) -> _Column | None:
+def _agents(connection: Connection, name: str) -> str:
+    """The query of agent_registry over a table of agents."""
+    source, columns = _table(connection, name)
+    if has_all_columns(connection, name, REGISTRY_TABLE):
+        return f"SELECT id, name, status\n  FROM {source}"
+    found = {wanted: _likeliest(columns, names) for wanted, names in _NAMES_OF_AGENTS.items()}
+    _require(name, columns, found, ("id",))
+    expressions = {wanted: _text(column) for wanted, column in found.items() if column is not None}
+    expressions.setdefault("name", f"{expressions['id']}::text")
+    status = found["status"]
+    if status is None:
+        expressions["status"] = "'active'::text"
+    elif status.type == "boolean":
+        expressions["status"] = f"CASE WHEN {status.quoted} THEN 'active' ELSE 'inactive' END"
+    return _select(expressions, source)
+
+
+def _select(expressions: Mapping[str, str], source: str) -> str:
+    if all(value == sql.Identifier(name).as_string() for name, value in expressions.items()):
+        return f"SELECT *\n  FROM {source}"
+    listed = ",\n       ".join(f"{value} AS {sql.Identifier(name).as_string()}" for name, value in expressions.items())
+    return f"SELECT {listed}\n  FROM {source}"
+
+
+def _likeliest(columns: Sequence[_Column], names: str) -> _Column | None:
     by_name = {column.plain_name: column for column in reversed(columns)}
-    return next((by_name[name] for name in names if name in by_name), None)
+    return next((by_name[name] for name in names.split() if name in by_name), None)
 
 
 def _expression(connection: Connection, source: str, wanted: str, column: _Column | None) -> str:
@@ -123,11 +172,19 @@ def _expression(connection: Connection, source: str, wanted: str, column: _Colum
         case "token_count":
             return column.quoted if column.type == "integer" else integer(f"round({column.quoted}::numeric)")
         case "cost_usd":
-            return column.quoted if column.type == "numeric" else f"round({column.quoted}::text::numeric, 9)"
+            # The text of a binary number is shorter than its cast to numeric; that of money has a currency.
+            as_text = "" if column.type == "money" else "::text"
+            return column.quoted if column.type == "numeric" else f"round({column.quoted}{as_text}::numeric, 9)"
         case "id":
             return column.quoted
+        case "metadata":
+            return column.quoted if column.type in ("json", "jsonb") else f"{column.quoted}::jsonb"
         case _:
-            return column.quoted if column.type in ("text", "character varying", "uuid") else f"{column.quoted}::text"
+            return _text(column)
+
+
+def _text(column: _Column) -> str:
+    return column.quoted if column.type in ("text", "character varying", "uuid") else f"{column.quoted}::text"
 
 
 def _moment(connection: Connection, source: str, column: _Column) -> str:

@@ -36,6 +36,19 @@ class Installed:
 
 
 @dataclass(frozen=True)
+class Migrations:
+    """The table in which a product notes which migrations its tables have, and the query of the newest one's name."""
+
+    table: str
+    newest: str
+
+
+ALEMBIC = Migrations("alembic_version", "SELECT string_agg(version_num, ', ') FROM {}")
+PRISMA = Migrations("_prisma_migrations", "SELECT migration_name FROM {} ORDER BY finished_at DESC NULLS LAST LIMIT 1")
+TYPEORM = Migrations("migrations", "SELECT name FROM {} ORDER BY id DESC LIMIT 1")
+
+
+@dataclass(frozen=True)
 class Product:
     """How a product's tables are recognised and read.
 
@@ -44,7 +57,7 @@ class Product:
     agent, execution, failure, user, cost: what stands for each in this product, a sentence for people. lacks: what the
     product does not log. registry, logs: the queries of agent_registry and agent_execution_logs. They leave out the
     optional columns that the product does not log. indexes: those without which each day reads whole tables, each as
-    `table (expression)`.
+    `table (expression)`. migrations: what says which version of the product made the tables.
     """
 
     name: str
@@ -60,6 +73,7 @@ class Product:
     logs: Callable[[Installed], str]
     optional: Mapping[str, str] = field(default_factory=dict)
     indexes: Callable[[Installed], Sequence[str]] = lambda _installed: ()
+    migrations: Migrations | None = None
 
     @property
     def meanings(self) -> dict[str, str]:

@@ -21,6 +21,8 @@ _COLUMNS = text("""
        AND nspname <> 'information_schema' AND nspname NOT LIKE 'pg\\_%'
      ORDER BY schema""")
 
+_IS_READABLE = text("SELECT has_table_privilege(to_regclass(:table), 'SELECT')")
+
 
 def find(connection: Connection, product: Product) -> list[Installed]:
     """The schemas that hold at least one of the product's tables, complete or not, in the order of their names."""
@@ -62,6 +64,17 @@ def detect(connection: Connection) -> list[tuple[Product, Installed]]:
         for installed in find(connection, product)
         if not missing(product, installed)
     ]
+
+
+def newest_migration(connection: Connection, product: Product, installed: Installed) -> str | None:
+    """The name of the product's newest migration; None if it notes none or the role may not read it."""
+    if product.migrations is None:
+        return None
+    table = installed.table(product.migrations.table)
+    if not connection.scalar(_IS_READABLE, {"table": table}):
+        return None
+    newest: str | None = connection.exec_driver_sql(product.migrations.newest.format(table)).scalar()
+    return newest
 
 
 def require(connection: Connection, product: Product, schema: str | None) -> Installed:

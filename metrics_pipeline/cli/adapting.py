@@ -28,12 +28,17 @@ def adapt(
     known: Annotated[
         bool, typer.Option("--list", help="Say for each product what is an agent, an execution, a failure, a user.")
     ] = False,
-    detect: Annotated[bool, typer.Option("--detect", help="Say which products this database holds.")] = False,
+    detect: Annotated[
+        bool, typer.Option("--detect", help="Say which products this database holds, in which version.")
+    ] = False,
     table: Annotated[
         str | None,
         typer.Option(
             "--from", metavar="TABLE", callback=storable, help="Draft the views over another table, to correct."
         ),
+    ] = None,
+    agents: Annotated[
+        str | None, typer.Option(metavar="TABLE", callback=storable, help="With --from: the table of the agents.")
     ] = None,
     source: Annotated[
         str | None, typer.Option(metavar="SCHEMA", help="Where the product's tables are.", show_default="found")
@@ -51,10 +56,12 @@ def adapt(
 
     - `metrics-pipeline db adapt --list`
     - `metrics-pipeline db adapt litellm | psql …`
-    - `metrics-pipeline db adapt --from public.my_runs > draft.sql`
+    - `metrics-pipeline db adapt --from logs.runs --agents logs.agents > draft.sql`
     """
     if sum((name is not None, known, detect, table is not None)) != 1:
         raise typer.BadParameter("Give the NAME of a product, or one of --list, --detect and --from TABLE.")
+    if agents is not None and table is None:
+        raise typer.BadParameter("--agents goes with --from TABLE.")
     if known:
         _show_known(form)
         return
@@ -73,8 +80,8 @@ def adapt(
             comments, queries = _about(product), views.product_queries(product, installed)
             indexes = product.indexes(installed)
         else:
-            draft = draft_views(connection, str(table))
-            comments, queries, indexes = _about_draft(str(table), draft.unknown), draft.queries, ()
+            draft = draft_views(connection, str(table), agents)
+            comments, queries, indexes = _about_draft(str(table), agents, draft.unknown), draft.queries, ()
     if indexes:
         comments += [
             "Without an index, each day reads the whole table. It belongs to the product; build it apart from this:",
@@ -106,12 +113,16 @@ def _about(product: Product) -> list[str]:
     ]
 
 
-def _about_draft(table: str, unknown: Sequence[str]) -> list[str]:
+def _about_draft(table: str, agents: str | None, unknown: Sequence[str]) -> list[str]:
     missing = f" No column looks like {', '.join(unknown)}." if unknown else ""
-    return [
-        f"A draft of views over {table} for metrics-pipeline. Correct it, then apply it as the table's owner.{missing}",
-        "Every agent that has a log counts as active. If there is a table of agents, read the registry from it.",
+    comments = [
+        f"A draft of views over {table} for metrics-pipeline. Correct it, then apply it as the table's owner.{missing}"
     ]
+    if agents is None:
+        comments.append(
+            "Every agent that has a log counts as active. If there is a table of agents, name it: --agents."
+        )
+    return comments
 
 
 def _show_known(form: Format) -> None:
@@ -133,6 +144,7 @@ def _show_detected(connection: Connection, form: Format) -> None:
             "name": product.name,
             "product": product.title,
             "schema": installed.schema,
+            "newest_migration": views.newest_migration(connection, product, installed),
             "has": ", ".join(column for column, is_there in views.optional(product, installed) if is_there),
             "lacks": ", ".join(column for column, is_there in views.optional(product, installed) if not is_there),
         }
@@ -146,6 +158,7 @@ def _show_detected(connection: Connection, form: Format) -> None:
         Column("name", is_text=True),
         Column("product", is_text=True),
         Column("schema", is_text=True),
+        Column("newest_migration", is_text=True, is_folded=True),
         Column("lacks", "its version lacks", is_folded=True),
         Column("has", "its version has", is_folded=True, rank=1),
     ]

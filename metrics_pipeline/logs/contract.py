@@ -164,11 +164,22 @@ def check_contract(connection: Connection, tables: Collection[str] = tuple(UPSTR
         raise ContractError(
             f"The database does not hold what the pipeline reads (role {server.role}, search_path {server.schemas}): "
             f"{'; '.join(problems)}. These tables belong to other systems: have them created, changed or "
-            "granted there, or put views over what is there: metrics-pipeline db adapt --help."
+            "granted there, or put views over what is there. For a product's tables metrics-pipeline db adapt NAME "
+            f"prints them, for others metrics-pipeline db adapt --from {LOGS_TABLE} --agents {REGISTRY_TABLE}."
         )
     types = {c.column_name: c.type for c in columns if c.table_name == LOGS_TABLE}
     lacking = _lacking_warnings(types) if LOGS_TABLE in tables else []
     return UpstreamContract(types, (*_index_warnings(connection), *_row_security_warnings(columns), *lacking))
+
+
+def has_all_columns(connection: Connection, name: str, table: str) -> bool:
+    """Whether the table or view `name` has every column of `table`, one of UPSTREAM_TABLES, also the optional ones.
+
+    They have types that we read, and the role of `connection` may read them. name: as to_regclass() takes it.
+    """
+    found = {column.column_name: column for column in connection.execute(_COLUMNS, {"tables": [name]})}
+    declared = UPSTREAM_TABLES[table]
+    return all(column.name in found for column in declared) and not _table_problems(name, declared, found)
 
 
 def unlogged_figures(connection: Connection) -> list[str]:

@@ -99,12 +99,19 @@ def describe_data(connection: Connection, contract: UpstreamContract, now: datet
         found.append(
             f"Statuses of the newest {number:,} logs: {', '.join(f'{name} {n:,}' for name, n in statuses.items())}"
         )
-        if not any(row.registered for row in logs):
+        known = {SUCCESS_STATUS, FAILED_STATUS, *contract.statuses}
+        counting = sum(logs for status, logs in statuses.items() if status in known)
+        registered = sum(row.registered for row in logs)
+        found.append(
+            f"Of these, {counting:,} count as {SUCCESS_STATUS} or {FAILED_STATUS}, "
+            f"and the agents of {registered:,} are registered"
+        )
+        if not registered:
             warnings.append(
                 f"None of the newest {number:,} logs has an agent that is registered, so all are skipped: "
                 "agent_execution_logs.agent_id has to be spelled as agent_registry.id."
             )
-        if not statuses.keys() & {SUCCESS_STATUS, FAILED_STATUS, *contract.statuses}:
+        if not counting:
             warnings.append(
                 f"None of the newest {number:,} logs has the status '{SUCCESS_STATUS}' or '{FAILED_STATUS}', so every "
                 "success rate is 0 and no error is counted. Name the platform's own in METRICS_SUCCESS_STATUSES and "

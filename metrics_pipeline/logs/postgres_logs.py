@@ -4,17 +4,16 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import Any
 
 import polars as pl
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
 
-from metrics_pipeline.errors import PipelineError
+from metrics_pipeline.errors import PermanentError, PipelineError
 from metrics_pipeline.logs import change_feed, partition_counters, quality
 from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.logs.counts import count_logs_of_day
@@ -32,6 +31,7 @@ from metrics_pipeline.logs.log_columns import (
 from metrics_pipeline.logs.partials import SlicePartials, exact_value_costs, read_partials
 from metrics_pipeline.logs.slices import Slice, slices_of
 from metrics_pipeline.logs.source import ExtractedDay, LogQuality, Suspicion, SuspiciousLog
+from metrics_pipeline.logs.unreadable import day_by_day, is_fault_of_logs, unreadable_days
 from metrics_pipeline.metrics.calculator import agents_with_irregular_costs
 from metrics_pipeline.metrics.catalog import EXACT_COSTS_SCHEMA
 from metrics_pipeline.metrics.conservation import AgentLogs
@@ -85,21 +85,8 @@ _AGENTS = text("""
 SELECT id::text FROM agent_registry WHERE :include_inactive OR status::text COLLATE "C" = 'active'""")
 
 # Without '-infinity' and the years before Christ, which Python cannot represent.
-# A platform that keeps whole seconds has many logs at one instant. An id may be NULL, or of a type without an order.
-_LOGS_AT = text("""
-SELECT coalesce(id::text, 'NULL') AS id, count(*) OVER () AS logs
-FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" < :end ORDER BY 1 LIMIT 5""")
-
-# The SQLSTATE classes of faults that lie in the logs: data exception, limit exceeded, an error raised by a function of
-# a view, and a damaged page.
-_FAULTS_OF_LOGS = ("22", "54", "P0", "XX")
-_SHORTEST_SPAN = timedelta(microseconds=1)
-
 _FIRST_LOG = text("""
 SELECT min("timestamp") FROM agent_execution_logs WHERE "timestamp" >= '0001-01-01' AND "timestamp" < '9999-01-01'""")
-
-#: Reads the logs of windows, and keeps what it finds.
-_Read = Callable[[Sequence[DayWindow]], None]
 
 
 class PostgresLogs:
@@ -116,30 +103,43 @@ class PostgresLogs:
     def read_day(self, snapshot: Connection, window: DayWindow, *, include_inactive_agents: bool) -> ExtractedDay:
         """See LogSource.
 
-        A large window is read in slices of time over several concurrent connections.
+        A large window is read in slices of time over several concurrent connections. Raises PermanentError for a log
+        that cannot be read, with the log and its agent.
         """
         exported_id, taken_at = snapshot.execute(_EXPORT).one()
         agents = registered_agents(snapshot, include_inactive=include_inactive_agents)
-        slices = slices_of(snapshot, self.contract, window)
-        parts = (
-            [read_partials(snapshot, self.contract, *slices[0], self.dimensions)]
-            if len(slices) == 1
-            else self._read_at_once(snapshot, slices, exported_id)
-        )
-        partials = pl.concat(part.by_agent for part in parts)
-        if self.dimensions:
-            logs = pl.concat(part.logs for part in parts)
-            partials = pl.concat(by_agent(some, partials) for some in by_some_agents(logs))
-        irregular = agents_with_irregular_costs(partials)
+        try:
+            with snapshot.begin_nested():
+                parts = self._parts(snapshot, window, exported_id)
+                partials = pl.concat(part.by_agent for part in parts)
+                if self.dimensions:
+                    logs = pl.concat(part.logs for part in parts)
+                    partials = pl.concat(by_agent(some, partials) for some in by_some_agents(logs))
+                irregular = agents_with_irregular_costs(partials)
+                exact_costs = self._exact_costs(snapshot, window, irregular)
+                values = self._values(snapshot, window, parts, irregular) if self.dimensions else None
+        except Exception as error:
+            if is_fault_of_logs(error):
+                found = self.fingerprints(snapshot, [window], self.fingerprint_kinds[0])[window.metric_date]
+                if isinstance(found, Unreadable):
+                    remedy = "Correct or delete it, or have a view leave the value out"
+                    raise PermanentError(f"{found.reason}. {remedy}.") from error
+            raise
         return ExtractedDay(
             agents=agents,
             partials=partials,
-            exact_costs=self._exact_costs(snapshot, window, irregular),
+            exact_costs=exact_costs,
             taken_at=taken_at,
             kind=self.fingerprint_kinds[0],
-            values=self._values(snapshot, window, parts, irregular) if self.dimensions else None,
+            values=values,
             is_merged=bool(self.dimensions),
         )
+
+    def _parts(self, snapshot: Connection, window: DayWindow, exported_id: str) -> list[SlicePartials]:
+        slices = slices_of(snapshot, self.contract, window)
+        if len(slices) == 1:
+            return [read_partials(snapshot, self.contract, *slices[0], self.dimensions)]
+        return self._read_at_once(snapshot, slices, exported_id)
 
     def _values(
         self,
@@ -173,7 +173,7 @@ class PostgresLogs:
         def read(some: Sequence[DayWindow]) -> None:
             found.update(self._fingerprints(snapshot, some, kind))
 
-        return found | self._unreadable(snapshot, windows, read)
+        return found | unreadable_days(snapshot, self.contract, windows, read)
 
     def _fingerprints(
         self, snapshot: Connection, windows: Sequence[DayWindow], kind: FingerprintKind
@@ -254,7 +254,7 @@ class PostgresLogs:
                 for row in over_days(snapshot, self.contract, some, quality.by_agent(self.contract))
             )
 
-        _day_by_day(snapshot, windows, read)
+        day_by_day(snapshot, windows, read)
         return found
 
     def quality(
@@ -284,7 +284,7 @@ class PostgresLogs:
                 },
             )
 
-        unreadable = self._unreadable(snapshot, windows, read)
+        unreadable = unreadable_days(snapshot, self.contract, windows, read)
         for day in unreadable:
             # The search for its log has read parts of the day.
             parts.pop((day,), None)
@@ -305,29 +305,6 @@ class PostgresLogs:
         """See LogSource."""
         first: datetime | None = snapshot.execute(_FIRST_LOG).scalar_one()
         return first and first.replace(tzinfo=first.tzinfo or UTC)
-
-    def _unreadable(self, snapshot: Connection, windows: Sequence[DayWindow], read: _Read) -> dict[date, Unreadable]:
-        """Has `read` keep what it finds in all windows, and returns those in which it fails, with the log."""
-        return {
-            window.metric_date: Unreadable(f"{self._unreadable_log(snapshot, window, read)}: {_server_words(fault)}")
-            for window, fault in _day_by_day(snapshot, windows, read)
-        }
-
-    def _unreadable_log(self, snapshot: Connection, window: DayWindow, read: _Read) -> str:
-        """Where `read` fails within the window, by halving it: a log, the logs of one instant, or a span of time."""
-        while window.end - window.start > _SHORTEST_SPAN:
-            middle = window.start + (window.end - window.start) / 2
-            halves = (replace(window, end=middle), replace(window, start=middle))
-            failing = next((half for half in halves if _fault(snapshot, read, [half])), None)
-            if failing is None:
-                return f"the logs from {window.start:%H:%M:%S}Z to {window.end:%H:%M:%S}Z cannot be read together"
-            window = failing
-        logs = snapshot.execute(_LOGS_AT, self.contract.bounds(window)).all()
-        ids = ", ".join(log.id for log in logs)
-        if len(logs) == 1:
-            return f"log {ids} of {window.start:%H:%M:%S}Z cannot be read"
-        more = ", …" if logs[0].logs > len(logs) else ""
-        return f"one of the {logs[0].logs:,} logs of {window.start:%H:%M:%S.%f}Z ({ids}{more}) cannot be read"
 
     def _exact_costs(self, snapshot: Connection, window: DayWindow, agents: Sequence[str | None]) -> pl.DataFrame:
         if not agents:
@@ -410,31 +387,6 @@ def _fingerprints_statement(contract: UpstreamContract, kind: FingerprintKind, d
         # Once per log: without a dimension it is used once, and parallel workers can share the work.
         rows = with_content_hash(rows)
     return f"SELECT day, {columns} FROM ({rows}) AS log GROUP BY day"
-
-
-def _day_by_day(snapshot: Connection, windows: Sequence[DayWindow], read: _Read) -> list[tuple[DayWindow, DBAPIError]]:
-    """Reads all windows at once, or, if a log makes that fail, each alone. Returns the windows that fail alone."""
-    if _fault(snapshot, read, windows) is None:
-        return []
-    alone = ((window, _fault(snapshot, read, [window])) for window in windows)
-    return [(window, fault) for window, fault in alone if fault is not None]
-
-
-def _fault(snapshot: Connection, read: _Read, windows: Sequence[DayWindow]) -> DBAPIError | None:
-    """The fault of the logs that ends `read`. The transaction goes on. Any other fault is raised."""
-    try:
-        with snapshot.begin_nested():
-            read(windows)
-    except DBAPIError as error:
-        if str(getattr(error.orig, "sqlstate", None))[:2] not in _FAULTS_OF_LOGS:
-            raise
-        return error
-    return None
-
-
-def _server_words(error: DBAPIError) -> str:
-    diagnosis: Any = getattr(error.orig, "diag", None)
-    return f"{diagnosis.message_primary} (SQLSTATE {diagnosis.sqlstate})"
 
 
 def _taken(left: deque[Slice]) -> Iterator[Slice]:

@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -12,6 +13,7 @@ from metrics_pipeline.adapters.product import Installed
 from metrics_pipeline.adapters.products import PRODUCTS
 from metrics_pipeline.adapters.views import product_queries
 from metrics_pipeline.cli import app
+from metrics_pipeline.errors import ContractError
 from metrics_pipeline.logs.contract import check_contract
 from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.metrics.windows import day_window
@@ -19,8 +21,9 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.upgrading import upgrade
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline_tests.adapters.installations import INSTALLATIONS
+from metrics_pipeline_tests.adapters.rows import ROWS, rows_of
 from metrics_pipeline_tests.databases import scratch_database
-from metrics_pipeline_tests.days import aggregate, assert_exact_twice, judged, query
+from metrics_pipeline_tests.days import aggregate, assert_exact, assert_exact_twice, judged, query
 from metrics_pipeline_tests.retention.runs import prune
 from metrics_pipeline_tests.roles import Role, apply, new_role
 
@@ -123,6 +126,31 @@ def test_the_views_say_what_the_products_rows_mean(adapted: Adapted, name: str) 
         check_contract(connection, ("agent_registry", "agent_execution_logs"))
 
 
+@pytest.mark.ci
+@pytest.mark.parametrize("name", ROWS)
+def test_a_day_of_300_000_executions_of_a_product_is_exact_and_db_check_finds_nothing_wrong(
+    bare_database_url: str, name: str
+) -> None:
+    # Walking the traces of spans takes fifty times as long as reading another product.
+    executions = 20_000 if name == "otel" else 300_000
+    with (
+        psycopg.connect(bare_database_url, autocommit=True) as connection,
+        new_role(connection, bare_database_url, "pipeline") as role,
+    ):
+        connection.execute(INSTALLATIONS[name].statements)  # type: ignore[call-overload]
+        connection.execute(rows_of(name, executions))  # type: ignore[call-overload]
+        connection.execute("ANALYZE")
+        apply(adapt(bare_database_url, name, "--role", role.name).output, bare_database_url)
+        upgrade(role.database)
+        checked = CliRunner().invoke(app, ["db", "check"], env={"METRICS_DATABASE_URL": role.url})
+        assert checked.exit_code == 0, checked.exception
+        window = day_window(date(2026, 11, 18), "UTC")
+        day = aggregate(role.database, window)
+        metrics = day.computed.metrics
+        assert metrics.aggregated_logs + metrics.skipped_logs >= executions * 0.099
+        assert_exact(role.database, window)
+
+
 def test_a_day_of_an_adapted_product_is_exact_and_our_tables_are_beside_the_views(adapted: Adapted) -> None:
     apply(adapt(adapted.url, "dify", "--schema", "beside", "--role", adapted.role.name).output, adapted.url)
     database = adapted.role.database
@@ -187,9 +215,27 @@ def test_a_text_that_is_not_json_costs_its_day_on_servers_that_cannot_ask_and_on
         assert connection.execute("SELECT token_count FROM valid ORDER BY id").fetchall() == [(11,), (None,)]
 
 
-def test_products_are_detected_with_their_schema_and_the_columns_of_their_version(adapted: Adapted) -> None:
+def test_products_are_detected_with_their_schema_and_the_columns_and_newest_migration_of_their_version(
+    adapted: Adapted,
+) -> None:
+    with psycopg.connect(adapted.url, autocommit=True) as connection:
+        connection.execute(
+            """
+            CREATE TABLE "its litellm"._prisma_migrations (migration_name text, finished_at timestamptz);
+            INSERT INTO "its litellm"._prisma_migrations
+            VALUES ('20250806_b', '2025-08-07'), ('20250805_a', '2025-08-06'), ('20250907_failed', NULL);
+            CREATE TABLE "its mlflow".alembic_version (version_num varchar(32));
+            INSERT INTO "its mlflow".alembic_version VALUES ('bf29a5ff90ea');
+            CREATE TABLE "its n8n".migrations (id int, "timestamp" bigint, name varchar);
+            INSERT INTO "its n8n".migrations VALUES (9, 1, 'B'), (10, 2, 'C'), (8, 0, 'A')"""
+        )
     found = json.loads(adapt(adapted.url, "--detect", "--format", "json").output)
     assert [(row["name"], row["schema"]) for row in found] == [(name, f"its {name}") for name in PRODUCTS]
+    assert {row["name"]: row["newest_migration"] for row in found if row["newest_migration"] is not None} == {
+        "litellm": "20250806_b",
+        "mlflow": "bf29a5ff90ea",
+        "n8n": "C",
+    }
     litellm = found[0]
     assert litellm["has"].split(", ")[:2] == ["LiteLLM_SpendLogs.status", "LiteLLM_SpendLogs.agent_id"]
     dify = next(row for row in found if row["name"] == "dify")
@@ -234,6 +280,70 @@ def test_a_draft_guesses_columns_units_and_statuses_of_any_table(bare_database_u
             assert rows(connection, _LOGS, "metrics") == expected
             with role.database.connect() as session:
                 check_contract(session, ("agent_registry", "agent_execution_logs"))
+
+
+def test_tables_of_other_names_take_one_command_and_keep_every_column(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            """
+            CREATE SCHEMA "Ops";
+            ALTER TABLE agent_execution_logs ADD model text;
+            ALTER TABLE agent_execution_logs SET SCHEMA "Ops";
+            ALTER TABLE "Ops".agent_execution_logs RENAME TO executions;
+            ALTER TABLE agent_registry SET SCHEMA "Ops";
+            ALTER TABLE "Ops".agent_registry RENAME TO bots;
+            INSERT INTO "Ops".bots VALUES ('a', 'A', 'active'), ('b', 'B', 'retired');
+            INSERT INTO "Ops".executions (agent_id, "timestamp", status, cost_usd, metadata, model)
+            VALUES ('a', '2025-03-04 12:00Z', 'success', 0.1, '{"user_id": "u"}', 'm'),
+                   ('b', '2025-03-04 13:00Z', 'success', 0.1, '{"user_id": "u"}', 'm')"""
+        )
+        with new_role(connection, database_url, "pipeline") as role:
+            names = ("--from", '"Ops".executions', "--agents", '"Ops".bots')
+            draft = adapt(database_url, *names, "--role", role.name)
+            assert 'SELECT *\n  FROM "Ops"."executions";' in draft.output
+            apply(draft.output, database_url)
+            checked = CliRunner().invoke(app, ["db", "upgrade"], env={"METRICS_DATABASE_URL": role.url})
+            checked = CliRunner().invoke(app, ["db", "check"], env={"METRICS_DATABASE_URL": role.url})
+            assert (checked.exit_code, "Warning" in checked.output) == (0, False), checked.output
+            assert_exact_twice(role.database, day_window(date(2025, 3, 4), "UTC"))
+            connection.execute("""UPDATE "Ops".executions SET status = 'OK' WHERE agent_id = 'a'""")
+            apply(adapt(database_url, *names, "--role", role.name).output, database_url)
+            with role.database.connect() as session:
+                found = session.exec_driver_sql("SELECT status, model FROM agent_execution_logs ORDER BY 1, 2").all()
+    assert found == [("success", "m"), ("success", "m")]
+
+
+def test_what_the_contract_refuses_is_accepted_through_the_views_that_its_error_names(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True, options="-c TimeZone=UTC") as connection:
+        connection.execute(
+            """
+            ALTER TABLE agent_registry ALTER id TYPE int USING id::int, ALTER status TYPE boolean USING true;
+            ALTER TABLE agent_execution_logs ALTER agent_id TYPE bigint USING 1, ALTER "timestamp" TYPE date,
+                ALTER status TYPE boolean USING true, ALTER latency_ms TYPE interval USING NULL,
+                ALTER token_count TYPE numeric, ALTER cost_usd TYPE money, ALTER error_type TYPE int USING NULL,
+                ALTER metadata TYPE text;
+            INSERT INTO agent_registry VALUES (7, 'seven', true), (8, 'eight', false);
+            INSERT INTO agent_execution_logs VALUES
+                (DEFAULT, 7, '2025-03-04', false, '1.5 s', 12, 0.25, 404, '{"user_id": "u"}')"""
+        )
+        with new_role(connection, database_url, "pipeline") as role:
+            with (
+                Database(DatabaseUrl.parse(database_url)).connect() as session,
+                pytest.raises(ContractError) as refused,
+            ):
+                check_contract(session)
+            command = re.search(r"metrics-pipeline db adapt (--from .*)\.$", str(refused.value))
+            assert command
+            apply(adapt(database_url, *command[1].split(), "--role", role.name).output, database_url)
+            with role.database.connect() as session:
+                check_contract(session, ("agent_registry", "agent_execution_logs"))
+                agents = session.exec_driver_sql("SELECT id, name, status FROM agent_registry ORDER BY 1").all()
+                logs = session.exec_driver_sql(
+                    """SELECT agent_id, "timestamp"::text, status, latency_ms, token_count, cost_usd::text, error_type,
+                              metadata ->> 'user_id' FROM agent_execution_logs"""
+                ).all()
+    assert agents == [("7", "seven", "active"), ("8", "eight", "inactive")]
+    assert logs == [("7", "2025-03-04 00:00:00+00", "failed", 1500, 12, "0.250000000", "404", "u")]
 
 
 def test_a_draft_of_a_table_that_logs_no_executions_is_refused_with_what_is_missing(bare_database_url: str) -> None:

@@ -112,6 +112,7 @@ def test_check_shows_statuses_and_agents_and_warns_if_none_of_them_counts(databa
     output = run("check", database_url).output
     assert "Agents: 0 of 2 are active\n" in output
     assert "Statuses of the newest 12 logs: OK 9, ERROR 3\n" in output
+    assert "Of these, 0 count as success or failed, and the agents of 0 are registered\n" in output
     assert "Warning: 0 of 2 agents are active" in output
     assert "Warning: None of the newest 12 logs has an agent that is registered" in output
     assert "Warning: None of the newest 12 logs has the status 'success' or 'failed'" in output
@@ -125,6 +126,7 @@ def test_check_shows_statuses_and_agents_and_warns_if_none_of_them_counts(databa
     assert "agent_execution_logs.cost_usd has type real: a cost is read as its shortest decimal text" in output
     assert "latency_ms has type" not in output
     assert "Agents: 1 of 2 are active\n" in output
+    assert "Of these, 3 count as success or failed, and the agents of 12 are registered\n" in output
     assert "Warning" not in output
 
 

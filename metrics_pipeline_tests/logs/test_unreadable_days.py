@@ -51,7 +51,7 @@ def test_a_view_that_cannot_cast_one_log_makes_its_day_unreadable_and_names_the_
     verdicts = judged(days, *DAYS)
     assert [verdict.state for verdict in verdicts] == [DayState.AGGREGATED, DayState.UNREADABLE, DayState.MISSING]
     assert verdicts[1].reason == (
-        f"log {log_id} of 10:00:03Z cannot be read: invalid input syntax for type json (SQLSTATE 22P02)"
+        f"log {log_id} of agent a at 10:00:03Z cannot be read: invalid input syntax for type json (SQLSTATE 22P02)"
     )
     assert f"2025-03-05 is unreadable (log {log_id}" in findings(verdicts)
     third = day_window(DAYS[2], "UTC")

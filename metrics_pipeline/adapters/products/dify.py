@@ -1,6 +1,6 @@
 """Dify."""
 
-from metrics_pipeline.adapters.product import Installed, Product, first_word, integer
+from metrics_pipeline.adapters.product import ALEMBIC, Installed, Product, first_word, integer
 
 
 def _seconds(column: str) -> str:
@@ -69,4 +69,5 @@ PRODUCT = Product(
     lacks="human interventions",
     registry=_registry,
     logs=_logs,
+    migrations=ALEMBIC,
 )

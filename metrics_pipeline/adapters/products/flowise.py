@@ -1,6 +1,6 @@
 """Flowise's agent flows."""
 
-from metrics_pipeline.adapters.product import Installed, Product, milliseconds
+from metrics_pipeline.adapters.product import TYPEORM, Installed, Product, milliseconds
 
 
 def _registry(installed: Installed) -> str:
@@ -39,4 +39,5 @@ PRODUCT = Product(
     registry=_registry,
     logs=_logs,
     indexes=lambda installed: (f'{installed.table("execution")} ("createdDate")',),
+    migrations=TYPEORM,
 )

@@ -1,6 +1,6 @@
 """Langfuse 2, the last version that keeps traces in PostgreSQL."""
 
-from metrics_pipeline.adapters.product import Installed, Product, milliseconds
+from metrics_pipeline.adapters.product import PRISMA, Installed, Product, milliseconds
 
 
 def _registry(installed: Installed) -> str:
@@ -46,4 +46,5 @@ PRODUCT = Product(
     lacks="error types, human interventions; Langfuse 3 keeps traces in ClickHouse, which cannot be read",
     registry=_registry,
     logs=_logs,
+    migrations=PRISMA,
 )

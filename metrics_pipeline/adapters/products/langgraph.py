@@ -1,6 +1,6 @@
 """aegra, an open server of the LangGraph Platform's API."""
 
-from metrics_pipeline.adapters.product import Installed, Product, first_word, milliseconds
+from metrics_pipeline.adapters.product import ALEMBIC, Installed, Product, first_word, milliseconds
 
 
 def _registry(installed: Installed) -> str:
@@ -36,4 +36,5 @@ PRODUCT = Product(
     lacks="tokens, cost; status 'interrupted' counts as a human intervention",
     registry=_registry,
     logs=_logs,
+    migrations=ALEMBIC,
 )

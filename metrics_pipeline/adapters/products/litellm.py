@@ -1,6 +1,6 @@
 """LiteLLM's proxy."""
 
-from metrics_pipeline.adapters.product import Installed, Product, milliseconds
+from metrics_pipeline.adapters.product import PRISMA, Installed, Product, milliseconds
 
 _LOGS = "LiteLLM_SpendLogs"
 _KEYS = "LiteLLM_VerificationToken"
@@ -61,4 +61,5 @@ PRODUCT = Product(
     lacks="human interventions; requests with the master key or a deleted key are counted as skipped",
     registry=_registry,
     logs=_logs,
+    migrations=PRISMA,
 )

@@ -1,6 +1,6 @@
 """MLflow's traces."""
 
-from metrics_pipeline.adapters.product import Installed, Product, integer
+from metrics_pipeline.adapters.product import ALEMBIC, Installed, Product, integer
 
 _MOMENT = "to_timestamp(timestamp_ms / 1000.0)"
 
@@ -50,4 +50,5 @@ PRODUCT = Product(
     registry=_registry,
     logs=_logs,
     indexes=lambda installed: (f"{installed.table('trace_info')} ({_MOMENT})",),
+    migrations=ALEMBIC,
 )

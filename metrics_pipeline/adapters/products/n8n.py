@@ -1,6 +1,6 @@
 """n8n."""
 
-from metrics_pipeline.adapters.product import Installed, Product, milliseconds
+from metrics_pipeline.adapters.product import TYPEORM, Installed, Product, milliseconds
 
 
 def _registry(installed: Installed) -> str:
@@ -42,4 +42,5 @@ PRODUCT = Product(
     lacks="tokens, cost, other error types, human interventions; n8n deletes executions after 14 days by default",
     registry=_registry,
     logs=_logs,
+    migrations=TYPEORM,
 )

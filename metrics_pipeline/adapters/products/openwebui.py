@@ -1,6 +1,6 @@
 """Open WebUI."""
 
-from metrics_pipeline.adapters.product import Installed, Product, integer
+from metrics_pipeline.adapters.product import ALEMBIC, Installed, Product, integer
 
 _MOMENT = "to_timestamp(created_at)"
 
@@ -43,4 +43,5 @@ PRODUCT = Product(
     registry=_registry,
     logs=_logs,
     indexes=lambda installed: (f"{installed.table('chat_message')} ({_MOMENT})",),
+    migrations=ALEMBIC,
 )

@@ -1,6 +1,6 @@
 """Arize Phoenix."""
 
-from metrics_pipeline.adapters.product import Installed, Product, milliseconds
+from metrics_pipeline.adapters.product import ALEMBIC, Installed, Product, milliseconds
 
 
 def _registry(installed: Installed) -> str:
@@ -45,4 +45,5 @@ PRODUCT = Product(
     lacks="human interventions",
     registry=_registry,
     logs=_logs,
+    migrations=ALEMBIC,
 )

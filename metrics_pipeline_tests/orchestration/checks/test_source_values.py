@@ -117,8 +117,8 @@ def test_a_log_that_cannot_be_read_is_named_with_its_day_and_the_other_days_are_
     verdict = evaluate(NAME)
     assert not verdict.passed
     assert verdict.description == (
-        f'2025-03-03: log {log_id} of 11:59:00Z cannot be read: invalid input syntax for type integer: "fast" '
-        "(SQLSTATE 22P02). Logs with suspicious values: 2 negative latency."
+        f"2025-03-03: log {log_id} of agent a at 11:59:00Z cannot be read: invalid input syntax for type integer: "
+        '"fast" (SQLSTATE 22P02). Logs with suspicious values: 2 negative latency.'
     )
     found = values(verdict)
     assert (found["days_unreadable"], found["logs"], found["logs_negative_latency"]) == (1, 2, 2)
