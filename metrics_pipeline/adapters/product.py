@@ -89,8 +89,11 @@ class Product:
 
 
 def milliseconds(interval: str) -> str:
-    """The SQL of an interval in whole milliseconds, half away from zero."""
-    return integer(f"round(extract(epoch FROM {interval})::numeric * 1000)")
+    """The SQL of an interval in whole milliseconds, half away from zero, and as NULL if they do not fit an integer.
+
+    The limit is compared as an interval, and the cast rounds: each operation on numeric costs more than reading a row.
+    """
+    return f"CASE WHEN {interval} < '2147483.6475 s' THEN (extract(epoch FROM {interval})::numeric * 1000)::integer END"
 
 
 def integer(number: str) -> str:

@@ -2,7 +2,7 @@
 
 from metrics_pipeline.adapters.product import ALEMBIC, Installed, Product, integer
 
-_MOMENT = "to_timestamp(timestamp_ms / 1000.0)"
+_MOMENT = "to_timestamp(timestamp_ms / 1000::double precision)"
 
 
 def _registry(installed: Installed) -> str:

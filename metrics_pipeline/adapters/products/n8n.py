@@ -11,7 +11,7 @@ def _registry(installed: Installed) -> str:
 
 
 def _logs(installed: Installed) -> str:
-    # By "stoppedAt", which has an index; "startedAt" has none.
+    # By "stoppedAt", which has an index; "startedAt" has none. A key has one value, by a unique index since 2024.
     return f"""\
 SELECT e.id,
        e."workflowId" AS agent_id,
@@ -19,10 +19,10 @@ SELECT e.id,
        CASE WHEN e.status IN ('error', 'crashed') THEN 'failed' ELSE e.status END AS status,
        {milliseconds('e."stoppedAt" - e."startedAt"')} AS latency_ms,
        CASE WHEN e.status IN ('error', 'crashed') THEN e.status END AS error_type,
-       (SELECT m.value FROM {installed.table("execution_metadata")} AS m
-         WHERE m."executionId" = e.id AND m.key = 'user_id') AS user_id,
+       m.value AS user_id,
        e.mode
   FROM {installed.table("execution_entity")} AS e
+  LEFT JOIN {installed.table("execution_metadata")} AS m ON m."executionId" = e.id AND m.key = 'user_id'
  WHERE e.mode <> 'manual'"""
 
 

@@ -19,8 +19,9 @@ SELECT id,
        {_MOMENT} AS "timestamp",
        CASE WHEN error::text <> 'null' THEN 'failed' WHEN done THEN 'success' ELSE 'running' END AS status,
        {integer("(updated_at - created_at) * 1000")} AS latency_ms,
-       coalesce((usage ->> 'input_tokens')::integer, (usage ->> 'prompt_tokens')::integer, 0)
-           + coalesce((usage ->> 'output_tokens')::integer, (usage ->> 'completion_tokens')::integer, 0) AS token_count,
+       (SELECT coalesce((parsed ->> 'input_tokens')::integer, (parsed ->> 'prompt_tokens')::integer, 0)
+             + coalesce((parsed ->> 'output_tokens')::integer, (parsed ->> 'completion_tokens')::integer, 0)
+          FROM (SELECT usage::jsonb AS parsed OFFSET 0) AS once) AS token_count,
        CASE WHEN error::text <> 'null' THEN 'error' END AS error_type,
        user_id
   FROM {installed.table("chat_message")}

@@ -1,6 +1,6 @@
 """Spans of OpenTelemetry in the Collector's table otel_traces: the same logs as of a file of traces."""
 
-from metrics_pipeline.adapters.product import Installed, Product, integer
+from metrics_pipeline.adapters.product import Installed, Product
 from metrics_pipeline.logs import span_attributes as names
 
 _TABLE = "otel_traces"
@@ -52,16 +52,16 @@ def _of_calls(installed: Installed, value: str) -> str:
 
 def _user(installed: Installed) -> str:
     """The user of the nearest span that has one: often that of the request around the agent."""
-    return f"""(
+    return f"""coalesce({_attribute("s", *names.USER)}, (
            WITH RECURSIVE above AS (
-               SELECT ARRAY[s."SpanId"] AS path, s."ParentSpanId" AS parent, {_attribute("s", *names.USER)} AS user_id
+               SELECT ARRAY[s."SpanId"] AS path, s."ParentSpanId" AS parent, NULL AS user_id
                 UNION
                SELECT above.path || p."SpanId", p."ParentSpanId", {_attribute("p", *names.USER)}
                  FROM above
                  JOIN {installed.table(_TABLE)} AS p ON p."TraceId" = s."TraceId" AND p."SpanId" = above.parent
                 WHERE above.user_id IS NULL AND p."SpanId" <> ALL (above.path)
            )
-           SELECT user_id FROM above WHERE user_id IS NOT NULL LIMIT 1)"""
+           SELECT user_id FROM above WHERE user_id IS NOT NULL LIMIT 1))"""
 
 
 def _registry(installed: Installed) -> str:
@@ -80,7 +80,8 @@ SELECT s."TraceId" || '-' || s."SpanId" AS id,
        {_attribute("s", *names.AGENT)} AS agent_id,
        s."Timestamp" AS "timestamp",
        CASE WHEN s."StatusCode" IN {_STATUS_ERROR} THEN 'failed' ELSE 'success' END AS status,
-       CASE WHEN s."Duration" >= 0 THEN {integer('round(s."Duration" / 1000000.0)')} END AS latency_ms,
+       CASE WHEN s."Duration" BETWEEN 0 AND 2147483647499999 THEN ((s."Duration" + 500000) / 1000000)::integer END
+           AS latency_ms,
        {_of_calls(installed, "sum(tokens)::bigint")} AS token_count,
        coalesce({_attribute("s", names.ERROR_TYPE)},
                 jsonb_path_query_first(s."Events", {exception}) #>> '{{}}') AS error_type,

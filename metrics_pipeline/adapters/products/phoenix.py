@@ -15,7 +15,7 @@ SELECT s.id,
        CASE s.status_code WHEN 'ERROR' THEN 'failed' ELSE 'success' END AS status,
        {milliseconds("s.end_time - s.start_time")} AS latency_ms,
        s.cumulative_llm_token_count_prompt + s.cumulative_llm_token_count_completion AS token_count,
-       round((SELECT sum(c.total_cost::numeric) FROM {installed.table("span_costs")} AS c
+       round((SELECT sum(c.total_cost::text::numeric) FROM {installed.table("span_costs")} AS c
                WHERE c.trace_rowid = t.id), 9) AS cost_usd,
        CASE WHEN s.status_code = 'ERROR' THEN jsonb_path_query_first(
            s.events, '$[*] ? (@.name == "exception").attributes.exception.type') #>> '{{}}' END AS error_type,
