@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import lru_cache, partial
 from json import loads
 from math import sqrt
-from statistics import median
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from metrics_pipeline.metrics.alert_rules import (
@@ -320,16 +320,21 @@ def _silence(given: _Given, setting: _Setting, today: int) -> _Judgement:
         return None
     if given.executions[today]:
         return _USUAL
-    window = [n for n in given.executions[max(0, today - TRAILING_DAYS) : today + 1] if n is not None]
-    days = next((age for age, n in enumerate(reversed(window)) if n), len(window))
-    past = window[: len(window) - days]
-    if sum(n > 0 for n in past) < MIN_TRAILING_DAYS:
+    first = max(0, today - TRAILING_DAYS)
+    window = [(day, n) for day, n in enumerate(given.executions[first : today + 1], first) if n is not None]
+    days = next((age for age, (_, n) in enumerate(reversed(window)) if n), len(window))
+    silent, past = window[len(window) - days :], window[: len(window) - days]
+    numbers = [n for _, n in past]
+    if sum(n > 0 for n in numbers) < MIN_TRAILING_DAYS:
         return None
-    missing = days * sum(past) / len(past)
-    if missing < setting["expected_executions"] or days <= _longest_silence(past):
+    # On a weekday that is quieter than the others, fewer are missing.
+    mean = fmean(numbers)
+    same = [[n for other, n in past if (other - day) % 7 == 0] for day, _ in silent]
+    missing = sum(min(mean, fmean(each)) if each else mean for each in same)
+    if missing < setting["expected_executions"] or days <= _longest_silence(numbers):
         return None
     return given.evidence(
-        "total_executions", today, 0, 1, max(past), silent_days=days, expected_executions=round(missing)
+        "total_executions", today, 0, 1, max(numbers), silent_days=days, expected_executions=round(missing)
     ), True
 
 

@@ -69,6 +69,9 @@ def test_silence_is_one_alert_and_says_how_much_is_missing() -> None:
         # 10 a day: two days, of which today is one, would have 20.
         ([{"n": 10}] * 55 + [{"n": 0}], True),
         ([{"n": 9}] * 55 + [{"n": 0}], False),
+        # A Sunday has 19 or 20 of the week's hundreds.
+        ([{"n": 19}] + [{"n": 100}] * 6, False),
+        ([{"n": 20}] + [{"n": 100}] * 6, True),
         # Nine days with executions are not enough to say what is usual.
         ([{"n": 0}] * 18 + [{"n": 1000}] * 9 + [{"n": 0}], False),
     ],
