@@ -73,7 +73,7 @@ def newest_migration(connection: Connection, product: Product, installed: Instal
     table = installed.table(product.migrations.table)
     if not connection.scalar(_IS_READABLE, {"table": table}):
         return None
-    newest: str | None = connection.exec_driver_sql(product.migrations.newest.format(table)).scalar()
+    newest: str | None = connection.exec_driver_sql(product.migrations.newest.format(table.replace("%", "%%"))).scalar()
     return newest
 
 

@@ -158,8 +158,8 @@ def _show_detected(connection: Connection, form: Format) -> None:
         Column("name", is_text=True),
         Column("product", is_text=True),
         Column("schema", is_text=True),
-        Column("newest_migration", is_text=True, is_folded=True),
+        Column("newest_migration", "newest migration", is_text=True, rank=1),
         Column("lacks", "its version lacks", is_folded=True),
-        Column("has", "its version has", is_folded=True, rank=1),
+        Column("has", "its version has", is_folded=True, rank=2),
     ]
     show("Products in this database", columns, rows, form)
