@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,11 +38,12 @@ def serving(database: Database) -> Iterator[Serve]:
         dagster: Any = None,
         database: Database = tests,
         root_path: str = "",
+        trusted_proxies: Sequence[str] = (),
         told: list[Callable[[], None]] | None = None,
         **settings: Any,
     ) -> httpx2.Client:
         app = build_app(Settings(Path("/nowhere"), **settings), database, dagster=dagster, now=lambda: now)
-        server = build_server(app, log_config=None, root_path=root_path)
+        server = build_server(app, log_config=None, root_path=root_path, trusted_proxies=trusted_proxies)
         server.config.port = 0
         if told is not None:
             told.append(lambda: server.handle_exit(signal.SIGTERM, None))
