@@ -84,7 +84,9 @@ def demo() -> None:
         run_with_progress(instance, first, last, Reason.BACKFILL, AggregationOptions())
     with database.connect() as connection:
         _print_agents(metrics_of_day(connection, last), last)
-    typer.echo("Open the Dagster UI and the page with these days: make dev   (or: metrics-pipeline dev)")
+    typer.echo("Look at these days: make dev   (or: metrics-pipeline dev)")
+    typer.echo("  page        http://127.0.0.1:8000")
+    typer.echo("  Dagster UI  http://127.0.0.1:3000")
 
 
 def _print_agents(metrics: pl.DataFrame, day: date) -> None:

@@ -53,6 +53,7 @@ def test_the_demo_shows_four_weeks_and_an_outage_and_the_second_time_changes_not
     assert f"agent_performance_metrics on {last}" in stdout
     assert "pricing-advisor" in stdout
     assert "metrics-pipeline dev" in stdout
+    assert "page        http://127.0.0.1:8000\n" in stdout
     # The first partition is the first day, so the UI shows 28 of 28.
     environment = {"METRICS_PIPELINE_HOME": str(home)}
     assert str(Settings.from_environment(environment).start_date) == min(shown)

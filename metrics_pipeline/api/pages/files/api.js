@@ -112,8 +112,7 @@ export async function get(path, parameters) {
 /** The way to an answer as CSV. The link alone could send no token, and would give the first page only. */
 export function csvLink({ path, parameters, name }) {
   const href = address(path, { ...parameters, format: "csv" });
-  const download = async (event) => {
-    event.preventDefault();
+  const download = async () => {
     const parts = [];
     for (let url = href; url; ) {
       const response = await ask(url);
@@ -126,5 +125,9 @@ export function csvLink({ path, parameters, name }) {
     h("a", { href: whole, download: name }).click();
     URL.revokeObjectURL(whole);
   };
-  return h("a", { href, download: name, click: download }, "CSV");
+  const click = (event) => {
+    event.preventDefault();
+    download().catch((error) => event.target.after(h("span", { role: "alert" }, ` ${error.message}`)));
+  };
+  return h("a", { href, download: name, click }, "CSV");
 }

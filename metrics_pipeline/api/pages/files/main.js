@@ -15,6 +15,10 @@ const viewOf = async () => {
   return query.has("day") ? oneDay : calendar;
 };
 document.querySelector(isDays ? "#to-days" : "#to-fleet").setAttribute("aria-current", "page");
+// The way back to the fleet keeps the period.
+document.querySelector("#to-fleet").search = new URLSearchParams(
+  [...query].filter(([name]) => ["from", "to"].includes(name)),
+);
 
 function askForToken(isRefused) {
   const box = h("input", { type: "password", name: "token", required: true, autocomplete: "off" });

@@ -161,7 +161,7 @@ export function figureCards() {
         .map((name) => value(row[name], FIGURES[name].write(row[name])));
       if (values.length > 0) {
         figure.replaceChildren(isEstimate ? "≈ " : "", ...joined(values));
-        detail.textContent = DETAILS[names[0]]?.(row) ?? "";
+        detail.textContent = (row[names[0]] !== null && DETAILS[names[0]]?.(row)) || "";
       }
       const changes = names
         .filter((name) => (row.change?.[name] ?? null) !== null)
