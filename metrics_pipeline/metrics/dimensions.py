@@ -187,7 +187,7 @@ def by_some_agents(logs: pl.DataFrame) -> Iterator[pl.DataFrame]:
     parts = max(-(-logs.height // _LOGS_AT_ONCE), 1)
     part = logs["agent_id"].to_physical().fill_null(0) % parts
     for number in range(parts):
-        yield logs.filter(part == number)
+        yield logs if parts == 1 else logs.filter(part == number)
 
 
 def by_agent(logs: pl.DataFrame, hashes: pl.DataFrame) -> pl.DataFrame:

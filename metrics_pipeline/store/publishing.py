@@ -101,7 +101,7 @@ class _Statements:
         # see the table as it was before the statement.
         self.publish = text(f"""
 WITH sent AS (
-    SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb))
+    SELECT * FROM json_to_recordset(CAST(:rows AS json))
         AS sent({", ".join(f"{column.name} {column.sql_type}" for column in grain.columns)}, distribution text)
 ), incoming AS MATERIALIZED (
     SELECT {", ".join(map(_incoming, grain.columns))}, sent.distribution FROM sent
