@@ -81,7 +81,8 @@ _VALUES_SCHEMA = pl.Schema(
         "agent_id": pl.String(),
         "metric": pl.String(),
         **dict.fromkeys(
-            ("value", "trailing_median", "weekday_median", "usual_low", "usual_high", "times_limit"), pl.Float64()
+            ("value", "executions", "trailing_median", "weekday_median", "usual_low", "usual_high", "times_limit"),
+            pl.Float64(),
         ),
     }
 )
@@ -91,8 +92,8 @@ _VALUES_SCHEMA = pl.Schema(
 class Unusual:
     """The findings of a day.
 
-    values: agent_id, metric, value, trailing_median, weekday_median, usual_low, usual_high, times_limit (Float64: the
-    distance from a median as a multiple of its limit, the smaller of both). The most unusual first.
+    values: agent_id, metric, value, executions, trailing_median, weekday_median, usual_low, usual_high, times_limit
+    (Float64: the distance from a median as a multiple of its limit, the smaller of both). The most unusual first.
     agents: how many have a row of the day. agents_with_history: how many of these have enough past to be judged.
     """
 
@@ -126,7 +127,8 @@ def unusual_values(history: pl.DataFrame, day: date) -> Unusual:
         for name, usual in ranges.items():
             value = by_day[day][name]
             if usual is not None and usual.is_unusual(value):
-                found.append((agent_id, name, value, *usual.medians, usual.low, usual.high, usual.times_limit(value)))
+                bounds = (*usual.medians, usual.low, usual.high, usual.times_limit(value))
+                found.append((agent_id, name, value, executions[-1], *bounds))
     values = pl.DataFrame(found, schema=_VALUES_SCHEMA, orient="row")
     return Unusual(
         values.sort("times_limit", "agent_id", "metric", descending=[True, False, False]), agents, with_history

@@ -225,5 +225,6 @@ def test_a_day_without_rows_has_nothing_unusual() -> None:
     empty = unusual_values(pl.DataFrame(schema=HISTORY_SCHEMA), DAY)
     assert (empty.values.height, empty.agents, empty.agents_with_history) == (0, 0, 0)
     assert empty.values.columns == [
-        "agent_id", "metric", "value", "trailing_median", "weekday_median", "usual_low", "usual_high", "times_limit"
+        "agent_id", "metric", "value", "executions",
+        "trailing_median", "weekday_median", "usual_low", "usual_high", "times_limit",
     ]  # fmt: skip

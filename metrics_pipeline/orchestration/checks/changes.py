@@ -76,6 +76,7 @@ def no_unusual_changes(situation: Situation) -> dg.AssetCheckResult:
                         "value",
                         "usual from",
                         "to",
+                        "executions",
                         f"median of {TRAILING_DAYS} days",
                         "of the weekday",
                     ),
@@ -90,6 +91,7 @@ def no_unusual_changes(situation: Situation) -> dg.AssetCheckResult:
                             pl.when(metric="success_rate")
                             .then(pl.col("usual_high").clip(upper_bound=1))
                             .otherwise("usual_high"),
+                            "executions",
                             "trailing_median",
                             "weekday_median",
                         )
