@@ -15,7 +15,7 @@ from metrics_pipeline.metrics.anomalies import JUDGED
 from metrics_pipeline.metrics.catalog import METRICS, OverDays
 
 #: Changes when the same rules would give other alerts, so that stored alerts are computed again.
-_VERSION = 1
+_VERSION = 2
 
 
 class Scope(StrEnum):

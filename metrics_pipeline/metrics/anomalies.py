@@ -4,16 +4,17 @@ A value is unusual if it is outside the usual range of the trailing days and out
 neither a quiet Sunday nor a change that has lasted for weeks is reported. The usual range is the median ± the largest
 of three distances: SPREADS robust standard deviations (1.4826 times the median absolute deviation; of means and
 percentiles, as a factor), the metric's smallest change worth a look, and what chance alone does to a number of
-executions: Wilson's interval of a rate, and Poisson's of a count. Two failures of thirty are no news of an agent that
-had none of a thousand. A metric is unusual only in the direction that somebody should know of: a success rate down,
-latency and costs up, executions both.
+executions, which is binomial of a rate and Poisson's of a count. Two failures of thirty are no news of an agent that
+had none of a thousand. Of a rate, only what its days varied more than by chance counts as its standard deviation. A
+metric is unusual only in the direction that somebody should know of: a success rate down, latency and costs up,
+executions both.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from enum import Enum
-from math import expm1, inf, sqrt
+from math import asin, expm1, inf, sin, sqrt
 
 import polars as pl
 
@@ -27,10 +28,10 @@ MIN_SAME_WEEKDAYS = 3
 MIN_EXECUTIONS = 30
 #: One normally distributed value in two million is more than five standard deviations from the mean.
 SPREADS = 5.0
-#: Of a rate, which chance moves as the binomial distribution says: so five would only hide drops.
-_SPREADS_OF_RATE = 4.0
-#: How far the rate of the past may have been from what was seen of it.
-_SPREADS_OF_PAST = 2.0
+#: Of what chance does to a rate. The binomial distribution is known and not estimated, so five would only hide drops.
+_SPREADS_OF_CHANCE = 3.25
+#: A day of the past that is further from the others than so many standard deviations counts as if it were not.
+_SPREADS_OF_OUTLIER = 3.0
 # The logarithm of a factor that no value reaches.
 _LARGEST_FACTOR = 50.0
 #: Scales the median absolute deviation of normally distributed values to their standard deviation.
@@ -80,7 +81,8 @@ _VALUES_SCHEMA = pl.Schema(
         "agent_id": pl.String(),
         "metric": pl.String(),
         **dict.fromkeys(
-            ("value", "trailing_median", "weekday_median", "usual_low", "usual_high", "times_limit"), pl.Float64()
+            ("value", "executions", "trailing_median", "weekday_median", "usual_low", "usual_high", "times_limit"),
+            pl.Float64(),
         ),
     }
 )
@@ -90,8 +92,8 @@ _VALUES_SCHEMA = pl.Schema(
 class Unusual:
     """The findings of a day.
 
-    values: agent_id, metric, value, trailing_median, weekday_median, usual_low, usual_high, times_limit (Float64: the
-    distance from a median as a multiple of its limit, the smaller of both). The most unusual first.
+    values: agent_id, metric, value, executions, trailing_median, weekday_median, usual_low, usual_high, times_limit
+    (Float64: the distance from a median as a multiple of its limit, the smaller of both). The most unusual first.
     agents: how many have a row of the day. agents_with_history: how many of these have enough past to be judged.
     """
 
@@ -125,7 +127,8 @@ def unusual_values(history: pl.DataFrame, day: date) -> Unusual:
         for name, usual in ranges.items():
             value = by_day[day][name]
             if usual is not None and usual.is_unusual(value):
-                found.append((agent_id, name, value, *usual.medians, usual.low, usual.high, usual.times_limit(value)))
+                bounds = (*usual.medians, usual.low, usual.high, usual.times_limit(value))
+                found.append((agent_id, name, value, executions[-1], *bounds))
     values = pl.DataFrame(found, schema=_VALUES_SCHEMA, orient="row")
     return Unusual(
         values.sort("times_limit", "agent_id", "metric", descending=[True, False, False]), agents, with_history
@@ -136,8 +139,8 @@ def unusual_values(history: pl.DataFrame, day: date) -> Unusual:
 class UsualRange:
     """What is usual for a value of a day.
 
-    medians, limits: of the trailing days and of the same weekdays. is_large: whether there are enough executions to say
-    that a value outside is unusual.
+    medians, limits: of the trailing days and of the same weekdays; of a usual value, limits are at least as large.
+    is_large: whether there are enough executions to say that a value outside is unusual.
     """
 
     metric: Judged
@@ -181,12 +184,12 @@ def usual_range(
     Plain numbers and not a data frame: the medians and deviations of 50 agents take 2 ms, and took 17 ms with
     expressions of Polars, each of which takes 0.03 ms for any number of rows.
     """
-    n = executions[today]
-    if values[today] is None or n is None or (metric.needs_executions and n < MIN_EXECUTIONS):
+    value, n = values[today], executions[today]
+    if value is None or n is None or (metric.needs_executions and n < MIN_EXECUTIONS):
         return None
     least = MIN_EXECUTIONS if metric.needs_executions else 0
     change_worth = metric.minimum_change if smallest is None else smallest
-    medians, limits = [], []
+    pasts = []
     for past, minimum in (
         (slice(max(0, today - TRAILING_DAYS), today), MIN_TRAILING_DAYS),
         (slice(max(today % 7, today - 7 * SAME_WEEKDAYS), today, 7), MIN_SAME_WEEKDAYS),
@@ -195,25 +198,18 @@ def usual_range(
         told = [(value, of) for value, of in days if value is not None and of is not None and of >= least]
         if len(told) < minimum:
             return None
-        ordered = sorted([value for value, _ in told])
-        median = _median(ordered)
-        deviation = _median(sorted([abs(value - median) for value in ordered]))
-        change = change_worth * abs(median) if metric.is_relative else change_worth
-        spread = MAD_TO_SIGMA * deviation
-        if metric.kind is Kind.COUNT:
-            limit = max(SPREADS * spread, change, SPREADS * sqrt(median + 1))
-        elif metric.kind is Kind.MEAN:
-            # Means and percentiles of skewed values vary by a factor, and more on a day with fewer executions.
-            fewer = max(1.0, _median(sorted([of for _, of in told])) / n)
-            factor = SPREADS * spread / median * sqrt(fewer) if median > 0 else 0.0
-            limit = max(median * expm1(min(factor, _LARGEST_FACTOR)), change)
-        else:
-            lowest = _wilson_low(sum([value * of for value, of in told]), sum([of for _, of in told]))
-            # A day of so many executions, at the lowest rate that the past may have had.
-            chance = _SPREADS_OF_RATE * sqrt(lowest * (1 - lowest) / n)
-            limit = max(_SPREADS_OF_RATE * spread, change, median - lowest + chance)
-        medians.append(median)
-        limits.append(limit)
+        pasts.append(told)
+    medians = [_median(sorted([value for value, _ in told])) for told in pasts]
+    changes = [change_worth * abs(median) if metric.is_relative else change_worth for median in medians]
+    bounds = list(zip(medians, changes, strict=True))
+    if min(median - change for median, change in bounds) <= value <= max(median + change for median, change in bounds):
+        # Like nearly all days, usual by the smallest change alone: the rest is not computed.
+        limits = changes
+    elif metric.kind is Kind.RATE:
+        lowest = _lowest_rates(pasts, medians, n)
+        limits = [max(change, median - low) for (median, change), low in zip(bounds, lowest, strict=True)]
+    else:
+        limits = [_limit(metric.kind, past, *each, n) for past, each in zip(pasts, bounds, strict=True)]
     is_large = n >= MIN_EXECUTIONS or _is_large_past(executions[max(0, today - TRAILING_DAYS) : today])
     return UsualRange(metric, (medians[0], medians[1]), (limits[0], limits[1]), is_large)
 
@@ -228,7 +224,59 @@ def _median(ordered: Sequence[float]) -> float:
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
-def _wilson_low(k: float, n: float) -> float:
-    rate, square = k / n, _SPREADS_OF_PAST**2 / n
-    half = _SPREADS_OF_PAST * sqrt(rate * (1 - rate) / n + square / (4 * n))
-    return (rate + square / 2 - half) / (1 + square)
+def _limit(kind: Kind, past: Sequence[tuple[float, float]], median: float, change: float, n: float) -> float:
+    """How far a count or a mean of n executions may be from the median of the past, of (value, executions)."""
+    spread = sqrt(_variance([abs(value - median) for value, _ in past]))
+    if kind is Kind.COUNT:
+        return max(SPREADS * spread, change, SPREADS * sqrt(median + 1))
+    # Means and percentiles of skewed values vary by a factor, and more on a day with fewer executions.
+    fewer = max(1.0, _median(sorted([of for _, of in past])) / n)
+    factor = SPREADS * spread / median * sqrt(fewer) if median > 0 else 0.0
+    return max(median * expm1(min(factor, _LARGEST_FACTOR)), change)
+
+
+def _lowest_rates(pasts: Sequence[Sequence[tuple[float, float]]], medians: Sequence[float], n: float) -> list[float]:
+    """The lowest usual rate of a day of n executions by each past, of (rate, executions); the first one is the longest.
+
+    Computed with angles, because the variance of one is 1 / executions by chance, whatever the rate.
+    """
+    extra = _extra_variance(pasts[0])
+    lowest = []
+    for past, median in zip(pasts, medians, strict=True):
+        usual, executions = _angle(median), sum([of for _, of in past])
+        # An earlier incident counts as the worst usual day.
+        successes = sum([of * max(rate, _lowest_rate(usual, 1 / of, extra)) for rate, of in past])
+        # Both the day and the past differ from what is usual.
+        chance = 1 / n + 1 / executions
+        lowest.append(_lowest_rate(_angle(successes / executions), chance, extra * (1 + 1 / len(past))))
+    return lowest
+
+
+def _lowest_rate(angle: float, chance: float, extra: float) -> float:
+    """chance, extra: the variance of the angle by chance, and beside it."""
+    distance = sqrt(_SPREADS_OF_CHANCE**2 * chance + SPREADS**2 * extra)
+    return sin(max(0.0, angle - distance) / 2) ** 2
+
+
+def _extra_variance(past: Sequence[tuple[float, float]]) -> float:
+    """How much the angles of the days vary beside what chance does to them; 0 if chance may explain it."""
+    chance = _median(sorted([1 / of for _, of in past]))
+    # With Anscombe's correction, so that the variance of few failures is not larger than that of many.
+    angles = [_angle((rate * of + 0.375) / (of + 0.75)) for rate, of in past]
+    middle = _median(sorted(angles))
+    seen = _variance([abs(angle - middle) for angle in angles], sqrt(chance))
+    # By chance, the variance of k days has a standard error of sqrt(2 / k).
+    return max(0.0, seen - chance * (1 + sqrt(2 / len(past))))
+
+
+def _variance(distances: Sequence[float], least: float = 0.0) -> float:
+    """The mean of the squared distances from a median, of which none counts as an outlier.
+
+    least: the smallest standard deviation that days may have. Varies less by chance than the median distance alone.
+    """
+    furthest = _SPREADS_OF_OUTLIER * max(MAD_TO_SIGMA * _median(sorted(distances)), least)
+    return sum([min(distance, furthest) ** 2 for distance in distances]) / len(distances)
+
+
+def _angle(rate: float) -> float:
+    return 2 * asin(sqrt(rate))

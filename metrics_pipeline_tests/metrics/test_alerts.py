@@ -1,7 +1,9 @@
 """Verdicts of the rules and episodes of alerts, by hand."""
 
+import random
 from collections.abc import Sequence
 from datetime import date, timedelta
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -146,6 +148,19 @@ def test_a_budget_is_told_when_it_will_be_spent_and_is_critical_when_it_is() -> 
     assert float(evidence["projected_high"]) - float(evidence["projected_usd"]) == pytest.approx(3.680, abs=0.001)
     assert budget(57, [{"usd": 1}, {"usd": 3}]).evidence is None
     assert budget(56, [{"usd": 1}, {"usd": 3}]).evidence is not None
+
+
+def test_rules_that_say_something_else_have_another_digest() -> None:
+    """If the rules judge otherwise, raise _VERSION of alert_rules.py, so that stored alerts are computed again."""
+    draw = random.Random(1)
+    found = []
+    for _ in range(40):
+        n, failing = draw.choice([0, 25, 40, 500]), draw.choice([0, 0.05, 0.2])
+        past = [{"n": n, "failed": round(n * failing * draw.uniform(0.5, 1.5))} for _ in range(56)]
+        today = {"n": draw.choice([0, n, 3 * n]), "usd": draw.choice([2, 9]), "errors": '{"other": 9}'}
+        today["failed"] = round(today["n"] * failing * draw.choice([1, 2, 3]))
+        found.append(sorted(told(history(today, past)).items()))
+    assert (DEFAULT_RULES.digest[:8], sha256(repr(found).encode()).hexdigest()[:8]) == ("2fddcfb3", "19107090")
 
 
 def days(text: str, first: int = 0) -> list[Verdict]:

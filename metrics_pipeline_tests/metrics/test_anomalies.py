@@ -57,26 +57,65 @@ def test_where_nothing_ever_varied_the_smallest_change_worth_a_look_decides(
 
 
 def test_otherwise_five_robust_standard_deviations_decide() -> None:
-    # 900 and 1100 in turn: median 1000 (even number of days), each 100 away. 5 * 1.4826 * 100 / 1000 = 0.7413, and as a
-    # factor e ** 0.7413 = 2.0987.
-    # The same weekdays, 7, 14 … days ago, alternate as well: eight of them, four of each.
+    # 900 and 1100 in turn: median 1000 (even number of days), each 100 away. 5 * 100 / 1000 = 0.5, and as a factor
+    # e ** 0.5 = 1.6487. The same weekdays, 7, 14 … days ago, alternate as well: eight of them, four of each.
     past = [{"p95_latency_ms": 900.0 if n % 2 else 1100.0} for n in range(56)]
-    assert unusual(history({"p95_latency_ms": 2098.0}, *past)) == []
-    assert unusual(history({"p95_latency_ms": 2099.0}, *past)) == ["p95_latency_ms"]
-    # Of a quarter of the executions it varies twice as much: e ** 1.4826 = 4.4044.
+    assert unusual(history({"p95_latency_ms": 1648.0}, *past)) == []
+    assert unusual(history({"p95_latency_ms": 1649.0}, *past)) == ["p95_latency_ms"]
+    # Of a quarter of the executions it varies twice as much: e ** 1 = 2.7183.
     few = {"total_executions": 2500.0}
-    assert "p95_latency_ms" not in unusual(history({"p95_latency_ms": 4404.0, **few}, *past))
-    assert "p95_latency_ms" in unusual(history({"p95_latency_ms": 4405.0, **few}, *past))
+    assert "p95_latency_ms" not in unusual(history({"p95_latency_ms": 2718.0, **few}, *past))
+    assert "p95_latency_ms" in unusual(history({"p95_latency_ms": 2719.0, **few}, *past))
+    # Two outliers count as three times 148.26 away: sqrt((26 * 100 ** 2 + 2 * 444.78 ** 2) / 28) = 153.024, and
+    # e ** (5 * 0.153024) = 2.1493.
+    past[2] = past[4] = {"p95_latency_ms": 90_000.0}
+    assert unusual(history({"p95_latency_ms": 2149.0}, *past)) == []
+    assert unusual(history({"p95_latency_ms": 2150.0}, *past)) == ["p95_latency_ms"]
 
 
-# By hand. Wilson's lowest rate of 240 successes of 240 on eight weekdays: 240 / (240 + 2 * 2) = 0.983607. A day of 30
-# at this rate: 4 * sqrt(0.983607 * 0.016393 / 30) = 0.092735. The lowest usual rate is 0.983607 - 0.092735 = 0.890872.
-@pytest.mark.parametrize(("failures", "found"), [(2, []), (3, []), (4, ["success_rate"])])
-def test_of_few_executions_some_failures_are_no_news_even_if_there_were_none_before(
+# By hand. The angle of a rate is 2 * asin(sqrt(rate)), and that of 1 is pi. Of 240 executions on eight weekdays none
+# failed. 3.25 * sqrt(1 / 30 + 1 / 240) = 0.62936, and the rate of the angle pi - 0.62936 is 0.904202.
+@pytest.mark.parametrize(("failures", "found"), [(2, []), (3, ["success_rate"])])
+def test_of_few_executions_two_failures_are_no_news_even_if_there_were_none_before(
     failures: int, found: list[str]
 ) -> None:
     never = {"success_rate": 1.0, "total_executions": 30.0}
     assert unusual(history(never | {"success_rate": 1 - failures / 30}, *[never] * 56)) == found
+
+
+# By hand, in angles: that of 0.8 is 2.214297.
+@pytest.mark.parametrize(
+    ("varies_by", "worst", "lowest"),
+    [
+        # 2.214297 - 3.25 * sqrt(1 / 500 + 1 / 4000) = 2.060136, whose rate is 0.735022.
+        (0.0, 0.8, 0.735022),
+        # The variance of the angles is 0.002494, and chance may explain 0.002 * (1 + sqrt(2 / 28)) = 0.002535.
+        (0.02, 0.8, 0.735022),
+        # The variance is 0.010044, which is 0.007509 more, and
+        # 2.214297 - sqrt(3.25 ** 2 * (1 / 500 + 1 / 4000) + 5 ** 2 * 0.007509 * 9 / 8) = 1.729554: a rate of 0.579056.
+        (0.04, 0.8, 0.579056),
+        # A week ago all failed. That counts as 2.214297 - 3.25 * sqrt(1 / 500) = 2.068953: a rate of 0.738904. So the
+        # rate of the weekdays was (7 * 0.8 + 0.738904) / 8 = 0.792363, and its lowest is 0.726613.
+        (0.0, 0.0, 0.726613),
+    ],
+)
+def test_a_rate_is_unusual_below_what_chance_and_its_own_variation_explain(
+    varies_by: float, worst: float, lowest: float
+) -> None:
+    past = [{"success_rate": 0.8 + varies_by * (-1) ** n, "total_executions": 500.0} for n in range(56)]
+    if worst < 0.8:
+        past[6] = past[6] | {"success_rate": worst}
+    day = {"total_executions": 500.0}
+    assert unusual(history(day | {"success_rate": lowest + 1e-6}, *past)) == []
+    assert unusual(history(day | {"success_rate": lowest - 1e-6}, *past)) == ["success_rate"]
+
+
+def test_bad_days_that_come_again_and_again_are_no_news() -> None:
+    # Eight failures of forty: a rate of 0.8, where chance alone explains 0.86.
+    bad = {"success_rate": 0.8, "total_executions": 40.0}
+    good = {"success_rate": 1.0, "total_executions": 40.0}
+    assert unusual(history(bad, *[bad if n % 5 == 4 else good for n in range(56)])) == []
+    assert unusual(history(bad, *[bad if n % 28 == 4 else good for n in range(56)])) == ["success_rate"]
 
 
 def test_of_few_executions_some_more_or_fewer_are_no_news() -> None:
@@ -186,5 +225,6 @@ def test_a_day_without_rows_has_nothing_unusual() -> None:
     empty = unusual_values(pl.DataFrame(schema=HISTORY_SCHEMA), DAY)
     assert (empty.values.height, empty.agents, empty.agents_with_history) == (0, 0, 0)
     assert empty.values.columns == [
-        "agent_id", "metric", "value", "trailing_median", "weekday_median", "usual_low", "usual_high", "times_limit"
+        "agent_id", "metric", "value", "executions",
+        "trailing_median", "weekday_median", "usual_low", "usual_high", "times_limit",
     ]  # fmt: skip

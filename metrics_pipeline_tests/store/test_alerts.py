@@ -120,7 +120,7 @@ def test_an_alert_opens_worsens_and_resolves_on_the_second_usual_day(usual: Data
     assert evidence[0] == {
         "metric": "success_rate",
         "value": 0.1,
-        # 0.98 - 0.05, the smallest change; five standard deviations of the chance of 1,000 executions are 0.022.
+        # 0.98 - 0.05, the smallest change; what chance does to 1,000 executions is 0.014.
         "usual_low": 0.93,
         "usual_high": 1.0,
         "executions": 1000,

@@ -26,9 +26,9 @@ _MAX_NAMED_VALUES = 20
 NO_UNUSUAL_CHANGES = f"""
 On the newest stored day, each agent's success rate, p95 latency, cost per execution and number of executions are usual
 for it: near the median of its last {TRAILING_DAYS} days, or near that of the same weekday in the last {SAME_WEEKDAYS}
-weeks. Near means within five robust standard deviations (from the median absolute deviation), within what chance alone
-does to so many executions, and at least within 5 percentage points of the success rate, or 50 % of the others. More
-successes, less latency and less cost are not reported. An agent is judged once it has {MIN_TRAILING_DAYS} such days and
+weeks. Near means within five robust standard deviations, within what chance alone does to so many executions, and at
+least within 5 percentage points of the success rate, or 50 % of the others. More successes, less latency and less cost
+are not reported. An agent is judged once it has {MIN_TRAILING_DAYS} such days and
 {MIN_SAME_WEEKDAYS} such weekdays; days with fewer than {MIN_EXECUTIONS} executions say nothing of rates, latency and
 cost. Agents that were acknowledged are not judged.
 
@@ -76,6 +76,7 @@ def no_unusual_changes(situation: Situation) -> dg.AssetCheckResult:
                         "value",
                         "usual from",
                         "to",
+                        "executions",
                         f"median of {TRAILING_DAYS} days",
                         "of the weekday",
                     ),
@@ -90,6 +91,7 @@ def no_unusual_changes(situation: Situation) -> dg.AssetCheckResult:
                             pl.when(metric="success_rate")
                             .then(pl.col("usual_high").clip(upper_bound=1))
                             .otherwise("usual_high"),
+                            "executions",
                             "trailing_median",
                             "weekday_median",
                         )
