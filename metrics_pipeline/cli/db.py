@@ -19,6 +19,7 @@ from metrics_pipeline.logs.change_feed import describe_feed, trigger_statements
 from metrics_pipeline.logs.contract import SOURCE_TABLES, UpstreamContract, check_contract
 from metrics_pipeline.logs.inspection import describe_data, require_tables_to_open
 from metrics_pipeline.logs.postgres_logs import PostgresLogs
+from metrics_pipeline.logs.table_counters import describe_view
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
 from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE
 from metrics_pipeline.pipeline.opening import open_database, open_source
@@ -156,7 +157,7 @@ def check(
             reading = replace(reading, statuses=settings.statuses)
             found, suspicious = describe_data(connection, reading, datetime.now(UTC))
             feed, incomplete = describe_feed(connection)
-            found.append(feed)
+            found += [feed, *describe_view(connection)]
             first = first_day(connection, PostgresLogs(database, reading), settings.time_zone)
             found += filter(None, [why_start_later(settings, first)])
             warnings += suspicious + incomplete

@@ -1,8 +1,4 @@
-"""PostgreSQL's own counters of writes to partitions: they tell that a day's logs are unchanged without reading one.
-
-They are used where a write cannot escape them. Before version 15 they travelled as datagrams, which can be lost, and
-those of an idle session could wait for hours.
-"""
+"""The counters of the tables that can hold a day's logs: they tell that the day is unchanged without reading a log."""
 
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
@@ -10,34 +6,36 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from metrics_pipeline.metrics.verification import Mark
+from metrics_pipeline.logs.table_counters import STATE, behind_view, counting_server
+from metrics_pipeline.metrics.verification import JudgedBy, Mark
 from metrics_pipeline.metrics.windows import DayWindow
 
-_MINIMUM_VERSION = (15,)
-
-# Counters restart at 0 after a crash, which renews the reset time of the archiver's, and after pg_stat_reset() and
-# pg_stat_reset_single_table_counters(), which renew that of the database. Those of a copied database begin at 0, and
-# its tables have the oids of the original's. On a replica they count nothing that is replayed. A role may have been set
-# not to count.
-_SERVER = text("""
-SELECT ARRAY[oid::text, pg_postmaster_start_time()::text, pg_stat_get_db_stat_reset_time(oid)::text,
-             (SELECT stats_reset::text FROM pg_stat_archiver)]
-  FROM pg_database
- WHERE datname = current_database() AND NOT pg_is_in_recovery() AND current_setting('track_counts')::boolean
-   AND NOT EXISTS (SELECT FROM pg_db_role_setting, unnest(setconfig) AS setting
-                    WHERE setting LIKE 'track\\_counts=%')""")
-
 # The tables that hold the logs from :start to :end, and those of the default partition. A partition whose detachment
-# was begun is no part of the table any more. TRUNCATE and everything else that rewrites a table renews relfilenode. A
-# column that is replaced by one of its name has another number. Its bounds say which days a partition belongs to; the
-# logs that it holds do not change with them. The bounds that Python cannot represent become some that it can.
-_TABLES = text("""
-WITH RECURSIVE root AS (
-    SELECT c.oid
-      FROM pg_class AS c
-      JOIN pg_partitioned_table AS p ON p.partrelid = c.oid AND p.partstrat = 'r' AND p.partnatts = 1
-      JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = p.partattrs[0] AND a.attname = 'timestamp'
-     WHERE c.oid = to_regclass('agent_execution_logs') AND NOT row_security_active(c.oid)
+# was begun is no part of the table any more. Its bounds say which days a partition belongs to; the logs that it holds
+# do not change with them. The bounds that Python cannot represent become some that it can.
+# A view's timestamp is followed to the column that it shows, as long as each row of the view is made from one row of
+# one table: the only one that the query names, without anything that looks at several rows.
+_TABLES = text(f"""
+WITH RECURSIVE shown AS (
+    SELECT attrelid AS oid, attnum AS number
+      FROM pg_attribute WHERE attrelid = to_regclass('agent_execution_logs') AND attname = 'timestamp'
+     UNION ALL
+    SELECT origin[1]::oid, origin[2]::int2
+      FROM shown
+      JOIN pg_class AS c ON c.oid = shown.oid AND relkind = 'v'
+      JOIN pg_rewrite ON ev_class = c.oid AND ev_type = '1'
+     CROSS JOIN LATERAL regexp_replace(ev_action::text, format('rtekind 0 .relid %s ', c.oid), '', 'g') AS tree
+     CROSS JOIN LATERAL regexp_match(tree, format(
+               'resno %s .resname \\S+ .ressortgroupref \\d+ .resorigtbl (\\d+) .resorigcol (\\d+) ', number
+           )) AS origin
+     WHERE regexp_count(tree, '{{QUERY ') = 1 AND regexp_count(tree, 'rtekind 0 .relid ') = 1
+       AND tree !~ '(hasAggs|hasWindowFuncs|hasDistinctOn) true|limit(Offset|Count) {{'
+), root AS (
+    SELECT p.partrelid AS oid
+      FROM shown
+      JOIN pg_partitioned_table AS p
+        ON p.partrelid = shown.oid AND p.partstrat = 'r' AND p.partnatts = 1 AND p.partattrs[0] = number
+     WHERE NOT row_security_active(p.partrelid)
 ), partition AS (
     SELECT c.oid, pg_get_expr(c.relpartbound, c.oid) AS bound
       FROM root
@@ -60,12 +58,7 @@ SELECT is_default,
        greatest(least(upper, '9990-01-01Z'), '0010-01-01Z') AS upper,
        NOT is_default AND upper > now() AS is_open,
        c.relkind = 'r' AS is_counted,
-       json_build_array(
-           c.oid, c.relfilenode,
-           (SELECT hashtext(string_agg(concat_ws(' ', attname, attnum, atttypid), ',' ORDER BY attnum))
-              FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped),
-           pg_stat_get_tuples_inserted(c.oid), pg_stat_get_tuples_updated(c.oid), pg_stat_get_tuples_deleted(c.oid)
-       ) AS state
+       {STATE} AS state
   FROM bounded
   JOIN member ON member.partition = bounded.oid
   JOIN pg_class AS c ON c.oid = member.oid
@@ -74,25 +67,29 @@ SELECT is_default,
 
 
 def counters(connection: Connection, windows: Sequence[DayWindow]) -> dict[date, Mark]:
-    """For each day whose partitions tell whether its logs change: their identity and their counters now.
+    """For each day whose tables tell whether its logs change: their identity and their counters now.
 
     While a later answer for the day is the same, no write to its logs was counted. A write is counted when its session
     next waits for a command outside a transaction, at most 10 seconds later. Call it before the snapshot in which the
     logs are read: a write in between then shows later as a change, and not never.
 
-    Days are left out if a partition of theirs has not ended, because today's logs are written to it, or is not an
-    ordinary table; and so are all days of a table that is not partitioned by time alone.
+    Under JudgedBy.COUNTERS the day's partitions, unless one of them has not ended, because today's logs are written to
+    it, or is not an ordinary table. Otherwise all tables behind a view under JudgedBy.TABLES. Other days are left out.
     """
-    if not windows or (connection.dialect.server_version_info or ()) < _MINIMUM_VERSION:
-        return {}
-    server = connection.execute(_SERVER).scalar_one_or_none()
-    if server is None:
+    server = counting_server(connection)
+    view = behind_view(connection)
+    if not windows or server is None or (view is not None and view.doubt is not None):
         return {}
     start, end = min(window.start for window in windows), max(window.end for window in windows)
     tables = connection.execute(_TABLES, {"start": start, "end": end}).all()
     found = {window.metric_date: list(_tables_of(window, tables)) for window in windows} if tables else {}
+    queries = {} if view is None else {"queries": view.queries}
     return {
-        day: {"server": server, "tables": [table.state for table in of_day]}
+        window.metric_date: {JudgedBy.TABLES: {"server": server, **queries, "tables": view.state}}
+        for window in windows
+        if view is not None
+    } | {
+        day: {JudgedBy.COUNTERS: {"server": server, **queries, "tables": [table.state for table in of_day]}}
         for day, of_day in found.items()
         if all(table.is_counted and not table.is_open for table in of_day)
     }

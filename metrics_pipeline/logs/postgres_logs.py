@@ -198,14 +198,11 @@ class PostgresLogs:
         change_feed.raise_watermark(database, until)
 
     def marks(self, connection: Connection, windows: Sequence[DayWindow]) -> Mapping[date, Mark]:
-        """See LogSource: the counters of the day's partitions, and the state of the change feed, where they exist."""
+        """See LogSource: the counters of the day's tables, and the state of the change feed, where they exist."""
         feed = change_feed.mark(connection)
         of_all: dict[str, Any] = {} if feed is None else {JudgedBy.FEED: feed.to_json()}
         counters = partition_counters.counters(connection, windows)
-        marks = {
-            day: of_all | ({JudgedBy.COUNTERS: counters[day]} if day in counters else {})
-            for day in (window.metric_date for window in windows)
-        }
+        marks = {day: of_all | dict(counters.get(day, {})) for day in (window.metric_date for window in windows)}
         return {day: mark for day, mark in marks.items() if mark}
 
     def unchanged(
@@ -217,9 +214,10 @@ class PostgresLogs:
     ) -> Mapping[date, JudgedBy]:
         """See LogSource."""
         found = {
-            day: JudgedBy.COUNTERS
+            day: evidence
             for day, mark in since.items()
-            if JudgedBy.COUNTERS in mark and mark[JudgedBy.COUNTERS] == now.get(day, {}).get(JudgedBy.COUNTERS)
+            for evidence in (JudgedBy.TABLES, JudgedBy.COUNTERS)
+            if evidence in mark and mark[evidence] == now.get(day, {}).get(evidence)
         }
         # Days that were read together have the same mark.
         by_mark: dict[str, list[DayWindow]] = {}

@@ -19,6 +19,7 @@ class JudgedBy(StrEnum):
     CONTENT = "content"
     COUNTERS = "counters"
     FEED = "feed"
+    TABLES = "tables"
     SNAPSHOT = "snapshot"
     COUNT = "count"
 
@@ -28,9 +29,15 @@ EVIDENCE_MEANINGS = {
     JudgedBy.CONTENT: "every log was read",
     JudgedBy.COUNTERS: "PostgreSQL has counted no write to its partitions since",
     JudgedBy.FEED: "the change feed has noted no change since",
+    JudgedBy.TABLES: "PostgreSQL has counted no write to any table behind the view since",
     JudgedBy.SNAPSHOT: "the files in the lake that may hold its logs are the same",
     JudgedBy.COUNT: "it has as many logs as then; a correction in place is found at night",
 }
+
+
+def tells_of_day(mark: Mark | None) -> bool:
+    """Whether a change of the note means one of this day's logs. Any write to a table behind a view changes TABLES."""
+    return mark is not None and mark.keys() != {JudgedBy.TABLES}
 
 
 @dataclass(frozen=True)

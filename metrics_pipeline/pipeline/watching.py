@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 from metrics_pipeline.errors import TransientError
 from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.metrics.reconciliation import may_have_shrunk, what_is_gone
-from metrics_pipeline.metrics.verification import JudgedBy, Mark, Unreadable, Verification
+from metrics_pipeline.metrics.verification import JudgedBy, Mark, Unreadable, Verification, tells_of_day
 from metrics_pipeline.metrics.windows import DayWindow, day_window
 from metrics_pipeline.pipeline.reconciling import present_fingerprints
 from metrics_pipeline.postgres.database import Database
@@ -118,7 +118,7 @@ class _Look:
                     to_read.append(day)
                 elif day in unchanged:
                     self.found[day] = replace(known, confirmed_at=now, judged_by=unchanged[day])
-                elif day in self._marks or known.mark is not None:
+                elif tells_of_day(self._marks.get(day)) or tells_of_day(known.mark):
                     # The latter: what could tell whether it changed since can do so no longer.
                     to_read.append(day)
                 elif timedelta(0) <= now - known.confirmed_at < self._effort.trusted_for:
