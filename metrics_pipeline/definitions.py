@@ -30,7 +30,8 @@ from metrics_pipeline.orchestration.schedules import (
 )
 from metrics_pipeline.orchestration.sensors import build_checks_sensors, build_late_logs_sensor
 from metrics_pipeline.orchestration.upstream import upstream_assets
-from metrics_pipeline.settings import Receiver, Settings
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.variables import Receiver
 
 
 class SettingsOverrides(TypedDict, total=False):

@@ -1,17 +1,13 @@
 """The configuration: the only reader of os.environ. Each variable is declared once, with the field that it sets."""
 # ruff: noqa: RUF009 - _variable returns a dataclasses.field
 
-import hashlib
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo
 
 import platformdirs
 from dotenv import dotenv_values
@@ -22,68 +18,42 @@ from metrics_pipeline.metrics.catalog import FAILED_STATUS, SUCCESS_STATUS
 from metrics_pipeline.metrics.dimensions import MAX_DIMENSIONS, Dimension, parse_dimensions
 from metrics_pipeline.metrics.distributions import UserKey
 from metrics_pipeline.metrics.retention import MAX_DAYS, NEVER, RetentionPolicy
-from metrics_pipeline.metrics.upstream import LOG_COLUMNS, METADATA_KEYS
 from metrics_pipeline.names import ALERTS_TABLE
+from metrics_pipeline.variables import (
+    FIRST_DATE,
+    LAST_DATE,
+    LOG_COLUMN_NAMES,
+    MIN_KEY_CHARACTERS,
+    STATUSES,
+    ApiToken,
+    Receiver,
+    Variable,
+    days_or_never,
+    number_of_days,
+    parse_alerts_to,
+    parse_date,
+    parse_days,
+    parse_home,
+    parse_http_url,
+    parse_logs_columns,
+    parse_logs_table,
+    parse_logs_url,
+    parse_owners,
+    parse_receivers,
+    parse_statuses,
+    parse_time_zone,
+    parse_tokens,
+    parse_user_key,
+)
 
 _MAX_LOOKBACK_DAYS = 366
-# Dagster counts the days one by one, and at the calendar's ends a day has no neighbour.
-_FIRST_DATE = date(1900, 1, 1)
-_LAST_DATE = date(9998, 12, 31)
 
 #: The home where none is set and the user has no home directory. Nothing can be created below it.
 NO_HOME = Path(os.devnull, "home")
 
-_NO_ZONE = re.compile(r"(?:right|posix)/|(?:localtime|posixrules|Factory)$")
-
-#: What Dagster accepts as an owner.
-_OWNER = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}|team:.+")
-
-#: 32 characters of the alphabet of RFC 6750's bearer tokens: more than 128 random bits in base64 or hexadecimal.
-_TOKEN_ENTRY = re.compile(
-    r"(?P<name>[\w.-]{1,64}):(?P<role>read|trigger):(?P<token>[A-Za-z0-9._~+/-]{32,}=*)", re.ASCII
-)
-
-
-#: Only what apprise, which takes a second to import, cannot read either. It judges the rest when it sends.
-_RECEIVER_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
-
-_MIN_KEY_CHARACTERS = 32
-
 #: The settings whose defaults the demo leaves in files of the home, with these names. Without the first day, the UI
 #: would show years of days that never were; without the dimensions, the next run would store its day without them.
 REMEMBERED = ("start_date", "dimensions")
-# {date} may have a format, such as {date:%Y/%m/%d}. Other braces would mean something else to a shell.
-_LOGS_URL = re.compile(
-    r"parquet:(//(?=/)|(?=s3://))([^{}]|\{date(:[^{}]*)?\})+|delta:(//(?=/)|(?=s3://))[^{}]+|iceberg:[^/]+/[^/]+\.[^/]+"
-    r"|spark://[^\s/]+|sc://[^\s/]+(/\S*)?|spark:local(-cluster)?\[[\d,*]+\]"
-)
-_LOGS_TABLE = re.compile(r"(`[^`]+`|\w+)(\.(`[^`]+`|\w+))*")
-_STATUSES = (
-    "words of letters, digits, spaces and . _ -, separated by commas and spelled as in the logs, such as ok,SUCCESS"
-)
-_LOG_COLUMN_NAMES = (*(column.name for column in LOG_COLUMNS), *METADATA_KEYS)
-
-
-@dataclass(frozen=True)
-class Variable:
-    """An environment variable, as help, documents and errors present it.
-
-    accepts: what to set it to. parse: makes the field's value of a text; its ValueError says what is wrong.
-    default: the text that means the same as an unset variable; where it is empty, the description says what happens.
-    is_secret: a value may hold a password or a token, so no message and no repr shows it.
-    """
-
-    name: str
-    description: str
-    accepts: str
-    parse: Callable[[str], Any]
-    default: str
-    is_secret: bool
-
-    def refusal(self, text: str, reason: ValueError) -> str:
-        """One sentence on the text that `parse` refused, and one on the remedy."""
-        value = "" if self.is_secret else f" is {text!r},"
-        return f"{self.name}{value} {reason}. Set {self.accepts}."
 
 
 def _variable(
@@ -105,13 +75,6 @@ def retention_variable(limit: str) -> str:
     return f"METRICS_RETENTION_{limit.upper()}"
 
 
-def _home(text: str) -> Path:
-    try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError as error:
-        raise ValueError("and there is no such user") from error
-
-
 def _default_home() -> Path:
     try:
         return Path(platformdirs.user_data_dir("metrics_pipeline", appauthor=False))
@@ -128,161 +91,11 @@ def no_home(reason: str) -> str:
     )
 
 
-def _time_zone(text: str) -> str:
-    # ZoneInfo raises ValueError for a path-like key, KeyError's ZoneInfoNotFoundError for an unknown one,
-    # and OSError for the name of a directory of the database, such as "America".
-    # Beside the database's own zones, systems keep files whose names mean another zone on another machine, or count
-    # leap seconds.
-    try:
-        is_zone = not _NO_ZONE.match(text) and bool(ZoneInfo(text))
-    except (KeyError, ValueError, OSError):
-        is_zone = False
-    if not is_zone:
-        raise ValueError("which is not a time zone of the IANA database")
-    return text
-
-
-def _date(text: str) -> date:
-    try:
-        day = date.fromisoformat(text)
-    except ValueError as error:
-        raise ValueError("which is not a date") from error
-    if not _FIRST_DATE <= day <= _LAST_DATE:
-        raise ValueError("which is too early or too late")
-    return day
-
-
-def _days(text: str, most: int) -> int:
-    if not re.fullmatch("0*[0-9]{1,9}", text, re.ASCII) or not 1 <= int(text[-9:]) <= most:
-        raise ValueError("which cannot be used")
-    return int(text[-9:])
-
-
-def days_or_never(text: str) -> int | None:
-    """The number of days of a RetentionPolicy that a text means. Raises ValueError."""
-    return None if text == NEVER else _days(text, MAX_DAYS)
-
-
-def _number_of_days(most: int) -> str:
-    return f"a whole number of days from 1 to {most:,}"
-
-
-def _owners(text: str) -> tuple[str, ...]:
-    owners = tuple(dict.fromkeys(owner.strip() for owner in text.split(",") if owner.strip()))
-    for owner in owners:
-        if not _OWNER.fullmatch(owner):
-            raise ValueError(f"in which {owner!r} is not an owner")
-    return owners
-
-
-def _http_url(text: str) -> str:
-    try:
-        url = urlsplit(text)
-        is_usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        is_usable = False
-    if not is_usable or re.search(r"[\s\x00-\x1f?#]", text):
-        raise ValueError("is not an HTTP URL")
-    if "@" in url.netloc:
-        raise ValueError("holds a user or a password, which would be shown in links and logs")
-    return text.rstrip("/")
-
-
-def _user_key(text: str) -> UserKey:
-    if len(text) < _MIN_KEY_CHARACTERS:
-        raise ValueError("is too short")
-    return UserKey(text.encode())
-
-
-def _logs_url(text: str) -> str:
-    if not _LOGS_URL.fullmatch(text):
-        raise ValueError("which does not name a lake")
-    return text
-
-
-def _logs_table(text: str) -> str:
-    if not _LOGS_TABLE.fullmatch(text):
-        raise ValueError("which is not a name in Spark's SQL")
-    return text
-
-
-def _logs_columns(text: str) -> tuple[tuple[str, str], ...]:
-    columns: dict[str, str] = {}
-    for entry in filter(None, map(str.strip, text.split(","))):
-        ours, _, theirs = map(str.strip, entry.partition("="))
-        if ours not in _LOG_COLUMN_NAMES or not theirs or ours in columns:
-            raise ValueError(f"in which {entry!r} is not a column and its name in the lake, or repeats one")
-        columns[ours] = theirs
-    return tuple(columns.items())
-
-
-def _statuses(text: str) -> tuple[str, ...]:
-    words = tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
-    for word in words:
-        if not re.fullmatch(r"[\w. -]{1,100}", word):
-            raise ValueError(f"in which {word!r} has other characters")
-        if word in (SUCCESS_STATUS, FAILED_STATUS):
-            raise ValueError(f"in which {word!r} already has its meaning")
-    return words
-
-
-@dataclass(frozen=True)
-class ApiToken:
-    """Somebody's access to the API. Of the token itself only its SHA-256 is kept."""
-
-    name: str
-    may_trigger: bool
-    sha256: bytes = field(repr=False)
-
-
-def _tokens(text: str) -> tuple[ApiToken, ...]:
-    # The messages count entries and quote nothing: any part of a misspelt entry may be the token.
-    tokens: dict[str, ApiToken] = {}
-    digests = set()
-    for number, entry in enumerate(text.split(","), start=1):
-        match = _TOKEN_ENTRY.fullmatch(entry.strip())
-        if match is None:
-            raise ValueError(f"cannot be read in entry {number}")
-        token = ApiToken(match["name"], match["role"] == "trigger", hashlib.sha256(match["token"].encode()).digest())
-        if token.name in tokens or token.sha256 in digests:
-            raise ValueError(f"repeats in entry {number} the name or the token of an earlier entry")
-        tokens[token.name] = token
-        digests.add(token.sha256)
-    return tuple(tokens.values())
-
-
-@dataclass(frozen=True)
-class Receiver:
-    """Somebody who is told of alerts.
-
-    url: for the library apprise; it holds tokens and passwords. id: what tables and messages call the receiver.
-    """
-
-    url: str = field(repr=False)
-    id: str
-
-
-def _receivers(text: str) -> tuple[Receiver, ...]:
-    # As for the tokens, the messages quote nothing.
-    receivers: dict[str, Receiver] = {}
-    for number, url in enumerate(text.split(), start=1):
-        if not _RECEIVER_URL.fullmatch(url):
-            raise ValueError(f"cannot be read in entry {number}")
-        receivers[url] = Receiver(url, hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:12])
-    return tuple(receivers.values())
-
-
-def _alerts_to(text: str) -> str:
-    if text != ALERTS_TABLE:
-        raise ValueError("which is not a table that alerts can be written to")
-    return text
-
-
 _RETENTION = {
     limit.name: Variable(
         retention_variable(limit.name),
         limit.metadata["description"],
-        f"{_number_of_days(MAX_DAYS)}, or {NEVER}",
+        f"{number_of_days(MAX_DAYS)}, or {NEVER}",
         days_or_never,
         default=str(limit.default),
         is_secret=False,
@@ -303,7 +116,7 @@ class Settings:
         "METRICS_PIPELINE_HOME",
         "The folder of the embedded server and of the Dagster instance. Unset: one in the user's data directory.",
         "the path of a folder of your own",
-        _home,
+        parse_home,
         default=MISSING,
     )
     database_url: str | None = _variable(
@@ -318,58 +131,58 @@ class Settings:
         "a URL such as parquet:///lake/logs/date={date}/*.parquet, parquet:s3://bucket/logs/{date:%Y/%m/%d}/*.parquet, "
         "delta:///lake/logs, delta:s3://bucket/logs, iceberg:catalog/namespace.table, sc://host:15002, "
         "spark://host:7077 or spark:local[2]",
-        _logs_url,
+        parse_logs_url,
         is_secret=True,
     )
     logs_table: str | None = _variable(
         "METRICS_LOGS_TABLE",
         "The table, view or files with the logs in the Spark that METRICS_LOGS_URL names. Unset: no Spark is used.",
         "a name of Spark's SQL such as ops.agent_logs, or files such as parquet.`/lake/logs`",
-        _logs_table,
+        parse_logs_table,
     )
     logs_columns: tuple[tuple[str, str], ...] = _variable(
         "METRICS_LOGS_COLUMNS",
         "The columns of the lake that have other names than those of agent_execution_logs. Unset: none.",
         "our names with the lake's, such as agent_id=agent,latency_ms=duration; ours are "
-        + ", ".join(_LOG_COLUMN_NAMES),
-        _logs_columns,
+        + ", ".join(LOG_COLUMN_NAMES),
+        parse_logs_columns,
         default=(),
     )
     success_statuses: tuple[str, ...] = _variable(
         "METRICS_SUCCESS_STATUSES",
         f"The statuses of logs that count as {SUCCESS_STATUS} beside this word. Stored days with such logs turn dirty. "
         "Unset: none.",
-        _STATUSES,
-        _statuses,
+        STATUSES,
+        parse_statuses,
         default=(),
     )
     failed_statuses: tuple[str, ...] = _variable(
         "METRICS_FAILED_STATUSES",
         f"The statuses of logs that count as {FAILED_STATUS} beside this word. Stored days with such logs turn dirty. "
         "Unset: none.",
-        _STATUSES,
-        _statuses,
+        STATUSES,
+        parse_statuses,
         default=(),
     )
     time_zone: str = _variable(
         "METRICS_TIME_ZONE",
         "The time zone whose calendar days are aggregated.",
         "a name such as UTC, Europe/Berlin or America/New_York",
-        _time_zone,
+        parse_time_zone,
         default="UTC",
     )
     start_date: date = _variable(
         "METRICS_START_DATE",
         "The first day that is aggregated. Unset, the embedded database of the demo begins with its first day.",
-        f"a date from {_FIRST_DATE} to {_LAST_DATE}, written as YYYY-MM-DD",
-        _date,
+        f"a date from {FIRST_DATE} to {LAST_DATE}, written as YYYY-MM-DD",
+        parse_date,
         default=date(2025, 1, 1),
     )
     lookback_days: int = _variable(
         "METRICS_LOOKBACK_DAYS",
         "How many days back the schedule and the sensor look for missing days and for late or corrected logs.",
-        _number_of_days(_MAX_LOOKBACK_DAYS),
-        partial(_days, most=_MAX_LOOKBACK_DAYS),
+        number_of_days(_MAX_LOOKBACK_DAYS),
+        partial(parse_days, most=_MAX_LOOKBACK_DAYS),
         default=14,
     )
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
@@ -387,8 +200,8 @@ class Settings:
         "METRICS_USER_KEY",
         "The secret with which user ids are hashed before they are stored. Unset: one that the database was given with "
         "its tables. Users of days before and after a change of it cannot be counted together.",
-        f"a text of at least {_MIN_KEY_CHARACTERS} characters, such as openssl rand -hex 32 prints",
-        _user_key,
+        f"a text of at least {MIN_KEY_CHARACTERS} characters, such as openssl rand -hex 32 prints",
+        parse_user_key,
         is_secret=True,
     )
     alert_rules: AlertRules = _variable(
@@ -402,14 +215,14 @@ class Settings:
         "METRICS_OWNERS",
         "The owners that the Dagster UI shows: email addresses and team:NAME, separated by commas. Unset: none.",
         "email addresses and team:NAME, separated by commas",
-        _owners,
+        parse_owners,
         default=(),
     )
     notify: tuple[Receiver, ...] = _variable(
         "METRICS_NOTIFY",
         "Who is told of alerts: Slack, Teams, e-mail, PagerDuty, webhooks and others. Unset: nobody.",
         "URLs of the library apprise, separated by white space, such as mailtos://user:password@mail.example?to=ops@a.example",
-        _receivers,
+        parse_receivers,
         default=(),
         is_secret=True,
     )
@@ -417,7 +230,7 @@ class Settings:
         "METRICS_NOTIFY_DAILY",
         "Who gets a summary of each day, once it is due and stored. Unset: nobody.",
         "URLs as in METRICS_NOTIFY",
-        _receivers,
+        parse_receivers,
         default=(),
         is_secret=True,
     )
@@ -425,7 +238,7 @@ class Settings:
         "METRICS_NOTIFY_WEEKLY",
         "Who gets a summary of each week from Monday to Sunday, once its Sunday is due and stored. Unset: nobody.",
         "URLs as in METRICS_NOTIFY",
-        _receivers,
+        parse_receivers,
         default=(),
         is_secret=True,
     )
@@ -434,7 +247,7 @@ class Settings:
         "The table of the platform into which alerts of agents are also written, as rows of an alert_type of our own. "
         "Unset: none.",
         ALERTS_TABLE,
-        _alerts_to,
+        parse_alerts_to,
     )
     dagster_home: Path | None = _variable(
         "DAGSTER_HOME",
@@ -449,7 +262,7 @@ class Settings:
         "entries name:role:token, separated by commas, each with a name and a token of its own: a name of letters, "
         "digits, . _ and -, the role read or trigger, and a token of at least 32 characters (letters, digits and "
         ". _ ~ + / - with = at the end), such as openssl rand -hex 32 prints",
-        _tokens,
+        parse_tokens,
         default=(),
         is_secret=True,
     )
@@ -463,7 +276,7 @@ class Settings:
         "DAGSTER_WEBSERVER_URL",
         "The Dagster UI, through which the API starts runs.",
         "the address that the UI has in a browser, such as https://dagster.example",
-        _http_url,
+        parse_http_url,
         default="http://127.0.0.1:3000",
         is_secret=True,
     )
@@ -471,7 +284,7 @@ class Settings:
         "METRICS_API_URL",
         "The page and the API. Unset: the Dagster UI has no links to them, except in metrics-pipeline dev.",
         "the address that the page has in a browser, such as https://metrics.example",
-        _http_url,
+        parse_http_url,
         is_secret=True,
     )
     source_url: str | None = _variable(
@@ -479,7 +292,7 @@ class Settings:
         "The files of this repository at the installed version. Unset: the Dagster UI has no links to the "
         "documentation, and names the code's local files.",
         "the address of the repository's folder in a browser, such as https://git.example/metrics_pipeline/tree/main",
-        _http_url,
+        parse_http_url,
         is_secret=True,
     )
 

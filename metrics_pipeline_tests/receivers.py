@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
 from typing import Any
 
-from metrics_pipeline.settings import Receiver, Settings
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.variables import Receiver
 
 
 @dataclass

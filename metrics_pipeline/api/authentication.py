@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 
 from metrics_pipeline.api.context import context_of
 from metrics_pipeline.api.problems import ProblemError
-from metrics_pipeline.settings import ApiToken
+from metrics_pipeline.variables import ApiToken
 
 # Asked by hand and not as a dependency: each of those takes 3 % of a short answer's time. problems.py documents it.
 _BEARER = HTTPBearer(auto_error=False)

@@ -14,10 +14,11 @@ from metrics_pipeline.pipeline.delivery_messages import Message, digest, in_word
 from metrics_pipeline.pipeline.delivery_summaries import DAILY, WEEKLY, note_summaries
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.privileges import Purpose, require_privileges
-from metrics_pipeline.settings import Receiver, Settings
+from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.alert_history import write
 from metrics_pipeline.store.alerts import Transition
 from metrics_pipeline.store.deliveries import claim, delivered, failed, owe
+from metrics_pipeline.variables import Receiver
 
 _log = logging.getLogger(__name__)
 

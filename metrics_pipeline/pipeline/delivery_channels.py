@@ -12,8 +12,8 @@ from typing import Any
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.alerts import Severity
 from metrics_pipeline.pipeline.delivery_messages import Message
-from metrics_pipeline.settings import Receiver
 from metrics_pipeline.store.deliveries import ANSWER_LOST
+from metrics_pipeline.variables import Receiver
 
 #: How long a receiver may take, which is far below the lease of store.deliveries.
 ANSWER_SECONDS = 10

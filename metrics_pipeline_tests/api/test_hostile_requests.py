@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 import httpx2
 import pytest
 
-from metrics_pipeline.settings import ApiToken
+from metrics_pipeline.variables import ApiToken
 from metrics_pipeline_tests.processes import HANGING_SECONDS
 
 from .serving import Serve

@@ -15,8 +15,9 @@ from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.pipeline import delivery_channels
 from metrics_pipeline.pipeline.delivery import Outcome, deliver
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.settings import Receiver, Settings
+from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.deliveries import claim, owe
+from metrics_pipeline.variables import Receiver
 from metrics_pipeline_tests.days import Log, aggregate, execute, query, store_agents, store_logs
 from metrics_pipeline_tests.receivers import Inbox, mail_server, receivers, web_server
 
