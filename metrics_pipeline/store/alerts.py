@@ -17,20 +17,17 @@ from metrics_pipeline.metrics.alert_rules import (
     Severity,
     threshold,
 )
-from metrics_pipeline.metrics.alerts import (
+from metrics_pipeline.metrics.alerts import Alert, Change, differences, episodes
+from metrics_pipeline.metrics.catalog import AGENT_DAY, METRICS, NANO_USD_PER_USD
+from metrics_pipeline.metrics.verdicts import (
     LOOK_BACK_DAYS,
-    Alert,
-    Change,
     History,
     Series,
     Verdict,
-    differences,
-    episodes,
     fleet_of,
     needed_days,
     verdicts,
 )
-from metrics_pipeline.metrics.catalog import AGENT_DAY, METRICS, NANO_USD_PER_USD
 from metrics_pipeline.names import ALERTS_LOCK
 
 _Value = TypeVar("_Value")

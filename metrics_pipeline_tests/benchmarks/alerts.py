@@ -19,7 +19,8 @@ from math import exp, log, log1p, sqrt
 from sqlalchemy import text
 
 from metrics_pipeline.metrics.alert_rules import DEFAULT_RULES, Scope, unusual
-from metrics_pipeline.metrics.alerts import LOOK_BACK_DAYS, History, Series, episodes, fleet_of, verdicts
+from metrics_pipeline.metrics.alerts import episodes
+from metrics_pipeline.metrics.verdicts import LOOK_BACK_DAYS, History, Series, fleet_of, verdicts
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.upgrading import upgrade
