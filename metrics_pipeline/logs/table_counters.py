@@ -128,4 +128,4 @@ def describe_view(connection: Connection) -> list[str]:
         ]
     if counting_server(connection) is None:
         return ["Days of the view are counted at each look, because a write may escape the counters of this server"]
-    return [f"Days of the view are counted only after a write to one of its tables: {tables}"]
+    return [f"Days of the view are counted or read only after a write to its tables: {tables}"]

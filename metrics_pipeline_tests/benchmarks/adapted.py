@@ -56,9 +56,9 @@ _BARE = {
     "n8n": """SELECT "workflowId", status, "startedAt", "stoppedAt", value FROM execution_entity
         LEFT JOIN execution_metadata ON "executionId" = execution_entity.id AND key = 'user_id'
         WHERE "stoppedAt" >= %(start)s AND "stoppedAt" < %(end)s""",
-    "flowise": """SELECT "agentflowId", state, "createdDate", "updatedDate", "executionData"::json, "sessionId"
+    "flowise": """SELECT "agentflowId", state, "createdDate", "updatedDate", "executionData" IS JSON, "sessionId"
         FROM execution WHERE "createdDate" >= %(start)s AND "createdDate" < %(end)s""",
-    "mlflow": """SELECT experiment_id, i.status, execution_time_ms, u.value::json, c.value::json, p.value
+    "mlflow": """SELECT experiment_id, i.status, execution_time_ms, u.value IS JSON, c.value IS JSON, p.value
         FROM trace_info AS i
         LEFT JOIN trace_request_metadata AS u ON u.request_id = i.request_id AND u.key = 'mlflow.trace.tokenUsage'
         LEFT JOIN trace_request_metadata AS c ON c.request_id = i.request_id AND c.key = 'mlflow.trace.cost'
@@ -82,6 +82,8 @@ _BARE = {
     "otel": """SELECT "SpanAttributes", "Duration", "StatusCode" FROM otel_traces
         WHERE "Timestamp" >= %(start)s AND "Timestamp" < %(end)s""",
 }
+_SETTINGS = """SET TimeZone = 'UTC'; SET search_path = public; SET work_mem = '64MB'; SET jit = off;
+    SET max_parallel_workers_per_gather = 0"""
 _BARE_TABLE = """SELECT agent_id, status, "timestamp" FROM plain.agent_execution_logs
     WHERE "timestamp" >= %(start)s AND "timestamp" < %(end)s"""
 
@@ -151,9 +153,8 @@ def _measure(home: Path, url: str, name: str, executions: int, rounds: int) -> d
             by_agent = day.partials.group_by("agent_id").agg(pl.col("total_executions", "content_hash").sum())
             hashes.add(tuple(by_agent.sort("agent_id").iter_rows()))
         for schema, statement in (("bare", _BARE[name]), ("bare table", _BARE_TABLE)):
-            with psycopg.connect(
-                f"{url}&options=-c%20TimeZone%3DUTC%20-c%20work_mem%3D64MB%20-c%20search_path%3Dpublic"
-            ) as connection:
+            with psycopg.connect(url) as connection:
+                connection.execute(_SETTINGS)
                 bare = psycopg.ClientCursor(connection)
                 with counted(schema):
                     # The server computes the rows and sends none.

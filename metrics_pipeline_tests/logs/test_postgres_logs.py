@@ -335,6 +335,22 @@ def test_a_large_day_without_an_index_is_read_in_few_passes(
 
 
 @pytest.mark.usefixtures("large_from_1000_logs")
+def test_a_large_day_of_a_view_that_reads_a_whole_table_for_each_slice_is_read_in_one_pass(
+    a_log_each_minute: Database,
+) -> None:
+    execute(
+        a_log_each_minute,
+        "ALTER TABLE agent_execution_logs RENAME TO stored",
+        "CREATE TABLE people AS SELECT id AS log_id, 'u' AS name FROM stored",
+        """CREATE VIEW agent_execution_logs AS SELECT stored.id, agent_id, "timestamp", status, known.name AS user_id
+             FROM stored
+             LEFT JOIN (SELECT log_id, max(name) AS name FROM people GROUP BY log_id) AS known ON log_id = stored.id""",
+        "ANALYZE people",
+    )
+    assert read(a_log_each_minute).partials["total_executions"].to_list() == [1440]
+
+
+@pytest.mark.usefixtures("large_from_1000_logs")
 def test_a_role_with_one_connection_reads_a_large_day_over_that_one(
     a_log_each_minute: Database, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
