@@ -71,11 +71,11 @@ def build_app(
     """
     context = Context(settings, database, dagster or DagsterRuns(settings.dagster_webserver_url), now)
 
+    silence = SilenceWatch(context)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        watches = [asyncio.create_task(context.watch_the_database())]
-        if settings.notify:
-            watches.append(asyncio.create_task(SilenceWatch(context).run()))
+        watches = [asyncio.create_task(watch) for watch in (context.watch_the_database(), silence.run())]
         yield
         for watch in watches:
             watch.cancel()
@@ -106,6 +106,7 @@ def build_app(
         redirect_slashes=False,  # an agent id may end in a slash
     )
     app.state.context = context
+    app.state.silence = silence
     app.state.gauges = Gauges(context, traffic)
     install_problems(app, needs_token=bool(settings.api_tokens))
     # The runs and the comparison come before the metrics, whose paths match any agent id.

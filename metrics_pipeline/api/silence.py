@@ -1,8 +1,9 @@
-"""Tells the receivers of METRICS_NOTIFY that Dagster's daemon gives no sign: it cannot do so itself."""
+"""Whether Dagster's daemon gives signs, for readiness and the receivers of METRICS_NOTIFY: it cannot tell itself."""
 
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from typing import Literal
 
 from anyio import to_thread
 
@@ -19,9 +20,13 @@ _log = logging.getLogger("metrics_pipeline.api")
 
 @dataclass
 class SilenceWatch:
-    """One server's watch. Who was told is known to it alone: another server tells them again."""
+    """One server's watch. Who was told is known to it alone: another server tells them again.
+
+    daemon: what the last look found; unknown before the first, and while Dagster's webserver does not answer.
+    """
 
     context: Context
+    daemon: Literal["ok", "silent", "unknown"] = "unknown"
     _begun: float = field(init=False)
     _told: set[str] = field(init=False, default_factory=set)
 
@@ -35,8 +40,9 @@ class SilenceWatch:
             try:
                 await self.look()
             except DagsterUnavailableError as error:
-                # Nothing is known of the daemon then.
-                _log.warning("%s", error)
+                if self.daemon != "unknown":
+                    _log.warning("%s", error)
+                self.daemon = "unknown"
 
     async def look(self) -> None:
         """Tells each receiver once that a daemon has been silent for ten minutes, and once that all are back.
@@ -50,6 +56,7 @@ class SilenceWatch:
             for name, at in sorted(state.heartbeats.items())
             if now.timestamp() - max(at, self._begun) > _SILENT_SECONDS
         ]
+        self.daemon = "silent" if silent else "ok"
         receivers = [
             receiver for receiver in self.context.settings.notify if (receiver.id in self._told) != bool(silent)
         ]

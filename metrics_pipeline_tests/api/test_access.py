@@ -189,6 +189,7 @@ def test_ready_means_that_the_database_answers_with_this_version_s_schema(serve:
         "status": "ready",
         "database": "ok",
         "schema_revision": "current",
+        "daemon": "unknown",
         "newest_day": None,
         "coverage_age_days": None,
     }
@@ -243,6 +244,7 @@ def test_a_database_that_is_away_makes_a_server_unready_and_nothing_else(
         "status": "not ready",
         "database": "unavailable",
         "schema_revision": "unknown",
+        "daemon": "unknown",
         "newest_day": None,
         "coverage_age_days": None,
     }

@@ -6,9 +6,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
+from metrics_pipeline.api import silence
 from metrics_pipeline.api.silence import SilenceWatch
 from metrics_pipeline.settings import Settings
+from metrics_pipeline_tests.processes import wait_until
 from metrics_pipeline_tests.receivers import receivers, web_server
+
+from .serving import Serve
+from .webserver import Webserver
 
 NOW = datetime(2025, 7, 14, 3, 0, tzinfo=UTC)
 
@@ -33,16 +40,28 @@ def test_a_silent_daemon_is_told_once_and_that_it_is_back_and_who_does_not_answe
         )
         watch = SilenceWatch(cast("Any", context))
         # The services have just been started, the API first.
+        assert watch.daemon == "unknown"
         look(10, "SCHEDULER", "SENSOR")
+        assert watch.daemon == "ok"
         assert first.messages == []
         second.code = 503
         look(11, "SENSOR")
         second.code = 200
         look(12, "SENSOR")
         look(13, "SENSOR")
+        assert watch.daemon == "silent"
         look(14)
         look(15)
+        assert watch.daemon == "ok"
         titles = ["Dagster's daemon gives no sign", "Dagster's daemon is back"]
         assert [message["title"] for message in first.messages] == titles
         assert [message["title"] for message in second.messages if message["code"] == 200] == titles
         assert "of SENSOR." in first.messages[0]["message"]
+
+
+def test_readiness_says_what_the_last_look_has_found(
+    serve: Serve, webserver: Webserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silence, "_LOOKS_EVERY_SECONDS", 0.02)
+    api = serve(dagster_webserver_url=webserver.url)
+    wait_until(lambda: api.get("/readyz").json()["daemon"] == "ok")

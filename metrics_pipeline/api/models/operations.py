@@ -46,5 +46,9 @@ class Readiness(BaseModel):
     status: Literal["ready", "not ready"]
     database: Literal["ok", "busy", "unavailable"]
     schema_revision: Literal["current", "not current", "unknown"]
+    daemon: Literal["ok", "silent", "unknown"] = Field(
+        description="Dagster's daemon, looked at every minute: silent if it gave no sign for ten minutes; unknown for "
+        "a minute after the start, and while the Dagster UI does not answer. A silent daemon makes no server unready."
+    )
     newest_day: date | None = Field(description="The newest aggregated day.")
     coverage_age_days: int | None = Field(description="How many whole days have ended since; 0 is up to date.")

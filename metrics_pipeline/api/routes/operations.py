@@ -74,6 +74,7 @@ def _readiness(request: Request, context: Context) -> Response:
         status="not ready",
         database="unavailable",
         schema_revision="unknown",
+        daemon=request.app.state.silence.daemon,
         newest_day=None,
         coverage_age_days=None,
     )
