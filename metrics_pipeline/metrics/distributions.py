@@ -4,7 +4,7 @@ Unlike percentiles and numbers of users, distributions of any days can be merged
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -136,46 +136,6 @@ def distributions(
     )
 
 
-def merge_distributions(parts: pl.DataFrame, keys: Sequence[str], *, unites_users: bool = True) -> pl.DataFrame:
-    """The distribution of all logs of each combination of `keys`: counts added, users united.
-
-    parts: the columns `keys` and DISTRIBUTION_SCHEMA, which the result has as well. Merging is associative and
-    commutative, except for the order of user_hashes. Exact parts give an exact result, of whatever size.
-    unites_users: if not, user_hashes may repeat hashes. That is enough, and quicker, for what is merged again.
-    """
-    groups = parts.select(keys).unique().with_row_index("group")
-    hashes = pl.col("user_hashes").explode(empty_as_null=False, keep_nulls=False)
-    if not parts["users_exact"].all():
-        threshold = pl.col("user_hashes").filter(~pl.col("users_exact")).list.max().min()
-        hashes = hashes.filter(hashes <= threshold.fill_null(2**63 - 1))
-    if unites_users:
-        hashes = hashes.unique()
-    key_ids = pl.col("user_key_id").drop_nulls()
-    others = (
-        pl.col("total_latency_ms").sum(),
-        pl.col("latencies_exact").all(),
-        pl.col("users_exact").all(),
-        pl.when(key_ids.n_unique() > 1).then(pl.lit(SEVERAL_KEYS)).otherwise(key_ids.first()).alias("user_key_id"),
-    )
-    if groups.height == 1:
-        # Polars finds the distinct values of a column on all cores, and those of a group on one, in three times the
-        # processor time.
-        latencies = _summed_at_once(parts.lazy())
-        merged = parts.lazy().select(pl.lit(0, pl.UInt32).alias("group"), hashes.implode(), *others)
-    else:
-        of_groups = parts.lazy().join(groups.lazy(), on=list(keys), nulls_equal=True)
-        latencies = _summed(of_groups)
-        merged = of_groups.group_by("group").agg(hashes, *others)
-    return (
-        groups.lazy()
-        .join(merged, on="group")
-        .join(latencies, on="group", how="left")
-        .with_columns(pl.col("latency_counts").fill_null(pl.lit([], DISTRIBUTION_SCHEMA["latency_counts"])))
-        .select(*keys, *DISTRIBUTION_SCHEMA)
-        .collect(engine="in-memory")
-    )
-
-
 def unique_users() -> pl.Expr:
     """The number of users of a distribution, as Int64: exact, or estimated; NULL if they have several keys."""
     hashes = pl.col("user_hashes").list
@@ -205,20 +165,6 @@ def _summed(frame: pl.LazyFrame) -> pl.LazyFrame:
         )
         .group_by("group", maintain_order=True)
         .agg(latency_counts=pl.struct("latency_ms", "executions"))
-    )
-
-
-def _summed_at_once(frame: pl.LazyFrame) -> pl.LazyFrame:
-    """As _summed(), with all rows in group 0. Such latencies repeat more often, so a group for each is quicker."""
-    return (
-        frame.select(pl.col("latency_counts").explode(empty_as_null=False, keep_nulls=False))
-        .unnest("latency_counts")
-        .group_by("latency_ms")
-        .agg(pl.col("executions").sum())
-        .sort("latency_ms")
-        .select(
-            pl.lit(0, pl.UInt32).alias("group"), pl.struct("latency_ms", "executions").implode().alias("latency_counts")
-        )
     )
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.catalog import AGENT_DAY, GRAINS, Grain
 from metrics_pipeline.metrics.distributions import DISTRIBUTION_SCHEMA, UserKey
+from metrics_pipeline.metrics.merging import Distributions
 from metrics_pipeline.store.arrays import ElementsLoader, from_arrays, int4_arrays, int8_arrays, packed, unpacked
 
 _USER_KEY = text("SELECT secret FROM metric_user_key WHERE id = 1")
@@ -39,7 +40,8 @@ _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_FIELDS = Struct(">h")
 _COPY_END = Struct(">h").pack(-1)
 _NULL = _LENGTH.pack(-1)
-_DIGEST_LENGTH = _LENGTH.pack(hashlib.sha256().digest_size)
+_DIGEST_BYTES = hashlib.sha256().digest_size
+_DIGEST_LENGTH = _LENGTH.pack(_DIGEST_BYTES)
 _EPOCH = date(2000, 1, 1)
 # Each write waits until the bytes are on their way.
 _ROWS_AT_ONCE = 100
@@ -168,8 +170,8 @@ def _stored_digests(connection: Connection, day: EncodedDay) -> dict[tuple[str, 
     }
 
 
-def read_distributions(connection: Connection, wanted: pl.DataFrame, grain: Grain) -> pl.DataFrame:
-    """The stored distributions of the rows of `wanted` (keys of the grain): its columns and DISTRIBUTION_SCHEMA.
+def read_distributions(connection: Connection, wanted: pl.DataFrame, grain: Grain) -> Distributions:
+    """The stored distributions of the rows of `wanted` (keys of the grain), which has its columns besides.
 
     They come in any order, and without the rows that have none.
     """
@@ -178,13 +180,16 @@ def read_distributions(connection: Connection, wanted: pl.DataFrame, grain: Grai
         rows = fetch(connection, _SELECT_PACKED, [wanted[key].to_list() for key in grain.key_names])
         # What is packed begins with the digest. It is left out if it is of a former state of the arrays.
         current = [row for row in rows if row[-1] is not None and row[-1].startswith(row[-2])]
-        found.append(_frame(wanted, current, *unpacked([memoryview(row[-1])[len(row[-2]) :] for row in current])))
-        rest = wanted.join(found[0], on=grain.key_names, how="anti") if len(current) < wanted.height else wanted.clear()
+        found.append(Distributions(_rows(wanted, current), *unpacked([row[-1] for row in current], _DIGEST_BYTES)))
+        if len(current) < wanted.height:
+            rest = wanted.join(found[0].rows, on=grain.key_names, how="anti")
+        else:
+            rest = wanted.clear()
     if rest.height:
         rows = fetch(connection, _SELECT_ARRAYS[grain], [rest[key].to_list() for key in grain.key_names])
         arrays = list(zip(*rows, strict=True))[-len(_ARRAYS) :] or [()] * len(_ARRAYS)
-        found.append(_frame(rest, rows, *from_arrays(*arrays)))
-    return pl.concat(found)
+        found.append(Distributions(_rows(rest, rows), *from_arrays(*arrays)))
+    return Distributions.concat(found)
 
 
 def fetch(connection: Connection, statement: str, parameters: Any) -> list[tuple[Any, ...]]:
@@ -198,13 +203,10 @@ def fetch(connection: Connection, statement: str, parameters: Any) -> list[tuple
     return rows
 
 
-def _frame(
-    wanted: pl.DataFrame, rows: Sequence[tuple[Any, ...]], latency_counts: pl.Series, user_hashes: pl.Series
-) -> pl.DataFrame:
+def _rows(wanted: pl.DataFrame, rows: Sequence[tuple[Any, ...]]) -> pl.DataFrame:
     place, *scalars = list(zip(*rows, strict=True))[: 1 + len(_SCALARS)] or [()] * (1 + len(_SCALARS))
-    found = {**dict(zip(_SCALARS, scalars, strict=True)), "latency_counts": latency_counts, "user_hashes": user_hashes}
-    distributions = pl.DataFrame(found, schema_overrides=DISTRIBUTION_SCHEMA).select(*DISTRIBUTION_SCHEMA)
-    return wanted[pl.Series(place, dtype=pl.Int64) - 1].hstack(distributions)
+    schema = {name: DISTRIBUTION_SCHEMA[name] for name in _SCALARS}
+    return wanted[pl.Series(place, dtype=pl.Int64) - 1].hstack(pl.DataFrame(scalars, schema=schema, orient="col"))
 
 
 def _field(value: bytes) -> bytes:

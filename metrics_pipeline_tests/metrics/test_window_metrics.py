@@ -9,6 +9,7 @@ from decimal import Decimal
 from math import ceil, floor
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -21,9 +22,9 @@ from metrics_pipeline.metrics.distributions import (
     LATENCY_ERROR,
     UserKey,
     distributions,
-    merge_distributions,
     unique_users,
 )
+from metrics_pipeline.metrics.merging import Distributions, merge_distributions
 from metrics_pipeline.metrics.window_metrics import distribution_figures, window_metrics
 
 from .test_calculator import NO_EXACT_COSTS, logs
@@ -44,12 +45,23 @@ def stored(days: Sequence[Sequence[dict[str, Any]]], key: UserKey = KEY) -> tupl
     return pl.concat(rows), pl.concat(parts)
 
 
+def merged_by(parts: pl.DataFrame, *keys: str) -> pl.DataFrame:
+    """The frame of the merged distributions."""
+    pairs = parts["latency_counts"].to_list()
+    latencies, executions = (
+        [np.array([pair[name] for pair in row], np.int64) for row in pairs] for name in ("latency_ms", "executions")
+    )
+    users = [np.array(row, np.int64) for row in parts["user_hashes"].to_list()]
+    rows = parts.drop("latency_counts", "user_hashes")
+    return merge_distributions(Distributions(rows, latencies, executions, users), keys).frame()
+
+
 def as_one(rows: pl.DataFrame, parts: pl.DataFrame) -> dict[str, Any]:
     """The metrics of everything together."""
     with_key = rows.with_columns(window=pl.lit("all")).join(
         parts.select("agent_id", "metric_date", has_distribution=True), on=["agent_id", "metric_date"], how="left"
     )
-    merged = merge_distributions(parts.with_columns(window=pl.lit("all")), ["window"])
+    merged = merged_by(parts.with_columns(window=pl.lit("all")), "window")
     with_key = with_key.with_columns(pl.col("has_distribution").fill_null(False))
     errors = with_key.select("window", "error_distribution").explode("error_distribution").drop_nulls()
     figures = distribution_figures(merged, ["window"])
@@ -157,6 +169,35 @@ def test_the_hash_of_a_user_is_the_beginning_of_the_sha_256_of_the_secret_and_th
     assert "secret" not in repr(KEY)
 
 
+def test_merging_by_hand() -> None:
+    def part(agent: str, pairs: Sequence[tuple[int, int]], users: Sequence[int], **others: Any) -> dict[str, Any]:
+        counts = [{"latency_ms": latency, "executions": count} for latency, count in pairs]
+        return {
+            "agent_id": agent, "latency_counts": counts, "total_latency_ms": 5, "latencies_exact": True,
+            "user_hashes": users, "users_exact": True, "user_key_id": "k", **others,
+        }  # fmt: skip
+
+    parts = [
+        part("a", [(1, 1), (2, 2)], [5, 6, 9]),
+        # Latencies that are as far apart as can be are merged in another way.
+        part("b", [(7, 2), (2**31 - 1, 6)], [1]),
+        part("a", [(2, 3), (4, 4)], [-3, 7], users_exact=False, latencies_exact=False),
+        part("b", [(-(2**31), 1), (7, 1)], [1, 2], user_key_id="l"),
+        part("a", [], [], user_key_id=None),
+        part("c", [], []),
+        part("c", [], [], user_key_id=None),
+    ]
+    frame = pl.DataFrame(parts, schema={"agent_id": pl.String, **DISTRIBUTION_SCHEMA})
+    a = part("a", [(1, 1), (2, 5), (4, 4)], [-3, 5, 6, 7], users_exact=False, latencies_exact=False)
+    b = part("b", [(-(2**31), 1), (7, 3), (2**31 - 1, 6)], [1, 2], user_key_id="several")
+    expected = [
+        {**a, "total_latency_ms": 15},
+        {**b, "total_latency_ms": 10},
+        {**part("c", [], []), "total_latency_ms": 10},
+    ]
+    assert merged_by(frame, "agent_id").select(frame.columns).to_dicts() == expected
+
+
 one_log = st.fixed_dictionaries(
     {
         "agent_id": st.sampled_from("ab"),
@@ -178,11 +219,11 @@ def test_merging_is_associative_and_commutative_also_of_rounded_and_estimated_pa
         for name in ("MAX_LATENCIES", "MAX_USERS"):
             patch.setattr(module, name, data.draw(st.sampled_from([2, 4, 100])))
         rows, parts = stored(days)
-    at_once = merge_distributions(parts, ["agent_id"])
+    at_once = merged_by(parts, "agent_id")
     in_order = parts.sample(fraction=1, shuffle=True, seed=data.draw(st.integers(0, 99)))
     cut = data.draw(st.integers(0, parts.height))
-    halves = [merge_distributions(half, ["agent_id"]) for half in (in_order[:cut], in_order[cut:])]
-    assert shown(merge_distributions(pl.concat(halves), ["agent_id"]), ["agent_id"]) == shown(at_once, ["agent_id"])
+    halves = [merged_by(half, "agent_id") for half in (in_order[:cut], in_order[cut:])]
+    assert shown(merged_by(pl.concat(halves), "agent_id"), ["agent_id"]) == shown(at_once, ["agent_id"])
     if at_once["users_exact"].all() and at_once["latencies_exact"].all():
         everything = [log for day in days for log in day]
         latencies = [log["latency_ms"] for log in everything if log["latency_ms"] is not None]
@@ -225,7 +266,7 @@ def test_more_than_16384_latencies_are_rounded_to_a_thousandth_and_their_sum_is_
     assert {0, 1023, 2048, -2048, 2**31 - 1, -(2**31)} <= set(rounded)
     # Together with exact ones the result is not exact, and says by how much.
     exact = distribution_of(Counter({5: 1}))
-    merged = merge_distributions(pl.concat([found, exact]), ["agent_id"])
+    merged = merged_by(pl.concat([found, exact]), "agent_id")
     assert not merged["latencies_exact"].item()
     assert merged["total_latency_ms"].item() == found["total_latency_ms"].item() + 5
     assert distribution_of(Counter(range(16_384)))["latencies_exact"].item()
@@ -238,10 +279,10 @@ def test_more_than_65536_users_are_estimated_within_a_few_standard_errors() -> N
     assert many["user_hashes"].list.len().item() == 65_536
     assert few["users_exact"].item()
     for parts, expected in (([many], 100_000), ([many, more], 160_000), ([few, many, more], 200_000)):
-        merged = merge_distributions(pl.concat(parts), ["agent_id"])
+        merged = merged_by(pl.concat(parts), "agent_id")
         assert not merged["users_exact"].item()
         assert merged.select(unique_users()).item() == pytest.approx(expected, rel=4 * 0.0039)
     # A union of exact days is exact, also above the limit.
     others = distribution_of(Counter(), [f"another {number}" for number in range(50_000)])
-    merged = merge_distributions(pl.concat([few, others]), ["agent_id"])
+    merged = merged_by(pl.concat([few, others]), "agent_id")
     assert merged.select(unique_users(), "users_exact").row(0) == (100_000, True)

@@ -15,11 +15,12 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.distributions import UserKey
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline.store import windows as stored_windows
+from metrics_pipeline.store import stored_rows as stored_rows_module
 from metrics_pipeline.store.closing import clear_day, seal_day
+from metrics_pipeline.store.distribution_audit import DistributionAudit, audit_day
 from metrics_pipeline.store.distributions import DIGEST, hashed_otherwise, user_key
 from metrics_pipeline.store.forgetting import Forgotten, forget_user
-from metrics_pipeline.store.windows import DistributionAudit, Grouping, audit_day, read_window
+from metrics_pipeline.store.windows import Grouping, read_window
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, query, store_agents, store_logs
 from metrics_pipeline_tests.documents.pages import DOCS
 from metrics_pipeline_tests.oracle import expected_windows
@@ -80,8 +81,8 @@ def test_every_window_equals_the_logs_before_they_were_pruned(
     execute(database, "DELETE FROM agent_execution_logs")
     # Chunks and held users of any number; then without the packed form of some rows, as before revision 0014, and all.
     for chunk, held, unpacked in ((1_000_000, 10**9, "false"), (7, 3, "agent_id = 'b'"), (7, 10**9, "true")):
-        monkeypatch.setattr(stored_windows, "_CHUNK", chunk)
-        monkeypatch.setattr(stored_windows, "_HELD_USERS", held)
+        monkeypatch.setattr(stored_rows_module, "_CHUNK", chunk)
+        monkeypatch.setattr(stored_rows_module, "_HELD", held)
         execute(database, f"UPDATE agent_day_distributions SET packed = NULL WHERE {unpacked}")
         for ((first, last), by), rows in expected.items():
             found = read(database, first, last, *by)

@@ -5,8 +5,8 @@ import dagster as dg
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.pipeline.reconciling import lookback
+from metrics_pipeline.store.distribution_audit import audit_day
 from metrics_pipeline.store.ledger import days_of_run
-from metrics_pipeline.store.windows import audit_day
 
 #: A day of a million logs takes 0.3 s.
 _MAX_DAYS = 31
