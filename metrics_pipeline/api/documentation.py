@@ -7,6 +7,15 @@ from starlette.responses import HTMLResponse
 
 _FILES = "/docs/files"
 
+# Swagger UI parses an answer and writes it again: a cost of 0.100000000 would become 0.1, and a large one would lose
+# digits. Browsers without JSON.rawJSON, of before 2025, cannot do otherwise.
+_EXACT_ANSWERS = """
+    const answers = new Set(), parse = JSON.parse
+    const exact = (_key, value, { source }) => typeof value === "number" ? JSON.rawJSON(source) : value
+    JSON.parse = (text, reviver) => parse(text, !reviver && JSON.rawJSON && answers.has(text) ? exact : reviver)
+    const ui = SwaggerUIBundle({
+        responseInterceptor: (response) => { answers.add(response.text); return response },"""
+
 
 def install_documentation(app: FastAPI) -> None:
     """Adds /docs and its files. The OpenAPI document is at /openapi.json."""
@@ -16,7 +25,7 @@ def install_documentation(app: FastAPI) -> None:
     # Relative addresses, so that the page works behind a proxy with any path prefix.
     @app.get("/docs", include_in_schema=False)
     async def swagger_ui() -> HTMLResponse:
-        return get_swagger_ui_html(
+        page = get_swagger_ui_html(
             openapi_url="openapi.json",
             title=app.title,
             swagger_js_url=f".{_FILES}/swagger-ui-bundle.js",
@@ -25,3 +34,4 @@ def install_documentation(app: FastAPI) -> None:
             # By default, Swagger UI sends the address of the document to a validator on the internet.
             swagger_ui_parameters={"validatorUrl": None, "displayRequestDuration": True, "tryItOutEnabled": True},
         )
+        return HTMLResponse(bytes(page.body).decode().replace("const ui = SwaggerUIBundle({", _EXACT_ANSWERS))

@@ -271,6 +271,14 @@ def test_a_day_without_activity_is_a_list_and_one_that_was_not_computed_a_404(
     store_agents(database, {"a": "active"})
     aggregate(database)
     assert [row["total_executions"] for row in api.get("/api/v1/metrics?date=2025-03-04").json()] == [0]
+    aggregate(database, day_window(DAY - timedelta(days=1), "UTC"))
+    execute(
+        database,
+        "DELETE FROM agent_performance_metrics WHERE metric_date = '2025-03-03'",
+        "UPDATE metric_day_ledger SET metrics_expired_at = '2025-03-05' WHERE metric_date = '2025-03-03'",
+    )
+    expired = api.get("/api/v1/metrics?date=2025-03-03")
+    assert (expired.status_code, expired.json()["type"]) == (410, "urn:metrics-pipeline:problem:day-expired")
     # Rows that were stored before this pipeline have no row in the ledger.
     execute(database, "DELETE FROM metric_day_ledger")
     assert len(api.get("/api/v1/metrics?date=2025-03-04").json()) == 1

@@ -1,6 +1,7 @@
 """The page in a real browser: its numbers are the API's, gaps are gaps, and nothing is asked of another host."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -457,6 +458,21 @@ def test_with_tokens_it_holds_no_data_until_it_has_one(chromium: Any, serve_page
     other.goto(tab.base)
     other.get_by_label("Read token").wait_for()
     context.close()
+
+
+def test_the_documentation_shows_the_digits_of_the_server(chromium: Any, api: httpx2.Client) -> None:
+    page = chromium.new_page()
+    page.goto(f"{api.base_url.join('/docs')}#/metrics/agent_days")
+    operation = page.locator(".opblock.is-open")
+    operation.locator("tr[data-param-name=agent_id] input").fill("a")
+    operation.locator("tr[data-param-name=start_date] input").fill(str(FIRST))
+    operation.get_by_role("button", name="Execute").click()
+    shown = operation.locator(".live-responses-table .microlight").first.inner_text()
+    page.close()
+    answer = api.get(f"/api/v1/metrics/a?start_date={FIRST}").text
+    rates = re.findall(r'"success_rate":([^,]*),', answer)
+    assert "0.500000" in rates
+    assert re.findall(r'"success_rate": ([^,]*),', shown) == rates
 
 
 def test_its_files_may_be_kept_until_they_change(api: httpx2.Client) -> None:
