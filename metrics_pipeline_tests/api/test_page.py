@@ -411,6 +411,8 @@ def test_the_calendar_and_a_day_prove_that_no_log_is_lost(tab: Tab) -> None:
     day = tab.page.get_by_label("Sun 2 Mar 2025: missing, never aggregated, 4 logs")
     assert day.get_attribute("href") == f"?day={MISSING}"
     assert tab.page.get_by_label("Wed 5 Mar 2025: not over").count() == 1
+    tab.open("days=2024")
+    assert tab.texts("main")[0].endswith(" Days that need a look None.")
     tab.open(f"day={DAY}")
     assert tab.values(".facts") == ["5", "4", "1", "2"]
     assert tab.texts(".proof li")[:2] == [
@@ -443,6 +445,8 @@ def test_with_tokens_it_holds_no_data_until_it_has_one(chromium: Any, serve_page
     tab = Tab(context.new_page(), str(guarded.base_url))
     tab.page.goto(f"{tab.base}/?{WINDOW}")
     box = tab.page.get_by_label("Read token")
+    box.wait_for()
+    assert tab.texts("main")[0].endswith(" kept in this tab only. Read token Open")
     box.fill("wrong")
     box.press("Enter")
     tab.page.get_by_role("alert").wait_for()

@@ -4,7 +4,7 @@ import { alertTable, said } from "./alerts.js";
 import { get, isLogged } from "./api.js";
 import { breakdown } from "./breakdown.js";
 import { dayChart, executionsChart, linear, logarithmic } from "./charts.js";
-import { h } from "./dom.js";
+import { fill, h } from "./dom.js";
 import { daysBetween, money, moneyAxis, percent, percentAxis, short, whole } from "./format.js";
 import { heatMap } from "./heatmap.js";
 import {
@@ -39,8 +39,9 @@ export async function agent(main, query, info) {
   const head = [h("h1", {}, id), periodForm(period, info, { agent: id }), periodNote(period, info)];
   const notice = dayNotice(coverage, period);
   if (!total) {
-    main.replaceChildren(
-      ...head,
+    fill(
+      main,
+      head,
       notice,
       h("p", { class: "notice" }, "No day of this agent is stored in this period, so there is no number to show."),
     );
@@ -55,10 +56,11 @@ export async function agent(main, query, info) {
   const values = h("section", { class: "breakdown" });
   const cards = figureCards();
   cards.fill(total);
-  main.replaceChildren(
-    ...head,
+  fill(
+    main,
+    head,
     notice,
-    ...cards.element,
+    cards.element,
     h("h2", {}, "By day"),
     h(
       "section",
@@ -72,7 +74,7 @@ export async function agent(main, query, info) {
         csv: { path: "latencies", parameters: window, name: `${id}-latencies.csv` },
       }),
     ),
-    info.dimensions.length > 0 ? values : "",
+    info.dimensions.length > 0 && values,
     h("section", {}, h("h2", {}, "Alerts"), alertTable(alerts)),
     h("section", {}, h("h2", {}, "Replaced values"), restatementTable(restated, info, false)),
   );

@@ -50,7 +50,7 @@ const withoutUnlogged = (row) => {
 const LIMITS = { activity: 10_000, agents: 1000, alerts: 1000, metrics: 1000, restatements: 1000 };
 
 /** The relative address of a question. */
-export const address = (path, parameters) =>
+const address = (path, parameters) =>
   `api/v1/${path}?${new URLSearchParams({ ...(path in LIMITS && { limit: LIMITS[path] }), ...parameters })}`;
 
 async function ask(url, cache = "no-cache") {

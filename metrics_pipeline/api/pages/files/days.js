@@ -2,7 +2,7 @@
 
 import { csvLink, get } from "./api.js";
 import { underChart } from "./charts.js";
-import { h, table } from "./dom.js";
+import { fill, h, table } from "./dom.js";
 import {
   addDays,
   day,
@@ -35,7 +35,8 @@ export async function calendar(main, query, info) {
   const counts = Map.groupBy(days, (each) => stateOf(states, each).name);
   const link = (to, name) => h("a", { href: `?days=${to}`, rel: to < year ? "prev" : "next" }, name);
   const faults = alike(coverage.filter((row) => isDoubtful(describe(row.state))));
-  main.replaceChildren(
+  fill(
+    main,
     h("h1", {}, `Days of ${year}`),
     h(
       "p",
@@ -183,7 +184,8 @@ export async function oneDay(main, query, info) {
   );
   const [row] = iso > info.newest_whole_day || iso < info.start_date ? [] : await get("coverage", ofDay);
   if (!row) {
-    main.replaceChildren(
+    fill(
+      main,
       h("h1", {}, dayWithWeekday(iso)),
       neighbours,
       h(
@@ -219,42 +221,39 @@ export async function oneDay(main, query, info) {
     sort: "-total_executions",
     query,
   });
-  main.replaceChildren(
-    ...[
-      h("h1", {}, dayWithWeekday(iso)),
-      neighbours,
+  fill(
+    main,
+    h("h1", {}, dayWithWeekday(iso)),
+    neighbours,
+    h(
+      "p",
+      { class: "verdict" },
+      badge(row),
+      " ",
+      row.reason,
+      row.is_outdated && "; stored under an older definition of the metrics",
+    ),
+    row.state in REMEDIES && remedy(row),
+    h(
+      "dl",
+      { class: "facts" },
+      [
+        ...(row.aggregated_at ? factsOfStored(row, info) : []),
+        ["Logs last read", row.verified_at ? instant(row.verified_at) : "not since it was stored"],
+        ["State last confirmed", row.confirmed_at ? `${instant(row.confirmed_at)}, by ${row.judged_by}` : NONE],
+      ].map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, text))),
+    ),
+    row.aggregated_at && h("section", {}, h("h2", {}, "No log is lost"), proof(row, agents, skipped)),
+    skipped.length > 0 && skippedTable(skipped, row, iso),
+    agents.length > 0 &&
       h(
-        "p",
-        { class: "verdict" },
-        badge(row),
-        " ",
-        row.reason,
-        row.is_outdated && "; stored under an older definition of the metrics",
+        "section",
+        {},
+        h("h2", {}, "Agents"),
+        agentTable.element,
+        h("p", { class: "under" }, csvLink({ path: "metrics", parameters: { date: iso }, name: `${iso}.csv` })),
       ),
-      row.state in REMEDIES && remedy(row),
-      h(
-        "dl",
-        { class: "facts" },
-        [
-          ...(row.aggregated_at ? factsOfStored(row, info) : []),
-          ["Logs last read", row.verified_at ? instant(row.verified_at) : "not since it was stored"],
-          ["State last confirmed", row.confirmed_at ? `${instant(row.confirmed_at)}, by ${row.judged_by}` : NONE],
-        ].map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, text))),
-      ),
-      row.aggregated_at && h("section", {}, h("h2", {}, "No log is lost"), proof(row, agents, skipped)),
-      skipped.length > 0 && skippedTable(skipped, row, iso),
-      agents.length > 0 &&
-        h(
-          "section",
-          {},
-          h("h2", {}, "Agents"),
-          agentTable.element,
-          h("p", { class: "under" }, csvLink({ path: "metrics", parameters: { date: iso }, name: `${iso}.csv` })),
-        ),
-      h("section", {}, h("h2", {}, "Replaced values"), restatementTable(restated, info, true)),
-    ]
-      .flat()
-      .filter(Boolean),
+    h("section", {}, h("h2", {}, "Replaced values"), restatementTable(restated, info, true)),
   );
 }
 

@@ -17,6 +17,12 @@ function build(element, attributes, children) {
 /** An HTML element. An attribute that is a function listens to the event of that name. */
 export const h = (tag, attributes, ...children) => build(document.createElement(tag), attributes, children);
 
+/** Gives an element other children: elements, texts, lists of them, and what is left out if a condition is false. */
+export function fill(element, ...children) {
+  element.replaceChildren();
+  build(element, {}, children);
+}
+
 /** An SVG element. */
 export const s = (tag, attributes, ...children) => build(document.createElementNS(SVG, tag), attributes, children);
 

@@ -3,7 +3,7 @@
 import { openAlerts } from "./alerts.js";
 import { csvLink, get, isLogged } from "./api.js";
 import { dayChart, executionsChart, linear, sparkline, swatch } from "./charts.js";
-import { h, s, table } from "./dom.js";
+import { fill, h, s, table } from "./dom.js";
 import { instant, money, moneyAxis, percent, sum, whole } from "./format.js";
 import {
   agentLink,
@@ -49,8 +49,9 @@ export async function fleet(main, query, info) {
   ];
   if (!total) {
     notice.replaceChildren(dayNotice(await coverageOf(period, info), period));
-    main.replaceChildren(
-      ...head,
+    fill(
+      main,
+      head,
       h(
         "p",
         { class: "notice" },
@@ -67,9 +68,10 @@ export async function fleet(main, query, info) {
   const cards = figureCards();
   cards.fill(total);
   const charts = h("div", { class: "later" });
-  main.replaceChildren(
-    ...head,
-    ...cards.element,
+  fill(
+    main,
+    head,
+    cards.element,
     h(
       "section",
       {},
@@ -127,8 +129,9 @@ export async function fleet(main, query, info) {
     const series = new Map([...Map.groupBy(parts, keyOf)].map(([id, ofAgent]) => [id, rowsOf(days, ofAgent)]));
     for (const [id, ofAgent] of series) sparks.set(id, sparkline(days, ofAgent));
     agentTable.show();
-    charts.replaceChildren(
-      isLogged("total_cost_usd") ? h("section", { class: "charts" }, costChart(rows, series, drawnPeriod, window)) : "",
+    fill(
+      charts,
+      isLogged("total_cost_usd") && h("section", { class: "charts" }, costChart(rows, series, drawnPeriod, window)),
       h(
         "section",
         { class: "charts" },

@@ -1,7 +1,7 @@
 // Chooses the view that the URL names, and asks for a token if the API does.
 
 import { areCopiesOld, get, Problem, storedDaysAre, token, unloggedAre } from "./api.js";
-import { h } from "./dom.js";
+import { fill, h } from "./dom.js";
 import { fleet } from "./fleet.js";
 import { day } from "./format.js";
 
@@ -27,7 +27,8 @@ function askForToken(isRefused) {
     token.set(box.value.trim());
     show();
   };
-  main.replaceChildren(
+  fill(
+    main,
     h("h1", {}, "Token"),
     h(
       "p",
@@ -49,7 +50,7 @@ function showProblem({ message }) {
   );
   // What is shown already stays.
   if (document.documentElement.dataset.ready) main.prepend(notice);
-  else main.replaceChildren(h("h1", {}, "No answer"), notice);
+  else fill(main, h("h1", {}, "No answer"), notice);
 }
 
 async function show() {
