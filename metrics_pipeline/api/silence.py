@@ -1,4 +1,7 @@
-"""Whether Dagster's daemon gives signs, for readiness and the receivers of METRICS_NOTIFY: it cannot tell itself."""
+"""Whether Dagster's daemon gives signs, for readiness and the receivers of METRICS_NOTIFY.
+
+The daemon sends all other messages, so it cannot report that it is silent.
+"""
 
 import asyncio
 import logging

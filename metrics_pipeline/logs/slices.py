@@ -21,7 +21,7 @@ _LOGS_PER_SLICE = 500_000
 _SHORTEST = timedelta(seconds=1)
 # Without an index each slice reads the whole table, so the slices are few, of about 100 MB each.
 _LOGS_PER_SLICE_WITHOUT_INDEX = 4_000_000
-# What the planner estimates for reading a table of about 5,000 rows: less than a millisecond.
+# The planner's cost of reading a table of about 5,000 rows, which takes less than a millisecond.
 _SMALL = 100
 
 # With its columns: a view may join tables that a query without them does not read.

@@ -139,8 +139,9 @@ def unusual_values(history: pl.DataFrame, day: date) -> Unusual:
 class UsualRange:
     """What is usual for a value of a day.
 
-    medians, limits: of the trailing days and of the same weekdays; of a usual value, limits are at least as large.
-    is_large: whether there are enough executions to say that a value outside is unusual.
+    medians, limits: of the trailing days and of the same weekdays. If the smallest change alone makes the value usual,
+    limits are that change, although the real ones may be larger. is_large: whether there are enough executions to say
+    that a value outside is unusual.
     """
 
     metric: Judged
@@ -203,7 +204,7 @@ def usual_range(
     changes = [change_worth * abs(median) if metric.is_relative else change_worth for median in medians]
     bounds = list(zip(medians, changes, strict=True))
     if min(median - change for median, change in bounds) <= value <= max(median + change for median, change in bounds):
-        # Like nearly all days, usual by the smallest change alone: the rest is not computed.
+        # The smallest change alone makes this value usual, as that of nearly every day: the rest is not computed.
         limits = changes
     elif metric.kind is Kind.RATE:
         lowest = _lowest_rates(pasts, medians, n)

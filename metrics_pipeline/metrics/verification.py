@@ -36,7 +36,7 @@ EVIDENCE_MEANINGS = {
 
 
 def tells_of_day(mark: Mark | None) -> bool:
-    """Whether a change of the note means one of this day's logs. Any write to a table behind a view changes TABLES."""
+    """Whether another note means that this day's logs changed: TABLES differs after a write for any day of a view."""
     return mark is not None and mark.keys() != {JudgedBy.TABLES}
 
 

@@ -15,8 +15,8 @@ from metrics_pipeline.metrics.reconciliation import DayVerdict
 from metrics_pipeline.orchestration.dagster_internals import data_version_tags, reported_data_version
 from metrics_pipeline.orchestration.upstream import agent_execution_logs
 
-# A tick asks for those of all its days at once: a question for each of 14 days took half of the tick's processor time.
-# A day has one observation, and one more whenever its logs have changed.
+# A tick asks once for the observations of all its days: a question for each of 14 days took half of its processor time.
+# A day has one observation, and one more for each change of its logs.
 _RECORDS_AT_ONCE = 200
 
 

@@ -55,7 +55,7 @@ _STATEMENTS = {grain: _Statements(grain) for grain in GRAINS}
 _CHUNK = 500_000
 _AHEAD = 4
 
-# How many latencies and users of one group are held unmerged, the same ones several times: 64 MB.
+# How many latencies and users of one group are held unmerged, repeated ones counted each time: 64 MB.
 _HELD = 8_000_000
 
 

@@ -25,8 +25,8 @@ MOST_ROWS = 50_000
 
 CURSOR_PATTERN = "([0-9a-f]{16})-([0-9]{1,18})(-([0-9]{1,18})-([0-9]{4}-[0-9]{2}-[0-9]{2}))?"
 
-# Another cluster, timeline or database has other transactions under the same ids. No copy has other columns yet, nor
-# knows what a 0 means since the logs have other columns.
+# Another cluster, timeline or database has other transactions under the same ids. After a change of our columns a copy
+# lacks some, and after a change of the logs' columns it may have a 0 where the answer is now null, or the reverse.
 _STATE = text(f"""
 SELECT left(md5(concat_ws(' ', (SELECT system_identifier FROM pg_control_system()),
                 (SELECT timeline_id FROM pg_control_checkpoint()),
