@@ -142,9 +142,9 @@ def parse_dimensions(text: str) -> tuple[Dimension, ...]:
 def log_schema(dimensions: Sequence[Dimension]) -> pl.Schema:
     """What the metrics of values need of each log. A distinct text is kept once.
 
-    token_count: NULL as 0. cost_nano_usd: NULL as 0; NULL if it is irregular, see EXACT_COSTS_SCHEMA, or larger than the
-    source sends as one number. user_id: as in PARTIALS_SCHEMA. error_type: of failed logs. value_0 and so on: of each
-    dimension, see MARKS; never NULL.
+    token_count: NULL as 0. cost_nano_usd: NULL as 0; NULL if it is irregular, see EXACT_COSTS_SCHEMA, or larger than
+    the source sends as one number. user_id: as in PARTIALS_SCHEMA. error_type: of failed logs. value_0 and so on: of
+    each dimension, see MARKS; never NULL.
     """
     return pl.Schema(
         {
