@@ -167,9 +167,14 @@ class Database:
         the result only.
         """
         opened: _Connections = WeakKeyDictionary()
-        engine = self._engine(Login(), opened, pool_size=connections, max_overflow=0, pool_timeout=5).execution_options(
-            postgresql_readonly=True
-        )
+        engine = self._engine(
+            Login(),
+            opened,
+            most_connecting_seconds=statement_timeout_seconds,
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=5,
+        ).execution_options(postgresql_readonly=True)
 
         @event.listens_for(engine, "checkout")
         def require_open(connection: psycopg.Connection[Any], *_: object) -> None:
@@ -181,11 +186,6 @@ class Database:
                 raise DisconnectionError
 
         event.listen(engine, "connect", partial(_limit_session, statement_timeout_seconds, self.url.schema))
-
-        @event.listens_for(engine, "do_connect")
-        def limit_connecting(_dialect: object, _record: object, _arguments: object, parameters: dict[str, Any]) -> None:
-            # A frozen server accepts the connection, and then says nothing.
-            parameters["connect_timeout"] = min(timeout_from_conninfo(parameters), statement_timeout_seconds)
 
         @event.listens_for(engine, "begin")
         def limit_transaction(connection: Connection) -> None:
@@ -280,7 +280,9 @@ class Database:
                 with socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
                     duplicate.shutdown(socket.SHUT_RDWR)
 
-    def _engine(self, login: Login, opened: _Connections, **pool: Any) -> Engine:
+    def _engine(
+        self, login: Login, opened: _Connections, *, most_connecting_seconds: float = math.inf, **pool: Any
+    ) -> Engine:
         engine = create_engine(
             "postgresql+psycopg://",
             # The URL has no parameters, so no message or repr of SQLAlchemy can show a secret.
@@ -304,7 +306,8 @@ class Database:
 
         if self._before_connecting is not None:
             event.listen(engine, "do_connect", self._before_connecting)
-        event.listen(engine, "do_connect", _connect)
+        # The last of its kind: after a listener that connects, SQLAlchemy calls no other.
+        event.listen(engine, "do_connect", partial(_connect, most_connecting_seconds))
         event.listen(engine, "connect", lambda connection, _record: opened.setdefault(connection, math.inf))
         return engine
 
@@ -321,12 +324,14 @@ def exclusive_locks(connection: Connection) -> list[str]:
 
 
 def _connect(
-    dialect: Dialect, _record: object, arguments: Sequence[Any], parameters: Mapping[str, Any]
+    most_seconds: float, dialect: Dialect, _record: object, arguments: Sequence[Any], parameters: dict[str, Any]
 ) -> DBAPIConnection:
+    # A frozen server accepts the connection, and then says nothing.
+    limited = {**parameters, "connect_timeout": min(timeout_from_conninfo(parameters), most_seconds)}
     until = time.monotonic() + _ENDING_SECONDS
     while True:
         try:
-            return dialect.connect(*arguments, **parameters)
+            return dialect.connect(*arguments, **limited)
         except psycopg.OperationalError as error:
             if "too many connections for role" not in str(error) or time.monotonic() > until:
                 raise

@@ -16,6 +16,7 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.faults import database_faults
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline_tests.days import execute
+from metrics_pipeline_tests.processes import HANGING_SECONDS
 
 SECRET = "s3cret-Pa55"
 
@@ -156,6 +157,14 @@ def test_a_server_that_never_answers_is_transient(run: Run) -> None:
         error = fault(run, Database(DatabaseUrl.parse(uri)), "SELECT 1")
     assert isinstance(error, TransientError)
     assert "timeout" in str(error)
+
+
+def test_readers_wait_for_a_server_that_never_answers_no_longer_than_for_a_statement() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"postgresql://127.0.0.1:{silent.getsockname()[1]}/m?connect_timeout={2 * HANGING_SECONDS}"
+        reading = Database(DatabaseUrl.parse(uri)).for_reading(connections=1, statement_timeout_seconds=2)
+        asked = ThreadPoolExecutor(1).submit(fault, by_sqlalchemy, reading, "SELECT 1")
+        assert isinstance(asked.result(HANGING_SECONDS), TransientError)
 
 
 @both_ways
