@@ -37,7 +37,7 @@ _VALUES = (*_TEXT, *_INTEGER, pl.Boolean, pl.Decimal)
 #: Costs as text that are not finite, also for Java.
 NOT_FINITE = r"(?i)^\s*[+-]?(nan|inf(inity)?)\s*$"
 _NINE_PLACES = pl.Decimal(38, 9)
-# In nano-dollars: as from PostgreSQL with dimensions, 64 bits hold any regular cost.
+# In nano-dollars: 64 bits hold any regular cost.
 _LIMIT_NANO_USD = 9 * 10**18
 
 

@@ -24,7 +24,7 @@ class Distributions:
     """Distributions whose lists are arrays, which need not be copied before they are merged.
 
     rows: the caller's keys, and the columns of DISTRIBUTION_SCHEMA that are no lists. latencies, executions and users:
-    an array for each row, of 32, 64 and 64 bits, sorted and distinct as in DISTRIBUTION_SCHEMA.
+    an array for each row, in the order of DISTRIBUTION_SCHEMA; latencies and users of a row are distinct.
     """
 
     rows: pl.DataFrame
