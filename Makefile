@@ -29,8 +29,9 @@ test: $(VENV)/.installed-test
 	@$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m 'not end_to_end and not spark' $(PYTEST_ARGUMENTS)
 
 # In one process: a second Spark would take another gigabyte.
+SPARK_TESTS = $(wildcard metrics_pipeline_tests/logs/test_spark*.py)
 test-spark: $(VENV)/.installed-test $(VENV)/.installed-spark
-	@$(BIN)/python -m pytest metrics_pipeline_tests/logs/test_spark.py $(PYTEST_ARGUMENTS)
+	@$(BIN)/python -m pytest $(SPARK_TESTS) $(PYTEST_ARGUMENTS)
 
 # Collecting all the others as well takes each worker ten seconds.
 END_TO_END = $(shell grep --recursive --files-with-matches --include='*.py' mark.end_to_end metrics_pipeline_tests)

@@ -51,8 +51,7 @@ _BARE = {
     "langgraph": """SELECT assistant_id, status, created_at, updated_at, error_message, user_id
         FROM runs WHERE created_at >= %(start)s AND created_at < %(end)s""",
     "openwebui": """SELECT model_id, done, error, created_at, updated_at, usage::json #> '{}', user_id
-        FROM chat_message WHERE created_at >= extract(epoch FROM %(start)s::timestamptz)
-        AND created_at < extract(epoch FROM %(end)s::timestamptz)""",
+        FROM chat_message WHERE to_timestamp(created_at) >= %(start)s AND to_timestamp(created_at) < %(end)s""",
     "n8n": """SELECT "workflowId", status, "startedAt", "stoppedAt", value FROM execution_entity
         LEFT JOIN execution_metadata ON "executionId" = execution_entity.id AND key = 'user_id'
         WHERE "stoppedAt" >= %(start)s AND "stoppedAt" < %(end)s""",
@@ -63,8 +62,8 @@ _BARE = {
         LEFT JOIN trace_request_metadata AS u ON u.request_id = i.request_id AND u.key = 'mlflow.trace.tokenUsage'
         LEFT JOIN trace_request_metadata AS c ON c.request_id = i.request_id AND c.key = 'mlflow.trace.cost'
         LEFT JOIN trace_request_metadata AS p ON p.request_id = i.request_id AND p.key = 'mlflow.trace.user'
-        WHERE timestamp_ms >= extract(epoch FROM %(start)s::timestamptz) * 1000
-        AND timestamp_ms < extract(epoch FROM %(end)s::timestamptz) * 1000""",
+        WHERE to_timestamp(timestamp_ms / 1000::double precision) >= %(start)s
+        AND to_timestamp(timestamp_ms / 1000::double precision) < %(end)s""",
     "phoenix": """SELECT project_rowid, status_code, start_time, end_time, cumulative_llm_token_count_prompt,
         cumulative_llm_token_count_completion, total_cost, attributes FROM spans
         JOIN traces ON traces.id = spans.trace_rowid LEFT JOIN span_costs ON span_costs.trace_rowid = traces.id

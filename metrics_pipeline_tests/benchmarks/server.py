@@ -18,6 +18,7 @@ def temporary_home() -> Iterator[Path]:
         yield home
     finally:
         release(home)
-        while server_pid(home) is not None:
+        # The server removes this file as its last act.
+        while server_pid(home) is not None or any(home.rglob("postmaster.pid")):
             time.sleep(0.05)
         shutil.rmtree(home)

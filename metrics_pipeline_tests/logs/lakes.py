@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import astuple, fields
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import pytest
 
 from metrics_pipeline_tests.days import Log
 
@@ -40,3 +42,18 @@ def write_parquet(folder: Path, logs: Sequence[Log]) -> str:
         of_day = frame([log for log in logs if log.timestamp.date() == day])
         of_day.write_parquet(folder / f"date={day}" / "part-0.parquet")
     return f"parquet://{folder}/date={{date}}/*.parquet"
+
+
+def iceberg_catalog(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The catalog `lake` of pyiceberg in `folder`, with the namespace `ops`."""
+    catalogs = pytest.importorskip("pyiceberg.catalog", reason="the extra [lake] is not installed")
+    from pyiceberg.utils.config import Config
+
+    monkeypatch.setenv("POLARS_ICEBERG_PLANNER", "pyiceberg")
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__URI", f"sqlite:///{folder}/catalog.db")
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__WAREHOUSE", f"file://{folder}/warehouse")
+    # It read the environment when it was imported.
+    monkeypatch.setattr(catalogs, "_ENV_CONFIG", Config())
+    catalog = catalogs.load_catalog("lake")
+    catalog.create_namespace("ops")
+    return catalog

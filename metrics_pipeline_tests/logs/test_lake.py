@@ -46,7 +46,7 @@ from metrics_pipeline_tests.days import (
     store_logs,
 )
 from metrics_pipeline_tests.examples import examples
-from metrics_pipeline_tests.logs.lakes import frame, write_parquet
+from metrics_pipeline_tests.logs.lakes import frame, iceberg_catalog, write_parquet
 from metrics_pipeline_tests.oracle import expected_values, stored_values
 from metrics_pipeline_tests.pipeline import test_breakdowns as breakdowns
 from metrics_pipeline_tests.test_exactness_properties import days
@@ -445,20 +445,13 @@ def test_a_lake_whose_library_is_missing_says_how_to_install_it(monkeypatch: pyt
 def test_a_table_of_delta_or_iceberg_gives_the_same_fingerprints_and_its_new_files_touch_only_their_day(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("POLARS_ICEBERG_PLANNER", "pyiceberg")
-    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__URI", f"sqlite:///{tmp_path}/catalog.db")
-    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__WAREHOUSE", f"file://{tmp_path}/warehouse")
-    # It reads the environment when it is imported.
-    catalogs = pytest.importorskip("pyiceberg.catalog", reason="the extra [lake] is not installed")
     pytest.importorskip("deltalake", reason="the extra [lake] is not installed")
 
     def typed(logs: list[Log]) -> pl.DataFrame:
         return frame(logs).with_columns(pl.col("cost_usd").cast(pl.Decimal(20, 9)))
 
     late = replace(LOGS[0], cost_usd="2")
-    catalog = catalogs.load_catalog("lake")
-    catalog.create_namespace("ops")
-    iceberg = catalog.create_table("ops.logs", schema=typed([]).to_arrow().schema)
+    iceberg = iceberg_catalog(tmp_path, monkeypatch).create_table("ops.logs", schema=typed([]).to_arrow().schema)
     windows = [WINDOW, NEXT_DAY]
     lakes: dict[str, LakeLogs] = {}
     marks: dict[str, Any] = {}

@@ -1,36 +1,26 @@
-"""Logs that Spark reads: the tests of every source, and hostile logs, equal to those of PostgreSQL in every cell."""
+"""Logs that Spark reads: the tests of every source, and what tables and views of Spark may hold."""
 
-import os
-import shutil
-import signal
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import psutil
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from metrics_pipeline.errors import ContractError, PermanentError, TransientError
 from metrics_pipeline.logs import spark_logs
 from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.logs.spark_logs import SparkLogs
 from metrics_pipeline.logs.spark_session import Spark
-from metrics_pipeline.metrics.calculator import merge_partials
 from metrics_pipeline.metrics.verification import Unreadable
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.pipeline.aggregation import AggregationOptions, compute_day, store_day
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.publishing import Reason
-from metrics_pipeline_tests.days import DAY, WINDOW, Log, assert_exact, column, empty, store_agents, store_logs
-from metrics_pipeline_tests.examples import examples
+from metrics_pipeline_tests.days import DAY, WINDOW, Log, assert_exact, column, store_agents, store_logs
 from metrics_pipeline_tests.logs.lakes import frame
+from metrics_pipeline_tests.logs.spark_sessions import LOCAL, STARTS_SPARK, session_of
 from metrics_pipeline_tests.logs.test_source import (  # noqa: F401 - played here, with the source of the fixture `fill`
     AGENTS,
     LOGS,
@@ -45,27 +35,10 @@ from metrics_pipeline_tests.logs.test_source import (  # noqa: F401 - played her
     test_the_fingerprints_of_days_are_those_that_follow_from_reading_them,
     test_the_first_log_is_the_oldest_one,
 )
-from metrics_pipeline_tests.test_exactness_properties import AWKWARD, logs, loose_database  # noqa: F401 - a fixture
 from metrics_pipeline_tests.test_exactness_variants import UUIDS, difficult_day
 
 pytest.importorskip("pyspark", reason="the extra [spark] is not installed")
-pytestmark = [
-    pytest.mark.spark,
-    pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning"),
-    pytest.mark.skipif(not (shutil.which("java") or os.environ.get("JAVA_HOME")), reason="Java is not installed"),
-]
-LOCAL, CLUSTER = "spark:local[2]", "spark:local-cluster[2,1,1024]"
-
-
-@contextmanager
-def session_of(url: str) -> Iterator[Any]:
-    """A session with few partitions, which every Spark(url) in the block uses."""
-    session = Spark(url)._session
-    session.conf.set("spark.sql.shuffle.partitions", "2")
-    try:
-        yield session
-    finally:
-        session.stop()
+pytestmark = STARTS_SPARK
 
 
 @pytest.fixture(scope="module")
@@ -98,32 +71,6 @@ def aggregate(database: Database, source: SparkLogs, window: DayWindow = WINDOW)
     store_day(database, computed, run_id="a run", reason=Reason.MANUAL)
 
 
-@examples(3)
-@given(hostile=st.lists(logs(WINDOW, [*AWKWARD, "unregistered", None]), min_size=80, max_size=80))
-def test_a_day_of_hostile_logs_is_as_exact_from_spark_as_from_postgresql(
-    session: Any,
-    loose_database: Database,  # noqa: F811 - the fixture
-    tmp_path: Path,
-    hostile: list[Log],
-) -> None:
-    empty(loose_database)
-    store_agents(loose_database, dict.fromkeys(AWKWARD, "active"))
-    store_logs(loose_database, hostile)
-    spark = SparkLogs(LOCAL, files(tmp_path, hostile), {})
-    aggregate(loose_database, spark)
-    assert_exact(loose_database)
-    with loose_database.snapshot() as snapshot:
-        merged = [
-            merge_partials(source.read_day(snapshot, WINDOW, include_inactive_agents=True).partials).by_agent
-            for source in (spark, open_logs(loose_database))
-        ]
-    # Also what no metric shows: who the users are.
-    of_spark, of_postgres = (
-        {agent: sorted(ids) for agent, ids in each.select("agent_id", "user_ids").rows()} for each in merged
-    )
-    assert of_spark == of_postgres
-
-
 def test_keys_of_json_are_read_as_postgresql_reads_them(session: Any, database: Database, tmp_path: Path) -> None:
     values = ['"u"', "7", "-0", "1.50", "1e2", "123456789012345678901", "true", "null", "[1, 2]", "[1,2]", "[1.0, 2]"]
     values += ['{"b": 1, "a": 2}', '{"a": 2, "b": 1}', '"\\ud83d\\ude00"', '"\\\\u0041"', '"\\u0041"', '" "', '"null"']
@@ -139,15 +86,6 @@ def test_keys_of_json_are_read_as_postgresql_reads_them(session: Any, database: 
     store_logs(database, logs)
     aggregate(database, SparkLogs(LOCAL, files(tmp_path, logs), {}))
     assert_exact(database)
-
-
-def test_a_percentile_is_interpolated_as_postgresql_does_and_not_as_spark_does(
-    session: Any, database: Database, tmp_path: Path
-) -> None:
-    logs = [Log(latency_ms=latency) for latency in [0] * 139 + [14698] + [14908] * 8]
-    store_agents(database, {"a": "active"})
-    aggregate(database, SparkLogs(LOCAL, files(tmp_path, logs), {}))
-    assert column(database, "p95_latency_ms") == [14835]
 
 
 def test_a_view_may_have_other_names_and_types(session: Any, database: Database, tmp_path: Path) -> None:
@@ -261,62 +199,6 @@ def test_everything_that_a_table_lacks_is_named_in_one_error(session: Any, tmp_p
     )
 
 
-def test_an_interrupted_statement_leaves_no_job_behind(session: Any) -> None:
-    jobs = session.sparkContext.statusTracker()
-    has_begun = threading.Event()
-
-    def interrupt() -> None:
-        while not jobs.getActiveJobsIds():
-            time.sleep(0.05)
-        has_begun.set()
-        os.kill(os.getpid(), signal.SIGINT)
-
-    # A run of Dagster is cancelled by this signal, for which pyspark would set a handler of its own.
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        Spark(LOCAL).frame("SELECT count(*) FROM range(10000000000000) WHERE xxhash64(id) = 1")
-    thread.join()
-    assert has_begun.is_set()
-    assert not jobs.getActiveJobsIds()
-
-
 def test_a_session_that_the_cluster_has_ended_is_opened_again(session: Any) -> None:
     session.sparkContext._jsc.sc().stop()
     assert Spark(LOCAL).frame("SELECT 1 AS one").item() == 1
-
-
-def test_a_day_is_the_same_after_an_executor_was_lost_in_the_middle_of_it(
-    session: Any, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Last, because there can be one session only: this one has executors, which are processes."""
-    Spark(LOCAL)._session.stop()
-    store_agents(database, dict.fromkeys(UUIDS[:3], "active"))
-    store_logs(database, difficult_day())
-    table = files(tmp_path, difficult_day())
-    with session_of(CLUSTER):
-        monkeypatch.setattr(spark_logs, "_LOGS_PER_BUCKET", 80)
-        buckets = Spark.buckets
-        killed = []
-
-        def buckets_and_kill(spark: Spark, statement: str, number: int) -> Iterator[pl.DataFrame]:
-            for part in buckets(spark, statement, number):
-                yield part
-                if not killed:
-                    killed.append(executors()[0].pid)
-                    os.kill(killed[0], signal.SIGKILL)
-
-        monkeypatch.setattr(Spark, "buckets", buckets_and_kill)
-        aggregate(database, SparkLogs(CLUSTER, table, {}))
-        assert killed
-        assert_exact(database)
-
-
-def executors() -> list[psutil.Process]:
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if process.status() != psutil.STATUS_ZOMBIE
-        and "org.apache.spark.executor.CoarseGrainedExecutorBackend" in process.cmdline()
-    ]
