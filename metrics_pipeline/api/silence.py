@@ -31,6 +31,7 @@ class SilenceWatch:
     context: Context
     daemon: Literal["ok", "silent", "unknown"] = "unknown"
     _begun: float = field(init=False)
+    _has_answered: bool = field(init=False, default=True)
     _told: set[str] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
@@ -38,14 +39,19 @@ class SilenceWatch:
 
     async def run(self) -> None:
         """Looks every minute, until it is cancelled."""
-        while True:
-            await asyncio.sleep(_LOOKS_EVERY_SECONDS)
-            try:
-                await self.look()
-            except DagsterUnavailableError as error:
-                if self.daemon != "unknown":
-                    _log.warning("%s", error)
-                self.daemon = "unknown"
+        try:
+            while True:
+                await asyncio.sleep(_LOOKS_EVERY_SECONDS)
+                try:
+                    await self.look()
+                    self._has_answered = True
+                except DagsterUnavailableError as error:
+                    self.daemon = "unknown"
+                    if self._has_answered:
+                        _log.warning("Nothing is known of Dagster's daemon: %s", error)
+                    self._has_answered = False
+        finally:
+            self.daemon = "unknown"
 
     async def look(self) -> None:
         """Tells each receiver once that a daemon has been silent for ten minutes, and once that all are back.
