@@ -53,7 +53,7 @@ _STATEMENTS = {grain: _Statements(grain) for grain in GRAINS}
 # How many executions are read at once, and how many such chunks before they are merged: while many are merged at once,
 # the server goes on.
 _CHUNK = 500_000
-_AHEAD = 4
+_AHEAD = 24
 
 # How many latencies and users of one group are held unmerged, repeated ones counted each time: 64 MB.
 _HELD = 8_000_000
