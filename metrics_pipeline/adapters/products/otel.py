@@ -25,24 +25,42 @@ def _tokens(span: str) -> str:
     return f"coalesce({read} + {written}, {read}, {written})"
 
 
-def _of_calls(installed: Installed, value: str) -> str:
-    """The aggregate `value` over the calls whose tokens count for the invocation s.
+def _reported(span: str) -> str:
+    return f"{_tokens(span)} AS tokens, {_attribute(span, *names.MODEL)} AS model"
 
-    They report tokens, no span below them does, and no other invocation is between.
+
+def _of_calls(installed: Installed, aggregate: str) -> str:
+    """The `aggregate` of tokens or models over the calls whose tokens count for the invocation s.
+
+    They report tokens, no span below them does, and no other invocation is between. Mostly they are just below the
+    invocation, and no other span of the trace reports tokens, so reading the trace once is enough: half of the time of
+    walking it.
     """
     return f"""(
+           SELECT CASE WHEN bool_or(NOT is_itself AND is_call IS NOT TRUE) OR count(*) > count(DISTINCT "SpanId")
+                           THEN {_walk(installed, aggregate)}
+                       WHEN bool_or(NOT is_itself) THEN {aggregate} FILTER (WHERE NOT is_itself)
+                       ELSE {aggregate} END
+             FROM (SELECT c."SpanId", {_reported("c")}, c."SpanId" = s."SpanId" AS is_itself,
+                          c."ParentSpanId" = s."SpanId" AND {_is_invocation("c.")} IS NOT TRUE AS is_call
+                     FROM {installed.table(_TABLE)} AS c
+                    WHERE c."TraceId" = s."TraceId" OFFSET 0) AS of_trace
+            WHERE tokens IS NOT NULL)"""
+
+
+def _walk(installed: Installed, aggregate: str) -> str:
+    """The same in any trace."""
+    return f"""(
            WITH RECURSIVE below AS (
-               SELECT ARRAY[s."SpanId"] AS path, true AS is_own, {_tokens("s")} AS tokens,
-                      {_attribute("s", *names.MODEL)} AS model
+               SELECT ARRAY[s."SpanId"] AS path, true AS is_own, {_reported("s")}
                 UNION
-               SELECT below.path || c."SpanId", below.is_own AND {_is_invocation("c.")} IS NOT TRUE, {_tokens("c")},
-                      {_attribute("c", *names.MODEL)}
+               SELECT below.path || c."SpanId", below.is_own AND {_is_invocation("c.")} IS NOT TRUE, {_reported("c")}
                  FROM below
                  JOIN {installed.table(_TABLE)} AS c
                    ON c."TraceId" = s."TraceId" AND c."ParentSpanId" = below.path[cardinality(below.path)]
                 WHERE c."SpanId" <> ALL (below.path)
            )
-           SELECT {value}
+           SELECT {aggregate}
              FROM below
             WHERE is_own AND tokens IS NOT NULL
               AND NOT EXISTS (SELECT FROM below AS deeper
@@ -82,7 +100,7 @@ SELECT s."TraceId" || '-' || s."SpanId" AS id,
        CASE WHEN s."StatusCode" IN {_STATUS_ERROR} THEN 'failed' ELSE 'success' END AS status,
        CASE WHEN s."Duration" BETWEEN 0 AND 2147483647499999 THEN ((s."Duration" + 500000) / 1000000)::integer END
            AS latency_ms,
-       {_of_calls(installed, "sum(tokens)::bigint")} AS token_count,
+       {_of_calls(installed, "sum(tokens)")}::bigint AS token_count,
        coalesce({_attribute("s", names.ERROR_TYPE)},
                 jsonb_path_query_first(s."Events", {exception}) #>> '{{}}') AS error_type,
        {_user(installed)} AS user_id,
