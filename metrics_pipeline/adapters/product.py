@@ -1,6 +1,6 @@
 """What is declared of a product that keeps its agents' executions in PostgreSQL, and what a database has of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from psycopg import sql
@@ -11,12 +11,13 @@ class Installed:
     """A product's tables in one database.
 
     schema: where they are. columns: the columns that exist, of each table that the product declares. server_version:
-    PostgreSQL's major version.
+    PostgreSQL's major version. keys: the columns of each unique index of these tables.
     """
 
     schema: str
     columns: Mapping[str, frozenset[str]]
     server_version: int
+    keys: Mapping[str, Collection[frozenset[str]]] = field(default_factory=dict)
 
     def table(self, name: str) -> str:
         """The table's name with its schema, quoted for a statement."""
@@ -25,6 +26,10 @@ class Installed:
     def has(self, table: str, column: str) -> bool:
         """Whether the table has the column, which some versions of the product lack."""
         return column in self.columns.get(table, ())
+
+    def is_unique(self, table: str, *columns: str) -> bool:
+        """Whether an index lets no two rows of the table have the same values in the columns."""
+        return any(key <= set(columns) for key in self.keys.get(table, ()))
 
     def json(self, text: str) -> str:
         """The SQL that reads a text as jsonb.

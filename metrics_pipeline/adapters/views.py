@@ -21,6 +21,16 @@ _COLUMNS = text("""
        AND nspname <> 'information_schema' AND nspname NOT LIKE 'pg\\_%'
      ORDER BY schema""")
 
+_KEYS = text("""
+    SELECT nspname::text AS schema, relname::text AS table_name, array_agg(attname::text) AS columns
+      FROM pg_class
+      JOIN pg_namespace ON pg_namespace.oid = relnamespace
+      JOIN pg_index ON indrelid = pg_class.oid
+      JOIN pg_attribute ON attrelid = pg_class.oid AND attnum = ANY (indkey)
+     WHERE relname = ANY(:tables) AND indisunique AND indisvalid AND indpred IS NULL AND indexprs IS NULL
+       AND indnkeyatts = indnatts
+     GROUP BY 1, 2, indexrelid""")
+
 _IS_READABLE = text("SELECT has_table_privilege(to_regclass(:table), 'SELECT')")
 
 
@@ -32,8 +42,11 @@ def find(connection: Connection, product: Product) -> list[Installed]:
     for row in connection.execute(_COLUMNS, {"tables": tables}):
         found[row.schema][row.table_name].add(row.column_name)
         version = row.server_version
+    keys: dict[str, dict[str, list[frozenset[str]]]] = defaultdict(lambda: defaultdict(list))
+    for row in connection.execute(_KEYS, {"tables": tables}):
+        keys[row.schema][row.table_name].append(frozenset(row.columns))
     return [
-        Installed(schema, {table: frozenset(names) for table, names in columns.items()}, version)
+        Installed(schema, {table: frozenset(names) for table, names in columns.items()}, version, keys[schema])
         for schema, columns in found.items()
     ]
 

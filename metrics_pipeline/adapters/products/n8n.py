@@ -11,7 +11,11 @@ def _registry(installed: Installed) -> str:
 
 
 def _logs(installed: Installed) -> str:
-    # By "stoppedAt", which has an index; "startedAt" has none. A key has one value, by a unique index since 2024.
+    # By "stoppedAt", which has an index; "startedAt" has none.
+    values = installed.table("execution_metadata")
+    if not installed.is_unique("execution_metadata", "executionId", "key"):
+        # Before July 2024 a key could have several values, and the execution would count as often.
+        values = f'(SELECT "executionId", key, max(value) AS value FROM {values} GROUP BY 1, 2)'
     return f"""\
 SELECT e.id,
        e."workflowId" AS agent_id,
@@ -22,7 +26,7 @@ SELECT e.id,
        m.value AS user_id,
        e.mode
   FROM {installed.table("execution_entity")} AS e
-  LEFT JOIN {installed.table("execution_metadata")} AS m ON m."executionId" = e.id AND m.key = 'user_id'
+  LEFT JOIN {values} AS m ON m."executionId" = e.id AND m.key = 'user_id'
  WHERE e.mode <> 'manual'"""
 
 
