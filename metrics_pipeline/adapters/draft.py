@@ -48,8 +48,12 @@ _SUCCESS = frozenset(
     ["success", "succeeded", "successful", "ok", "completed", "complete", "finished", "done", "true", "1"]
 )
 _FAILED = frozenset(["failed", "failure", "fail", "error", "errored", "crashed", "timeout", "exception", "false", "0"])
+_ACTIVE = frozenset(
+    ["active", "enabled", "live", "on", "online", "published", "deployed", "running", "ready", "normal", "true", "1"]
+)
 _INTEGERS = ("smallint", "integer", "bigint")
-_NUMBERS = ("numeric", "double precision", "real")
+_FLOATS = ("double precision", "real")
+_NUMBERS = ("numeric", *_FLOATS)
 # A column with more values than this does not hold statuses.
 _MOST_STATUSES = 20
 _LOOKED_AT = 100_000
@@ -57,10 +61,10 @@ _LOOKED_AT = 100_000
 
 @dataclass(frozen=True)
 class Draft:
-    """Two queries to correct by hand, by the view's name, and what could not be found, a phrase each."""
+    """Two queries to correct by hand, by the view's name, and what to look at, a sentence each."""
 
     queries: dict[str, str]
-    unknown: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def draft_views(connection: Connection, name: str, agents: str | None = None) ->
     """Drafts the views over the table `name`, and over `agents`, the table of its agents, if there is one.
 
     The names are found along search_path and may have a schema. A table that has all columns in types that we read is
-    left as it is, except for its statuses.
+    left as it is, except for its statuses and for numbers that may need more than 32 bits.
     Reads the catalog, up to 100,000 rows for the statuses, and the largest value of a numeric time for its unit.
     Raises PermanentError if a table does not exist or no column looks like the agent, the time or the status.
     """
@@ -90,24 +94,31 @@ def draft_views(connection: Connection, name: str, agents: str | None = None) ->
     if found["user_id"] is not None:
         # Where there is metadata, the user is read from it.
         del found["metadata"]
-    _require(name, columns, found, ("agent_id", "timestamp", "status"))
+    needed = _require(name, columns, found, ("agent_id", "timestamp", "status"))
+    status, uncounted = _status(connection, source, needed["status"], {"success": _SUCCESS, "failed": _FAILED})
     expressions = {
-        wanted: _expression(connection, source, wanted, column)
+        wanted: status if wanted == "status" else _expression(connection, source, wanted, column)
         for wanted, column in found.items()
         # Without a column the figures are shown as unknown. Only the id is no figure.
         if column is not None or wanted == "id"
     }
-    registry = (
-        _agents(connection, agents)
-        if agents is not None
-        else f"SELECT DISTINCT {expressions['agent_id']} AS id, {expressions['agent_id']}::text AS name, "
-        f"'active'::text AS status\n  FROM {source}"
-    )
-    unknown = tuple(wanted for wanted, column in found.items() if column is None and wanted != "metadata")
+    if agents is not None:
+        registry, inactive = _agents(connection, agents)
+    else:
+        registry, inactive = _agents_of_logs(source, expressions["agent_id"]), list[str]()
+    unknown = [wanted for wanted, column in found.items() if column is None and wanted != "metadata"]
     if has_all_columns(connection, name, LOGS_TABLE):
-        expressions, unknown = {column.name: column.quoted for column in columns}, ()
-        expressions["status"] = _expression(connection, source, "status", found["status"])
-    return Draft({REGISTRY_TABLE: registry, LOGS_TABLE: _select(expressions, source)}, unknown)
+        kept = {each: expressions[each] for each in ("status", "latency_ms", "token_count")}
+        expressions, unknown = {column.name: column.quoted for column in columns} | kept, []
+    notes = {
+        "No column looks like": unknown,
+        "Logs of these statuses count in the total only:": uncounted,
+        "Agents of these statuses do not count as active:": inactive,
+    }
+    return Draft(
+        {REGISTRY_TABLE: registry, LOGS_TABLE: _select(expressions, source)},
+        tuple(f"{what} {', '.join(words)}." for what, words in notes.items() if words),
+    )
 
 
 def _table(connection: Connection, name: str) -> tuple[str, list[_Column]]:
@@ -122,29 +133,36 @@ def _table(connection: Connection, name: str) -> tuple[str, list[_Column]]:
     return sql.Identifier(table.schema, table.name).as_string(), columns
 
 
-def _require(name: str, columns: Sequence[_Column], found: Mapping[str, _Column | None], wanted: Sequence[str]) -> None:
-    if lacking := [each for each in wanted if found[each] is None]:
+def _require(
+    name: str, columns: Sequence[_Column], found: Mapping[str, _Column | None], wanted: Sequence[str]
+) -> dict[str, _Column]:
+    """The columns that are `wanted`."""
+    needed = {each: column for each in wanted if (column := found[each]) is not None}
+    if lacking := [each for each in wanted if each not in needed]:
         raise PermanentError(
             f"No column of {name} looks like {', '.join(lacking)}. Its columns: "
             f"{', '.join(column.name for column in columns)}. Write the views by hand; docs/howto/adapt.md shows how."
         )
+    return needed
 
 
-def _agents(connection: Connection, name: str) -> str:
-    """The query of agent_registry over a table of agents."""
+def _agents_of_logs(source: str, agent: str) -> str:
+    return f"SELECT DISTINCT {agent} AS id, {agent}::text AS name, 'active'::text AS status\n  FROM {source}"
+
+
+def _agents(connection: Connection, name: str) -> tuple[str, list[str]]:
+    """The query of agent_registry over a table of agents, and the statuses that do not count as active."""
     source, columns = _table(connection, name)
-    if has_all_columns(connection, name, REGISTRY_TABLE):
-        return f"SELECT id, name, status\n  FROM {source}"
     found = {wanted: _likeliest(columns, names) for wanted, names in _NAMES_OF_AGENTS.items()}
     _require(name, columns, found, ("id",))
     expressions = {wanted: _text(column) for wanted, column in found.items() if column is not None}
     expressions.setdefault("name", f"{expressions['id']}::text")
-    status = found["status"]
-    if status is None:
-        expressions["status"] = "'active'::text"
-    elif status.type == "boolean":
-        expressions["status"] = f"CASE WHEN {status.quoted} THEN 'active' ELSE 'inactive' END"
-    return _select(expressions, source)
+    column, inactive = found["status"], list[str]()
+    expressions["status"] = "'active'::text"
+    if column is not None:
+        meanings = {"active": _ACTIVE, "inactive": frozenset[str]()}
+        expressions["status"], inactive = _status(connection, source, column, meanings)
+    return _select(expressions, source), inactive
 
 
 def _select(expressions: Mapping[str, str], source: str) -> str:
@@ -165,12 +183,10 @@ def _expression(connection: Connection, source: str, wanted: str, column: _Colum
     match wanted:
         case "timestamp":
             return _moment(connection, source, column)
-        case "status":
-            return _status(connection, source, column)
         case "latency_ms":
             return _latency(column)
         case "token_count":
-            return column.quoted if column.type == "integer" else integer(f"round({column.quoted}::numeric)")
+            return _whole(column)
         case "cost_usd":
             # The text of a binary number is shorter than its cast to numeric; that of money has a currency.
             as_text = "" if column.type == "money" else "::text"
@@ -196,9 +212,13 @@ def _moment(connection: Connection, source: str, column: _Column) -> str:
     return column.quoted if column.type.startswith("timestamp") else f"{column.quoted}::timestamptz"
 
 
-def _status(connection: Connection, source: str, column: _Column) -> str:
+def _status(
+    connection: Connection, source: str, column: _Column, meanings: Mapping[str, frozenset[str]]
+) -> tuple[str, list[str]]:
+    """The statuses in our words, and those that have none of the two `meanings`, each with the words for it."""
     if column.type == "boolean":
-        return f"CASE WHEN {column.quoted} THEN 'success' ELSE 'failed' END"
+        true, false = meanings
+        return f"CASE WHEN {column.quoted} THEN '{true}' ELSE '{false}' END", []
     some = f"SELECT {column.quoted}::text AS status FROM {source} LIMIT {_LOOKED_AT}"
     statuses = connection.scalars(text(f"SELECT DISTINCT status FROM ({some}) AS looked_at ORDER BY 1")).all()
     if len(statuses) > _MOST_STATUSES:
@@ -206,21 +226,33 @@ def _status(connection: Connection, source: str, column: _Column) -> str:
             f"The column {column.name} of {source} has {len(statuses)} values, too many for statuses. Write the views "
             "by hand; docs/howto/adapt.md shows how."
         )
-    words = [
-        f"WHEN {sql.Literal(status).as_string()} THEN '{meaning}'"
+    meant = {
+        status: next((meaning for meaning, known in meanings.items() if status.lower() in known), None)
         for status in statuses
         if status is not None
-        for meaning, known in (("success", _SUCCESS), ("failed", _FAILED))
-        if status.lower() in known and status != meaning
+    }
+    words = [
+        f"WHEN {sql.Literal(status).as_string()} THEN '{meaning}'"
+        for status, meaning in meant.items()
+        if meaning not in (None, status)
     ]
     value = column.quoted if column.type in ("text", "character varying") else f"{column.quoted}::text"
-    return f"CASE {value} {' '.join(words)} ELSE {value} END" if words else value
+    expression = f"CASE {value} {' '.join(words)} ELSE {value} END" if words else value
+    return expression, [status for status, meaning in meant.items() if meaning is None]
 
 
 def _latency(column: _Column) -> str:
     if column.type == "interval":
         return milliseconds(column.quoted)
-    if column.type == "integer":
+    is_seconds = not column.plain_name.endswith("ms") and column.type in _NUMBERS
+    return _whole(column, " * 1000" if is_seconds else "")
+
+
+def _whole(column: _Column, factor: str = "") -> str:
+    """The column as an integer, rounded half away from zero; NULL if it needs more than 32 bits."""
+    if column.type in ("smallint", "integer"):
         return column.quoted
-    factor = " * 1000" if not column.plain_name.endswith("ms") and column.type in _NUMBERS else ""
-    return integer(f"round({column.quoted}::numeric{factor})")
+    if column.type == "bigint":
+        return integer(column.quoted)
+    as_text = "::text" if column.type in _FLOATS else ""
+    return integer(f"round({column.quoted}{as_text}::numeric{factor})")

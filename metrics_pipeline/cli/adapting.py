@@ -81,7 +81,7 @@ def adapt(
             indexes = product.indexes(installed)
         else:
             draft = draft_views(connection, str(table), agents)
-            comments, queries, indexes = _about_draft(str(table), agents, draft.unknown), draft.queries, ()
+            comments, queries, indexes = _about_draft(str(table), agents, draft.notes), draft.queries, ()
     if indexes:
         comments += [
             "Without an index, each day reads the whole table. It belongs to the product; build it apart from this:",
@@ -113,10 +113,10 @@ def _about(product: Product) -> list[str]:
     ]
 
 
-def _about_draft(table: str, agents: str | None, unknown: Sequence[str]) -> list[str]:
-    missing = f" No column looks like {', '.join(unknown)}." if unknown else ""
+def _about_draft(table: str, agents: str | None, notes: Sequence[str]) -> list[str]:
     comments = [
-        f"A draft of views over {table} for metrics-pipeline. Correct it, then apply it as the table's owner.{missing}"
+        f"A draft of views over {table} for metrics-pipeline. Correct it, then apply it as the table's owner.",
+        *notes,
     ]
     if agents is None:
         comments.append(

@@ -31,6 +31,8 @@ FROM (SELECT status::text AS status, agent_id::text AS agent_id FROM agent_execu
 GROUP BY status ORDER BY logs DESC, status""")
 
 _CONVERSIONS = (
+    ("latency_ms", ("bigint",), "a latency of 25 days or more makes its day unreadable, and the run names its log"),
+    ("token_count", ("bigint",), "2³¹ tokens or more make their day unreadable, and the run names the log"),
     ("latency_ms", FRACTIONS, "a latency is rounded to a whole millisecond, half away from zero"),
     (
         "cost_usd",

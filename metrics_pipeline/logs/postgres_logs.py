@@ -31,7 +31,7 @@ from metrics_pipeline.logs.log_columns import (
 from metrics_pipeline.logs.partials import SlicePartials, exact_value_costs, read_partials
 from metrics_pipeline.logs.slices import Slice, slices_of
 from metrics_pipeline.logs.source import ExtractedDay, LogQuality, Suspicion, SuspiciousLog
-from metrics_pipeline.logs.unreadable import day_by_day, is_fault_of_logs, unreadable_days
+from metrics_pipeline.logs.unreadable import day_by_day, is_fault_of_logs, remedy, unreadable_days
 from metrics_pipeline.metrics.calculator import agents_with_irregular_costs
 from metrics_pipeline.metrics.catalog import EXACT_COSTS_SCHEMA
 from metrics_pipeline.metrics.conservation import AgentLogs
@@ -122,8 +122,7 @@ class PostgresLogs:
             if is_fault_of_logs(error):
                 found = self.fingerprints(snapshot, [window], self.fingerprint_kinds[0])[window.metric_date]
                 if isinstance(found, Unreadable):
-                    remedy = "Correct or delete it, or have a view leave the value out"
-                    raise PermanentError(f"{found.reason}. {remedy}.") from error
+                    raise PermanentError(f"{found.reason}. {remedy(error)}") from error
             raise
         return ExtractedDay(
             agents=agents,

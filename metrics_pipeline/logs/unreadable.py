@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from metrics_pipeline.logs.contract import UpstreamContract
 from metrics_pipeline.metrics.verification import Unreadable
 from metrics_pipeline.metrics.windows import DayWindow
+from metrics_pipeline.names import LOGS_TABLE, REGISTRY_TABLE
 
 # A platform that keeps whole seconds has many logs at one instant. An id may be NULL, or of a type without an order.
 _LOGS_AT = text("""
@@ -20,6 +21,7 @@ FROM agent_execution_logs WHERE "timestamp" >= :start AND "timestamp" < :end ORD
 # The SQLSTATE classes of faults that lie in the logs: data exception, limit exceeded, an error raised by a function of
 # a view, and a damaged page.
 _FAULTS_OF_LOGS = ("22", "54", "P0", "XX")
+_TOO_LARGE = "22003"
 _SHORTEST_SPAN = timedelta(microseconds=1)
 
 #: Reads the logs of windows, and keeps what it finds.
@@ -28,9 +30,23 @@ Read = Callable[[Sequence[DayWindow]], None]
 
 def is_fault_of_logs(error: BaseException) -> bool:
     """Whether an exception of the driver, of SQLAlchemy or of database_faults() comes from what the logs hold."""
+    return _sqlstate(error)[:2] in _FAULTS_OF_LOGS
+
+
+def remedy(error: BaseException) -> str:
+    """What to do about the log that such an exception comes from."""
+    if _sqlstate(error) != _TOO_LARGE:
+        return "Correct or delete it, or have a view leave the value out."
+    return (
+        "latency_ms and token_count have 32 bits, so a latency ends at 24.8 days. Correct the log, or read the logs "
+        "through a view in which such a value is NULL: CASE WHEN latency_ms <= 2147483647 THEN latency_ms END AS "
+        f"latency_ms. It is printed by metrics-pipeline db adapt --from {LOGS_TABLE} --agents {REGISTRY_TABLE}."
+    )
+
+
+def _sqlstate(error: BaseException) -> str:
     causes = (getattr(error, "orig", None), error, error.__cause__)
-    sqlstate = next(filter(None, (getattr(cause, "sqlstate", None) for cause in causes)), "")
-    return sqlstate[:2] in _FAULTS_OF_LOGS
+    return next(filter(None, (getattr(cause, "sqlstate", None) for cause in causes)), "")
 
 
 def unreadable_days(

@@ -82,8 +82,8 @@ LOG_COLUMNS = (
         "latency_ms",
         (*_INTEGERS, *FRACTIONS),
         "integer",
-        "Latency in milliseconds, of 32 bits. A fraction is rounded half away from zero. NULL, NaN and infinities are "
-        "left out.",
+        "Latency in milliseconds, of 32 bits: one of 25 days or more makes its day unreadable. A fraction is rounded "
+        "half away from zero. NULL, NaN and infinities are left out.",
         is_optional=True,
         kind=Kind.INTEGER,
     ),
@@ -91,7 +91,7 @@ LOG_COLUMNS = (
         "token_count",
         _INTEGERS,
         "integer",
-        "Tokens used, of 32 bits. NULL counts as 0.",
+        "Tokens used, of 32 bits: 2³¹ or more make their day unreadable. NULL counts as 0.",
         is_optional=True,
         kind=Kind.INTEGER,
     ),

@@ -13,7 +13,7 @@ from metrics_pipeline.adapters.product import Installed
 from metrics_pipeline.adapters.products import PRODUCTS
 from metrics_pipeline.adapters.views import product_queries
 from metrics_pipeline.cli import app
-from metrics_pipeline.errors import ContractError
+from metrics_pipeline.errors import ContractError, PermanentError
 from metrics_pipeline.logs.contract import check_contract
 from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.metrics.windows import day_window
@@ -198,6 +198,25 @@ def test_a_version_without_newer_columns_gets_views_without_them(bare_database_u
     assert found == [("k2", "success", "2500"), ("k2", "success", "400"), ("k2", "failed", "1000")]
 
 
+def test_an_execution_of_n8n_counts_once_also_where_no_index_forbids_a_second_value_of_a_key(
+    bare_database_url: str,
+) -> None:
+    with psycopg.connect(bare_database_url, autocommit=True, options="-c TimeZone=UTC") as connection:
+        install(connection, "n8n", "old")
+        connection.execute("INSERT INTO old.execution_metadata VALUES (1, 'user_id', 'u0')")
+        with new_role(connection, bare_database_url, "pipeline") as role:
+            found = []
+            for unique in (False, True):
+                if unique:
+                    connection.execute("DELETE FROM old.execution_metadata WHERE value = 'u0'")
+                    connection.execute("""ALTER TABLE old.execution_metadata ADD UNIQUE (key, "executionId")""")
+                printed = adapt(bare_database_url, "n8n", "--role", role.name).output
+                assert ("max(value)" in printed) != unique
+                apply(printed, bare_database_url)
+                found.append([(row[0], row[-1]) for row in rows(connection, _LOGS, "metrics")])
+    assert found == [[("1", "u1"), ("2", None), ("4", None)]] * 2
+
+
 def test_a_text_that_is_not_json_costs_its_day_on_servers_that_cannot_ask_and_one_value_on_others(
     adapted: Adapted,
 ) -> None:
@@ -276,6 +295,9 @@ def test_a_draft_guesses_columns_units_and_statuses_of_any_table(bare_database_u
         connection.execute(table)  # type: ignore[call-overload]
         with new_role(connection, bare_database_url, "pipeline") as role:
             draft = adapt(bare_database_url, "--from", '"Runs"', "--role", role.name)
+            assert ("-- Logs of these statuses count in the total only: paused." in draft.output) == (
+                unit == "milliseconds since 1970"
+            )
             apply(draft.output, bare_database_url)
             assert rows(connection, _LOGS, "metrics") == expected
             with role.database.connect() as session:
@@ -292,7 +314,7 @@ def test_tables_of_other_names_take_one_command_and_keep_every_column(database_u
             ALTER TABLE "Ops".agent_execution_logs RENAME TO executions;
             ALTER TABLE agent_registry SET SCHEMA "Ops";
             ALTER TABLE "Ops".agent_registry RENAME TO bots;
-            INSERT INTO "Ops".bots VALUES ('a', 'A', 'active'), ('b', 'B', 'retired');
+            INSERT INTO "Ops".bots VALUES ('a', 'A', 'active'), ('b', 'B', 'retired'), ('c', 'C', 'ENABLED');
             INSERT INTO "Ops".executions (agent_id, "timestamp", status, cost_usd, metadata, model)
             VALUES ('a', '2025-03-04 12:00Z', 'success', 0.1, '{"user_id": "u"}', 'm'),
                    ('b', '2025-03-04 13:00Z', 'success', 0.1, '{"user_id": "u"}', 'm')"""
@@ -301,6 +323,7 @@ def test_tables_of_other_names_take_one_command_and_keep_every_column(database_u
             names = ("--from", '"Ops".executions', "--agents", '"Ops".bots')
             draft = adapt(database_url, *names, "--role", role.name)
             assert 'SELECT *\n  FROM "Ops"."executions";' in draft.output
+            assert "-- Agents of these statuses do not count as active: retired." in draft.output
             apply(draft.output, database_url)
             checked = CliRunner().invoke(app, ["db", "upgrade"], env={"METRICS_DATABASE_URL": role.url})
             checked = CliRunner().invoke(app, ["db", "check"], env={"METRICS_DATABASE_URL": role.url})
@@ -310,6 +333,8 @@ def test_tables_of_other_names_take_one_command_and_keep_every_column(database_u
             apply(adapt(database_url, *names, "--role", role.name).output, database_url)
             with role.database.connect() as session:
                 found = session.exec_driver_sql("SELECT status, model FROM agent_execution_logs ORDER BY 1, 2").all()
+                agents = session.exec_driver_sql("SELECT id, status FROM agent_registry ORDER BY 1").all()
+    assert agents == [("a", "active"), ("b", "retired"), ("c", "active")]
     assert found == [("success", "m"), ("success", "m")]
 
 
@@ -344,6 +369,32 @@ def test_what_the_contract_refuses_is_accepted_through_the_views_that_its_error_
                 ).all()
     assert agents == [("7", "seven", "active"), ("8", "eight", "inactive")]
     assert logs == [("7", "2025-03-04 00:00:00+00", "failed", 1500, 12, "0.250000000", "404", "u")]
+
+
+def test_a_latency_of_more_than_32_bits_is_null_through_the_views_that_the_error_of_a_run_names(
+    database_url: str,
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            """
+            ALTER TABLE agent_execution_logs ALTER latency_ms TYPE bigint;
+            INSERT INTO agent_registry VALUES ('a', 'A', 'active');
+            INSERT INTO agent_execution_logs (agent_id, "timestamp", status, latency_ms)
+            VALUES ('a', '2025-03-04 12:00Z', 'success', 7), ('a', '2025-03-04 13:00Z', 'success', 2147483648)"""
+        )
+        checked = CliRunner().invoke(app, ["db", "check"], env={"METRICS_DATABASE_URL": database_url}).output
+        assert "latency_ms has type bigint: a latency of 25 days or more makes its day unreadable" in checked
+        with pytest.raises(PermanentError, match="of agent a at 13:00:00Z cannot be read: integer out") as refused:
+            aggregate(Database(DatabaseUrl.parse(database_url)))
+        command = re.search(r"metrics-pipeline db adapt (--from .*)\.$", str(refused.value))
+        assert command
+        with new_role(connection, database_url, "pipeline") as role:
+            apply(adapt(database_url, *command[1].split(), "--role", role.name).output, database_url)
+            upgrade(role.database)
+            assert_exact_twice(role.database)
+            assert query(role.database, "SELECT total_executions, avg_latency_ms FROM agent_performance_metrics") == [
+                (2, 7)
+            ]
 
 
 def test_a_draft_of_a_table_that_logs_no_executions_is_refused_with_what_is_missing(bare_database_url: str) -> None:
