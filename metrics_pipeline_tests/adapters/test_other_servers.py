@@ -57,7 +57,7 @@ def test_the_guide_leads_to_metrics_of_logs_in_another_database(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     section = (DOCS / "howto" / "adapt.md").read_text().partition("## Logs in another database")[2]
-    products, ours, commands = _BLOCK.findall(section)
+    products, ours, commands, *_ = _BLOCK.findall(section)
     apply(products, litellm)
     place = urlsplit(litellm)
     with postgres_with_fdw() as metrics:

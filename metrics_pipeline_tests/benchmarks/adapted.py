@@ -172,8 +172,8 @@ def _processor_seconds(home: Path) -> float:
             for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
                 ticks += sum(map(int, _stat(child)[11:13]))
             break
-        except FileNotFoundError:
-            # It ended after it was listed, and counts among those that have ended.
+        except (FileNotFoundError, ProcessLookupError):
+            # It ended after it was listed or its file was opened, and counts among those that have ended.
             continue
     return ticks / os.sysconf("SC_CLK_TCK") + time.process_time()
 
