@@ -281,6 +281,7 @@ INSTALLATIONS = {
              "ValueError"}}]'),
             ('2026-11-20 12:00', 't3', 's1', '', '{"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.id": "a7",
              "error.type": "timeout"}', '{}', -1763596800000000000, 'Error', '["{…, exception, {…}}"]');
+        INSERT INTO otel_traces SELECT * FROM otel_traces WHERE "SpanId" = 's3';
         """,
         [("a7", "a7", "active"), ("nightly", "nightly", "active"), ("planner", "planner", "active")],
         [
