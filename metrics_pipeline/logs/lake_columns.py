@@ -161,7 +161,7 @@ def _nano_usd(cost: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 
 def _with_metadata(logs: pl.LazyFrame, metadata: pl.DataType, names: Mapping[str, str]) -> pl.LazyFrame:
-    """Adds the METADATA_KEYS that are no columns of the lake: fields of a struct, or metadata->>'KEY' of JSON."""
+    """Adds the METADATA_KEYS that are not columns of the lake: fields of a struct, or metadata->>'KEY' of JSON."""
     for key in METADATA_KEYS:
         if key in names:
             continue

@@ -211,7 +211,7 @@ def test_the_ui_shows_the_days_of_the_settings() -> None:
         "time_budget_minutes": 60,
     }
     assert launchpad["metric_days"].description == (
-        "Keep the metrics of this many days before today. null: keep them for ever."
+        "Keep the metrics of this many days before today. null: keep them forever."
     )
     graph = defs.resolve_asset_graph()
     assert "Raw logs are kept for 1 day." in graph.get(dg.AssetKey("agent_execution_logs")).description
@@ -225,7 +225,7 @@ def test_what_is_kept_for_ever_stays_and_metrics_without_logs_expire_all_the_sam
     # The platform prunes its logs itself.
     execute(database, "DELETE FROM agent_execution_logs WHERE timestamp::date = '2025-03-04'")
     never = build_defs(retention=RetentionPolicy(raw_log_days=None, alert_days=None)).resolve_asset_graph()
-    assert "Raw logs are kept for ever." in never.get(dg.AssetKey("agent_execution_logs")).description
+    assert "Raw logs are kept forever." in never.get(dg.AssetKey("agent_execution_logs")).description
     result = run(database_url, instance, {"raw_log_days": None, "metric_days": 1, "alert_days": None})
     said = {
         key: value.value
