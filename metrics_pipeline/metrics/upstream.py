@@ -121,25 +121,38 @@ LOG_COLUMNS = (
     ),
 )
 
-#: Read in place of metadata where the table does not have that column. A lake may have them too.
+
+@dataclass(frozen=True)
+class MetadataColumn(UpstreamColumn):
+    """A key of metadata, or, where the table does not have that column, a column. A lake may have it as one too.
+
+    counted_as: the partial aggregate that counts the logs whose value is 'true'; empty if the value is not counted.
+    """
+
+    counted_as: str = ""
+
+
 METADATA_COLUMNS = (
-    UpstreamColumn(
+    MetadataColumn(
         "user_id",
         (*_AGENT, *_INTEGERS),
         "text",
         "Whom the agent worked for; read if there is no metadata.",
         is_optional=True,
     ),
-    UpstreamColumn(
+    MetadataColumn(
         "human_intervention",
         ("boolean", *_TEXT),
         "boolean",
         "True if a person had to help; read if there is no metadata.",
         is_optional=True,
+        counted_as="human_interventions",
     ),
 )
 #: The keys of metadata that are read.
 METADATA_KEYS = tuple(column.name for column in METADATA_COLUMNS)
+#: Those that are counted, with their partial aggregates.
+FLAGS = {column.name: column.counted_as for column in METADATA_COLUMNS if column.counted_as}
 
 #: What nothing is known of where the logs do not have the column: a 0 would look like a measurement. Any other value
 #: was measured while they had it, and stays.
