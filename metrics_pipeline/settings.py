@@ -17,18 +17,19 @@ from metrics_pipeline.metrics.alert_rules import DEFAULT_RULES, Alerting, AlertR
 from metrics_pipeline.metrics.catalog import FAILED_STATUS, SUCCESS_STATUS
 from metrics_pipeline.metrics.dimensions import MAX_DIMENSIONS, Dimension, parse_dimensions
 from metrics_pipeline.metrics.distributions import UserKey
-from metrics_pipeline.metrics.retention import MAX_DAYS, NEVER, RetentionPolicy
+from metrics_pipeline.metrics.retention import RetentionPolicy
 from metrics_pipeline.names import ALERTS_TABLE
 from metrics_pipeline.variables import (
     FIRST_DATE,
     LAST_DATE,
     LOG_COLUMN_NAMES,
     MIN_KEY_CHARACTERS,
+    RETENTION_VARIABLES,
     STATUSES,
     ApiToken,
     Receiver,
     Variable,
-    days_or_never,
+    contradictions,
     number_of_days,
     parse_alerts_to,
     parse_date,
@@ -47,6 +48,10 @@ from metrics_pipeline.variables import (
 )
 
 _MAX_LOOKBACK_DAYS = 366
+
+# An empty secret is a mistake of the deployment: it must not lead to a database that nobody meant, to a server without
+# tokens, or to another key.
+_NEVER_EMPTY = ("database_url", "api_database_url", "api_tokens", "user_key", "notify", "notify_daily", "notify_weekly")
 
 #: The home where none is set and the user has no home directory. Nothing can be created below it.
 NO_HOME = Path(os.devnull, "home")
@@ -70,9 +75,15 @@ def _variable(
     return field(default=default, repr=not is_secret, metadata={"variable": variable})
 
 
-def retention_variable(limit: str) -> str:
-    """The name of the variable that sets a field of RetentionPolicy."""
-    return f"METRICS_RETENTION_{limit.upper()}"
+def _further_statuses(name: str, word: str) -> Any:
+    return _variable(
+        name,
+        f"The statuses of logs that count as {word} beside this word. Stored days with such logs turn dirty. "
+        "Unset: none.",
+        STATUSES,
+        parse_statuses,
+        default=(),
+    )
 
 
 def _default_home() -> Path:
@@ -89,19 +100,6 @@ def no_home(reason: str) -> str:
         f"METRICS_PIPELINE_HOME is not set, user {os.geteuid()} has no home directory, and {reason}. "
         "Set METRICS_PIPELINE_HOME to a folder of your own, or both METRICS_DATABASE_URL and DAGSTER_HOME."
     )
-
-
-_RETENTION = {
-    limit.name: Variable(
-        retention_variable(limit.name),
-        limit.metadata["description"],
-        f"{number_of_days(MAX_DAYS)}, or {NEVER}",
-        days_or_never,
-        default=str(limit.default),
-        is_secret=False,
-    )
-    for limit in fields(RetentionPolicy)
-}
 
 
 @dataclass(frozen=True)
@@ -148,22 +146,8 @@ class Settings:
         parse_logs_columns,
         default=(),
     )
-    success_statuses: tuple[str, ...] = _variable(
-        "METRICS_SUCCESS_STATUSES",
-        f"The statuses of logs that count as {SUCCESS_STATUS} beside this word. Stored days with such logs turn dirty. "
-        "Unset: none.",
-        STATUSES,
-        parse_statuses,
-        default=(),
-    )
-    failed_statuses: tuple[str, ...] = _variable(
-        "METRICS_FAILED_STATUSES",
-        f"The statuses of logs that count as {FAILED_STATUS} beside this word. Stored days with such logs turn dirty. "
-        "Unset: none.",
-        STATUSES,
-        parse_statuses,
-        default=(),
-    )
+    success_statuses: tuple[str, ...] = _further_statuses("METRICS_SUCCESS_STATUSES", SUCCESS_STATUS)
+    failed_statuses: tuple[str, ...] = _further_statuses("METRICS_FAILED_STATUSES", FAILED_STATUS)
     time_zone: str = _variable(
         "METRICS_TIME_ZONE",
         "The time zone whose calendar days are aggregated.",
@@ -317,19 +301,9 @@ class Settings:
         environment = os.environ if environment is None else environment
         given = {name: text for name, text in environment.items() if text}
         values: dict[str, Any] = {"home": _default_home()}
-        # An empty secret is a mistake of the deployment: it must not lead to a database that nobody meant, to a
-        # server without tokens, or to another key.
         refusals = [
             f"{variable.name} is set but empty. Set {variable.accepts}, or unset it."
-            for variable in (
-                VARIABLES["database_url"],
-                VARIABLES["api_database_url"],
-                VARIABLES["api_tokens"],
-                VARIABLES["user_key"],
-                VARIABLES["notify"],
-                VARIABLES["notify_daily"],
-                VARIABLES["notify_weekly"],
-            )
+            for variable in map(VARIABLES.__getitem__, _NEVER_EMPTY)
             if environment.get(variable.name) == ""
         ]
         for name, variable in VARIABLES.items():
@@ -338,29 +312,14 @@ class Settings:
                     values[name] = variable.parse(given[variable.name])
                 except ValueError as error:
                     refusals.append(variable.refusal(given[variable.name], error))
-        table, has_spark = values.get("logs_table"), (values.get("logs_url") or "").startswith(("sc:", "spark:"))
-        if has_spark and values.get("dimensions"):
-            refusals.append(
-                "METRICS_DIMENSIONS cannot be set while METRICS_LOGS_URL names Spark: it does not break logs down. "
-                "Unset one of them."
-            )
-        if not refusals and bool(table) != has_spark:
-            refusals.append(
-                f"METRICS_LOGS_TABLE is {table!r}, but METRICS_LOGS_URL names {'a' if has_spark else 'no'} Spark. "
-                "Set both, METRICS_LOGS_URL to a URL such as sc://host:15002 or spark:local[2], or neither."
-            )
-        both = set(values.get("success_statuses", ())) & set(values.get("failed_statuses", ()))
-        refusals += [
-            f"METRICS_SUCCESS_STATUSES and METRICS_FAILED_STATUSES both name {word!r}. Leave it in one."
-            for word in sorted(both)
-        ]
+        refusals = refusals or contradictions(values)
         # Not from the error: what a parser stumbled over may be a secret.
         if refusals:
             raise SettingsError("\n".join(refusals))
         try:
-            policy = RetentionPolicy(**{name: values.pop(name) for name in _RETENTION if name in values})
+            policy = RetentionPolicy(**{name: values.pop(name) for name in RETENTION_VARIABLES if name in values})
         except PermanentError as error:
-            names = ", ".join(variable.name for variable in _RETENTION.values())
+            names = ", ".join(variable.name for variable in RETENTION_VARIABLES.values())
             raise SettingsError(f"{names} contradict each other. {error}") from error
         if "database_url" not in values:
             values = _remembered(values["home"]) | values
@@ -378,7 +337,7 @@ VARIABLES: dict[str, Variable] = {
     name: variable
     for setting in fields(Settings)
     for name, variable in (
-        _RETENTION if setting.name == "retention" else {setting.name: setting.metadata["variable"]}
+        RETENTION_VARIABLES if setting.name == "retention" else {setting.name: setting.metadata["variable"]}
     ).items()
 }
 

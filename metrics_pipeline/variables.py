@@ -1,12 +1,13 @@
 """What the text of an environment variable may be, and the value that it means: a parser for each kind of variable.
 
-The ValueError of a parser continues a sentence that begins with the variable and its text.
+The ValueError of a parser continues a sentence that begins with the variable and its text. Also which values contradict
+each other.
 """
 
 import hashlib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 from metrics_pipeline.metrics.catalog import FAILED_STATUS, SUCCESS_STATUS
 from metrics_pipeline.metrics.distributions import UserKey
-from metrics_pipeline.metrics.retention import MAX_DAYS, NEVER
+from metrics_pipeline.metrics.retention import MAX_DAYS, NEVER, RetentionPolicy
 from metrics_pipeline.metrics.upstream import LOG_COLUMNS, METADATA_KEYS
 from metrics_pipeline.names import ALERTS_TABLE
 
@@ -122,6 +123,20 @@ def days_or_never(text: str) -> int | None:
 def number_of_days(most: int) -> str:
     """What parse_days accepts, in words."""
     return f"a whole number of days from 1 to {most:,}"
+
+
+#: The variable of each field of RetentionPolicy.
+RETENTION_VARIABLES = {
+    limit.name: Variable(
+        f"METRICS_RETENTION_{limit.name.upper()}",
+        limit.metadata["description"],
+        f"{number_of_days(MAX_DAYS)}, or {NEVER}",
+        days_or_never,
+        default=str(limit.default),
+        is_secret=False,
+    )
+    for limit in fields(RetentionPolicy)
+}
 
 
 def parse_owners(text: str) -> tuple[str, ...]:
@@ -243,3 +258,25 @@ def parse_alerts_to(text: str) -> str:
     if text != ALERTS_TABLE:
         raise ValueError("which is not a table that alerts can be written to")
     return text
+
+
+def contradictions(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with these fields of Settings together, of those that are set: a sentence each, with the remedy."""
+    refusals = []
+    table, has_spark = values.get("logs_table"), (values.get("logs_url") or "").startswith(("sc:", "spark:"))
+    if has_spark and values.get("dimensions"):
+        refusals.append(
+            "METRICS_DIMENSIONS cannot be set while METRICS_LOGS_URL names Spark: it does not break logs down. "
+            "Unset one of them."
+        )
+    if bool(table) != has_spark:
+        refusals.append(
+            f"METRICS_LOGS_TABLE is {table!r}, but METRICS_LOGS_URL names {'a' if has_spark else 'no'} Spark. "
+            "Set both, METRICS_LOGS_URL to a URL such as sc://host:15002 or spark:local[2], or neither."
+        )
+    both = set(values.get("success_statuses", ())) & set(values.get("failed_statuses", ()))
+    refusals += [
+        f"METRICS_SUCCESS_STATUSES and METRICS_FAILED_STATUSES both name {word!r}. Leave it in one."
+        for word in sorted(both)
+    ]
+    return refusals

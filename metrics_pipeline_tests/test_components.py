@@ -52,7 +52,7 @@ def test_what_the_yaml_leaves_out_is_what_the_environment_says(monkeypatch: pyte
     by_value = defs.resolve_asset_graph().get(dg.AssetKey("agent_dimension_metrics"))
     assert by_value.metadata["dimensions"] == "model=metadata.model,version=metadata.release"
     about = defs.resolve_asset_graph().get(dg.AssetKey("data_retention")).description
-    assert "raw logs are kept for 61 days, metrics\nkept for ever, resolved alerts kept for 7 days." in about
+    assert "raw logs are kept for 61 days, metrics\nkept forever, resolved alerts kept for 7 days." in about
     assert {job.name for job in defs.resolve_all_job_defs()} >= {"daily_metrics_job", "data_retention_job"}
     assert loaded({}).resolve_schedule_def("daily_metrics_schedule").execution_timezone == "Asia/Tokyo"
 

@@ -22,6 +22,7 @@ from metrics_pipeline_tests.days import (
     store_agents,
     store_logs,
 )
+from metrics_pipeline_tests.examples import variants
 
 
 def test_the_real_executions_of_all_days_are_exact(database: Database, real_logs: Path) -> None:
@@ -112,20 +113,22 @@ def test_logs_belong_to_the_day_from_its_first_microsecond_to_its_last(database:
 # The hours of the day, and the instants of its logs: hand-made from the zones' published changes.
 @pytest.mark.parametrize(
     ("time_zone", "day", "hours"),
-    [
-        ("Europe/Berlin", date(2025, 3, 30), 23),
-        ("Europe/Berlin", date(2025, 10, 26), 25),
-        ("America/New_York", date(2025, 3, 9), 23),
-        ("America/New_York", date(2025, 11, 2), 25),
-        ("Africa/Cairo", date(2025, 4, 25), 23),  # 00:00 does not exist
-        ("Africa/Cairo", date(2025, 10, 30), 25),
-        ("America/Sao_Paulo", date(2018, 11, 4), 23),  # 00:00 does not exist
-        ("America/Sao_Paulo", date(2018, 2, 17), 25),
-        ("Asia/Beirut", date(2025, 3, 30), 23),  # 00:00 does not exist
-        ("America/Havana", date(2025, 11, 2), 25),  # 00:00 comes twice
-        ("Australia/Lord_Howe", date(2025, 4, 6), 24.5),
-        ("Asia/Kathmandu", date(2025, 4, 6), 24),
-    ],
+    variants(
+        [
+            ("Europe/Berlin", date(2025, 3, 30), 23),
+            ("Europe/Berlin", date(2025, 10, 26), 25),
+            ("America/New_York", date(2025, 3, 9), 23),
+            ("America/New_York", date(2025, 11, 2), 25),
+            ("Africa/Cairo", date(2025, 4, 25), 23),  # 00:00 does not exist
+            ("Africa/Cairo", date(2025, 10, 30), 25),
+            ("America/Sao_Paulo", date(2018, 11, 4), 23),  # 00:00 does not exist
+            ("America/Sao_Paulo", date(2018, 2, 17), 25),
+            ("Asia/Beirut", date(2025, 3, 30), 23),  # 00:00 does not exist
+            ("America/Havana", date(2025, 11, 2), 25),  # 00:00 comes twice
+            ("Australia/Lord_Howe", date(2025, 4, 6), 24.5),
+            ("Asia/Kathmandu", date(2025, 4, 6), 24),
+        ]
+    ),
 )
 def test_days_of_all_lengths_count_each_of_their_hours_once(
     database: Database, time_zone: str, day: date, hours: float

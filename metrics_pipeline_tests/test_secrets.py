@@ -15,6 +15,7 @@ from sqlalchemy import text
 from metrics_pipeline.cli import main
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, store_agents, store_logs
+from metrics_pipeline_tests.examples import variants
 from metrics_pipeline_tests.private_files import everything_in
 
 # Every character that a URL must encode, between parts by which also a piece of the password is found.
@@ -59,7 +60,7 @@ def assert_clean(said: str) -> None:
         assert piece not in said, said[max(said.index(piece) - 300, 0) :][:600]
 
 
-@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("url", variants(URLS))
 def test_a_command_that_cannot_reach_the_database_repeats_no_secret(
     url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

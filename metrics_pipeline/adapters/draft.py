@@ -99,7 +99,7 @@ def draft_views(connection: Connection, name: str, agents: str | None = None) ->
     expressions = {
         wanted: status if wanted == "status" else _expression(connection, source, wanted, column)
         for wanted, column in found.items()
-        # Without a column the figures are shown as unknown. Only the id is no figure.
+        # Without a column the figures are shown as unknown. Only the id is not a figure.
         if column is not None or wanted == "id"
     }
     if agents is not None:

@@ -83,10 +83,9 @@ class Gauges:
             day = newest_stored_day(connection)
             newest = ledger_rows(connection, day, day)[day] if day is not None else None
             if day is not None:
-                # 0 would look like a measurement.
                 unknown = unlogged(connection, self.context.settings)
                 for name, value in day_totals(connection, day).items():
-                    if _METRICS.get(name) not in unknown:
+                    if value or _METRICS.get(name) not in unknown:
                         gauge(f"newest_day_{name}", _TOTALS[name], float(value))
                 for agent in busiest_agents(connection, day, agents):
                     _gauge_agent(gauge, agent, unknown)
@@ -190,11 +189,12 @@ def _gauge_agent(gauge: _SetGauge, row: RowMapping, unknown: Collection[str]) ->
     agent = row["agent_id"]
     gauge("agent_executions", "Executions of an agent on the newest day.", row["total_executions"], agent=agent)
     gauge("agent_success_ratio", "Success rate of an agent on the newest day.", float(row["success_rate"]), agent=agent)
-    if "total_cost_usd" not in unknown:
+    # A 0 that was not measured is not a gauge.
+    if row["total_cost_usd"] or "total_cost_usd" not in unknown:
         gauge("agent_cost_usd", "Cost of an agent on the newest day.", float(row["total_cost_usd"]), agent=agent)
     for percentile in (50, 95, 99):
         name = f"p{percentile}_latency_ms"
-        if name not in unknown:
+        if row[name] or name not in unknown:
             gauge(
                 "agent_latency_seconds",
                 "Latency of an agent on the newest day.",

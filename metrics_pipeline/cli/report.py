@@ -9,6 +9,7 @@ import typer
 from metrics_pipeline.cli.tables import Column, Format, FormatOption, say, show
 from metrics_pipeline.cli.values import day_option, named, storable
 from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.metrics.window_metrics import without_unlogged
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.pipeline.opening import open_database, unlogged
 from metrics_pipeline.postgres.upgrading import require_current
@@ -89,10 +90,9 @@ def report(
             keys.append("value")
         else:
             frame, without = read_window(snapshot, first, last_day, by=groups, agent_id=agent), []
-        rows = frame.to_dicts()
         unknown = unlogged(snapshot, settings)
+    rows = without_unlogged(frame, unknown).to_dicts()
     for row in rows:
-        row |= {name: None for name in unknown if name in row}
         row["error_distribution"] = {each["error_type"]: each["executions"] for each in row["error_distribution"]}
     if not rows and form is Format.TABLE:
         say("No day of the window is stored.")
@@ -102,7 +102,7 @@ def report(
         if form is Format.TABLE:
             _name_days_without_distribution(rows)
             if unknown:
-                say(f"The logs do not have what these are computed from, so they are unknown: {', '.join(unknown)}.")
+                say(f"The logs do not have these, so they are unknown unless measured before: {', '.join(unknown)}.")
             if any(row["has_several_user_keys"] for row in rows):
                 say("METRICS_USER_KEY was changed within the window: users cannot be counted where none are shown.")
     if without and form is Format.TABLE:

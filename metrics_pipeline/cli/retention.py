@@ -21,7 +21,8 @@ from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE, METRICS_TABLE
 from metrics_pipeline.pipeline.opening import open_database, require_ready_to_prune
 from metrics_pipeline.retention.pace import Pace
 from metrics_pipeline.retention.run import LAKE_IS_KEPT, apply_retention
-from metrics_pipeline.settings import Settings, retention_variable
+from metrics_pipeline.settings import Settings
+from metrics_pipeline.variables import RETENTION_VARIABLES
 
 _RESTATEMENTS_TABLE = "metric_restatements"
 
@@ -74,8 +75,8 @@ def _given(limited: type[RetentionPolicy | Pace], limits: Mapping[str, Any]) -> 
 
 def _options() -> Iterator[inspect.Parameter]:
     for limit in fields(RetentionPolicy):
-        default = f"Default: {retention_variable(limit.name)}, else {limit.default}."
-        help_ = f"{limit.metadata['description']} `{NEVER}` keeps them for ever. {default}"
+        default = f"Default: {RETENTION_VARIABLES[limit.name].name}, else {limit.default}."
+        help_ = f"{limit.metadata['description']} `{NEVER}` keeps them forever. {default}"
         yield _option(limit.name, str | None, None, typer.Option(help=help_, metavar="DAYS", parser=_days_or_never))
     for limit in fields(Pace):
         yield _option(limit.name, int, limit.default, typer.Option(help=limit.metadata["description"]))

@@ -25,7 +25,7 @@ def own_parameters(*, is_known: Callable[[str], bool] = lambda _: True) -> dict[
     """Every option of libpq that has an environment variable, with its built-in default.
 
     A parameter wins over its variable, so PGCHANNELBINDING and the like cannot break a connection that names them all.
-    The variables that are no options are removed from the environment of this process and its children; PGSERVICE only
+    The variables that are not options are removed from the environment of this process and its children; PGSERVICE only
     if METRICS_DATABASE_URL, which may rely on it, is not set.
 
     is_known: whether the driver's libpq knows an option; ours may be newer.

@@ -157,7 +157,7 @@ def _open(path: Path, reading: Reading) -> LogFile:
     try:
         # Opening a FIFO would wait for a writer, and a device may never end.
         if not (path.is_dir() or stat.S_ISREG(path.stat().st_mode)):
-            raise LogFileError(f"{shown(path)} is no regular file. Write what it yields into one, and load that.")
+            raise LogFileError(f"{shown(path)} is not a regular file. Write what it yields into one, and load that.")
         path.open("rb").close()
     except OSError as error:
         raise LogFileError(f"{shown(path)} cannot be opened: {error.strerror}.") from error

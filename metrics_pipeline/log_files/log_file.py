@@ -159,7 +159,7 @@ class LogFile(ABC):
             for name, values in columns.items():
                 for index, value in enumerate(values):
                     if value is not None and _SURROGATE.search(value):
-                        self.problem(rows[index], "is no text in UTF-8", column=name, value=value)
+                        self.problem(rows[index], "is not text in UTF-8", column=name, value=value)
                         is_usable[index] = False
             usable = {name: list(compress(values, is_usable)) for name, values in columns.items()}
             return self.text_frame(list(compress(rows, is_usable)), usable)

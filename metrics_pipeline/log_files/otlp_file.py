@@ -51,7 +51,7 @@ class OtlpFile(TextFile):
             try:
                 self._add(number, request())
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                self.problem(number, f"is no OTLP trace: {error!r}")
+                self.problem(number, f"is not an OTLP trace: {error!r}")
 
     def _requests(self, on_bytes: Callable[[int], None]) -> Iterator[tuple[int, Callable[[], Mapping[str, Any]]]]:
         """The place of each request, and what decodes it."""
@@ -89,7 +89,7 @@ class OtlpProtobufFile(OtlpFile):
                 number += 1
                 length = _LENGTH.unpack(prefix)[0] if len(prefix) == _LENGTH.size else 0
                 if length > ROW_BYTES:
-                    self.problem(number, f"is longer than {ROW_BYTES // MIB} MiB, or the file is no OTLP trace")
+                    self.problem(number, f"is longer than {ROW_BYTES // MIB} MiB, or the file is not an OTLP trace")
                     return
                 message = file.read(length)
                 if not length or len(message) < length:

@@ -111,7 +111,7 @@ class CsvFile(TextFile):
                 yield line, [value or None for value in row] if len(row) == len(header) else None
                 line = reader.line_num + 1
         except csv.Error as error:
-            self.problem(reader.line_num, f"is no CSV: {error}")
+            self.problem(reader.line_num, f"is not CSV: {error}")
 
 
 class _RepeatingObject(dict[str, Any]):
@@ -153,7 +153,7 @@ class NdjsonFile(TextFile):
                 try:
                     record = self._record(number, _decoded(line))
                 except (ValueError, RecursionError) as error:
-                    self.problem(number, f"is no JSON: {error}")
+                    self.problem(number, f"is not JSON: {error}")
             yield number, None if record is None else self._texts(number, record)
 
     def _record(self, number: int, record: Any) -> dict[str | None, Any] | None:
@@ -203,7 +203,7 @@ class JsonFile(NdjsonFile):
         try:
             logs = _decoded(text)
         except (ValueError, RecursionError) as error:
-            self.problems.add(shown(self.path), f"is no JSON: {error}; name a file that has a log a line .ndjson")
+            self.problems.add(shown(self.path), f"is not JSON: {error}; name a file that has a log a line .ndjson")
             return
         for number, log in enumerate(logs if isinstance(logs, list) else [logs], start=1):
             record = self._record(number, log)

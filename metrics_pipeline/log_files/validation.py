@@ -102,16 +102,16 @@ def _rule(name: str, kind: Kind, column_type: str) -> _Rule:
         return _Rule(
             typed,
             typed.dt.year().is_between(1970, 9998),
-            "is no ISO 8601 timestamp from 1970 on, such as 2025-07-11T19:11:52.380072Z, and no epoch time from 2001 "
-            "on, such as 1752261112",
+            "is not an ISO 8601 timestamp from 1970 on, such as 2025-07-11T19:11:52.380072Z, nor an epoch time from "
+            "2001 on, such as 1752261112",
         )
     if kind is Kind.DECIMAL:
         is_decimal = text.str.contains(_DECIMAL) & (text.str.len_bytes() <= _DECIMAL_CHARACTERS)
-        return _Rule(text, is_decimal, f"is no decimal number of at most {_DECIMAL_CHARACTERS} characters, nor NaN")
+        return _Rule(text, is_decimal, f"is not a decimal number of at most {_DECIMAL_CHARACTERS} characters, nor NaN")
     if kind is Kind.INTEGER:
         return _integer(text, "integer", pl.Int32())
     if column_type == "uuid":
-        return _Rule(text, text.str.contains(_UUID), "is no UUID, which the table's column asks for")
+        return _Rule(text, text.str.contains(_UUID), "is not a UUID, which the table's column asks for")
     if kind is Kind.ID and column_type in _INTEGER_RANGES:
         rule = _integer(text, column_type, pl.Int64())
         return _Rule(rule.typed.cast(pl.String), rule.is_right, rule.reason)
@@ -132,7 +132,7 @@ def _integer(text: pl.Expr, column_type: str, dtype: pl.DataType) -> _Rule:
     return _Rule(
         number.cast(dtype, strict=False),
         number.is_between(lowest, highest),
-        f"is no whole number from {lowest} to {highest}",
+        f"is not a whole number from {lowest} to {highest}",
     )
 
 
@@ -156,7 +156,7 @@ def _timestamp(text: pl.Expr) -> pl.Expr:
 
 
 def _not_json(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON value")
+    raise ValueError(f"{constant} is not a JSON value")
 
 
 # Numbers stay text, because only their syntax matters here and Python converts integers of at most 4,300 digits.
@@ -186,7 +186,7 @@ def _json_fault(text: str) -> str | None:
     except UnicodeEncodeError:
         return "holds half of a surrogate pair, which PostgreSQL cannot store"
     except (ValueError, RecursionError) as error:
-        return f"is no JSON: {error}"
+        return f"is not JSON: {error}"
     if "\\u" in text and _ESCAPED_NUL.search(text):
         return "holds a NUL character, which PostgreSQL cannot store"
     return None

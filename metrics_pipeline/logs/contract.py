@@ -217,7 +217,7 @@ def _lacking(found: Collection[str]) -> list[str]:
 
 
 def _unknown(found: Collection[str]) -> list[str]:
-    return [figure for column in _lacking(found) for figure in UNKNOWN_WITHOUT.get(column, ())]
+    return list(dict.fromkeys(figure for column in _lacking(found) for figure in UNKNOWN_WITHOUT.get(column, ())))
 
 
 def _lacking_warnings(found: Collection[str]) -> list[str]:

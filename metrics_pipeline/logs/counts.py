@@ -28,5 +28,5 @@ def count_logs_before(
 
 
 def on_table(statement: str, quoted_name: str) -> TextClause:
-    """The statement with {table} as that table. A colon of its name is no parameter."""
+    """The statement with {table} as that table. A colon of its name is not a parameter."""
     return text(statement.replace("{table}", quoted_name.replace(":", "\\:")))

@@ -9,6 +9,7 @@ import polars as pl
 from metrics_pipeline.logs.lake_columns import HAS_FAILED, IS_SUCCESSFUL, stored_error_type, stored_user_id
 from metrics_pipeline.metrics.catalog import UNKNOWN_ERROR_TYPE
 from metrics_pipeline.metrics.dimensions import Dimension, log_schema
+from metrics_pipeline.metrics.upstream import FLAGS
 
 # About how many logs are in memory at once. One takes 40 bytes, and four times as many while they are grouped.
 _LOGS_PER_BUCKET = 2_000_000
@@ -24,7 +25,7 @@ def log_buckets(logs: pl.LazyFrame, dimensions: Sequence[Dimension]) -> Iterator
     compact = logs.with_columns(
         has_failed=HAS_FAILED.fill_null(False),
         is_successful=IS_SUCCESSFUL.fill_null(False),
-        is_human_intervention=pl.col("is_human_intervention").fill_null(False),
+        **{f"is_{key}": pl.col(f"is_{key}").fill_null(False) for key in FLAGS},
         token_count=pl.col("token_count").fill_null(0),
         user_id=stored_user_id(pl.col("user_id")),
         error_type=pl.when(HAS_FAILED).then(stored_error_type(pl.col("error_type")).fill_null(UNKNOWN_ERROR_TYPE)),

@@ -10,7 +10,7 @@ from metrics_pipeline.errors import ContractError
 from metrics_pipeline.logs.lake_json import LIST_MARK, replaced, with_json_text
 from metrics_pipeline.metrics.catalog import FAILED_STATUS, SUCCESS_STATUS
 from metrics_pipeline.metrics.dimensions import LIST, MARKS, MAX_VALUE_CHARACTERS, NONE, VALUE, Dimension
-from metrics_pipeline.metrics.upstream import LOG_COLUMNS, METADATA_KEYS
+from metrics_pipeline.metrics.upstream import FLAGS, LOG_COLUMNS, METADATA_KEYS
 
 #: The columns that a lake may have, by our names.
 LAKE_COLUMNS = (*(column.name for column in LOG_COLUMNS), *METADATA_KEYS)
@@ -28,7 +28,7 @@ _ACCEPTED: dict[str, tuple[type[pl.DataType], ...]] = {
     "error_type": _TEXT,
     "metadata": (pl.String, pl.Struct),
     "user_id": (*_TEXT, *_INTEGER),
-    "human_intervention": (pl.Boolean, *_TEXT),
+    **dict.fromkeys(FLAGS, (pl.Boolean, *_TEXT)),
 }
 
 # The types of a column that is a dimension.
@@ -91,7 +91,7 @@ def log_frame(
     """Logs of a lake under our names and in our types.
 
     statuses: what further statuses count as, Settings.statuses.
-    Columns: timestamp; log_id, agent_id, status, error_type, user_id, cost_usd (String); is_human_intervention
+    Columns: timestamp; log_id, agent_id, status, error_type, user_id, cost_usd (String); is_ with each of FLAGS
     (Boolean); latency_ms (Int32); token_count (Int64); cost_nano_usd (Int64; 0 without a cost, NULL for an irregular
     one); value_0 and so on (String): of each dimension, as log_schema() has them. Collecting the frame fails for a
     latency of more than 32 bits and for metadata that is not JSON.
@@ -122,7 +122,7 @@ def log_frame(
             (pl.col("id").cast(pl.String) if "id" in names else pl.lit("")).alias("log_id"),
             "timestamp",
             pl.col("user_id").cast(pl.String),
-            pl.col("human_intervention").cast(pl.String).alias("is_human_intervention") == "true",
+            *(pl.col(key).cast(pl.String).alias(f"is_{key}") == "true" for key in FLAGS),
             pl.col("latency_ms").cast(pl.Int32),
             pl.col("token_count").cast(pl.Int64),
             cost.cast(pl.String),
@@ -161,7 +161,7 @@ def _nano_usd(cost: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 
 def _with_metadata(logs: pl.LazyFrame, metadata: pl.DataType, names: Mapping[str, str]) -> pl.LazyFrame:
-    """Adds the METADATA_KEYS that are no columns of the lake: fields of a struct, or metadata->>'KEY' of JSON."""
+    """Adds the METADATA_KEYS that are not columns of the lake: fields of a struct, or metadata->>'KEY' of JSON."""
     for key in METADATA_KEYS:
         if key in names:
             continue
@@ -169,7 +169,7 @@ def _with_metadata(logs: pl.LazyFrame, metadata: pl.DataType, names: Mapping[str
             value, _ = _field(metadata, [key])
             logs = logs.with_columns(value.alias(key))
         else:
-            word = "true" if key == "human_intervention" else ""
+            word = "true" if key in FLAGS else ""
             logs = with_json_text(logs, "metadata", [key], key, word=word)
     return logs
 

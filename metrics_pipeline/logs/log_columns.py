@@ -14,7 +14,7 @@ from metrics_pipeline.metrics.catalog import (
 from metrics_pipeline.metrics.costs import FINGERPRINT_MODULUS_NANO_USD, NOT_FINITE
 from metrics_pipeline.metrics.dimensions import LIST, MARKS, MAX_VALUE_CHARACTERS, NONE, VALUE, Dimension
 from metrics_pipeline.metrics.fingerprint import FingerprintKind
-from metrics_pipeline.metrics.upstream import FLOATS, FRACTIONS
+from metrics_pipeline.metrics.upstream import FLAGS, FLOATS, FRACTIONS
 
 # A json column can hold \u0000 and lone surrogates, which text cannot: ->> of any key would fail, and with it the day.
 # Each is read as U+FFFD, the replacement character. jsonb rejects them on input, so it is not searched. Meanwhile \x
@@ -41,7 +41,7 @@ _LOG_COLUMNS = f"""
     {{error_type}}::text COLLATE "C" AS error_type,
     {{status}} = '{SUCCESS_STATUS}' AS is_successful,
     METADATA(user_id) AS user_id,
-    METADATA(human_intervention) = 'true' AS is_human_intervention"""
+    {", ".join(f"METADATA({key}) = 'true' AS is_{key}" for key in FLAGS)}"""
 
 
 def log_columns(contract: UpstreamContract, dimensions: Sequence[Dimension] = ()) -> str:
@@ -168,7 +168,7 @@ PARTIALS = {
     "total_executions": "count(*)",
     "successful_executions": "count(*) FILTER (WHERE is_successful)",
     "failed_executions": f"count(*) FILTER (WHERE {HAS_FAILED})",
-    "human_interventions": "count(*) FILTER (WHERE is_human_intervention)",
+    **{name: f"count(*) FILTER (WHERE is_{key})" for key, name in FLAGS.items()},
     "total_tokens": "coalesce(sum(token_count), 0)",
     "cost_nano_usd": f"coalesce(sum({_COST}), 0)::text",
     "content_hash": f"sum({CONTENT_HASH})::text",
@@ -183,13 +183,13 @@ PARTIALS = {
 LOG_FLAGS = {
     "is_successful": "is_successful",
     "has_failed": HAS_FAILED,
-    "is_human_intervention": "is_human_intervention",
+    **{f"is_{key}": f"is_{key}" for key in FLAGS},
     "has_latency": "latency_ms IS NOT NULL",
     "has_user": "user_id IS NOT NULL",
 }
 #: Of a cost that is finer than a nano-dollar or not finite, or too large for the bits that LOG_FLAGS leave.
 IRREGULAR_COST = -(2 ** (63 - len(LOG_FLAGS)))
-_LIMIT_USD = 280_000_000
+_LIMIT_USD = -IRREGULAR_COST // NANO_USD_PER_USD
 # NaN is larger than any number. Digits of a text take more time on server and client.
 _COST_NANO_USD = f"""CASE WHEN cost_usd IS NULL THEN 0
         WHEN cost_usd BETWEEN -{_LIMIT_USD} AND {_LIMIT_USD} AND scale({_COST}) <= 9

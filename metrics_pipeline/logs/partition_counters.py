@@ -11,7 +11,7 @@ from metrics_pipeline.metrics.verification import JudgedBy, Mark
 from metrics_pipeline.metrics.windows import DayWindow
 
 # The tables that hold the logs from :start to :end, and those of the default partition. A partition whose detachment
-# was begun is no part of the table any more. Its bounds say which days a partition belongs to; the logs that it holds
+# was begun is no longer part of the table. Its bounds say which days a partition belongs to; the logs that it holds
 # do not change with them. The bounds that Python cannot represent become some that it can.
 # A view's timestamp is followed to the column that it shows, as long as each row of the view is made from one row of
 # one table: the only one that the query names, without anything that looks at several rows.

@@ -112,7 +112,7 @@ class LogSource(Protocol):
     def marks(self, connection: Connection, windows: Sequence[DayWindow]) -> Mapping[date, Mark]:
         """A note of each day's present state, of the days whose changes the source can tell from it.
 
-        `connection` is no snapshot: the notes are taken before the logs are read. Reads no logs.
+        `connection` is not a snapshot: the notes are taken before the logs are read. Reads no logs.
         """
 
     def unchanged(

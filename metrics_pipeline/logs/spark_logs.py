@@ -34,6 +34,7 @@ from metrics_pipeline.metrics.catalog import FINGERPRINT_TOTALS, PARTIALS_SCHEMA
 from metrics_pipeline.metrics.conservation import AgentLogs
 from metrics_pipeline.metrics.costs import fingerprint_cost
 from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
+from metrics_pipeline.metrics.upstream import FLAGS
 from metrics_pipeline.metrics.verification import JudgedBy, Mark, Unreadable
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.postgres.database import Database
@@ -188,25 +189,25 @@ class SparkLogs:
         for found in (pl.concat(users), pl.concat(latencies), _errors(self._spark.frame(ERRORS.format(logs=logs)))):
             sums = sums.join(found, on="agent_id", how="left", nulls_equal=True)
         return sums.with_columns(
-            pl.col("human_interventions").fill_null(0), latencies_ms=pl.lit(None), error_types=pl.lit(None)
+            pl.col(*FLAGS.values()).fill_null(0), latencies_ms=pl.lit(None), error_types=pl.lit(None)
         ).select(pl.col(name).cast(dtype) for name, dtype in PARTIALS_SCHEMA.items())
 
     def _users(self, pairs: pl.DataFrame) -> pl.DataFrame:
-        """human_interventions and user_ids by agent, of the rows of USERS. Doubtful metadata is read here."""
+        """The counts of FLAGS and user_ids by agent, of the rows of USERS. Doubtful metadata is read here."""
         doubtful = pairs["doubtful"].drop_nulls().unique().to_list()
-        user_id, interventions = pl.col("user_id"), pl.col("human_interventions")
+        user_id, counts = pl.col("user_id"), {name: pl.col(name) for name in FLAGS.values()}
         is_doubtful = pl.col("doubtful").is_not_null()
         if "user_id" not in self._names:
             users = pl.col("doubtful").replace_strict(
                 doubtful, [json_value(each, "user_id") for each in doubtful], return_dtype=pl.String
             )
             user_id = pl.when(is_doubtful).then(users).otherwise(user_id)
-        if "human_intervention" not in self._names:
-            helped = [each for each in doubtful if json_value(each, "human_intervention") == "true"]
-            counted = pl.when(pl.col("doubtful").is_in(helped)).then("executions").otherwise(0)
-            interventions = pl.when(is_doubtful).then(counted).otherwise(interventions)
+        for key in FLAGS.keys() - self._names.keys():
+            flagged = [each for each in doubtful if json_value(each, key) == "true"]
+            counted = pl.when(pl.col("doubtful").is_in(flagged)).then("executions").otherwise(0)
+            counts[FLAGS[key]] = pl.when(is_doubtful).then(counted).otherwise(FLAGS[key])
         return pairs.group_by("agent_id").agg(
-            interventions.sum().alias("human_interventions"),
+            *(count.sum().alias(name) for name, count in counts.items()),
             stored_user_id(user_id).drop_nulls().unique().alias("user_ids"),
         )
 

@@ -9,6 +9,7 @@ from metrics_pipeline.logs.lake_columns import NOT_FINITE
 from metrics_pipeline.logs.lake_json import WRITTEN_OTHERWISE
 from metrics_pipeline.logs.source import KNOWN_STATUSES
 from metrics_pipeline.metrics.catalog import FAILED_STATUS, SUCCESS_STATUS
+from metrics_pipeline.metrics.upstream import FLAGS, METADATA_KEYS
 from metrics_pipeline.metrics.windows import DayWindow
 
 # Metadata that Spark may read in another way than PostgreSQL is `doubtful`: it is delivered as it is, and read here.
@@ -17,7 +18,7 @@ SELECT day, agent_id, log_id, at, status, error_type, latency_ms, token_count, c
        IF(abs(exact_usd) < 10000000000000000000BD, exact_usd, NULL) AS regular_usd,
        coalesce(status IN ({successful}), false) AS is_successful, coalesce(status IN ({failed}), false) AS has_failed,
        IF(is_doubtful, metadata, NULL) AS doubtful, user_id,
-       coalesce(human_intervention = 'true', false) AS is_human_intervention
+       {flags}
 FROM (
     SELECT *, coalesce({is_doubtful}, false) AS is_doubtful
     FROM (
@@ -25,8 +26,7 @@ FROM (
                CAST({timestamp} AS TIMESTAMP) AS at, CAST({status} AS STRING) AS status,
                CAST({error_type} AS STRING) AS error_type, CAST({latency_ms} AS INT) AS latency_ms,
                CAST({token_count} AS BIGINT) AS token_count, CAST({cost_usd} AS STRING) AS cost_usd,
-               {exact_usd} AS exact_usd, {metadata} AS metadata, {user_id} AS user_id,
-               {human_intervention} AS human_intervention
+               {exact_usd} AS exact_usd, {metadata} AS metadata, {of_metadata}
         FROM (SELECT *, {parsed} AS parsed_ FROM {table} WHERE {timestamp} >= {start} AND {timestamp} < {end})
     ) WHERE day IS NOT NULL
 )"""
@@ -53,9 +53,10 @@ FROM ({logs}) WHERE latency_ms IS NOT NULL GROUP BY agent_id, latency_ms"""
 ERRORS = """
 SELECT agent_id, error_type, count(*) AS executions
 FROM ({logs}) WHERE has_failed GROUP BY agent_id, error_type"""
-USERS = """
-SELECT agent_id, user_id, doubtful, count_if(is_human_intervention) AS human_interventions, count(*) AS executions
-FROM ({logs}) WHERE user_id IS NOT NULL OR doubtful IS NOT NULL OR is_human_intervention
+USERS = f"""
+SELECT agent_id, user_id, doubtful, count(*) AS executions,
+       {", ".join(f"count_if(is_{key}) AS {name}" for key, name in FLAGS.items())}
+FROM ({{logs}}) WHERE user_id IS NOT NULL OR doubtful IS NOT NULL OR {" OR ".join(f"is_{key}" for key in FLAGS)}
 GROUP BY agent_id, user_id, doubtful"""
 COSTS = """
 SELECT day, agent_id, cost_usd, count(*) AS executions
@@ -92,6 +93,7 @@ def logs_of(
         exact_usd=_exact_usd(column["cost_usd"], schema[names["cost_usd"]]),
         successful=texts([SUCCESS_STATUS, *(word for word, means in statuses.items() if means == SUCCESS_STATUS)]),
         failed=texts([FAILED_STATUS, *(word for word, means in statuses.items() if means == FAILED_STATUS)]),
+        flags=", ".join(f"coalesce({key} = 'true', false) AS is_{key}" for key in FLAGS),
         **_of_metadata(column, schema, names),
         **{
             name: column[name]
@@ -139,29 +141,29 @@ def _exact_usd(cost: str, dtype: pl.DataType) -> str:
 
 
 def _of_metadata(column: Mapping[str, str], schema: pl.Schema, names: Mapping[str, str]) -> dict[str, str]:
-    """The parts of the query that read user_id and human_intervention: columns, fields of a struct, or keys of JSON."""
-    found = {key: f"CAST({column[key]} AS STRING)" for key in ("user_id", "human_intervention") if key in column}
+    """The parts of the query that read METADATA_KEYS: columns, fields of a struct, or keys of JSON."""
+    found = {key: f"CAST({column[key]} AS STRING)" for key in METADATA_KEYS if key in column}
     parts = {"metadata": "CAST(NULL AS STRING)", "parsed": "NULL", "is_doubtful": "false"}
     dtype = schema[names["metadata"]] if "metadata" in names else None
     if isinstance(dtype, pl.Struct):
         fields = [field.name for field in dtype.fields]
-        for key in {"user_id", "human_intervention"} - found.keys():
+        for key in {*METADATA_KEYS} - found.keys():
             has_key = key in fields
             found[key] = f"CAST({column['metadata']}.{key} AS STRING)" if has_key else "CAST(NULL AS STRING)"
-    elif len(found) < 2:
-        keys = [key for key in ("user_id", "human_intervention") if key not in found]
+    elif len(found) < len(METADATA_KEYS):
+        keys = [key for key in METADATA_KEYS if key not in found]
         parts["metadata"] = column["metadata"]
         fields_of = ", ".join(f"{key} STRING" for key in keys)
         parts["parsed"] = f"from_json({column['metadata']}, '{fields_of}', map('allowSingleQuotes', 'false'))"
         parts["is_doubtful"] = "metadata IS NOT NULL AND (" + " OR ".join(map(_is_doubtful, keys)) + ")"
         found |= {key: f"parsed_.{key}" for key in keys}
-    return parts | found
+    return parts | {"of_metadata": ", ".join(f"{found[key]} AS {key}" for key in METADATA_KEYS)}
 
 
 def _is_doubtful(key: str) -> str:
     # Halves of surrogate pairs and zero bytes, which Java reads otherwise; a value that PostgreSQL writes otherwise;
     # and no value in spite of the key, which is invalid JSON or a key of something else.
-    may_have = f"contains(metadata, '\"{key}')" + (" AND contains(metadata, 'true')" if key != "user_id" else "")
+    may_have = f"contains(metadata, '\"{key}')" + (" AND contains(metadata, 'true')" if key in FLAGS else "")
     return (
         r"metadata RLIKE r'\\u([dD][89a-fA-F]|0000)' OR "
         f"{key} RLIKE r'{WRITTEN_OTHERWISE}' OR "

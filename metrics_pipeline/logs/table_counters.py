@@ -111,13 +111,13 @@ def counting_server(connection: Connection) -> list[str] | None:
 
 
 def behind_view(connection: Connection) -> BehindView | None:
-    """None if agent_execution_logs is no view."""
+    """None if agent_execution_logs is not a view."""
     row = connection.execute(_BEHIND).mappings().one_or_none()
     return None if row is None else BehindView(**row)
 
 
 def describe_view(connection: Connection) -> list[str]:
-    """A sentence for `db check` on how days of a view are watched; none if agent_execution_logs is no view."""
+    """A sentence for `db check` on how days of a view are watched; none if agent_execution_logs is not a view."""
     view = behind_view(connection)
     if view is None:
         return []

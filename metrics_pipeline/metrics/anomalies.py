@@ -4,10 +4,10 @@ A value is unusual if it is outside the usual range of the trailing days and out
 neither a quiet Sunday nor a change that has lasted for weeks is reported. The usual range is the median ± the largest
 of three distances: SPREADS robust standard deviations (1.4826 times the median absolute deviation; of means and
 percentiles, as a factor), the metric's smallest change worth a look, and what chance alone does to a number of
-executions, which is binomial of a rate and Poisson's of a count. Two failures of thirty are no news of an agent that
-had none of a thousand. Of a rate, only what its days varied more than by chance counts as its standard deviation. A
-metric is unusual only in the direction that somebody should know of: a success rate down, latency and costs up,
-executions both.
+executions: the binomial distribution for a rate, Poisson's for a count. Two failures in 30 are not reported for an
+agent that had none in a thousand. The standard deviation of a rate is only the part of its variation that exceeds
+chance. A metric is unusual only in the direction that somebody should know of: a success rate down, latency and costs
+up, executions in both.
 """
 
 from collections.abc import Sequence

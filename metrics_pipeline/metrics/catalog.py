@@ -18,6 +18,7 @@ from metrics_pipeline.metrics.expressions import (
     rounded_quotient,
     weighted_percentile,
 )
+from metrics_pipeline.metrics.upstream import FLAGS
 from metrics_pipeline.names import DIMENSIONS_TABLE, METRICS_TABLE
 
 #: Money is kept as a whole number of nano-dollars until it is stored, so that no float is involved.
@@ -48,7 +49,7 @@ PARTIALS_SCHEMA = pl.Schema(
         "total_executions": pl.Int64(),
         "successful_executions": pl.Int64(),
         "failed_executions": pl.Int64(),
-        "human_interventions": pl.Int64(),
+        **dict.fromkeys(FLAGS.values(), pl.Int64()),
         "total_tokens": pl.Int64(),
         "cost_nano_usd": pl.Int128(),
         "content_hash": pl.Int128(),

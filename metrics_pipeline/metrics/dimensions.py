@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from metrics_pipeline.metrics.catalog import AGENT_DIMENSION_DAY, OTHER_VALUES, PARTIALS_SCHEMA
+from metrics_pipeline.metrics.upstream import FLAGS
 
 MAX_DIMENSIONS = 5
 
@@ -61,7 +62,7 @@ SUMS_OF_LOGS = (
     LOGS,
     pl.col("is_successful").sum().cast(pl.Int64).alias("successful_executions"),
     pl.col("has_failed").sum().cast(pl.Int64).alias("failed_executions"),
-    pl.col("is_human_intervention").sum().cast(pl.Int64).alias("human_interventions"),
+    *(pl.col(f"is_{key}").sum().cast(pl.Int64).alias(name) for key, name in FLAGS.items()),
     pl.col("token_count").cast(pl.Int64).sum().alias("total_tokens"),
     COST_NANO_USD,
 )
@@ -151,7 +152,7 @@ def log_schema(dimensions: Sequence[Dimension]) -> pl.Schema:
             "agent_id": pl.Categorical(),
             "is_successful": pl.Boolean(),
             "has_failed": pl.Boolean(),
-            "is_human_intervention": pl.Boolean(),
+            **{f"is_{key}": pl.Boolean() for key in FLAGS},
             "latency_ms": pl.Int32(),
             "token_count": pl.Int32(),
             "cost_nano_usd": pl.Int64(),

@@ -23,7 +23,7 @@ _MOST_PLACES = 8
 class Distributions:
     """Distributions whose lists are arrays, which need not be copied before they are merged.
 
-    rows: the caller's keys, and the columns of DISTRIBUTION_SCHEMA that are no lists. latencies, executions and users:
+    rows: the caller's keys, and the columns of DISTRIBUTION_SCHEMA that are not lists. latencies, executions and users:
     an array for each row, in the order of DISTRIBUTION_SCHEMA; latencies and users of a row are distinct.
     """
 

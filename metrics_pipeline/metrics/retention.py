@@ -11,15 +11,15 @@ from metrics_pipeline.metrics.reconciliation import LedgerRow, is_of_zone
 
 #: A hundred years. A much larger number leads to a date before the year 1, which Python cannot represent.
 MAX_DAYS = 36_600
-#: What people write in place of a number of days for rows that are kept for ever.
+#: What people write in place of a number of days for rows that are kept forever.
 NEVER = "never"
-#: The cutoff of rows that are kept for ever: no row that retention may touch is older.
+#: The cutoff of rows that are kept forever: no row that retention may touch is older.
 FIRST_DAY = date(1900, 1, 1)
 
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """For how many days rows are kept, None for ever. Raises PermanentError for a policy that could lose a number.
+    """For how many days rows are kept, None forever. Raises PermanentError for a policy that could lose a number.
 
     The environment variables METRICS_RETENTION_*, the options of `metrics-pipeline retention` and the fields of the
     launchpad are made from these fields.
@@ -44,7 +44,7 @@ class RetentionPolicy:
                 raise PermanentError(f"{limit.name} is {days}. Keep rows for at least 1 day.")
             if days > MAX_DAYS:
                 raise PermanentError(f"{limit.name} is {days}. Keep rows for at most {MAX_DAYS:,} days.")
-        # Metrics of a day whose logs are there never go, so logs that are kept for ever need no such limit.
+        # Metrics of a day whose logs are there never go, so logs that are kept forever need no such limit.
         if self.raw_log_days is not None and self.metric_days is not None and self.raw_log_days > self.metric_days:
             raise PermanentError(
                 f"raw_log_days is {self.raw_log_days}, more than metric_days, {self.metric_days}: metrics would go "

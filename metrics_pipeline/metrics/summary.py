@@ -74,7 +74,7 @@ _SOURCES = {
 def summarise(totals: PeriodTotals, unlogged: Collection[str] = ()) -> PeriodSummary:
     """The figures of a period.
 
-    unlogged: the metrics whose column the logs do not have. A 0 of them was not measured.
+    unlogged: the metrics whose column the logs do not have, see computed_from(): a 0 of them was not measured.
     """
     executions = totals.total_executions
     figures = PeriodSummary(

@@ -121,36 +121,62 @@ LOG_COLUMNS = (
     ),
 )
 
-#: Read in place of metadata where the table does not have that column. A lake may have them too.
+
+@dataclass(frozen=True)
+class MetadataColumn(UpstreamColumn):
+    """A key of metadata, or, where the table does not have that column, a column. A lake may have it as one too.
+
+    counted_as: the partial aggregate that counts the logs whose value is 'true'; empty if the value is not counted.
+    """
+
+    counted_as: str = ""
+
+
 METADATA_COLUMNS = (
-    UpstreamColumn(
+    MetadataColumn(
         "user_id",
         (*_AGENT, *_INTEGERS),
         "text",
         "Whom the agent worked for; read if there is no metadata.",
         is_optional=True,
     ),
-    UpstreamColumn(
+    MetadataColumn(
         "human_intervention",
         ("boolean", *_TEXT),
         "boolean",
         "True if a person had to help; read if there is no metadata.",
         is_optional=True,
+        counted_as="human_interventions",
     ),
 )
 #: The keys of metadata that are read.
 METADATA_KEYS = tuple(column.name for column in METADATA_COLUMNS)
+#: Those that are counted, with their partial aggregates.
+FLAGS = {column.name: column.counted_as for column in METADATA_COLUMNS if column.counted_as}
 
-#: What nothing is known of where the logs do not have the column: a 0 would look like a measurement.
+#: What nothing is known of where the logs do not have the column: a 0 would look like a measurement. Any other value
+#: was measured while they had it, and stays.
 UNKNOWN_WITHOUT = {
     "latency_ms": ("avg_latency_ms", "p50_latency_ms", "p95_latency_ms", "p99_latency_ms"),
     "token_count": ("total_tokens",),
     "cost_usd": ("total_cost_usd", "avg_cost_per_execution", "cost_per_unassisted_success"),
     "user_id": ("unique_users",),
-    "human_intervention": ("human_interventions", "human_intervention_rate"),
+    "human_intervention": ("human_interventions", "human_intervention_rate", "cost_per_unassisted_success"),
 }
 #: All of them.
 MAY_BE_UNKNOWN = frozenset(figure for figures in UNKNOWN_WITHOUT.values() for figure in figures)
+
+_COMPUTED_FROM = {
+    "avg_cost_per_execution": ("total_cost_usd",),
+    "cost_per_unassisted_success": ("total_cost_usd", "human_interventions"),
+    "human_intervention_rate": ("human_interventions",),
+}
+
+
+def computed_from(figure: str) -> tuple[str, ...]:
+    """The figures of MAY_BE_UNKNOWN that `figure` is computed from: it is unknown if one of them is unlogged and 0."""
+    return _COMPUTED_FROM.get(figure, (figure,))
+
 
 REGISTRY_COLUMNS = (
     UpstreamColumn("id", _AGENT, "text", "Identifies the agent.", is_required=True),

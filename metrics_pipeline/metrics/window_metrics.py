@@ -13,6 +13,7 @@ from metrics_pipeline.metrics.distributions import (
     unique_users,
 )
 from metrics_pipeline.metrics.expressions import decimal, rounded_quotient, weighted_percentile
+from metrics_pipeline.metrics.upstream import computed_from
 
 #: The metrics that add up over days, as numbers.
 SUMS = [metric.name for metric in METRICS if metric.over_days is OverDays.SUM]
@@ -178,12 +179,14 @@ _TYPES = {
 
 
 def without_unlogged(frame: pl.DataFrame, unlogged: Collection[str]) -> pl.DataFrame:
-    """Window metrics with null for each 0 that was not measured.
+    """Window metrics with null for each 0 that was not measured, and for what is computed from it.
 
-    unlogged: the figures whose column the logs do not have. Other numbers of them were measured while they had it.
+    unlogged: the figures of UNKNOWN_WITHOUT whose column the logs do not have.
     """
-    found = [name for name in unlogged if name in frame.columns]
-    return frame.with_columns(pl.when(pl.col(name) != 0).then(pl.col(name)).alias(name) for name in found)
+    return frame.with_columns(
+        pl.when(pl.col(name) != 0 for name in computed_from(figure) if name in unlogged).then(figure).alias(figure)
+        for figure in unlogged
+    )
 
 
 def _quotient(numerator: pl.Expr, denominator: pl.Expr) -> pl.Expr:

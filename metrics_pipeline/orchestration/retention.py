@@ -52,7 +52,7 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
         limit.name: dg.Field(
             dg.Noneable(int),
             default_value=getattr(settings.retention, limit.name),
-            description=f"{limit.metadata['description']} null: keep them for ever.",
+            description=f"{limit.metadata['description']} null: keep them forever.",
         )
         for limit in fields(RetentionPolicy)
     }

@@ -42,7 +42,7 @@ SOURCE_ASSETS = (agent_execution_logs, agent_registry)
 
 def kept(days: int | None) -> str:
     """For how long rows are kept, in words."""
-    return "kept for ever" if days is None else f"kept for {count_of_days(days)}"
+    return "kept forever" if days is None else f"kept for {count_of_days(days)}"
 
 
 def upstream_assets(

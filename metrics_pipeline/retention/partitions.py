@@ -8,7 +8,7 @@ from sqlalchemy import Connection, text
 # A default partition has no upper bound. Only a partition by range of the time column alone says which days it holds;
 # dropping one needs the ownership of it and of its parent. Where rows that are deleted set off triggers or actions of
 # foreign keys, or policies hide rows, they are deleted one by one, because dropping a table heeds none of these. A
-# partition whose detachment was begun is no part of the table any more. The order is that of time as far as the bounds
+# partition whose detachment was begun is no longer part of the table. The order is that of time as far as the bounds
 # tell.
 _TABLES = text("""
 WITH RECURSIVE root AS (

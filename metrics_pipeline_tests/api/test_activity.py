@@ -17,6 +17,7 @@ from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, store_agents, store_logs
+from metrics_pipeline_tests.examples import variants
 from metrics_pipeline_tests.oracle import expected_windows
 
 FIRST = DAY - timedelta(days=5)
@@ -29,8 +30,7 @@ def rows(api: httpx2.Client, query: str = "") -> list[dict[str, Any]]:
     return json.loads(answer.text, parse_float=Decimal)
 
 
-@pytest.fixture
-def stored(database: Database) -> Database:
+def store(database: Database) -> None:
     """Six days of three agents, of which c logs on the last day only; no raw log is left."""
     store_agents(database, dict.fromkeys("abc", "active"))
     logs = [
@@ -46,7 +46,6 @@ def stored(database: Database) -> Database:
     store_logs(database, [*logs, Log("c", timestamp=day_window(DAY, "UTC").start)])
     for number in range(6):
         aggregate(database, day_window(FIRST + timedelta(days=number), "UTC"))
-    return database
 
 
 @pytest.mark.parametrize(
@@ -167,17 +166,19 @@ def test_a_day_without_distribution_makes_percentiles_null_and_is_named(stored: 
 
 @pytest.mark.parametrize(
     ("query", "field"),
-    [
-        ("group_by=tenant", "group_by"),
-        ("group_by=day,week", "group_by"),
-        ("group_by=agent,agent", "group_by"),
-        ("group_by=day&compare=previous", "compare"),
-        ("group_by=error_type&fields=success_rate", "fields"),
-        ("fields=latency", "fields"),
-        ("sort=agent_id", "sort"),
-        ("sort=created_at", "sort"),
-        ("start_date=2024-01-01", "start_date"),
-    ],
+    variants(
+        [
+            ("group_by=tenant", "group_by"),
+            ("group_by=day,week", "group_by"),
+            ("group_by=agent,agent", "group_by"),
+            ("group_by=day&compare=previous", "compare"),
+            ("group_by=error_type&fields=success_rate", "fields"),
+            ("fields=latency", "fields"),
+            ("sort=agent_id", "sort"),
+            ("sort=created_at", "sort"),
+            ("start_date=2024-01-01", "start_date"),
+        ]
+    ),
 )
 def test_what_cannot_be_answered_is_refused_by_name(query: str, field: str, api: httpx2.Client) -> None:
     answer = api.get(f"/api/v1/activity?end_date={DAY}&{query}")

@@ -6,7 +6,6 @@ import json
 from decimal import Decimal
 
 import httpx2
-import pytest
 
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import Log, aggregate, execute, store_agents, store_logs
@@ -14,13 +13,11 @@ from metrics_pipeline_tests.days import Log, aggregate, execute, store_agents, s
 from .alerts import store_alerts
 
 
-@pytest.fixture
-def stored(database: Database) -> Database:
+def store(database: Database) -> None:
     store_agents(database, {"it's": "active", "b": "active"})
     store_logs(database, [Log("it's"), Log("b")])
     aggregate(database)
     store_alerts(database, "it's")
-    return database
 
 
 def test_alerts_come_with_their_evidence_the_newest_first(stored: Database, api: httpx2.Client) -> None:

@@ -71,15 +71,13 @@ def let_others_end(database: Database) -> None:
     wait_until(lambda: query(database, f"SELECT pg_snapshot_xmin(pg_current_snapshot()) > '{own}'::xid8") == [(True,)])
 
 
-@pytest.fixture
-def stored(database: Database) -> Database:
+def store(database: Database) -> None:
     """Four days of three agents."""
     store_agents(database, dict.fromkeys("abc", "active"))
     for number in range(4):
         store_logs(database, [Log(agent, cost_usd="0.1", timestamp=NOON - timedelta(days=number)) for agent in "ab"])
         aggregate(database, day_window(DAY - timedelta(days=number), "UTC"))
     let_others_end(database)
-    return database
 
 
 def test_a_copy_is_told_each_change_once_and_each_day_in_whole(stored: Database, api: httpx2.Client) -> None:

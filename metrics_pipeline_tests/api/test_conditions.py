@@ -3,7 +3,6 @@
 from datetime import timedelta
 
 import httpx2
-import pytest
 
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, store_agents, store_logs
@@ -14,12 +13,10 @@ LEDGER_PATHS = ["/api/v1/metrics/a", "/api/v1/metrics/a/summary", "/api/v1/metri
 CONTENT_PATHS = ["/api/v1/agents", "/api/v1/restatements", "/api/v1/coverage"]
 
 
-@pytest.fixture
-def stored(database: Database) -> Database:
+def store(database: Database) -> None:
     store_agents(database, {"a": "active"})
     store_logs(database, [Log("a", cost_usd="0.1")])
     aggregate(database)
-    return database
 
 
 def test_who_holds_the_present_answer_is_told_so_until_it_changes(stored: Database, api: httpx2.Client) -> None:

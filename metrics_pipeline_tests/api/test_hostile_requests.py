@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 from metrics_pipeline.variables import ApiToken
+from metrics_pipeline_tests.examples import variants
 from metrics_pipeline_tests.processes import HANGING_SECONDS
 
 from .serving import Serve
@@ -76,15 +77,17 @@ def test_no_other_site_s_page_may_frame_embed_or_reinterpret_an_answer(
 # another service on this machine serves.
 @pytest.mark.parametrize(
     "headers",
-    [
-        {"Origin": "https://evil.example", "Content-Type": "application/x-www-form-urlencoded"},
-        {"Origin": "https://evil.example", "Content-Type": "text/plain;charset=UTF-8", "Sec-Fetch-Mode": "no-cors"},
-        {"Origin": "null", "Content-Type": "multipart/form-data; boundary=x"},
-        {"Origin": "http://localhost:3000", "Content-Type": "text/plain"},
-        {"Origin": "http://127.0.0.1.evil.example", "Content-Type": "text/plain"},
-        {"Origin": "", "Content-Type": "text/plain"},
-        {"Origin": "http://[", "Content-Type": "text/plain"},
-    ],
+    variants(
+        [
+            {"Origin": "https://evil.example", "Content-Type": "application/x-www-form-urlencoded"},
+            {"Origin": "https://evil.example", "Content-Type": "text/plain;charset=UTF-8", "Sec-Fetch-Mode": "no-cors"},
+            {"Origin": "null", "Content-Type": "multipart/form-data; boundary=x"},
+            {"Origin": "http://localhost:3000", "Content-Type": "text/plain"},
+            {"Origin": "http://127.0.0.1.evil.example", "Content-Type": "text/plain"},
+            {"Origin": "", "Content-Type": "text/plain"},
+            {"Origin": "http://[", "Content-Type": "text/plain"},
+        ]
+    ),
 )
 @pytest.mark.parametrize("path", [TRIGGER, "/api/v1/metrics/aggregate/backfill?start_date=2025-03-04"])
 def test_a_page_of_another_site_starts_nothing(headers: dict[str, str], path: str, serve: Serve) -> None:
@@ -125,7 +128,7 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> Pairs:
 
 @pytest.mark.parametrize(
     ("token", "status"),
-    [*((token, 200) for token in TOKENS), ("0" * 31, 401), ("0" * 33, 401), ("x", 401), ("é" * 32, 401)],
+    variants([*((token, 200) for token in TOKENS), ("0" * 31, 401), ("0" * 33, 401), ("x", 401), ("é" * 32, 401)]),
 )
 def test_a_token_is_compared_with_each_of_ours_in_constant_time_whichever_it_is(
     token: str, status: int, guarded: httpx2.Client, compared: Pairs
@@ -139,17 +142,19 @@ def test_a_token_is_compared_with_each_of_ours_in_constant_time_whichever_it_is(
 
 @pytest.mark.parametrize(
     "value",
-    [
-        b"",
-        b"Bearer",
-        b"Bearer \xff\xfe",
-        b"Bearer " + TOKENS[0].encode() + b", Bearer " + TOKENS[0].encode(),
-        b"Bearer " + TOKENS[0].encode() + b" x",
-        b"Bearer " + b"0" * 50_000,
-        b"Token " + TOKENS[0].encode(),
-        TOKENS[0].encode(),
-        b"Bearer " + hashlib.sha256(TOKENS[0].encode()).hexdigest().encode(),
-    ],
+    variants(
+        [
+            b"",
+            b"Bearer",
+            b"Bearer \xff\xfe",
+            b"Bearer " + TOKENS[0].encode() + b", Bearer " + TOKENS[0].encode(),
+            b"Bearer " + TOKENS[0].encode() + b" x",
+            b"Bearer " + b"0" * 50_000,
+            b"Token " + TOKENS[0].encode(),
+            TOKENS[0].encode(),
+            b"Bearer " + hashlib.sha256(TOKENS[0].encode()).hexdigest().encode(),
+        ]
+    ),
 )
 def test_what_is_no_token_of_ours_gets_nothing(value: bytes, guarded: httpx2.Client) -> None:
     response = guarded.get("/api/v1/agents", headers={"Authorization": value})

@@ -201,22 +201,29 @@ def test_the_fleet_has_the_numbers_of_the_api(tab: Tab, api: httpx2.Client) -> N
     assert tab.texts("h1") == [HOSTILE]
 
 
-def test_a_cost_that_is_not_logged_is_unknown_and_not_free(tab: Tab, stored: Database) -> None:
-    execute(stored, "ALTER TABLE agent_execution_logs RENAME cost_usd TO price")
+def test_what_the_logs_do_not_have_is_unknown_and_not_zero_unless_it_was_measured(tab: Tab, stored: Database) -> None:
+    execute(
+        stored,
+        "ALTER TABLE agent_execution_logs RENAME cost_usd TO price",
+        "ALTER TABLE agent_execution_logs RENAME metadata TO notes",
+    )
     try:
         tab.open(f"{WINDOW}&sort=agent_id")
-        assert "Not logged, so unknown: Cost, Cost per unassisted success." in tab.texts(".note")[0]
-        assert tab.texts(".cards dd:not(.more)")[2:4] == ["–", "–"]
-        assert tab.values("#agents tbody tr:nth-child(1)")[3] == ""
-        assert "Cost by agent and day" not in tab.texts("figcaption, h2, h3")
-        # What an alert says is what was known when it opened.
-        told = "main ul.alerts, main #alerts"
-        for view in (f"{WINDOW}&sort=agent_id", f"agent=a&{WINDOW}"):
-            tab.open(view)
-            tab.page.eval_on_selector_all(told, "all => all.forEach((each) => each.remove())")
-            assert not [text for text in tab.texts("main") if "$" in text]
+        assert (
+            "Not logged now, so unknown unless measured before: "
+            "Cost, Cost per unassisted success, Human interventions, Users." in tab.texts(".note")[0]
+        )
+        shown = tab.texts(".cards dd:not(.more)")
+        assert (shown[2][0], shown[3:5], shown[5]) == ("$", ["–", "–"], "6")
+        tab.open(f"agent=a&{WINDOW}")
+        titles = tab.texts("figcaption h3")
+        assert ("Cost" in titles, "Users" in titles, "Human interventions" in titles) == (True, True, False)
     finally:
-        execute(stored, "ALTER TABLE agent_execution_logs RENAME price TO cost_usd")
+        execute(
+            stored,
+            "ALTER TABLE agent_execution_logs RENAME price TO cost_usd",
+            "ALTER TABLE agent_execution_logs RENAME notes TO metadata",
+        )
 
 
 def test_a_year_of_500_agents_is_scrolled_searched_and_downloaded_and_nothing_jumps(tab: Tab, stored: Database) -> None:

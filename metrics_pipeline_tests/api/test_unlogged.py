@@ -67,7 +67,12 @@ def test_an_answer_that_a_client_holds_is_old_when_the_logs_get_the_column(
     held = {path: api.get(f"/api/v1/{path}").headers["ETag"] for path in paths}
     info, cursor = get(api, "info"), get(api, "changes")["cursor"]
     assert info["unlogged"] == ["total_cost_usd", "avg_cost_per_execution", "cost_per_unassisted_success"]
-    execute(database, "ALTER TABLE agent_execution_logs ADD cost_usd numeric")
+    execute(database, "ALTER TABLE agent_execution_logs ADD cost_usd numeric, DROP metadata")
+    unknown = ["unique_users", "human_interventions", "human_intervention_rate", "cost_per_unassisted_success"]
+    assert get(api, "info")["unlogged"] == unknown
+    (activity,) = get(api, f"activity?start_date={BEFORE}&end_date={BEFORE}")
+    # What a success without help costs is not known if nobody knows who had help.
+    assert (activity["total_cost_usd"], activity["cost_per_unassisted_success"]) == (Decimal("0.25"), None)
     for path, tag in held.items():
         assert api.get(f"/api/v1/{path}", headers={"If-None-Match": tag}).status_code == 200, path
     assert get(api, "metrics")[0]["total_cost_usd"] == 0

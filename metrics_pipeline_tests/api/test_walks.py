@@ -42,8 +42,7 @@ def walk(api: httpx2.Client, path: str, between: Callable[[], object] = lambda: 
     return rows
 
 
-@pytest.fixture
-def stored(database: Database) -> Database:
+def store(database: Database) -> None:
     """Five agents, whose two days were stored twice."""
     store_agents(database, dict.fromkeys("abcde", "active"))
     for _ in range(2):
@@ -53,7 +52,6 @@ def stored(database: Database) -> Database:
         )
         for days in (0, 1):
             aggregate(database, day_window(DAY - timedelta(days=days), "UTC"))
-    return database
 
 
 @pytest.mark.parametrize("path", LISTS)

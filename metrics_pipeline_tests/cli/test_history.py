@@ -15,6 +15,7 @@ from metrics_pipeline.metrics.windows import day_window, days_between
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.days import Log, aggregate, execute, store_agents, store_logs
+from metrics_pipeline_tests.examples import variants
 from metrics_pipeline_tests.orchestration.nights import waiting_run
 
 FINE, OUTDATED, MISSING, DIRTY, SEALED, RUNNING, OTHER_ZONE = DAYS = days_between(date(2025, 7, 7), date(2025, 7, 13))
@@ -193,16 +194,18 @@ A_BACKFILL = ["a", "2025-07-08", "2025-07-10 02:01:02", "backfill", "fedcba98", 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [
-        ((), [A_BACKFILL, A_LATE, B_LATE]),
-        (("--agent", "a"), [A_BACKFILL, A_LATE]),
-        (("--agent", "b"), [B_LATE]),
-        (("--from", "2025-07-08"), [A_BACKFILL]),
-        (("--to", "2025-07-07"), [A_LATE, B_LATE]),
-        (("--agent", "a", "--from", "2025-07-07", "--to", "2025-07-07"), [A_LATE]),
-        (("--limit", "1"), [A_BACKFILL]),
-        (("--limit", "2"), [A_BACKFILL, A_LATE]),
-    ],
+    variants(
+        [
+            ((), [A_BACKFILL, A_LATE, B_LATE]),
+            (("--agent", "a"), [A_BACKFILL, A_LATE]),
+            (("--agent", "b"), [B_LATE]),
+            (("--from", "2025-07-08"), [A_BACKFILL]),
+            (("--to", "2025-07-07"), [A_LATE, B_LATE]),
+            (("--agent", "a", "--from", "2025-07-07", "--to", "2025-07-07"), [A_LATE]),
+            (("--limit", "1"), [A_BACKFILL]),
+            (("--limit", "2"), [A_BACKFILL, A_LATE]),
+        ]
+    ),
 )
 def test_restatements_are_narrowed_and_shown_with_both_values(
     restated: None, command: Callable[..., tuple[Rows, str]], arguments: tuple[str, ...], expected: list[list[object]]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from metrics_pipeline.cli import app, dev, main
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, aggregate, store_agents
-from metrics_pipeline_tests.examples import examples
+from metrics_pipeline_tests.examples import examples, variants
 from metrics_pipeline_tests.retention.runs import contents
 
 HOSTILE = [
@@ -92,7 +92,7 @@ def test_the_walk_finds_options_and_arguments_of_commands_and_of_groups() -> Non
     assert {"aggregate --date", "retention --metric-days", "logs load files", "db grants --pipeline"} <= set(PARAMETERS)
 
 
-@pytest.mark.parametrize("command", sorted({" ".join(words) for words, _ in PARAMETERS.values()}))
+@pytest.mark.parametrize("command", variants(sorted({" ".join(words) for words, _ in PARAMETERS.values()})))
 def test_any_value_gives_a_result_or_one_clear_error_and_writes_nothing(
     command: str,
     environment: dict[str, object],

@@ -62,12 +62,21 @@ def test_the_formats_hold_the_same_rows_with_every_digit(command: Callable[..., 
     ]  # fmt: skip
 
 
-def test_what_the_logs_do_not_have_is_unknown_and_not_zero(command: Callable[..., Result], database: Database) -> None:
-    execute(database, "ALTER TABLE agent_execution_logs DROP cost_usd")
-    (row,) = json.loads(command("report", *PERIOD, "--format", "json").stdout)
-    assert (row["total_cost_usd"], row["avg_cost_per_execution"], row["unique_users"]) == (None, None, 1)
+def test_what_the_logs_do_not_have_is_unknown_and_not_zero_unless_it_was_measured(
+    command: Callable[..., Result], database: Database
+) -> None:
+    execute(database, "ALTER TABLE agent_execution_logs DROP cost_usd, DROP metadata")
+    rows = json.loads(command("report", *PERIOD, "--by", "agent", "--format", "json").stdout)
+    assert [
+        (row["agent_id"], row["total_cost_usd"], row["avg_cost_per_execution"], row["unique_users"]) for row in rows
+    ] == [("[b]", None, None, 1), ("a", 1.5, 0.5, 1)]
+    # What a success without help costs is not known if nobody knows who had help.
+    assert {row[name] for row in rows for name in ("human_interventions", "cost_per_unassisted_success")} == {None}
     printed = " ".join(command("report", *PERIOD).stdout.split())
-    assert printed.endswith("so they are unknown: total_cost_usd, avg_cost_per_execution, cost_per_unassisted_success.")
+    assert printed.endswith(
+        "so they are unknown unless measured before: total_cost_usd, avg_cost_per_execution, "
+        "cost_per_unassisted_success, unique_users, human_interventions, human_intervention_rate."
+    )
 
 
 def test_a_missing_distribution_and_an_empty_window_are_said(

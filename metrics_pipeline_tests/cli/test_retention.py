@@ -75,7 +75,7 @@ def test_every_limit_is_an_option_that_says_its_default() -> None:
     }  # fmt: skip
     assert options["--metric-days"].default is None
     assert options["--metric-days"].help == (
-        "Keep the metrics of this many days before today. `never` keeps them for ever. "
+        "Keep the metrics of this many days before today. `never` keeps them forever. "
         "Default: METRICS_RETENTION_METRIC_DAYS, else 365."
     )
     assert (options["--batch-rows"].default, options["--batch-rows"].help) == (

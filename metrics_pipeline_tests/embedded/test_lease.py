@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy
 
 from metrics_pipeline.embedded import acquire, keeper, release, server_pid
+from metrics_pipeline_tests.examples import variants
 from metrics_pipeline_tests.homes import copy_cluster, has_ended, the_keeper
 from metrics_pipeline_tests.processes import HANGING_SECONDS, is_gone, wait_until
 
@@ -136,7 +137,7 @@ def test_a_forked_child_that_gives_its_lease_back_leaves_its_parents(home: Path)
 
 @pytest.mark.parametrize(
     "name",
-    ["with space", "ünïcödé-日本", "quo'te\"s", "100%41&x=?#", "com,ma:colon", "$HOME`id`\\", "long" * 40],
+    variants(["with space", "ünïcödé-日本", "quo'te\"s", "100%41&x=?#", "com,ma:colon", "$HOME`id`\\", "long" * 40]),
 )
 def test_every_driver_connects_whatever_the_home_is_called(home: Path, name: str) -> None:
     awkward = home / name

@@ -185,7 +185,7 @@ def _is_given_up(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     """Whether the daemon has passed over the run's failure, after which it never tries to repeat the run again.
 
     The tag will_retry does not say so. The daemon looks for new failures every 5 s. Rarely it finds one before the
-    status and the tag of the run are written. Then it passes over it, and the tag says "true" for ever.
+    status and the tag of the run are written. Then it passes over it, and the tag says "true" forever.
     """
     failures = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE).records
     key = f"EVENT_LOG_CONSUMER_CURSOR-{dg.DagsterEventType.RUN_FAILURE.value}"

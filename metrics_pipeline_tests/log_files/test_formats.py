@@ -178,7 +178,7 @@ def test_an_array_of_json_is_read_with_every_digit_and_its_faults_are_named_by_t
         "my logs.json, log 3: lacks the column 'status'",
         "my logs.json, log 3: has the unknown column 'colour'",
     ]
-    assert "my logs.json, log 4, timestamp: 'x-01-03T00:00:00Z' is no ISO 8601" in bad_timestamp
+    assert "my logs.json, log 4, timestamp: 'x-01-03T00:00:00Z' is not an ISO 8601" in bad_timestamp
     path.write_text(f"{log}\n{log}\n")
     assert "name a file that has a log a line .ndjson" in loader.refused(path)
     for blank in (" " * 1024, " " * 1023 + "\n"):

@@ -20,7 +20,7 @@ def test_whole_numbers_of_more_digits_than_python_reads_are_stored_or_named(load
         loader.csv(HEADER + ",metadata", GOOD + ',"{}"'.format(stored.replace('"', '""'))),
     )
     assert [row[7] for row in loader.stored()] == [stored] * 2
-    for column, reason in (("latency_ms", "is no whole number"), ("cost_usd", "is no decimal number")):
+    for column, reason in (("latency_ms", "is not a whole number"), ("cost_usd", "is not a decimal number")):
         message = loader.refused(loader.ndjson(f'{json.dumps(LOG)[:-1]},"{column}":{long}}}'))
         assert f"line 1, {column}: '99999" in message
         assert f"… (5,002 characters) {reason}" in message

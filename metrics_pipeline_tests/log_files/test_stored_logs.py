@@ -181,7 +181,7 @@ def test_uuid_agents_and_partitions_are_filled(loader):
     assert loader.load(path, register_unknown=True).registered_agents == [agent]
     assert [row[0] for row in loader.stored()] == [agent]
 
-    assert "line 2, agent_id: 'support' is no UUID" in loader.refused(
+    assert "line 2, agent_id: 'support' is not a UUID" in loader.refused(
         loader.csv("agent_id,timestamp,status", "support,2025-01-01T00:00:00Z,success")
     )
     message = loader.refused(loader.csv("agent_id,timestamp,status", f"{agent},2026-01-01T00:00:00Z,success"))
@@ -194,9 +194,9 @@ def test_uuid_agents_and_partitions_are_filled(loader):
 @pytest.mark.parametrize(
     ("columns", "written", "problem"),
     [
-        ("id uuid", "12", "line 2, id: '12' is no UUID"),
-        ("id bigint", "9223372036854775808", "is no whole number from -9223372036854775808 to 9223372036854775807"),
-        ("id integer", "2147483648", "is no whole number from -2147483648 to 2147483647"),
+        ("id uuid", "12", "line 2, id: '12' is not a UUID"),
+        ("id bigint", "9223372036854775808", "is not a whole number from -9223372036854775808 to 9223372036854775807"),
+        ("id integer", "2147483648", "is not a whole number from -2147483648 to 2147483647"),
     ],
 )
 def test_an_id_that_the_column_cannot_hold_is_named(loader, columns, written, problem):
@@ -340,7 +340,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting_for_it(loader):
     endless.symlink_to("/dev/zero")
     for path in (fifo, endless):
         said = loader.refused(path)
-        assert said == f"{path.name} is no regular file. Write what it yields into one, and load that."
+        assert said == f"{path.name} is not a regular file. Write what it yields into one, and load that."
 
 
 def test_a_type_of_the_table_may_have_any_name(loader):

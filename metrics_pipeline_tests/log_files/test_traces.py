@@ -220,7 +220,7 @@ def test_what_is_no_message_of_traces_is_refused_with_its_number(loader):
     good = TracesData().SerializeToString() or b"\x12\x00"
     for number, (content, reason) in enumerate(
         [
-            (struct.pack(">I", 2) + b"\xff\xff", "message 1: is no OTLP trace: "),
+            (struct.pack(">I", 2) + b"\xff\xff", "message 1: is not an OTLP trace: "),
             (struct.pack(">I", len(good)) + good + b"\x00\x00\x01", "message 2: is cut off"),
             (struct.pack(">I", 9) + b"\x12", "message 1: is cut off"),
             (b"\x28\xb5\x2f\xfd", "message 1: is longer than 16 MiB"),
@@ -249,11 +249,11 @@ def test_what_is_no_trace_is_refused_with_its_line(loader):
         "8 problems",
         "spans.txt, line 1: has no resourceSpans. Export traces",
         "spans.txt, line 2: has no resourceSpans.",
-        "spans.txt, line 3: is no OTLP trace: ",
+        "spans.txt, line 3: is not an OTLP trace: ",
         "and span id '12' are not 32 and 16 hexadecimal digits",
-        "spans.txt, line 5: is no OTLP trace: ",
+        "spans.txt, line 5: is not an OTLP trace: ",
         "spans.txt, line 6, agent_id: is missing",
-        "spans.txt, line 7, timestamp: '5' is no ISO 8601 timestamp",
+        "spans.txt, line 7, timestamp: '5' is not an ISO 8601 timestamp",
     ):
         assert part in message, message
     assert "more than 2 lines" in loader.refused(

@@ -82,7 +82,7 @@ BAD_TIMESTAMPS = [
 
 def test_a_bad_timestamp_is_named_with_its_line(loader):
     message = loader.refused(csv_of(loader, "timestamp", *BAD_TIMESTAMPS))
-    assert_each_is_named(message, "timestamp", BAD_TIMESTAMPS, "is no ISO 8601 timestamp")
+    assert_each_is_named(message, "timestamp", BAD_TIMESTAMPS, "is not an ISO 8601 timestamp")
 
 
 @pytest.mark.parametrize(("column", "position"), [("latency_ms", 3), ("token_count", 4)])
@@ -95,7 +95,7 @@ def test_whole_numbers_of_four_bytes_are_taken(loader, column, position):
 def test_what_is_no_whole_number_of_four_bytes_is_named(loader, column):
     bad = ["2147483648", "-2147483649", "1.5", "1e3", "12ms", "9" * 30, "nan", "0x10", "٣", "1 0", "-"]
     message = loader.refused(csv_of(loader, column, *bad))
-    assert_each_is_named(message, column, bad, "is no whole number from -2147483648 to 2147483647")
+    assert_each_is_named(message, column, bad, "is not a whole number from -2147483648 to 2147483647")
 
 
 def test_costs_are_stored_to_their_last_digit(loader):
@@ -112,8 +112,8 @@ def test_a_cost_that_is_not_a_number_is_stored_as_such(loader):
 def test_a_cost_that_is_no_decimal_is_named(loader):
     bad = ["Infinity", "-inf", "$5", "1,5", "1e9999", ".", "e5", "--1", "1_000", "-NaN"]
     message = loader.refused(csv_of(loader, "cost_usd", *bad))
-    assert_each_is_named(message, "cost_usd", bad, "is no decimal number of at most 1000 characters, nor NaN")
-    assert "(1,003 characters) is no decimal" in loader.refused(csv_of(loader, "cost_usd", "1" * 1001))
+    assert_each_is_named(message, "cost_usd", bad, "is not a decimal number of at most 1000 characters, nor NaN")
+    assert "(1,003 characters) is not a decimal" in loader.refused(csv_of(loader, "cost_usd", "1" * 1001))
 
 
 @pytest.mark.parametrize("column", ["agent_id", "timestamp", "status"])
@@ -130,21 +130,21 @@ def test_a_nul_character_is_named(loader, column):
 
 def test_metadata_that_postgresql_cannot_hold_is_named(loader):
     bad = {
-        "{": "is no JSON: Expecting property name",
-        "{'a': 1}": "is no JSON: Expecting property name",
-        '{"a": NaN}': "is no JSON: NaN is no JSON value",
-        "-Infinity": "is no JSON: -Infinity is no JSON value",
+        "{": "is not JSON: Expecting property name",
+        "{'a': 1}": "is not JSON: Expecting property name",
+        '{"a": NaN}': "is not JSON: NaN is not a JSON value",
+        "-Infinity": "is not JSON: -Infinity is not a JSON value",
         '{"a": "\\u0000"}': "holds a NUL character",
         '{"a": "\\\\\\u0000"}': "holds a NUL character",
         '{"a": "\\ud800"}': "holds half of a surrogate pair",
-        '{"a": "\t"}': "is no JSON: Invalid control character",
-        '{"a": 1} x': "is no JSON: Extra data",
+        '{"a": "\t"}': "is not JSON: Invalid control character",
+        '{"a": 1} x': "is not JSON: Extra data",
     }
     message = loader.refused(csv_of(loader, "metadata", *bad, "[" * 100_000))
     named = message.splitlines()[1:]
     assert_each_is_named("\n".join(["", *named[:-1]]), "metadata", bad, "")
     assert all(reason in line for reason, line in zip(bad.values(), named[:-1], strict=True))
-    assert "(100,002 characters) is no JSON: " in named[-1]
+    assert "(100,002 characters) is not JSON: " in named[-1]
 
 
 def test_metadata_may_be_any_json_value(loader):
@@ -177,7 +177,7 @@ def test_a_byte_that_is_no_utf_8_is_named_with_line_and_column(loader):
     path.write_bytes(path.read_bytes() + b"a,2025-01-01T00:00:00Z,caf\xe9\n")
     message = loader.refused(path)
     assert message == (
-        "Nothing was loaded: 1 problem in the files:\n  logs.csv, line 3, status: 'caf\\udce9' is no text in UTF-8"
+        "Nothing was loaded: 1 problem in the files:\n  logs.csv, line 3, status: 'caf\\udce9' is not text in UTF-8"
     )
 
 
@@ -186,7 +186,7 @@ def test_a_byte_that_is_no_utf_8_in_parquet_is_named_with_row_and_column(loader)
         pa.string(), 2, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0\4\0\0\0"), pa.py_buffer(b"ok\xff\xfe")]
     )
     path = loader.parquet({"agent_id": ["a", "a"], "timestamp": ["2025-01-01T00:00Z"] * 2, "status": bad})
-    assert "logs.parquet, row 2, status: '\\udcff\\udcfe' is no text in UTF-8" in loader.refused(path)
+    assert "logs.parquet, row 2, status: '\\udcff\\udcfe' is not text in UTF-8" in loader.refused(path)
 
 
 def test_the_first_twenty_problems_are_named_in_the_order_of_the_file_and_all_are_counted(loader):
@@ -197,8 +197,8 @@ def test_the_first_twenty_problems_are_named_in_the_order_of_the_file_and_all_ar
     assert message.startswith("Nothing was loaded: 60 problems in the files, of which these are the first 20:\n")
     named = message.splitlines()[1:]
     assert (
-        named[0] == "  logs.csv, line 2, timestamp: 'bad0' is no ISO 8601 timestamp from 1970 on, "
-        "such as 2025-07-11T19:11:52.380072Z, and no epoch time from 2001 on, such as 1752261112"
+        named[0] == "  logs.csv, line 2, timestamp: 'bad0' is not an ISO 8601 timestamp from 1970 on, "
+        "such as 2025-07-11T19:11:52.380072Z, nor an epoch time from 2001 on, such as 1752261112"
     )
     assert named[1] == "  logs.csv, line 2, status: is missing"
     assert [line.split(",")[1] for line in named] == [f" line {2 + 2 * (n // 2)}" for n in range(20)]
@@ -235,8 +235,8 @@ def test_a_long_value_is_cut_in_the_message(loader):
         ([HEADER + ",status", GOOD + ",x"], "logs.csv: has the column 'status' twice"),
         (["agent_id,status", "a,success"], "logs.csv: lacks the column 'timestamp'"),
         ([HEADER, GOOD, "a,b"], "logs.csv, line 3: has 2 fields, but the header names 3 columns"),
-        ([HEADER, GOOD, 'a,"b'], "logs.csv, line 3: is no CSV: unexpected end of data"),
-        ([HEADER, GOOD, 'a,"b"c,d'], "logs.csv, line 3: is no CSV: ',' expected after '\"'"),
+        ([HEADER, GOOD, 'a,"b'], "logs.csv, line 3: is not CSV: unexpected end of data"),
+        ([HEADER, GOOD, 'a,"b"c,d'], "logs.csv, line 3: is not CSV: ',' expected after '\"'"),
     ],
 )
 def test_a_csv_of_the_wrong_shape_is_refused(loader, lines, problem):
@@ -247,24 +247,24 @@ LOG = {"agent_id": "a", "timestamp": "2025-01-01T00:00:00Z", "status": "success"
 
 
 BAD_RECORDS = [
-    ("{", "is no JSON: "),
+    ("{", "is not JSON: "),
     ("[1]", "is JSON, but no object"),
-    ("[" * 100_000, "is no JSON: "),
+    ("[" * 100_000, "is not JSON: "),
     (LOG | {"colour": 1}, "has the unknown column 'colour'"),
 ]
 BAD_RECORD_VALUES = [
     ({"latency_ms": True}, "latency_ms: 'true' is of the wrong JSON type"),
-    ({"latency_ms": 1.5}, "latency_ms: '1.5' is no whole number"),
-    ({"latency_ms": 10**30}, "latency_ms: '1000000000000000000000000000000' is no whole number"),
+    ({"latency_ms": 1.5}, "latency_ms: '1.5' is not a whole number"),
+    ({"latency_ms": 10**30}, "latency_ms: '1000000000000000000000000000000' is not a whole number"),
     ({"status": 200}, "status: '200' is of the wrong JSON type"),
     ({"agent_id": ["a"]}, "agent_id: '[\"a\"]' is of the wrong JSON type"),
-    ({"timestamp": 86400}, "timestamp: '86400' is no ISO 8601 timestamp from 1970 on"),
+    ({"timestamp": 86400}, "timestamp: '86400' is not an ISO 8601 timestamp from 1970 on"),
     ({"timestamp": True}, "timestamp: 'true' is of the wrong JSON type; write it as text"),
     ({"timestamp": None}, "timestamp: is missing"),
-    ({"metadata": {"x": float("nan")}}, "metadata: '{\"x\":NaN}' is no JSON: NaN"),
+    ({"metadata": {"x": float("nan")}}, "metadata: '{\"x\":NaN}' is not JSON: NaN"),
     ({"metadata": {"x": "\0"}}, 'metadata: \'{"x":"\\\\u0000"}\' holds a NUL character'),
-    ({"metadata": {"x": "\ud800"}}, 'metadata: \'{"x":"\\ud800"}\' is no text in UTF-8'),
-    ({"error_type": "\ud800"}, "error_type: '\\ud800' is no text in UTF-8"),
+    ({"metadata": {"x": "\ud800"}}, 'metadata: \'{"x":"\\ud800"}\' is not text in UTF-8'),
+    ({"error_type": "\ud800"}, "error_type: '\\ud800' is not text in UTF-8"),
 ]
 
 

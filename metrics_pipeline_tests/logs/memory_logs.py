@@ -16,6 +16,7 @@ from metrics_pipeline.metrics.calculator import agents_with_irregular_costs, mer
 from metrics_pipeline.metrics.catalog import EXACT_COSTS_SCHEMA, PARTIALS_SCHEMA
 from metrics_pipeline.metrics.conservation import AgentLogs
 from metrics_pipeline.metrics.fingerprint import FingerprintKind, SourceFingerprint
+from metrics_pipeline.metrics.upstream import FLAGS
 from metrics_pipeline.metrics.verification import JudgedBy, Mark
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline_tests.days import Log
@@ -149,7 +150,7 @@ def _partial(agent: str | None, logs: list[Log]) -> dict[str, object]:
         "total_executions": len(logs),
         "successful_executions": sum(log.status == "success" for log in logs),
         "failed_executions": len(failed),
-        "human_interventions": sum(_metadata(log, "human_intervention") == "true" for log in logs),
+        **{name: sum(_metadata(log, key) == "true" for log in logs) for key, name in FLAGS.items()},
         "total_tokens": sum(log.token_count or 0 for log in logs),
         "cost_nano_usd": int(sum(map(_cost, logs)).scaleb(9)) if all(map(_is_regular, logs)) else None,
         "content_hash": sum(int.from_bytes(digest) for digest in hashes),

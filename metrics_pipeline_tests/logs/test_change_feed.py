@@ -18,7 +18,7 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline_tests.databases import scratch_database
 from metrics_pipeline_tests.days import DAY, execute, query
-from metrics_pipeline_tests.examples import examples
+from metrics_pipeline_tests.examples import examples, variants
 from metrics_pipeline_tests.processes import wait_until
 from metrics_pipeline_tests.retention.test_partitions import CREATE, daily_partitions
 from metrics_pipeline_tests.roles import Role, apply, roles
@@ -90,7 +90,7 @@ def open_transaction(database: Database, statement: str, isolation: str = "READ 
 
 @pytest.mark.parametrize(
     ("change", "days"),
-    [
+    variants([
         (insert(log(1)), {1}),
         (insert(log(2, 0)), {2}),
         (insert(log(1, 23.9999)), {1}),
@@ -108,7 +108,7 @@ def open_transaction(database: Database, statement: str, isolation: str = "READ 
              WHEN MATCHED THEN DELETE""", {3}),
         (insert("now()", "now() - interval '29 minutes'", "'infinity'"), set()),
         (f"""UPDATE agent_execution_logs SET latency_ms = 7 WHERE "timestamp" = {log(7)}""", set()),
-    ],
+    ]),
 )  # fmt: skip
 def test_each_way_to_change_a_log_touches_its_old_day_and_its_new_one(
     watched: Database, change: str, days: set[int]
@@ -205,15 +205,17 @@ def test_days_after_the_watermark_are_touched_until_it_is_raised(database: Datab
 
 @pytest.mark.parametrize(
     "loss",
-    [
-        ["DROP TRIGGER metric_note_update ON agent_execution_logs"],
-        ["ALTER TABLE agent_execution_logs DISABLE TRIGGER metric_note_insert"],
-        ["ALTER TABLE agent_execution_logs ENABLE TRIGGER metric_note_insert"],
-        ["DROP SEQUENCE metric_log_failures"],
-        ["DROP FUNCTION metric_note_log_change CASCADE"],
-        ["ALTER TABLE metric_log_changes DISABLE TRIGGER ALL"],
-        ["CREATE SCHEMA other", "ALTER TABLE metric_log_changes SET SCHEMA other"],
-    ],
+    variants(
+        [
+            ["DROP TRIGGER metric_note_update ON agent_execution_logs"],
+            ["ALTER TABLE agent_execution_logs DISABLE TRIGGER metric_note_insert"],
+            ["ALTER TABLE agent_execution_logs ENABLE TRIGGER metric_note_insert"],
+            ["DROP SEQUENCE metric_log_failures"],
+            ["DROP FUNCTION metric_note_log_change CASCADE"],
+            ["ALTER TABLE metric_log_changes DISABLE TRIGGER ALL"],
+            ["CREATE SCHEMA other", "ALTER TABLE metric_log_changes SET SCHEMA other"],
+        ]
+    ),
 )
 def test_a_feed_that_lost_a_part_gives_no_mark_and_fails_no_writer(watched: Database, loss: list[str]) -> None:
     since = marked(watched)
@@ -226,7 +228,7 @@ def test_a_feed_that_lost_a_part_gives_no_mark_and_fails_no_writer(watched: Data
 
 @pytest.mark.parametrize(
     "changes",
-    [
+    variants([
         ["ALTER TABLE agent_execution_logs DISABLE TRIGGER USER", insert(log(1)),
          "ALTER TABLE agent_execution_logs ENABLE ALWAYS TRIGGER metric_note_insert",
          "ALTER TABLE agent_execution_logs ENABLE ALWAYS TRIGGER metric_note_update",
@@ -243,7 +245,7 @@ def test_a_feed_that_lost_a_part_gives_no_mark_and_fails_no_writer(watched: Data
         [insert(log(1)), "UPDATE metric_log_changes SET transaction_id = 1"],
         [insert(log(1)), "SET LOCAL session_replication_role = replica", "DELETE FROM metric_log_changes"],
         [insert(log(1)), "TRUNCATE metric_log_changes"],
-    ],
+    ]),
 )  # fmt: skip
 def test_what_was_changed_and_put_back_makes_the_mark_worthless_until_the_feed_begins_again(
     watched: Database, changes: list[str]

@@ -6,6 +6,7 @@ from metrics_pipeline.logs.contract import UpstreamContract, check_contract
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.upgrading import upgrade
 from metrics_pipeline.postgres.urls import DatabaseUrl
+from metrics_pipeline_tests.examples import variants
 
 
 def check(database: Database, *statements: str) -> UpstreamContract:
@@ -78,24 +79,26 @@ def test_a_database_without_any_table_is_told_of_all_three(bare_database_url: st
 
 @pytest.mark.parametrize(
     ("table", "column", "type_"),
-    [
-        ("agent_registry", "id", "uuid"),
-        ("agent_registry", "status", "mood"),
-        ("agent_execution_logs", "id", "text"),
-        ("agent_execution_logs", "agent_id", "varchar(40)"),
-        ("agent_execution_logs", "agent_id", "uuid"),
-        ("agent_execution_logs", "agent_id", "short_name"),
-        ("agent_execution_logs", "status", "known_mood"),
-        ("agent_execution_logs", "status", "mood"),
-        ("agent_execution_logs", "latency_ms", "smallint"),
-        ("agent_execution_logs", "latency_ms", "numeric(12,3)"),
-        ("agent_execution_logs", "token_count", "bigint"),
-        ("agent_execution_logs", "cost_usd", "real"),
-        ("agent_execution_logs", "cost_usd", "numeric(12,6)"),
-        ("agent_execution_logs", "metadata", "json"),
-        ("alert_history", "agent_id", "uuid"),
-        ("alert_history", "resolved_at", "timestamp"),
-    ],
+    variants(
+        [
+            ("agent_registry", "id", "uuid"),
+            ("agent_registry", "status", "mood"),
+            ("agent_execution_logs", "id", "text"),
+            ("agent_execution_logs", "agent_id", "varchar(40)"),
+            ("agent_execution_logs", "agent_id", "uuid"),
+            ("agent_execution_logs", "agent_id", "short_name"),
+            ("agent_execution_logs", "status", "known_mood"),
+            ("agent_execution_logs", "status", "mood"),
+            ("agent_execution_logs", "latency_ms", "smallint"),
+            ("agent_execution_logs", "latency_ms", "numeric(12,3)"),
+            ("agent_execution_logs", "token_count", "bigint"),
+            ("agent_execution_logs", "cost_usd", "real"),
+            ("agent_execution_logs", "cost_usd", "numeric(12,6)"),
+            ("agent_execution_logs", "metadata", "json"),
+            ("alert_history", "agent_id", "uuid"),
+            ("alert_history", "resolved_at", "timestamp"),
+        ]
+    ),
 )
 def test_every_accepted_type_is_accepted(table: str, column: str, type_: str, database: Database) -> None:
     check(
@@ -110,19 +113,21 @@ def test_every_accepted_type_is_accepted(table: str, column: str, type_: str, da
 
 @pytest.mark.parametrize(
     ("table", "column", "type_"),
-    [
-        ("agent_registry", "id", "integer"),
-        ("agent_registry", "name", "integer"),
-        ("agent_execution_logs", "agent_id", "bigint"),
-        ("agent_execution_logs", "agent_id", "number_of_agent"),
-        ("agent_execution_logs", "timestamp", "date"),
-        ("agent_execution_logs", "status", "boolean"),
-        ("agent_execution_logs", "token_count", "numeric"),
-        ("agent_execution_logs", "cost_usd", "money"),
-        ("agent_execution_logs", "error_type", "integer"),
-        ("agent_execution_logs", "metadata", "text"),
-        ("alert_history", "triggered_at", "text"),
-    ],
+    variants(
+        [
+            ("agent_registry", "id", "integer"),
+            ("agent_registry", "name", "integer"),
+            ("agent_execution_logs", "agent_id", "bigint"),
+            ("agent_execution_logs", "agent_id", "number_of_agent"),
+            ("agent_execution_logs", "timestamp", "date"),
+            ("agent_execution_logs", "status", "boolean"),
+            ("agent_execution_logs", "token_count", "numeric"),
+            ("agent_execution_logs", "cost_usd", "money"),
+            ("agent_execution_logs", "error_type", "integer"),
+            ("agent_execution_logs", "metadata", "text"),
+            ("alert_history", "triggered_at", "text"),
+        ]
+    ),
 )
 def test_every_other_type_is_refused(table: str, column: str, type_: str, database: Database) -> None:
     message = problems(

@@ -31,7 +31,7 @@ from metrics_pipeline_tests.days import (
     store_agents,
     store_logs,
 )
-from metrics_pipeline_tests.examples import examples
+from metrics_pipeline_tests.examples import examples, variants
 from metrics_pipeline_tests.test_exactness_properties import WINDOWS, logs
 from metrics_pipeline_tests.test_exactness_variants import UUIDS, VARIANTS, difficult_day
 
@@ -102,7 +102,7 @@ def test_two_days_have_one_fingerprint_exactly_if_their_logs_are_the_same_to_eve
     assert (found[DAY] == found[next_day.metric_date]) == are_the_same
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants(VARIANTS))
 def test_a_difficult_day_has_the_fingerprint_that_its_aggregation_stores_on(database: Database, variant: str) -> None:
     execute(database, *VARIANTS[variant])
     store_agents(database, {UUIDS[0]: "active", UUIDS[1]: "inactive"})
@@ -114,18 +114,20 @@ def test_a_difficult_day_has_the_fingerprint_that_its_aggregation_stores_on(data
 
 @pytest.mark.parametrize(
     "costs",
-    [
-        ["1" + "0" * 60, "0.5"],
-        ["-" + "9" * 45 + ".123456789", "0.0000000001"],
-        ["1" + "0" * 60, "-1" + "0" * 60, "7"],
-        # Just within what a fingerprint keeps as it is, and just beyond.
-        ["4999999999999999999999999999.999999999"],
-        ["5000000000000000000000000000"],
-        ["-5000000000000000000000000000"],
-        ["-5000000000000000000000000000.000000001"],
-        ["2500000000000000000000000000"] * 3,
-        ["NaN", "Infinity", "3"],
-    ],
+    variants(
+        [
+            ["1" + "0" * 60, "0.5"],
+            ["-" + "9" * 45 + ".123456789", "0.0000000001"],
+            ["1" + "0" * 60, "-1" + "0" * 60, "7"],
+            # Just within what a fingerprint keeps as it is, and just beyond.
+            ["4999999999999999999999999999.999999999"],
+            ["5000000000000000000000000000"],
+            ["-5000000000000000000000000000"],
+            ["-5000000000000000000000000000.000000001"],
+            ["2500000000000000000000000000"] * 3,
+            ["NaN", "Infinity", "3"],
+        ]
+    ),
 )
 def test_costs_of_any_size_have_one_fingerprint_in_sql_and_in_an_aggregation(
     database: Database, costs: list[str]
@@ -161,25 +163,27 @@ def test_numbers_at_the_ends_of_their_types_have_a_fingerprint(database: Databas
 
 @pytest.mark.parametrize(
     ("log", "other"),
-    [
-        (Log(None), Log("")),
-        (Log(latency_ms=None), Log(latency_ms=0)),
-        (Log(token_count=None), Log(token_count=0)),
-        (Log(latency_ms=None, token_count=0), Log(latency_ms=0, token_count=None)),
-        (Log(cost_usd=None), Log(cost_usd="0")),
-        (Log(cost_usd=None), Log(cost_usd="NaN")),
-        (Log(cost_usd="0"), Log(cost_usd="NaN")),
-        (Log(cost_usd="1"), Log(cost_usd="-1")),
-        (Log(metadata=None), Log(metadata='{"user_id": ""}')),
-        (Log(metadata=None), Log(metadata='{"human_intervention": true}')),
-        (Log(None, metadata='{"user_id": "a"}'), Log("a")),
-        (Log(status="failed"), Log(status=None)),
-        (Log(status="failed", error_type="timeout"), Log(status="timeout")),
-        (Log(status="failed", error_type=""), Log(status="failed")),
-        (Log(status="failed", error_type="x"), Log(status="failed", metadata='{"user_id": "x"}')),
-        (Log(status="x"), Log(status=None, metadata='{"user_id": "x"}')),
-        (Log(status="success"), Log(status="failed")),
-    ],
+    variants(
+        [
+            (Log(None), Log("")),
+            (Log(latency_ms=None), Log(latency_ms=0)),
+            (Log(token_count=None), Log(token_count=0)),
+            (Log(latency_ms=None, token_count=0), Log(latency_ms=0, token_count=None)),
+            (Log(cost_usd=None), Log(cost_usd="0")),
+            (Log(cost_usd=None), Log(cost_usd="NaN")),
+            (Log(cost_usd="0"), Log(cost_usd="NaN")),
+            (Log(cost_usd="1"), Log(cost_usd="-1")),
+            (Log(metadata=None), Log(metadata='{"user_id": ""}')),
+            (Log(metadata=None), Log(metadata='{"human_intervention": true}')),
+            (Log(None, metadata='{"user_id": "a"}'), Log("a")),
+            (Log(status="failed"), Log(status=None)),
+            (Log(status="failed", error_type="timeout"), Log(status="timeout")),
+            (Log(status="failed", error_type=""), Log(status="failed")),
+            (Log(status="failed", error_type="x"), Log(status="failed", metadata='{"user_id": "x"}')),
+            (Log(status="x"), Log(status=None, metadata='{"user_id": "x"}')),
+            (Log(status="success"), Log(status="failed")),
+        ]
+    ),
 )
 def test_two_logs_that_differ_have_two_content_hashes(loose_database: Database, log: Log, other: Log) -> None:
     next_day = neighbours(WINDOW, 1)[0]

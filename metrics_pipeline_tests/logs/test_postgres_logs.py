@@ -33,6 +33,7 @@ from metrics_pipeline_tests.days import (
     store_agents,
     store_logs,
 )
+from metrics_pipeline_tests.examples import variants
 from metrics_pipeline_tests.processes import HANGING_SECONDS, wait_until
 
 
@@ -65,16 +66,18 @@ def test_partial_aggregates_hold_what_the_metrics_depend_on(database: Database) 
 
 @pytest.mark.parametrize(
     ("cost", "next_cost"),
-    [
-        # The value of the sum alone would look regular.
-        ("0.0000000001", "-0.0000000001"),
-        ("0.0000000005", "0.0000000005"),
-        ("NaN", "1"),
-        ("Infinity", "1"),
-        ("-Infinity", "1"),
-        ("9999999999999999999", "1"),
-        ("-1e19", "0"),
-    ],
+    variants(
+        [
+            # The value of the sum alone would look regular.
+            ("0.0000000001", "-0.0000000001"),
+            ("0.0000000005", "0.0000000005"),
+            ("NaN", "1"),
+            ("Infinity", "1"),
+            ("-Infinity", "1"),
+            ("9999999999999999999", "1"),
+            ("-1e19", "0"),
+        ]
+    ),
 )
 def test_one_irregular_cost_makes_the_sum_irregular(database: Database, cost: str, next_cost: str) -> None:
     store_logs(database, [Log(cost_usd=cost), Log(cost_usd=next_cost), Log("b", cost_usd="9999999999999999999.9")])
@@ -211,7 +214,7 @@ IRRELEVANT = {
 }
 
 
-@pytest.mark.parametrize("statement", RELEVANT.values(), ids=RELEVANT)
+@pytest.mark.parametrize("statement", variants(RELEVANT.values()), ids=RELEVANT)
 def test_the_fingerprint_changes_with(database: Database, statement: str) -> None:
     store_logs(database, FIVE)
     before = compute(database).metrics.fingerprint
@@ -228,7 +231,7 @@ def test_the_fingerprint_changes_when_a_refund_moves_to_another_agent(database: 
     assert compute(database).metrics.fingerprint != before
 
 
-@pytest.mark.parametrize("statement", IRRELEVANT.values(), ids=IRRELEVANT)
+@pytest.mark.parametrize("statement", variants(IRRELEVANT.values()), ids=IRRELEVANT)
 def test_the_fingerprint_stays_the_same_with_other(database: Database, statement: str) -> None:
     store_agents(database, {"a": "active", "b": "active"})
     store_logs(database, FIVE)

@@ -32,6 +32,7 @@ from metrics_pipeline_tests.days import (
     store_agents,
     store_logs,
 )
+from metrics_pipeline_tests.examples import variants
 from metrics_pipeline_tests.logs.lakes import write_parquet
 from metrics_pipeline_tests.logs.memory_logs import MemoryLogs
 
@@ -110,15 +111,17 @@ def test_the_fingerprints_of_days_are_those_that_follow_from_reading_them(databa
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"agent_id": "b"},
-        {"status": "queued"},
-        {"latency_ms": 101},
-        {"token_count": 11},
-        {"cost_usd": "0.6"},
-        {"metadata": '{"user_id": "w", "human_intervention": true}'},
-        {"metadata": '{"user_id": "u"}'},
-    ],
+    variants(
+        [
+            {"agent_id": "b"},
+            {"status": "queued"},
+            {"latency_ms": 101},
+            {"token_count": 11},
+            {"cost_usd": "0.6"},
+            {"metadata": '{"user_id": "w", "human_intervention": true}'},
+            {"metadata": '{"user_id": "u"}'},
+        ]
+    ),
 )
 def test_a_value_that_was_corrected_changes_the_fingerprint(
     database: Database, fill: Fill, change: dict[str, object]

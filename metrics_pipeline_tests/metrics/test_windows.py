@@ -5,6 +5,7 @@ import pytest
 from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
 from metrics_pipeline.orchestration.partitions import build_daily_partitions, window_of
 from metrics_pipeline.settings import Settings
+from metrics_pipeline_tests.examples import variants
 
 FIRST, LAST = date(2018, 1, 1), date(2027, 12, 31)
 
@@ -27,7 +28,7 @@ ZONES = [
 ]
 
 
-@pytest.mark.parametrize("time_zone", ZONES)
+@pytest.mark.parametrize("time_zone", variants(ZONES))
 def test_windows_are_those_of_dagsters_partitions_and_follow_one_another_without_a_gap(time_zone: str) -> None:
     partitions = build_daily_partitions(
         Settings.from_environment({"METRICS_TIME_ZONE": time_zone, "METRICS_START_DATE": str(FIRST)})

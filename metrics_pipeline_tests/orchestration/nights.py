@@ -11,13 +11,14 @@ from dagster._core.definitions.schedule_definition import ScheduleExecutionData
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
-from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.metrics.windows import day_window, days_between
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.sensors import build_late_logs_sensor
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline_tests.days import aggregate
+
+from .runs import definitions
 
 JOB = "daily_metrics_job"
 
@@ -35,7 +36,7 @@ class Nights:
 
     def schedule(self, at: str) -> ScheduleExecutionData:
         """The tick of the nightly schedule at an ISO time."""
-        defs = build_defs(**self.settings)
+        defs = definitions(**self.settings)
         with dg.build_schedule_context(
             self.instance,
             scheduled_execution_time=datetime.fromisoformat(at),
@@ -46,7 +47,7 @@ class Nights:
 
     def sensor(self, at: str) -> SensorExecutionData:
         """A tick of late_logs_sensor when the clock shows an ISO time."""
-        defs = build_defs(**self.settings)
+        defs = definitions(**self.settings)
         sensor = build_late_logs_sensor(
             defs.resolve_job_def(JOB),
             Settings(Path("/nowhere"), **self.settings),
@@ -61,13 +62,18 @@ class Nights:
         """Aggregates the days and has Dagster show their partitions as materialised, as a run does."""
         for day in days:
             aggregate(self.database, day_window(day, "UTC"), run_id="nightly")
+            self.show(day)
+
+    def show(self, *days: date) -> None:
+        """Has Dagster show the partitions of the days as materialised."""
+        for day in days:
             self.instance.report_runless_asset_event(
                 dg.AssetMaterialization(METRICS_ASSET_KEY, partition=day.isoformat())
             )
 
     def launch(self, *requests: dg.RunRequest) -> list[dg.ExecuteInProcessResult]:
         """Runs what a tick asked for, one after the other, as the daemon would."""
-        defs = build_defs(**self.settings)
+        defs = definitions(**self.settings)
         return [
             defs.resolve_job_def(JOB).execute_in_process(
                 instance=self.instance,
@@ -89,7 +95,7 @@ def waiting_run(
     """A run of the daily job in any status, without a process that works on it."""
     location = RegisteredCodeLocationOrigin("metrics_pipeline")
     return instance.create_run_for_job(
-        build_defs().resolve_job_def(JOB),
+        definitions().resolve_job_def(JOB),
         status=status,
         tags=tags,
         parent_run_id=parent and parent.run_id,

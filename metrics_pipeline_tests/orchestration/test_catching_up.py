@@ -33,12 +33,15 @@ TONIGHT = "2025-07-14T02:00:00+00:00"
 TOMORROW_NIGHT = "2025-07-15T02:00:00+00:00"
 
 
-@pytest.fixture
-def nights(database: Database, tmp_path: Path) -> Iterator[Nights]:
+def store(database: Database) -> None:
     """The logs of WEEK, of which nothing is aggregated."""
     store_sample(database, SampleSpec(seed=5, agents=9, logs_per_day=60), WEEK, "UTC", lambda *_: None)
+
+
+@pytest.fixture
+def nights(stored: Database, tmp_path: Path) -> Iterator[Nights]:
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
-        yield Nights(database, instance, {"start_date": WEEK[0]})
+        yield Nights(stored, instance, {"start_date": WEEK[0]})
 
 
 def test_a_week_of_downtime_heals_with_one_tick(nights: Nights, capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,7 +124,7 @@ def test_the_texts_of_the_ui_hold_the_values_of_the_settings_and_no_password() -
     graph = defs.resolve_asset_graph()
     described = {key.to_user_string(): graph.get(key).description for key in graph.get_all_asset_keys()}
     assert (
-        "raw logs are kept for 61 days, metrics\nkept for ever, resolved alerts kept for 7 days."
+        "raw logs are kept for 61 days, metrics\nkept forever, resolved alerts kept for 7 days."
         in (described["data_retention"])
     )
     assert "calendar day in Asia/Tokyo" in described["agent_performance_metrics"]

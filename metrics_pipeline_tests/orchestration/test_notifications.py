@@ -50,14 +50,12 @@ def webhook() -> Iterator[Inbox]:
         yield inbox
 
 
-@pytest.fixture
-def stored(database: Database) -> Database:
+def store(database: Database) -> None:
     """Three days of an agent, all of which are stored."""
     store_agents(database, {"a": "active"})
     for day in DAYS:
         store_logs(database, [Log(timestamp=day_window(day, "UTC").start + timedelta(hours=5))])
         aggregate(database, day_window(day, "UTC"))
-    return database
 
 
 JOB = build_defs().resolve_job_def("daily_metrics_job")

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pytest
 
 from metrics_pipeline.metrics.windows import day_window, days_between
 from metrics_pipeline.orchestration.overview import build_overview_asset
@@ -14,8 +13,7 @@ from metrics_pipeline.settings import Settings
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, store_agents, store_logs
 
 
-@pytest.fixture
-def stored(database: Database) -> Database:
+def store(database: Database) -> None:
     """14 days: a runs twice a day, since a week ago once more, a failure; b ran once, 10 days ago; c never."""
     store_agents(database, dict.fromkeys("abc", "active"))
     for age, day in enumerate(reversed(days_between(DAY - timedelta(days=13), DAY))):
@@ -24,7 +22,6 @@ def stored(database: Database) -> Database:
         logs += [Log("a", "failed", cost_usd="0.5", timestamp=at)] * (age < 7) + [Log("b", timestamp=at)] * (age == 10)
         store_logs(database, logs)
         aggregate(database, day_window(day, "UTC"))
-    return database
 
 
 def overview(database: Database) -> dict[str, Any]:

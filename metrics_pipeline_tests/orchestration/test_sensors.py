@@ -19,7 +19,7 @@ from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.orchestration import reconciling
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
-from metrics_pipeline_tests.days import Log, execute, query, store_agents, store_logs, written_rows
+from metrics_pipeline_tests.days import Log, aggregate, execute, query, store_agents, store_logs, written_rows
 
 from .nights import Nights, asked, days_of, waiting_run
 from .runs import assert_equal_to_oracle, partitions
@@ -33,16 +33,20 @@ def log_of(day: date, agent: str, status: str, cost: str) -> Log:
     return Log(agent, status, 100, 10, cost, timestamp=day_window(day, "UTC").start + timedelta(hours=5))
 
 
-@pytest.fixture
-def nights(database: Database, tmp_path: Path) -> Iterator[Nights]:
+def store(database: Database) -> None:
     """Two stored days of two agents; agent a's second log of each is still running, and without a cost."""
     store_agents(database, {"a": "active", "b": "active"})
     for day in DAYS:
         store_logs(database, [log_of(day, "a", "success", "1"), log_of(day, "a", "running", "NaN")])
         store_logs(database, [log_of(day, "b", "failed", "0.5")])
+        aggregate(database, day_window(day, "UTC"), run_id="nightly")
+
+
+@pytest.fixture
+def nights(stored: Database, tmp_path: Path) -> Iterator[Nights]:
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
-        nights = Nights(database, instance, {"start_date": SATURDAY})
-        nights.store(*DAYS)
+        nights = Nights(stored, instance, {"start_date": SATURDAY})
+        nights.show(*DAYS)
         yield nights
 
 

@@ -36,7 +36,7 @@ from metrics_pipeline_tests.days import (
     store_agents,
     store_logs,
 )
-from metrics_pipeline_tests.examples import examples
+from metrics_pipeline_tests.examples import examples, variants
 from metrics_pipeline_tests.homes import scratch_home
 from metrics_pipeline_tests.processes import wait_until
 from metrics_pipeline_tests.roles import apply
@@ -189,7 +189,7 @@ def test_on_partitions_a_look_reads_nothing_until_a_write_is_counted_and_then_th
     assert [verdict.state for verdict in looked] == [DayState.DIRTY, *[DayState.AGGREGATED] * 2, DayState.DIRTY]
 
 
-@pytest.mark.parametrize("name", WRITERS | WRITERS_OF_PARTITIONS)
+@pytest.mark.parametrize("name", variants(WRITERS | WRITERS_OF_PARTITIONS))
 def test_on_partitions_every_change_is_found_by_the_next_look(partitioned: Database, name: str) -> None:
     judged(partitioned, *DAYS)
     write(partitioned, (WRITERS | WRITERS_OF_PARTITIONS)[name], DAYS[1])
@@ -272,7 +272,7 @@ def test_with_a_feed_a_look_at_a_plain_table_reads_the_touched_days_only(fed: Da
     assert evidence(judged(fed, *DAYS, effort=USUAL_EFFORT)) == [*[JudgedBy.COUNT] * 2, *[JudgedBy.CONTENT] * 2]
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", variants(WRITERS))
 def test_with_a_feed_every_change_is_found_by_the_next_look(fed: Database, name: str) -> None:
     write(fed, WRITERS[name], DAYS[1])
     assert said(judged(fed, *DAYS, effort=USUAL_EFFORT)) == said(truth(fed))

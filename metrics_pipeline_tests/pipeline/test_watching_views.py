@@ -10,7 +10,7 @@ from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.pipeline.watching import USUAL_EFFORT
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import aggregate, empty, execute, judged, store_agents
-from metrics_pipeline_tests.examples import examples
+from metrics_pipeline_tests.examples import examples, variants
 from metrics_pipeline_tests.pipeline.test_watching import (
     COUNTED,
     DAYS,
@@ -132,7 +132,7 @@ def test_a_view_that_renames_the_columns_of_a_partitioned_table_is_watched_by_it
 
 @pytest.mark.parametrize(
     ("query", "told_by"),
-    [
+    variants([
         (_RENAMED, JudgedBy.COUNTERS),
         (f"{_RENAMED}, generate_series(1, 2) AS twice", JudgedBy.COUNTERS),
         (_RENAMED.replace("SELECT", "SELECT DISTINCT ON (agent_id)"), JudgedBy.TABLES),
@@ -151,7 +151,7 @@ def test_a_view_that_renames_the_columns_of_a_partitioned_table_is_watched_by_it
         (_RENAMED.replace("FROM runs", "FROM elsewhere"), "public.elsewhere is a foreign table"),
         (_RENAMED.replace("FROM runs", "FROM secured"), "public.secured has row-level security"),
         (f"{_RENAMED} WHERE id > (SELECT last_value FROM numbers) - 5", "public.numbers is not a table"),
-    ],
+    ]),
 )  # fmt: skip
 def test_a_view_is_watched_only_by_what_every_change_shows_in(database: Database, query: str, told_by: str) -> None:
     """By a day's partitions if each row comes from one row there, by all tables otherwise, by neither in doubt."""

@@ -23,6 +23,7 @@ from metrics_pipeline.postgres.upgrading import (
     upgrade,
 )
 from metrics_pipeline.postgres.urls import DatabaseUrl
+from metrics_pipeline_tests.examples import variants
 
 KEYS = "agent_id text, metric_date date"
 COUNTS = "total_executions bigint, successful_executions bigint, failed_executions bigint"
@@ -246,7 +247,7 @@ def test_a_partitioned_table_is_adopted(empty: Database) -> None:
 
 @pytest.mark.parametrize(
     ("statements", "reason"),
-    [
+    variants([
         (["CREATE VIEW agent_performance_metrics AS SELECT 1 AS x"], "it is not a table"),
         (["CREATE TABLE agent_performance_metrics (agent_id text)"], "column metric_date is missing"),
         ([f"CREATE TABLE agent_performance_metrics ({KEYS}, total_tokens text)"], "column total_tokens has type text"),
@@ -321,7 +322,7 @@ def test_a_partitioned_table_is_adopted(empty: Database) -> None:
             r"\(its triggers: t\): total_cost_usd is 99999999999.120000000 instead of 99999999999.123456789",
         ),
         ([TABLE, trigger("RAISE 'closed'")], r"it refuses a row of ours \(its triggers: t\): closed"),
-    ],
+    ]),
 )  # fmt: skip
 def test_what_cannot_be_adopted_is_named_and_nothing_changes(
     statements: list[str], reason: str, empty: Database, caplog: pytest.LogCaptureFixture
@@ -380,27 +381,29 @@ def test_values_that_no_reader_can_read_are_refused_with_their_number_and_an_exa
 
 @pytest.mark.parametrize(
     "wrong",
-    [
-        "metric_date = 'infinity'",
-        "metric_date = '10000-01-01'",
-        "total_executions = -1",
-        "successful_executions = 1000000000000000",
-        "failed_executions = -1",
-        "success_rate = 'NaN'",
-        "success_rate = 1.000001",
-        "total_cost_usd = 'NaN'",
-        "avg_cost_per_execution = 'NaN'",
-        "error_distribution = '[]'",
-        """error_distribution = '"timeout"'""",
-        """error_distribution = '{"timeout": "2"}'""",
-        """error_distribution = '{"timeout": 2, "other": 2.0}'""",
-        """error_distribution = '{"timeout": [2]}'""",
-        """error_distribution = '{"timeout": null}'""",
-        "human_interventions = -1",
-        "unique_users = -1",
-        "created_at = '-infinity'",
-        "updated_at = 'infinity'",
-    ],
+    variants(
+        [
+            "metric_date = 'infinity'",
+            "metric_date = '10000-01-01'",
+            "total_executions = -1",
+            "successful_executions = 1000000000000000",
+            "failed_executions = -1",
+            "success_rate = 'NaN'",
+            "success_rate = 1.000001",
+            "total_cost_usd = 'NaN'",
+            "avg_cost_per_execution = 'NaN'",
+            "error_distribution = '[]'",
+            """error_distribution = '"timeout"'""",
+            """error_distribution = '{"timeout": "2"}'""",
+            """error_distribution = '{"timeout": 2, "other": 2.0}'""",
+            """error_distribution = '{"timeout": [2]}'""",
+            """error_distribution = '{"timeout": null}'""",
+            "human_interventions = -1",
+            "unique_users = -1",
+            "created_at = '-infinity'",
+            "updated_at = 'infinity'",
+        ]
+    ),
 )
 def test_nobody_can_store_a_row_that_readers_cannot_read(wrong: str, database: Database) -> None:
     right = (

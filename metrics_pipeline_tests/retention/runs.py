@@ -46,9 +46,14 @@ def prune(
     )
 
 
-def window(offset: int, time_zone: str = "UTC") -> DayWindow:
+def day(offset: int) -> date:
     """The day so many days after DAY."""
-    return day_window(DAY + timedelta(days=offset), time_zone)
+    return DAY + timedelta(days=offset)
+
+
+def window(offset: int, time_zone: str = "UTC") -> DayWindow:
+    """The window of that day."""
+    return day_window(day(offset), time_zone)
 
 
 def store_days(database: Database, *offsets: int, logs: int = 3, is_aggregated: bool = True) -> None:

@@ -1,6 +1,6 @@
 """Metrics and resolved alerts that are older than the policy keeps."""
 
-from datetime import date, timedelta
+from datetime import date
 
 import pytest
 from sqlalchemy import Connection, event
@@ -11,14 +11,10 @@ from metrics_pipeline.pipeline.opening import require_ready
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, Log, aggregate, assert_exact, execute, query, store_agents, store_logs
 
-from .runs import contents, logs_by_day, prune, prune_in_part, sealed, store_days, window
+from .runs import contents, day, logs_by_day, prune, prune_in_part, sealed, store_days, window
 
 #: Metrics of DAY are more than 365 days old from this night on.
 YEAR_LATER = "2026-03-05T03:30:00+00:00"
-
-
-def day(offset: int) -> date:
-    return DAY + timedelta(days=offset)
 
 
 def metric_days(database: Database) -> list[date]:

@@ -1,6 +1,6 @@
 """Days whose logs stay, and what the run says of them."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 
@@ -17,9 +17,11 @@ from metrics_pipeline_tests.days import (
     store_logs,
     written_rows,
 )
+from metrics_pipeline_tests.examples import variants
 
 from .runs import (
     contents,
+    day,
     held_back,
     logs_by_day,
     prune,
@@ -27,10 +29,6 @@ from .runs import (
     store_days,
     window,
 )
-
-
-def day(offset: int) -> date:
-    return DAY + timedelta(days=offset)
 
 
 def test_a_day_that_was_never_aggregated_is_held_back_and_the_others_go(database: Database) -> None:
@@ -49,14 +47,22 @@ def test_a_day_that_was_never_aggregated_is_held_back_and_the_others_go(database
 
 @pytest.mark.parametrize(
     ("statement", "said"),
-    [
-        ("INSERT INTO agent_execution_logs (agent_id, timestamp, status) VALUES ('a', '2025-03-04 23:00Z', 'x')", "+1"),
-        ("DELETE FROM agent_execution_logs WHERE latency_ms = 2", "logs -1"),
-        ("UPDATE agent_execution_logs SET status = 'failed' WHERE latency_ms = 2", "successful -1, failed +1"),
-        ("UPDATE agent_execution_logs SET cost_usd = 0.2 WHERE latency_ms = 2", "cost +0.10 USD"),
-        ("UPDATE agent_execution_logs SET agent_id = 'a' WHERE latency_ms = 0", "values corrected"),
-        ("""UPDATE agent_execution_logs SET metadata = '{"user_id": "u"}' WHERE latency_ms = 2""", "values corrected"),
-    ],
+    variants(
+        [
+            (
+                "INSERT INTO agent_execution_logs (agent_id, timestamp, status) VALUES ('a', '2025-03-04 23:00Z', 'x')",
+                "+1",
+            ),
+            ("DELETE FROM agent_execution_logs WHERE latency_ms = 2", "logs -1"),
+            ("UPDATE agent_execution_logs SET status = 'failed' WHERE latency_ms = 2", "successful -1, failed +1"),
+            ("UPDATE agent_execution_logs SET cost_usd = 0.2 WHERE latency_ms = 2", "cost +0.10 USD"),
+            ("UPDATE agent_execution_logs SET agent_id = 'a' WHERE latency_ms = 0", "values corrected"),
+            (
+                """UPDATE agent_execution_logs SET metadata = '{"user_id": "u"}' WHERE latency_ms = 2""",
+                "values corrected",
+            ),
+        ]
+    ),
 )
 def test_a_day_whose_logs_differ_from_what_was_aggregated_is_held_back(
     database: Database, statement: str, said: str

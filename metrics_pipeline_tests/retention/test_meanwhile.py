@@ -1,7 +1,5 @@
 """What happens between the snapshot of a day and its end: no log goes that is in no metric."""
 
-from datetime import date, timedelta
-
 import pytest
 
 from metrics_pipeline.postgres.database import Database
@@ -21,6 +19,7 @@ from .runs import (
     VERIFIED,
     KilledError,
     at,
+    day,
     held_back,
     interfering,
     kill,
@@ -29,10 +28,6 @@ from .runs import (
     sealed,
     store_days,
 )
-
-
-def day(offset: int) -> date:
-    return DAY + timedelta(days=offset)
 
 
 @pytest.mark.parametrize("when", [VERIFIED, DELETED])

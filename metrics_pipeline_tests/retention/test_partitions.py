@@ -3,7 +3,7 @@
 import threading
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 
@@ -16,6 +16,7 @@ from .runs import (
     KilledError,
     at,
     contents,
+    day,
     held_back,
     interfering,
     kill,
@@ -34,10 +35,6 @@ CREATE = (
        ) PARTITION BY RANGE ("timestamp")""",
     'CREATE INDEX ON agent_execution_logs ("timestamp")',
 )
-
-
-def day(offset: int) -> date:
-    return DAY + timedelta(days=offset)
 
 
 def partition(name: str, first: str, last: str) -> str:

@@ -26,6 +26,7 @@ from metrics_pipeline_tests.days import (
 from .runs import (
     NIGHT,
     contents,
+    day,
     held_back,
     logs_by_day,
     prune,
@@ -33,10 +34,6 @@ from .runs import (
     store_days,
     window,
 )
-
-
-def day(offset: int) -> date:
-    return DAY + timedelta(days=offset)
 
 
 def test_a_day_goes_when_it_is_older_than_the_policy_keeps_and_not_a_day_earlier(database: Database) -> None:

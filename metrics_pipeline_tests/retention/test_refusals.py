@@ -1,7 +1,6 @@
 """Logs that the database does not let go: their day is held back, and everything else is done."""
 
 import uuid
-from datetime import date, timedelta
 
 import pytest
 
@@ -17,16 +16,13 @@ from metrics_pipeline_tests.days import (
 
 from .runs import (
     contents,
+    day,
     held_back,
     logs_by_day,
     prune,
     sealed,
     store_days,
 )
-
-
-def day(offset: int) -> date:
-    return DAY + timedelta(days=offset)
 
 
 def test_a_slice_that_deletes_other_logs_than_were_verified_takes_the_whole_day_back(database: Database) -> None:

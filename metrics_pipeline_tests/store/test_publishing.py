@@ -19,6 +19,7 @@ from metrics_pipeline_tests.days import (
     store_logs,
     written_rows,
 )
+from metrics_pipeline_tests.examples import variants
 
 TIMES = "SELECT agent_id, created_at, updated_at, xmin::text, ctid::text FROM agent_performance_metrics ORDER BY 1"
 
@@ -82,22 +83,24 @@ def test_a_correction_changes_its_row_only_and_leaves_one_restatement(aggregated
 # Each metric alone. Some cannot change alone through the logs, so the stored row is made wrong instead.
 @pytest.mark.parametrize(
     "wrong",
-    [
-        "total_executions = 7",
-        "successful_executions = 7",
-        "failed_executions = 7",
-        "success_rate = 0.999999",
-        "avg_latency_ms = 7",
-        "p50_latency_ms = 7",
-        "p95_latency_ms = 7",
-        "p99_latency_ms = 7",
-        "total_tokens = 7",
-        "total_cost_usd = 0.500000001",
-        "avg_cost_per_execution = 0.499999999",
-        """error_distribution = '{"unknown": 1}'""",
-        "human_interventions = 7",
-        "unique_users = 7",
-    ],
+    variants(
+        [
+            "total_executions = 7",
+            "successful_executions = 7",
+            "failed_executions = 7",
+            "success_rate = 0.999999",
+            "avg_latency_ms = 7",
+            "p50_latency_ms = 7",
+            "p95_latency_ms = 7",
+            "p99_latency_ms = 7",
+            "total_tokens = 7",
+            "total_cost_usd = 0.500000001",
+            "avg_cost_per_execution = 0.499999999",
+            """error_distribution = '{"unknown": 1}'""",
+            "human_interventions = 7",
+            "unique_users = 7",
+        ]
+    ),
 )
 def test_a_stored_row_that_is_wrong_in_any_one_column_is_restated(aggregated: Database, wrong: str) -> None:
     execute(aggregated, f"UPDATE agent_performance_metrics SET {wrong} WHERE agent_id = 'b'")
@@ -179,23 +182,25 @@ def test_publishing_leaves_nothing_when_it_fails_at(aggregated: Database, fault:
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "",
-        " ",
-        "o'Brien",
-        '"',
-        "\\",
-        "\\u0000",
-        "\x01",
-        "\n",
-        "\x7f\u2028",
-        "日本語 😀",
-        "e\u0301",
-        "{}",
-        ":run_id",
-        "%s",
-        "a" * 2000,
-    ],
+    variants(
+        [
+            "",
+            " ",
+            "o'Brien",
+            '"',
+            "\\",
+            "\\u0000",
+            "\x01",
+            "\n",
+            "\x7f\u2028",
+            "日本語 😀",
+            "e\u0301",
+            "{}",
+            ":run_id",
+            "%s",
+            "a" * 2000,
+        ]
+    ),
 )
 def test_any_text_survives_as_agent_error_type_and_run(database: Database, text: str) -> None:
     error_type = text[:256]  # a longer one is kept by its beginning and a digest

@@ -21,17 +21,18 @@ class Info(BaseModel):
     )
     dimensions: list[str] = Field(description="By what stored days are broken down.", examples=[["model", "version"]])
     unlogged: list[str] = Field(
-        description="The figures that nothing is known of, because the logs do not have their column. Where they would "
-        "be 0, they are null. Those that were measured before the column was dropped stay.",
+        description="The figures that nothing is known of, because the logs do not have their column. Where they, "
+        "or what they are computed from, would be 0, they are null. What was "
+        "measured before the column was dropped stays.",
         examples=[["total_cost_usd"]],
     )
     lookback_days: int = Field(description="For how many days late logs are looked for.")
     dagster_url: str = Field(
         description="The Dagster UI; it shows a run at /runs/ and its id.", examples=["http://127.0.0.1:3000"]
     )
-    raw_log_days: int | None = Field(description="For how many days raw logs are kept; null: for ever.")
-    metric_days: int | None = Field(description="For how many days metrics are kept; null: for ever.")
-    alert_days: int | None = Field(description="For how many days resolved alerts are kept; null: for ever.")
+    raw_log_days: int | None = Field(description="For how many days raw logs are kept; null: forever.")
+    metric_days: int | None = Field(description="For how many days metrics are kept; null: forever.")
+    alert_days: int | None = Field(description="For how many days resolved alerts are kept; null: forever.")
 
 
 class Health(BaseModel):

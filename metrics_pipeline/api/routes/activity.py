@@ -121,7 +121,7 @@ class ActivityParameters(PageParameters, WindowParameters):
     def dimension(self, database: Database) -> tuple[str | None, str | None]:
         """The dimension that group_by or a filter names, and the value of the filter; None without.
 
-        Raises ProblemError (422) for a name that is no dimension of a stored day, and for several dimensions.
+        Raises ProblemError (422) for a name that is not a dimension of a stored day, and for several dimensions.
         """
         asked = self.group_by.split(",") if self.group_by else []
         filters = {name: str(value) for name, value in (self.model_extra or {}).items()}
@@ -181,7 +181,7 @@ def activity(
         keys += ["value_kind", "value"]
         _refuse_without_a_day(database, first, last, dimension)
     frame = frame.filter(pl.col("total_executions") >= parameters.min_executions)
-    # What a row of a value lacks is no metric that a client could leave out.
+    # What a row of a value lacks is always told: it is not a metric that a client could leave out.
     columns = [*keys, *fields, *(VALUE_COLUMNS if dimension is not None else ())]
     if by_error_type:
         frame, columns = _by_error_type(frame, keys), [*keys, *ErrorCount.model_fields]

@@ -8,7 +8,7 @@ from functools import cache
 from sqlalchemy import Connection, TextClause, text
 
 from metrics_pipeline.metrics.catalog import AGENT_DAY
-from metrics_pipeline.metrics.upstream import MAY_BE_UNKNOWN
+from metrics_pipeline.metrics.upstream import MAY_BE_UNKNOWN, computed_from
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.answers.rows import as_array, rows_version
 
@@ -17,13 +17,15 @@ COLUMNS = (*(column.name for column in AGENT_DAY.columns), "created_at", "update
 #: The columns by which a day's agents can be sorted.
 SORTABLE = tuple(name for name in COLUMNS if name != "error_distribution")
 
-#: SQL of COLUMNS, with NULL for each 0 of a metric that :unlogged names, because it was not measured.
-SELECTED = ", ".join(
-    f"CASE WHEN '{name}' <> ALL(CAST(:unlogged AS text[])) OR {name} <> 0 THEN {name} END AS {name}"
-    if name in MAY_BE_UNKNOWN
-    else name
-    for name in COLUMNS
-)
+
+def _known(name: str) -> str:
+    is_measured = " AND ".join(f"{each} <> 0" for each in computed_from(name))
+    return f"CASE WHEN '{name}' <> ALL(CAST(:unlogged AS text[])) OR ({is_measured}) THEN {name} END AS {name}"
+
+
+#: SQL of COLUMNS, with NULL for each 0 of a metric that :unlogged names, because it was not measured, and for what is
+#: computed from it.
+SELECTED = ", ".join(_known(name) if name in MAY_BE_UNKNOWN else name for name in COLUMNS)
 
 #: Whether the registry or the stored metrics know an agent.
 IS_KNOWN = """

@@ -1,7 +1,7 @@
 """One agent's totals over two periods that follow one another."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date
 
 from sqlalchemy import Connection, text
@@ -11,8 +11,9 @@ from metrics_pipeline.metrics.summary import PeriodTotals
 from metrics_pipeline.store.answers.metrics import IS_KNOWN
 from metrics_pipeline.store.answers.rows import rows_version
 
-#: The metrics that are added up over days.
-_SUMS = [metric.name for metric in METRICS if metric.over_days is OverDays.SUM]
+# The metrics that are added up over days, of those that a summary shows.
+_SHOWN = {field.name for field in fields(PeriodTotals)}
+_SUMS = [metric.name for metric in METRICS if metric.over_days is OverDays.SUM and metric.name in _SHOWN]
 # sum() of whole numbers is a numeric.
 _WHOLE = ("days_stored", "mean_latencies_ms", "weighted_latencies_ms", *(n for n in _SUMS if n != "total_cost_usd"))
 

@@ -21,8 +21,7 @@ def aggregate_by_model(database: Database) -> None:
     store_day(database, computed, run_id="a run", reason=Reason.MANUAL)
 
 
-@pytest.fixture
-def stored(database: Database) -> Database:
+def store(database: Database) -> None:
     store_agents(database, {"a": "active", "b": "active", "idle": "active"})
     models = [("a", "m", "0.000000001"), ("a", "n", "2"), ("b", "m", None)]
     store_logs(
@@ -30,7 +29,6 @@ def stored(database: Database) -> Database:
         [Log(agent, "failed", 1, 2, cost, "timeout", f'{{"model": "{model}"}}') for agent, model, cost in models],
     )
     aggregate_by_model(database)
-    return database
 
 
 def test_a_day_as_it_was_stored_passes(stored: Database, evaluate: Evaluate) -> None:

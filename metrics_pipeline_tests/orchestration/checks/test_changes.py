@@ -15,8 +15,7 @@ from .evaluations import TOMORROW, Evaluate, values
 NAME = "no_unusual_changes"
 
 
-@pytest.fixture
-def stored(database: Database) -> Database:
+def store(database: Database) -> None:
     """Nine weeks of two agents with 100 executions each day; DAY is the last of them."""
     execute(
         database,
@@ -33,7 +32,6 @@ def stored(database: Database) -> Database:
         first=DAY - timedelta(weeks=9),
         last=DAY,
     )
-    return database
 
 
 def test_a_day_like_those_before_it_passes(stored: Database, evaluate: Evaluate) -> None:

@@ -26,14 +26,12 @@ DAYS = [DAY - timedelta(days=n) for n in (2, 1, 0)]
 THREE_DAYS = {"start_date": DAYS[0]}
 
 
-@pytest.fixture
-def stored(database: Database) -> Database:
+def store(database: Database) -> None:
     """Three days of one agent."""
     store_agents(database, {"a": "active"})
     for day in DAYS:
         store_logs(database, [Log("a", timestamp=day_window(day, "UTC").start)])
         aggregate(database, day_window(day, "UTC"))
-    return database
 
 
 def test_days_that_are_stored_and_equal_their_logs_pass(stored: Database, evaluate: Evaluate) -> None:

@@ -8,14 +8,14 @@ import pytest
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, Log, aggregate, execute, store_agents, store_logs
+from metrics_pipeline_tests.examples import variants
 
 from .evaluations import TOMORROW, Evaluate, values
 
 NAME = "stored_rows_equal_ledger"
 
 
-@pytest.fixture
-def stored(database: Database) -> Database:
+def store(database: Database) -> None:
     """DAY, of three agents and a retired one that is skipped, and the day before, of which nothing is skipped."""
     store_agents(database, {"a": "active", "b|c": "active", "idle": "active", "retired": "inactive"})
     store_logs(
@@ -31,7 +31,6 @@ def stored(database: Database) -> Database:
     )
     for day in (DAY - timedelta(days=1), DAY):
         aggregate(database, day_window(day, "UTC"))
-    return database
 
 
 def test_days_that_are_as_they_were_stored_pass(stored: Database, evaluate: Evaluate) -> None:
@@ -53,38 +52,48 @@ def test_days_that_are_as_they_were_stored_pass(stored: Database, evaluate: Eval
 
 @pytest.mark.parametrize(
     ("tampering", "day", "found"),
-    [
-        ("DELETE FROM agent_performance_metrics WHERE agent_id = 'idle'", 4, "rows 2, but agents in the ledger 3"),
-        (
-            """UPDATE agent_performance_metrics
+    variants(
+        [
+            ("DELETE FROM agent_performance_metrics WHERE agent_id = 'idle'", 4, "rows 2, but agents in the ledger 3"),
+            (
+                """UPDATE agent_performance_metrics
                   SET total_executions = 3, success_rate = round(1/3.0, 6), avg_cost_per_execution = 0.033333334
                 WHERE agent_id = 'a'""",
-            4,
-            "executions 5, but aggregated logs 4",
-        ),
-        (
-            "UPDATE agent_performance_metrics SET error_distribution = '{}' WHERE agent_id = 'b|c'",
-            4,
-            "errors 1, but failed executions 2&#59; rows that contradict themselves&#58; &#39;b&#124;c&#39;",
-        ),
-        (
-            """UPDATE agent_performance_metrics SET total_cost_usd = 4, avg_cost_per_execution = 2
+                4,
+                "executions 5, but aggregated logs 4",
+            ),
+            (
+                "UPDATE agent_performance_metrics SET error_distribution = '{}' WHERE agent_id = 'b|c'",
+                4,
+                "errors 1, but failed executions 2&#59; rows that contradict themselves&#58; &#39;b&#124;c&#39;",
+            ),
+            (
+                """UPDATE agent_performance_metrics SET total_cost_usd = 4, avg_cost_per_execution = 2
                 WHERE agent_id = 'b|c'""",
-            4,
-            "cost in nano-dollars 4100000001, but logs 2100000001",
-        ),
-        ("UPDATE agent_performance_metrics SET total_cost_usd = 3 WHERE agent_id = 'b|c'", 4, "&#39;b&#124;c&#39;"),
-        ("UPDATE agent_performance_metrics SET total_tokens = 12", 3, "tokens 36, but ledger 13"),
-        ("UPDATE agent_performance_metrics SET success_rate = 0.5 WHERE agent_id = 'idle'", 3, "&#39;idle&#39;"),
-        ("UPDATE agent_performance_metrics SET p50_latency_ms = 99 WHERE agent_id = 'a'", 3, "&#39;a&#39;"),
-        ("UPDATE agent_performance_metrics SET avg_latency_ms = 99 WHERE agent_id = 'a'", 4, "its rows were altered"),
-        ("UPDATE agent_performance_metrics SET unique_users = 1 WHERE agent_id = 'idle'", 3, "its rows were altered"),
-        (
-            "UPDATE metric_day_ledger SET skipped_logs = skipped_logs + 1",
-            3,
-            "source logs 1, but aggregated and skipped 2",
-        ),
-    ],
+                4,
+                "cost in nano-dollars 4100000001, but logs 2100000001",
+            ),
+            ("UPDATE agent_performance_metrics SET total_cost_usd = 3 WHERE agent_id = 'b|c'", 4, "&#39;b&#124;c&#39;"),
+            ("UPDATE agent_performance_metrics SET total_tokens = 12", 3, "tokens 36, but ledger 13"),
+            ("UPDATE agent_performance_metrics SET success_rate = 0.5 WHERE agent_id = 'idle'", 3, "&#39;idle&#39;"),
+            ("UPDATE agent_performance_metrics SET p50_latency_ms = 99 WHERE agent_id = 'a'", 3, "&#39;a&#39;"),
+            (
+                "UPDATE agent_performance_metrics SET avg_latency_ms = 99 WHERE agent_id = 'a'",
+                4,
+                "its rows were altered",
+            ),
+            (
+                "UPDATE agent_performance_metrics SET unique_users = 1 WHERE agent_id = 'idle'",
+                3,
+                "its rows were altered",
+            ),
+            (
+                "UPDATE metric_day_ledger SET skipped_logs = skipped_logs + 1",
+                3,
+                "source logs 1, but aggregated and skipped 2",
+            ),
+        ]
+    ),
 )
 def test_a_stored_day_that_somebody_changed_is_named(
     stored: Database, evaluate: Evaluate, tampering: str, day: int, found: str

@@ -8,6 +8,7 @@ import pytest
 
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, NOON, Log, execute, query, store_logs
+from metrics_pipeline_tests.examples import variants
 from metrics_pipeline_tests.orchestration.test_markdown import HOSTILE, HOSTILE_IN_A_CELL
 
 from .evaluations import TOMORROW, Evaluate, values
@@ -50,19 +51,21 @@ def test_usual_values_pass(database: Database, evaluate: Evaluate, naive: bool) 
 
 @pytest.mark.parametrize(
     ("kind", "log", "shown"),
-    [
-        ("negative_latency", Log(latency_ms=-1), "-1"),
-        ("negative_tokens", Log(token_count=-7), "-7"),
-        ("negative_cost", Log(cost_usd="-0.000000001"), "-0.000000001"),
-        ("cost_not_a_number", Log(cost_usd="NaN"), "NaN"),
-        ("cost_not_a_number", Log(cost_usd="-Infinity"), "-Infinity"),
-        ("unknown_status", Log(status="Success"), "Success"),
-        (
-            "in_the_future",
-            Log(timestamp=TOMORROW + timedelta(minutes=5, microseconds=1)),
-            "2025-03-05 12:05:00.000001+00",
-        ),
-    ],
+    variants(
+        [
+            ("negative_latency", Log(latency_ms=-1), "-1"),
+            ("negative_tokens", Log(token_count=-7), "-7"),
+            ("negative_cost", Log(cost_usd="-0.000000001"), "-0.000000001"),
+            ("cost_not_a_number", Log(cost_usd="NaN"), "NaN"),
+            ("cost_not_a_number", Log(cost_usd="-Infinity"), "-Infinity"),
+            ("unknown_status", Log(status="Success"), "Success"),
+            (
+                "in_the_future",
+                Log(timestamp=TOMORROW + timedelta(minutes=5, microseconds=1)),
+                "2025-03-05 12:05:00.000001+00",
+            ),
+        ]
+    ),
 )
 def test_a_suspicious_value_is_shown_with_its_log(
     database: Database, evaluate: Evaluate, kind: str, log: Log, shown: str

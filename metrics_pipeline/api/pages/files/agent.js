@@ -1,7 +1,7 @@
 // One agent over a period: every metric by day, how its latencies are distributed, and the values that were replaced.
 
 import { alertTable, said } from "./alerts.js";
-import { get, isLogged } from "./api.js";
+import { get } from "./api.js";
 import { breakdown } from "./breakdown.js";
 import { dayChart, executionsChart, linear, logarithmic } from "./charts.js";
 import { fill, h } from "./dom.js";
@@ -14,6 +14,7 @@ import {
   figureCards,
   inexact,
   interval,
+  isKnown,
   periodForm,
   periodNote,
   periodOf,
@@ -67,6 +68,7 @@ export async function agent(main, query, info) {
       { class: "charts" },
       charts({
         shared,
+        info,
         stored: rowsOf(days, rows),
         total,
         alerts,
@@ -86,7 +88,7 @@ export async function agent(main, query, info) {
  * Every metric by day. stored: of each day its row of GET /api/v1/activity, or null. counts: rows of GET
  * /api/v1/latencies, of which `csv` is the CSV.
  */
-function charts({ shared, stored, total, alerts, counts, csv }) {
+function charts({ shared, info, stored, total, alerts, counts, csv }) {
   const raw = (name) => stored.map((row) => row?.[name] ?? null);
   const numbers = (name) => raw(name).map((each) => (each === null ? null : Number(each)));
   const columns = (...names) => Object.fromEntries(names.map((name) => [name, (index) => raw(name)[index]]));
@@ -97,7 +99,7 @@ function charts({ shared, stored, total, alerts, counts, csv }) {
       .filter(({ state, metric }) => state !== "withdrawn" && metrics.includes(metric))
       .map((alert) => ({ first: alert.opened_on, last: alert.last_seen_on, words: said(alert) }));
   const bars = (title, unit, name, write, axis = short) =>
-    isLogged(name) &&
+    isKnown(name, total, info) &&
     dayChart({
       ...shared,
       title,
@@ -106,7 +108,9 @@ function charts({ shared, stored, total, alerts, counts, csv }) {
       write: axis,
       layers: [{ type: "bars", parts: [{ values: numbers(name), kind: "good" }] }],
       marks: marks(name, name === "total_cost_usd" && "avg_cost_per_execution"),
-      read: read((row) => `${write(row[name])} ${unit === "USD" ? "" : unit}`.trim()),
+      read: read((row) =>
+        row[name] === null ? "not known" : `${write(row[name])} ${unit === "USD" ? "" : unit}`.trim(),
+      ),
       columns: columns(name),
     });
 

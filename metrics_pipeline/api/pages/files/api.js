@@ -31,21 +31,6 @@ export function storedDaysAre(version) {
   for (const [url, known] of answered) if (known !== version) answered.delete(url);
 }
 
-let unlogged = [];
-
-/** The figures that the logs say nothing about: a 0 of them is unknown, not free, so answers have null. */
-export function unloggedAre(names) {
-  unlogged = names;
-}
-
-export const isLogged = (name) => !unlogged.includes(name);
-
-const withoutUnlogged = (row) => {
-  for (const part of [row, row.previous, row.change])
-    for (const name of unlogged) if (part && name in part) part[name] = null;
-  return row;
-};
-
 // The largest pages that the API gives.
 const LIMITS = { activity: 10_000, agents: 1000, alerts: 1000, metrics: 1000, restatements: 1000 };
 
@@ -103,7 +88,7 @@ export async function get(path, parameters) {
     const response = await askOrKnow(path, url);
     const answer = await response.json();
     if (!Array.isArray(answer)) return answer;
-    rows.push(...answer.map(withoutUnlogged));
+    rows.push(...answer);
     url = nextOf(response, path);
   }
   return rows;

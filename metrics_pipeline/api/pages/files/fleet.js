@@ -1,7 +1,7 @@
 // All agents over a period: totals, a table that can be sorted and searched, cost and executions by day, error types.
 
 import { openAlerts } from "./alerts.js";
-import { csvLink, get, isLogged } from "./api.js";
+import { csvLink, get } from "./api.js";
 import { dayChart, executionsChart, linear, sparkline, swatch } from "./charts.js";
 import { fill, h, s, table } from "./dom.js";
 import { instant, money, moneyAxis, percent, sum, whole } from "./format.js";
@@ -9,6 +9,7 @@ import {
   agentLink,
   dayNotice,
   figureCards,
+  isKnown,
   OF_DISTRIBUTIONS,
   periodForm,
   periodNote,
@@ -131,7 +132,8 @@ export async function fleet(main, query, info) {
     agentTable.show();
     fill(
       charts,
-      isLogged("total_cost_usd") && h("section", { class: "charts" }, costChart(rows, series, drawnPeriod, window)),
+      isKnown("total_cost_usd", total, info) &&
+        h("section", { class: "charts" }, costChart(rows, series, drawnPeriod, window)),
       h(
         "section",
         { class: "charts" },
@@ -203,8 +205,9 @@ function costChart(rows, series, { by, days, states }, window) {
   const [shown, rest] = [sorted.slice(0, SHOWN_AGENTS), sorted.slice(SHOWN_AGENTS)];
   const cost = (list) =>
     days.map((_, index) => {
-      const found = list.map((row) => series.get(row.agent_id)[index]).filter(Boolean);
-      return found.length ? sum(found.map((each) => each.total_cost_usd)) : null;
+      const found = list.map((row) => series.get(row.agent_id)[index]?.total_cost_usd ?? null);
+      const known = found.filter((each) => each !== null);
+      return known.length ? sum(known) : null;
     });
   const groups = shown.map((row, index) => ({ name: row.agent_id, kind: `c${index}`, texts: cost([row]) }));
   if (rest.length) groups.push({ name: `${rest.length} others`, kind: "others", texts: cost(rest) });
@@ -222,7 +225,9 @@ function costChart(rows, series, { by, days, states }, window) {
     layers: [{ type: "bars", parts: groups.map(({ texts, kind }) => ({ values: numbers(texts), kind })) }],
     read: (index) =>
       totals[index] === null
-        ? "not stored"
+        ? rows.some((row) => series.get(row.agent_id)[index])
+          ? "not known"
+          : "not stored"
         : `${money(totals[index])}; ${groups
             .slice(0, 3)
             .map(({ name, texts }) => `${name} ${money(texts[index])}`)

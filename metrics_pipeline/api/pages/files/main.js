@@ -1,6 +1,6 @@
 // Chooses the view that the URL names, and asks for a token if the API does.
 
-import { areCopiesOld, get, Problem, storedDaysAre, token, unloggedAre } from "./api.js";
+import { areCopiesOld, get, Problem, storedDaysAre, token } from "./api.js";
 import { fill, h } from "./dom.js";
 import { fleet } from "./fleet.js";
 import { day } from "./format.js";
@@ -58,7 +58,6 @@ async function show() {
   try {
     const [view, info] = await Promise.all([viewOf(), get("info")]);
     storedDaysAre(`${info.version} ${info.stored_version}`);
-    unloggedAre(info.unlogged);
     document
       .querySelector("#pipeline")
       .replaceChildren(

@@ -1,6 +1,5 @@
 // What the views share: the period, figures with their change, notices about days, runs.
 
-import { isLogged } from "./api.js";
 import { h, table } from "./dom.js";
 import {
   addDays,
@@ -76,14 +75,19 @@ export const periodNote = (period, info) =>
   h(
     "p",
     { class: "note" },
-    `${range(period)} (${period.length} ${period.length === 1 ? "day" : "days"}, ${info.time_zone}). Changes (+, −) are against ${range(period.before)}. Today is not over and is in no number.${unloggedNote()}`,
+    `${range(period)} (${period.length} ${period.length === 1 ? "day" : "days"}, ${info.time_zone}). Changes (+, −) are against ${range(period.before)}. Today is not over and is in no number.${unloggedNote(info)}`,
   );
 
-/** Which figures are unknown because the logs do not have their column. */
-function unloggedNote() {
-  const labels = Object.keys(FIGURES).filter((name) => !isLogged(name));
-  return labels.length ? ` Not logged, so unknown: ${labels.map((name) => FIGURES[name].label).join(", ")}.` : "";
+/** Of which figures the logs do not have the column. */
+function unloggedNote({ unlogged }) {
+  const labels = Object.keys(FIGURES).filter((name) => unlogged.includes(name));
+  return labels.length
+    ? ` Not logged now, so unknown unless measured before: ${labels.map((name) => FIGURES[name].label).join(", ")}.`
+    : "";
 }
+
+/** Whether a figure of the whole period is logged, or was measured before the logs lost its column. */
+export const isKnown = (name, total, { unlogged }) => total[name] !== null || !unlogged.includes(name);
 
 /** A number: what people read, and every digit of the API for the pointer and for programs. */
 export const value = (raw, text, title = exact(raw)) => h("data", { value: raw ?? "", title }, text);
@@ -231,7 +235,7 @@ export function dayNotice(coverage, period) {
   });
   if (sentences.length === 0 && coverage.length > 0)
     sentences.push("✓ No day of the period is missing or differs from its logs. ");
-  // Days before the first one are no fault.
+  // Days before the first one are not a fault.
   if (unknown > 0)
     sentences.push(`${unknown} ${unknown === 1 ? "day is" : "days are"} before the first day of this pipeline.`);
   return h("p", { class: wrong.length > 0 ? "notice" : "notice calm" }, sentences);
