@@ -280,7 +280,10 @@ def test_keys_of_json_are_read_as_postgresql_reads_them(database: Database, tmp_
         "[12.5e15, -0.0, 1.50e-3]",
         '{"bb": 1, "é": 1, "a": [{"d": "\\u2028\\u0001", "c": 2e2}], "z": 1}',
     ]
-    texts = [f'{{"x": {{"user_id": "inner"}}, "user_id": {value}}}' for value in values]
+    values += ["-5", "123456789012345", "1234567890123456", '"a, b}"', '""', '"true"', "0", "[]"]
+    # A text with an inner object is left to the parser.
+    texts = [f'{{{start}"user_id": {value}}}' for value in values for start in ('"x": {"user_id": "inner"}, ', "")]
+    texts += ['{"user_id":"u","x":1}', '{"user_id":-7,"x":[]}', '{"user_id": "u" }', '{"user_id": "u", "user_id": 5}']
     texts += ['{"user_id": "a", "user_id": "b"}', '{"\\u0075ser_id": "escaped"}', '"user_id"', "[1]", "null", "{}"]
     logs = [Log(str(number), metadata=metadata) for number, metadata in enumerate(texts)]
     # One agent has all of them, so that values which are one in PostgreSQL must be one here.
