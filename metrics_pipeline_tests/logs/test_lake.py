@@ -432,9 +432,9 @@ def test_the_digest_of_users_is_the_one_that_is_computed_from_their_bytes() -> N
         words = [int.from_bytes(data[start : start + 8], "little") for start in range(0, 64, 8)]
         total = sum(map(mixed, words, factors)) + len(each.encode()) + 1
         expected.append(mixed(total % 2**64, 0xBF58476D1CE4E5B9))
-    assert text_hash(pl.Series(texts)).to_list() == expected
+    assert text_hash(pl.Series(texts)).tolist() == expected
     # Shorter texts alone are padded to fewer words.
-    assert text_hash(pl.Series(texts[:5])).to_list() == expected[:5]
+    assert text_hash(pl.Series(texts[:5])).tolist() == expected[:5]
 
 
 def test_a_lake_whose_library_is_missing_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
