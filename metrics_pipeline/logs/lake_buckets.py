@@ -40,7 +40,9 @@ def log_buckets(logs: pl.LazyFrame, dimensions: Sequence[Dimension]) -> Iterator
     with tempfile.TemporaryDirectory(prefix="metrics-pipeline-") as folder:
         bucket = pl.col("agent_id").fill_null(0) % buckets
         files = pl.PartitionBy(folder, key=bucket.alias("bucket"), include_key=False)
-        compact.with_columns(pl.col(texts).to_physical()).sink_ipc(files, compression="lz4", maintain_order=False)
+        compact.with_columns(pl.col(texts).to_physical()).sink_ipc(
+            files, compression="uncompressed", maintain_order=False
+        )
         for of_bucket in sorted(Path(folder).iterdir()):
             numbers = pl.read_ipc(of_bucket / "*.ipc")
             yield numbers.with_columns(pl.col(texts).cat.to(kept.dtype))
