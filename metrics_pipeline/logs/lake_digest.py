@@ -80,14 +80,14 @@ def _hashes_of(texts: pl.Series) -> Hashes:
     """The text_hash() of each category, which is computed once; 0 for NULL. Long texts count as their SHA-256."""
     numbers: Any = texts.to_physical()
     null = (numbers.max() or 0) + 1
-    places = numbers.fill_null(null).to_numpy()
+    places: npt.NDArray[np.uint32] = numbers.fill_null(null).to_numpy()
     occurs = np.zeros(null + 1, dtype=bool)
     occurs[places] = True
     distinct = np.flatnonzero(occurs[:null])
     categories = pl.Series("text", distinct, dtype=pl.UInt32).cat.to(texts.dtype).cast(pl.String)
-    hashes: Hashes = np.zeros(null + 1, dtype=np.uint64)
+    hashes = np.zeros(null + 1, dtype=np.uint64)
     hashes[distinct] = text_hash(categories.to_frame().select(stored_user_id(pl.col("text"))).to_series())
-    return hashes.take(places)
+    return hashes[places]
 
 
 def _mixed(numbers: Hashes, factor: int) -> Hashes:
