@@ -116,7 +116,7 @@ def log_frame(
         )
         .select(
             pl.col("agent_id").cast(pl.String),
-            pl.col("status").cast(pl.String).replace(statuses),
+            _status(statuses),
             _plain(pl.col("error_type").cast(pl.String)),
             (pl.col("id").cast(pl.String) if "id" in names else pl.lit("")).alias("log_id"),
             "timestamp",
@@ -151,6 +151,15 @@ def stored_error_type(error_types: pl.Expr) -> pl.Expr:
         lambda texts: texts.str.len_chars() > 256,
         lambda text: f"{text[:200]}…{hashlib.sha256(text.encode()).hexdigest()[:16]}",
     )
+
+
+def _status(statuses: Mapping[str, str]) -> pl.Expr:
+    """Not by Expr.replace(), which does not stream: all logs of the day would be in memory at once."""
+    own = pl.col("status").cast(pl.String)
+    status = own
+    for word, meaning in statuses.items():
+        status = pl.when(own == word).then(pl.lit(meaning)).otherwise(status)
+    return status.alias("status")
 
 
 def _cost_nano_usd(dtype: pl.DataType) -> pl.Expr:
