@@ -18,7 +18,7 @@ def log_buckets(logs: pl.LazyFrame, dimensions: Sequence[Dimension]) -> Iterator
     """The logs of a log_frame(), which is read once, in the columns of log_schema(); token_count in 64 bits.
 
     All logs of an agent are in the same bucket. Several buckets are written to files of a temporary folder first, with
-    numbers in place of texts, about 30 bytes for each log. A text is kept once, for as long as a frame refers to it.
+    numbers in place of texts, 32 bytes for each log. A text is kept once, for as long as a frame refers to it.
     """
     schema = {**log_schema(dimensions), "token_count": pl.Int64()}
     compact = logs.with_columns(
