@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from metrics_pipeline.errors import ContractError
-from metrics_pipeline.logs.lake_json import LIST_MARK, replaced, with_json_text
+from metrics_pipeline.logs.lake_json import LIST_MARK, json_texts, replaced
 from metrics_pipeline.metrics.catalog import FAILED_STATUS, SUCCESS_STATUS
 from metrics_pipeline.metrics.dimensions import LIST, MARKS, MAX_VALUE_CHARACTERS, NONE, VALUE, Dimension
 from metrics_pipeline.metrics.upstream import FLAGS, LOG_COLUMNS, METADATA_KEYS
@@ -97,38 +97,40 @@ def log_frame(
     latency of more than 32 bits and for metadata that is not JSON.
     """
     metadata = schema[names["metadata"]] if "metadata" in names else pl.String()
-    cost = pl.col("cost_usd")
-    nano_usd = _nano_usd(cost, schema[names["cost_usd"]])
-    found = {column: pl.col(name).alias(column) for column, name in names.items()}
-    columns = {number: each.column for number, each in enumerate(dimensions) if not each.keys}
+    key_texts = {
+        key: pl.col(key).cast(pl.String)
+        if key in names
+        else _text_at(metadata, [key], word="true" if key in FLAGS else "")
+        for key in METADATA_KEYS
+    }
+    values = {
+        f"value_{number}": _text_at(metadata, dimension.keys, marks_lists=True)
+        if dimension.keys
+        else _plain(pl.col(f"value_{number}"))
+        for number, dimension in enumerate(dimensions)
+    }
+    own_columns = {number: dimension.column for number, dimension in enumerate(dimensions) if not dimension.keys}
     return (
         logs.select(
-            *found.values(),
-            *(pl.col(column).cast(pl.String).alias(f"value_{number}") for number, column in columns.items()),
+            *(pl.col(name).alias(column) for column, name in names.items()),
+            *(pl.col(column).cast(pl.String).alias(f"value_{number}") for number, column in own_columns.items()),
         )
-        .with_columns(
-            cost_nano_usd=pl.when(cost.is_null())
-            .then(0)
-            .when(nano_usd.abs() < _LIMIT_NANO_USD)
-            .then(nano_usd)
-            .cast(pl.Int64)
-        )
-        .pipe(_with_metadata, metadata, names)
-        .pipe(_with_values, metadata, dimensions)
         .select(
             pl.col("agent_id").cast(pl.String),
-            pl.col("status").cast(pl.String).replace(statuses),
+            _status(statuses),
             _plain(pl.col("error_type").cast(pl.String)),
             (pl.col("id").cast(pl.String) if "id" in names else pl.lit("")).alias("log_id"),
             "timestamp",
-            pl.col("user_id").cast(pl.String),
-            *(pl.col(key).cast(pl.String).alias(f"is_{key}") == "true" for key in FLAGS),
+            key_texts["user_id"].alias("user_id"),
+            *(key_texts[key].alias(f"is_{key}") == "true" for key in FLAGS),
             pl.col("latency_ms").cast(pl.Int32),
             pl.col("token_count").cast(pl.Int64),
-            cost.cast(pl.String),
-            "cost_nano_usd",
-            *(f"value_{number}" for number in range(len(dimensions))),
+            pl.col("cost_usd").cast(pl.String),
+            _cost_nano_usd(schema[names["cost_usd"]]).alias("cost_nano_usd"),
+            **values,
         )
+        # Of columns, because an expression that occurs several times would be computed as often.
+        .with_columns(_marked(pl.col(name)).alias(name) for name in values)
     )
 
 
@@ -138,67 +140,55 @@ HAS_FAILED = pl.col("status") == FAILED_STATUS
 
 def stored_user_id(user_ids: pl.Expr) -> pl.Expr:
     """As PARTIALS_SCHEMA has them: ids of 64 bytes or more become their SHA-256."""
-    return replaced(user_ids, user_ids.str.len_bytes() >= 64, lambda text: hashlib.sha256(text.encode()).hexdigest())
+    return replaced(
+        user_ids, lambda texts: texts.str.len_bytes() >= 64, lambda text: hashlib.sha256(text.encode()).hexdigest()
+    )
 
 
 def stored_error_type(error_types: pl.Expr) -> pl.Expr:
     """As PARTIALS_SCHEMA has them: what is longer than 256 characters is cut, and told apart by its SHA-256."""
     return replaced(
         error_types,
-        error_types.str.len_chars() > 256,
+        lambda texts: texts.str.len_chars() > 256,
         lambda text: f"{text[:200]}…{hashlib.sha256(text.encode()).hexdigest()[:16]}",
     )
 
 
-def _nano_usd(cost: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+def _status(statuses: Mapping[str, str]) -> pl.Expr:
+    """Not by Expr.replace(), which does not stream: all logs of the day would be in memory at once."""
+    own = pl.col("status").cast(pl.String)
+    status = own
+    for word, meaning in statuses.items():
+        status = pl.when(own == word).then(pl.lit(meaning)).otherwise(status)
+    return status.alias("status")
+
+
+def _cost_nano_usd(dtype: pl.DataType) -> pl.Expr:
+    cost = pl.col("cost_usd")
     nano_usd = cost.cast(_NINE_PLACES, strict=False)
     if dtype == pl.String:
         # Casting a text rounds it. Exponents and more than nine places are left to the exact sum.
-        return pl.when(cost.str.contains(r"^[+-]?\d+(\.\d{0,9}0*)?$")).then(nano_usd).to_physical()
-    if isinstance(dtype, pl.Decimal) and dtype.scale > 9:
-        return pl.when(nano_usd.cast(dtype, strict=False) == cost).then(nano_usd).to_physical()
-    return nano_usd.to_physical()
+        nano_usd = pl.when(cost.str.contains(r"^[+-]?\d+(\.\d{0,9}0*)?$")).then(nano_usd)
+    elif isinstance(dtype, pl.Decimal) and dtype.scale > 9:
+        nano_usd = pl.when(nano_usd.cast(dtype, strict=False) == cost).then(nano_usd)
+    number = nano_usd.to_physical()
+    return pl.when(cost.is_null()).then(0).when(number.abs() < _LIMIT_NANO_USD).then(number).cast(pl.Int64)
 
 
-def _with_metadata(logs: pl.LazyFrame, metadata: pl.DataType, names: Mapping[str, str]) -> pl.LazyFrame:
-    """Adds the METADATA_KEYS that are not columns of the lake: fields of a struct, or metadata->>'KEY' of JSON."""
-    for key in METADATA_KEYS:
-        if key in names:
-            continue
-        if isinstance(metadata, pl.Struct):
-            value, _ = _field(metadata, [key])
-            logs = logs.with_columns(value.alias(key))
-        else:
-            word = "true" if key in FLAGS else ""
-            logs = with_json_text(logs, "metadata", [key], key, word=word)
-    return logs
-
-
-def _with_values(logs: pl.LazyFrame, metadata: pl.DataType, dimensions: Sequence[Dimension]) -> pl.LazyFrame:
-    """Adds value_0 and so on, of dimensions with keys, and marks the values of all as MARKS says."""
-    for number, dimension in enumerate(dimensions):
-        name = f"value_{number}"
-        text = _plain(pl.col(name))
-        if dimension.keys and isinstance(metadata, pl.Struct):
-            field, dtype = _field(metadata, dimension.keys)
-            is_list = dtype.is_nested()
-            text = pl.when(field.is_not_null()).then(pl.lit(LIST_MARK)) if is_list else _plain(field.cast(pl.String))
-        elif dimension.keys:
-            logs, text = with_json_text(logs, "metadata", dimension.keys, name, marks_lists=True), pl.col(name)
-        logs = logs.with_columns(text.alias(name)).with_columns(_marked(pl.col(name)).alias(name))
-    return logs
-
-
-def _field(metadata: pl.Struct, path: Sequence[str]) -> tuple[pl.Expr, Any]:
-    """A field within the struct metadata, and its type; NULL if it does not exist."""
+def _text_at(metadata: pl.DataType, path: Sequence[str], *, word: str = "", marks_lists: bool = False) -> pl.Expr:
+    """The text at the path of `metadata`, which is JSON or a struct. See json_texts()."""
+    if not isinstance(metadata, pl.Struct):
+        return json_texts(pl.col("metadata"), path, word=word, marks_lists=marks_lists)
     field: pl.Expr = pl.col("metadata")
     dtype: Any = metadata
     for key in path:
         types = {each.name: each.dtype for each in dtype.fields} if isinstance(dtype, pl.Struct) else {}
         if key not in types:
-            return pl.lit(None, pl.String), pl.String()
+            return pl.lit(None, pl.String)
         field, dtype = field.struct.field(key), types[key]
-    return field, dtype
+    if marks_lists and dtype.is_nested():
+        return pl.when(field.is_not_null()).then(pl.lit(LIST_MARK))
+    return _plain(field.cast(pl.String))
 
 
 def _plain(texts: pl.Expr) -> pl.Expr:
@@ -208,17 +198,20 @@ def _plain(texts: pl.Expr) -> pl.Expr:
 def _marked(texts: pl.Expr) -> pl.Expr:
     """Texts with LIST_MARK, as MARKS has them. PostgreSQL's is dimension_value() in log_columns.py."""
     short = MAX_VALUE_CHARACTERS - 17
-    is_long = texts.str.len_chars() > MAX_VALUE_CHARACTERS
     marks = "".join([*MARKS.values(), "[{"])
     return (
         pl.when(texts.is_null())
         .then(pl.lit(MARKS[NONE]))
         .when(texts == LIST_MARK)
         .then(pl.lit(MARKS[LIST]))
-        .when(is_long | (texts == "") | texts.str.slice(0, 1).is_in([*marks]))
+        .when((texts.str.len_chars() > MAX_VALUE_CHARACTERS) | (texts == "") | texts.str.slice(0, 1).is_in([*marks]))
         .then(
             pl.lit(MARKS[VALUE])
-            + replaced(texts, is_long, lambda text: f"{text[:short]}…{hashlib.sha256(text.encode()).hexdigest()[:16]}")
+            + replaced(
+                texts,
+                lambda texts: texts.str.len_chars() > MAX_VALUE_CHARACTERS,
+                lambda text: f"{text[:short]}…{hashlib.sha256(text.encode()).hexdigest()[:16]}",
+            )
         )
         .otherwise(texts)
     )

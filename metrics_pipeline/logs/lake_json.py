@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import polars as pl
 import simplejson
 
@@ -19,49 +20,17 @@ WRITTEN_OTHERWISE = r"^-?(\d{16}|\d+[.eE])|^[{\[]|\x00"
 _MAX_DIGITS = 131_072
 
 
-def with_json_text(
-    logs: pl.LazyFrame, column: str, path: Sequence[str], name: str, *, word: str = "", marks_lists: bool = False
-) -> pl.LazyFrame:
-    """Adds the column `name`: the text at the path of the JSON text in `column`.
+def json_texts(texts: pl.Expr, path: Sequence[str], *, word: str = "", marks_lists: bool = False) -> pl.Expr:
+    """The text at the path of each JSON text.
 
     word: only texts with this word are asked; others have no value. marks_lists: LIST_MARK in place of the text of
     lists and objects. Collecting the frame fails for a text that may have the value and is not JSON.
     """
-    text, key = pl.col(column), path[0]
-    asked, found, missed = map(pl.col, ("asked", "found", "missed"))
-    # Column by column, because an expression that two others use is computed twice.
-    logs = logs.with_columns(escaped=pl.when(text.str.contains("\\", literal=True)).then(text))
-    has_escaped_letter = pl.col("escaped").str.contains("\\u", literal=True).fill_null(False)
-    if len(path) == 1 and not word:
-        logs = _with_quoted(logs, column, key).with_columns(asked=pl.when(pl.col("quoted").is_null()).then(text))
-    else:
-        has_word = text.str.contains(word, literal=True) if word else text.is_not_null()
-        logs = logs.with_columns(
-            quoted=pl.lit(None, pl.String), asked=pl.when(has_word | has_escaped_letter).then(text)
-        )
-    if not _is_place(key):
-        # A text without the key is not parsed. Only lists have values without one: by their place.
-        logs = logs.with_columns(
-            asked=pl.when(asked.str.contains(f'"{key}', literal=True) | has_escaped_letter).then(asked)
-        )
-    # What is missed is a JSON null, invalid JSON, or something that the fast parser does not read.
-    is_doubtful = missed.str.contains(rf'"{path[-1]}"\s*:\s*null').not_() | found.str.contains(WRITTEN_OTHERWISE)
-    steps = "".join(f"['{each}']" for each in path)
 
-    def read(text: str) -> str | None:
-        return json_value(text, *path, marks_lists=marks_lists)
+    def compute(texts: pl.Series) -> pl.Series:
+        return _json_texts(texts, path, word, marks_lists)
 
-    return (
-        logs.with_columns(found=asked.str.json_path_match(f"${steps}"))
-        .with_columns(missed=pl.when(found.is_null()).then(asked))
-        .with_columns(doubtful=pl.when(is_doubtful).then(asked))
-        .with_columns(
-            pl.when(pl.col("doubtful").is_null())
-            .then(pl.coalesce("quoted", "found"))
-            .otherwise(replaced(pl.col("doubtful"), pl.lit(True), read))
-            .alias(name)
-        )
-    )
+    return texts.map_batches(compute, return_dtype=pl.String, is_elementwise=True)
 
 
 def json_value(text: str, *path: str, marks_lists: bool = False) -> str | None:
@@ -92,52 +61,70 @@ def json_value(text: str, *path: str, marks_lists: bool = False) -> str | None:
     return written.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def replaced(texts: pl.Expr, where: pl.Expr, value: Callable[[str], str | None]) -> pl.Expr:
-    """The texts, with `value` of those for which `where` holds. They are few, so Python computes them."""
+def replaced(
+    texts: pl.Expr, is_chosen: Callable[[pl.Series], pl.Series], value: Callable[[str], str | None]
+) -> pl.Expr:
+    """The texts, with `value` of the chosen ones. They are few, so Python computes them."""
 
-    def compute(chosen: pl.Series) -> pl.Series:
-        if chosen.null_count() == len(chosen):
-            return chosen
-        return pl.Series(
-            chosen.name, [None if text is None else value(text) for text in chosen.to_list()], dtype=pl.String
-        )
+    def compute(texts: pl.Series) -> pl.Series:
+        places = is_chosen(texts).arg_true()
+        return _with_values(texts, places, pl.Series(map(value, texts.gather(places)), dtype=pl.String))
 
-    chosen = pl.when(where).then(texts)
-    return (
-        pl.when(where & texts.is_not_null())
-        .then(chosen.map_batches(compute, return_dtype=pl.String, is_elementwise=True))
-        .otherwise(texts)
-    )
+    return texts.map_batches(compute, return_dtype=pl.String, is_elementwise=True)
 
 
-def _with_quoted(logs: pl.LazyFrame, column: str, key: str) -> pl.LazyFrame:
-    r"""Adds `quoted`, the text of the key where it is certain without a parser, which takes three times as long.
+def _json_texts(texts: pl.Series, path: Sequence[str], word: str, marks_lists: bool) -> pl.Series:
+    """See json_texts(). Each step computes what the one before it has left, and takes longer for each text."""
+    key, last = path[0], path[-1]
+    found = pl.repeat(None, len(texts), dtype=pl.String, eager=True)
+    may_have_value = texts.str.contains(rf"{word}|\\u") if word else texts.is_not_null()
+    if len(path) == 1 and not word:
+        found = _plain_values(texts, key)
+        may_have_value &= found.is_null()
+    places = may_have_value.arg_true()
+    if not _is_place(key):
+        # A text without the key has no value. Only lists have values without one: by their place.
+        places = places.filter(texts.gather(places).str.contains(rf'"{key}|\\u'))
+    some = texts.gather(places)
+    parsed = some.str.json_path_match("$" + "".join(f"['{each}']" for each in path))
+    # What is missing is a JSON null, invalid JSON, or something that the fast parser does not read.
+    is_missing = parsed.is_null() & ~some.str.contains(rf'"{last}"\s*:\s*null')
+    is_doubtful = is_missing | parsed.str.contains(WRITTEN_OTHERWISE).fill_null(False)
+    read = [json_value(text, *path, marks_lists=marks_lists) for text in some.filter(is_doubtful)]
+    values = _with_values(parsed, is_doubtful.arg_true(), pl.Series(read, dtype=pl.String))
+    return _with_values(found, places, values)
+
+
+def _plain_values(texts: pl.Series, key: str) -> pl.Series:
+    r"""The text of the key where it is certain without a parser, which takes twice as long; otherwise NULL.
 
     Certain is the only occurrence of "KEY":"…" or "KEY": "…", before any list or inner object, of a text without a
     backslash. As no string has a quotation mark then, it is a key, and what follows up to the next mark is its value.
+    So are true, false and short integers up to a comma or the end.
     """
-    text, before, after = map(pl.col, (column, "before", "after"))
-    quoted_key = f'"{key}"'
-    is_plain = pl.col("escaped").is_null() & text.str.ends_with("}")
-    has_value_at = pl.when(after.str.starts_with(':"')).then(2).when(after.str.starts_with(': "')).then(3)
-    is_certain = before.str.contains(r"^\{[^{}\[\]]*$") & ~after.str.contains(quoted_key, literal=True)
-    # Slices of bytes share the memory of their texts.
+    text, head = pl.col("text"), pl.col("head")
+    value = r'(?:"[^"\\\x00-\x1f]*"|true|false|-?[1-9][0-9]{0,14})'
+    rest = text.cast(pl.Binary).bin.slice(head.str.len_bytes()).cast(pl.String)
     return (
-        logs.with_columns(at=pl.when(is_plain).then(text.str.find(quoted_key, literal=True)))
-        .with_columns(
-            before=text.cast(pl.Binary).bin.slice(0, pl.col("at")).cast(pl.String),
-            after=text.cast(pl.Binary).bin.slice(pl.col("at") + len(quoted_key)).cast(pl.String),
-        )
-        .with_columns(at=pl.when(is_certain).then(has_value_at))
-        # A slice from NULL is the whole text.
-        .with_columns(
-            after=pl.when(pl.col("at").is_not_null()).then(
-                after.cast(pl.Binary).bin.slice(pl.col("at")).cast(pl.String)
+        texts.to_frame("text")
+        .with_columns(head=text.str.extract(rf'^\{{[^{{}}\[\]\\]*?"{key}": ?{value}[,}}]', 0))
+        .select(
+            pl.when(text.str.ends_with("}") & ~rest.str.contains(rf'\\|"{key}"')).then(
+                # The value is the end of the head, with a comma or brace.
+                head.str.extract(r'(?:"[^"]*"|[a-z0-9-]+).$', 0).str.head(-1).str.strip_chars('"')
             )
         )
-        .with_columns(quoted=after.cast(pl.Binary).bin.slice(0, after.str.find('"', literal=True)).cast(pl.String))
-        .with_columns(quoted=pl.when(~pl.col("quoted").str.contains(r"[\x00-\x1f]")).then("quoted"))
+        .to_series()
     )
+
+
+def _with_values(texts: pl.Series, places: pl.Series, values: pl.Series) -> pl.Series:
+    """The texts, with the values at these places. Series.scatter() builds every text anew: ten times as long."""
+    if places.is_empty():
+        return texts
+    numbers = np.arange(len(texts))
+    numbers[places.to_numpy()] = np.arange(len(texts), len(texts) + len(values))
+    return pl.concat([texts, values]).gather(numbers)
 
 
 def _is_place(key: str) -> bool:

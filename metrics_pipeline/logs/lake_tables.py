@@ -3,11 +3,12 @@
 import hashlib
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from importlib import import_module
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 from pyarrow import fs
@@ -23,26 +24,30 @@ FAULTS_OF_STORAGE = (OSError,)
 FAULTS_OF_LOGS = (pl.exceptions.PolarsError,)
 
 
-class LakeState(Protocol):
+class LakeState(ABC):
     """One state of a table. What is read from it is of this state, or require_unchanged raises TransientError."""
 
-    def schema(self) -> pl.Schema:
-        """The columns and their types."""
-
+    @abstractmethod
     def scan(self, window: DayWindow | None) -> pl.LazyFrame:
         """A frame with every log of the window, and maybe others; with every log, without a window."""
 
-    def oldest(self) -> Iterator[pl.LazyFrame]:
-        """Frames of which the first that has logs has the oldest one."""
-
+    @abstractmethod
     def evidence(self, timestamp: str, windows: Sequence[DayWindow]) -> Mapping[date, str]:
         """For each day, what identifies the files that may hold its logs. `timestamp` is the name of that column."""
 
-    def require_unchanged(self, window: DayWindow) -> None:
+    def schema(self) -> pl.Schema:
+        """The columns and their types."""
+        return self.scan(None).collect_schema()
+
+    def oldest(self) -> Iterator[pl.LazyFrame]:
+        """Frames of which the first that has logs has the oldest one."""
+        yield self.scan(None)
+
+    def require_unchanged(self, window: DayWindow) -> None:  # noqa: B027 - files of most tables never change
         """Raises TransientError if the files of the window may have changed since this state was taken."""
 
 
-class ParquetFiles:
+class ParquetFiles(LakeState):
     """Files whose path matches a pattern: *, ** and ? as in a shell, and {date} for the day of the logs in them.
 
     The folders of {date} are days in UTC or in METRICS_TIME_ZONE. Files and folders whose names begin with _ or . are
@@ -128,53 +133,31 @@ class ParquetFiles:
         }
 
 
-class DeltaTable:
+class DeltaTable(LakeState):
     """A Delta table at a path, in its newest version."""
 
     def __init__(self, location: str) -> None:
         self._table = _extra("deltalake").DeltaTable(location)
 
-    def schema(self) -> pl.Schema:
-        """See LakeState."""
-        return self.scan(None).collect_schema()
-
     def scan(self, window: DayWindow | None) -> pl.LazyFrame:
         """See LakeState."""
         return pl.scan_delta(self._table)
 
-    def oldest(self) -> Iterator[pl.LazyFrame]:
-        """See LakeState."""
-        yield self.scan(None)
-
     def evidence(self, timestamp: str, windows: Sequence[DayWindow]) -> Mapping[date, str]:
-        """See LakeState: the files whose statistics of the timestamp overlap the day."""
+        """See LakeState: the files whose statistics of the timestamp overlap the day, or that have none."""
         added = pl.DataFrame(self._table.get_add_actions(flatten=True))
-        bounds = [pl.col(name) if name in added.columns else pl.lit(None, pl.Datetime("us", "UTC"))
-                  for name in (f"min.{timestamp}", f"max.{timestamp}")]  # fmt: skip
-        files = added.select(
-            "path",
-            *(
-                each.cast(pl.Datetime("us", "UTC")).alias(name)
-                for each, name in zip(bounds, ("first", "last"), strict=True)
-            ),
-        )
-        return {
+        bounds = [f"min.{timestamp}", f"max.{timestamp}"]
+        files = added.with_columns(pl.lit(None).alias(name) for name in bounds if name not in added.columns)
+        first, last = (pl.col(name).cast(pl.Datetime("us", "UTC")) for name in bounds)
+        found = {}
+        for window in windows:
             # Statistics are cut to milliseconds.
-            window.metric_date: _digest(
-                files.filter(
-                    (
-                        (pl.col("first") < window.end) & (pl.col("last") >= window.start - timedelta(milliseconds=1))
-                    ).fill_null(True)
-                )["path"].sort()
-            )
-            for window in windows
-        }
-
-    def require_unchanged(self, window: DayWindow) -> None:
-        """See LakeState: files of a version never change."""
+            overlap = (first < window.end) & (last >= window.start - timedelta(milliseconds=1))
+            found[window.metric_date] = _digest(files.filter(overlap.fill_null(True))["path"].sort())
+        return found
 
 
-class IcebergTable:
+class IcebergTable(LakeState):
     """An Iceberg table of a catalog of pyiceberg, in its newest snapshot: CATALOG/NAMESPACE.TABLE."""
 
     def __init__(self, location: str) -> None:
@@ -183,17 +166,9 @@ class IcebergTable:
         snapshot = self._table.current_snapshot()
         self._snapshot_id = snapshot and snapshot.snapshot_id
 
-    def schema(self) -> pl.Schema:
-        """See LakeState."""
-        return self.scan(None).collect_schema()
-
     def scan(self, window: DayWindow | None) -> pl.LazyFrame:
         """See LakeState."""
         return pl.scan_iceberg(self._table, snapshot_id=self._snapshot_id)
-
-    def oldest(self) -> Iterator[pl.LazyFrame]:
-        """See LakeState."""
-        yield self.scan(None)
 
     def evidence(self, timestamp: str, windows: Sequence[DayWindow]) -> Mapping[date, str]:
         """See LakeState: the files that a scan of the day plans, with the files of their deletions."""
@@ -211,9 +186,6 @@ class IcebergTable:
                 yield from (task.file.file_path, *(delete.file_path for delete in task.delete_files))
 
         return {window.metric_date: _digest(sorted(files(window))) for window in windows}
-
-    def require_unchanged(self, window: DayWindow) -> None:
-        """See LakeState: files of a snapshot never change."""
 
 
 #: The kinds of tables, by the scheme of METRICS_LOGS_URL.

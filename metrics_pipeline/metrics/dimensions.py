@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from metrics_pipeline.metrics.catalog import AGENT_DIMENSION_DAY, OTHER_VALUES, PARTIALS_SCHEMA
+from metrics_pipeline.metrics.expressions import sorted_numbers
 from metrics_pipeline.metrics.upstream import FLAGS
 
 MAX_DIMENSIONS = 5
@@ -297,11 +298,10 @@ def _kept(counts: pl.DataFrame, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 def _user_ids(logs: pl.LazyFrame) -> pl.LazyFrame:
     """Of each row its distinct users."""
-    # Sorting one number takes a quarter of the time that unique() takes in each group.
     place = pl.col("row").cast(pl.Int64) * 2**32 + pl.col("user_id").to_physical()
     return (
         logs.drop_nulls("user_id")
-        .select(place=place.sort())
+        .select(place=sorted_numbers(place))
         .filter((pl.col("place") != pl.col("place").shift()).fill_null(True))
         .select(
             row=(pl.col("place") // 2**32).cast(pl.UInt32),
@@ -314,14 +314,13 @@ def _user_ids(logs: pl.LazyFrame) -> pl.LazyFrame:
 
 def _latency_counts(logs: pl.LazyFrame) -> pl.LazyFrame:
     """Of each row its latencies with their executions, sorted by the latency."""
-    # Row and latency are one number: sorting it takes a third of the time of sorting by two columns.
     place = pl.col("row").cast(pl.Int64) * 2**32 + (pl.col("latency_ms").cast(pl.Int64) + 2**31)
     pair = pl.struct(
         latency_ms=(pl.col("value") % 2**32 - 2**31).cast(pl.Int32), executions=pl.col("len").cast(pl.Int64)
     )
     return (
         logs.drop_nulls("latency_ms")
-        .select(place.sort().rle().alias("runs"))
+        .select(sorted_numbers(place).rle().alias("runs"))
         .unnest("runs")
         .select((pl.col("value") // 2**32).cast(pl.UInt32).alias("row"), latency_counts=pair)
         .group_by("row", maintain_order=True)

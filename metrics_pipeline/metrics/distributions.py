@@ -11,7 +11,7 @@ import polars as pl
 
 from metrics_pipeline.metrics.calculator import LogAggregates
 from metrics_pipeline.metrics.catalog import AGENT_DAY, Grain
-from metrics_pipeline.metrics.expressions import LATENCY_COUNT
+from metrics_pipeline.metrics.expressions import LATENCY_COUNT, sorted_numbers
 
 #: An agent's day with more distinct latencies keeps them rounded to SIGNIFICANT_BITS, and one with more users keeps
 #: only the MAX_USERS smallest hashes.
@@ -105,13 +105,12 @@ def distributions(
     places = pl.zeros(1 + (by_hash.select(pl.col("user_id").to_physical().max()).item() or 0), pl.Int64, eager=True)
     places = places.scatter(numbers, pl.int_range(len(numbers), eager=True))
     rows = aggregates.by_agent.lazy().filter(pl.col("agent_id").is_in(agents.implode())).with_row_index("row")
-    # Sorting one number takes less than sorting the hashes of each row.
     place = pl.lit(places).gather(pl.col("user_id").cast(pl.Categorical).to_physical())
     hashes = (
         rows.select("row", user_id="user_ids")
         .explode("user_id")
         .drop_nulls("user_id")
-        .select(number=(pl.col("row").cast(pl.Int64) * 2**32 + place).sort())
+        .select(number=sorted_numbers(pl.col("row").cast(pl.Int64) * 2**32 + place))
         .select(
             row=(pl.col("number") // 2**32).cast(pl.UInt32),
             user_hash=pl.lit(by_hash["user_hash"]).gather(pl.col("number") % 2**32),

@@ -280,7 +280,10 @@ def test_keys_of_json_are_read_as_postgresql_reads_them(database: Database, tmp_
         "[12.5e15, -0.0, 1.50e-3]",
         '{"bb": 1, "é": 1, "a": [{"d": "\\u2028\\u0001", "c": 2e2}], "z": 1}',
     ]
-    texts = [f'{{"x": {{"user_id": "inner"}}, "user_id": {value}}}' for value in values]
+    values += ["-5", "123456789012345", "1234567890123456", '"a, b}"', '""', '"true"', "0", "[]"]
+    # A text with an inner object is left to the parser.
+    texts = [f'{{{start}"user_id": {value}}}' for value in values for start in ('"x": {"user_id": "inner"}, ', "")]
+    texts += ['{"user_id":"u","x":1}', '{"user_id":-7,"x":[]}', '{"user_id": "u" }', '{"user_id": "u", "user_id": 5}']
     texts += ['{"user_id": "a", "user_id": "b"}', '{"\\u0075ser_id": "escaped"}', '"user_id"', "[1]", "null", "{}"]
     logs = [Log(str(number), metadata=metadata) for number, metadata in enumerate(texts)]
     # One agent has all of them, so that values which are one in PostgreSQL must be one here.
@@ -429,9 +432,9 @@ def test_the_digest_of_users_is_the_one_that_is_computed_from_their_bytes() -> N
         words = [int.from_bytes(data[start : start + 8], "little") for start in range(0, 64, 8)]
         total = sum(map(mixed, words, factors)) + len(each.encode()) + 1
         expected.append(mixed(total % 2**64, 0xBF58476D1CE4E5B9))
-    assert text_hash(pl.Series(texts)).to_list() == expected
+    assert text_hash(pl.Series(texts)).tolist() == expected
     # Shorter texts alone are padded to fewer words.
-    assert text_hash(pl.Series(texts[:5])).to_list() == expected[:5]
+    assert text_hash(pl.Series(texts[:5])).tolist() == expected[:5]
 
 
 def test_a_lake_whose_library_is_missing_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
