@@ -14,6 +14,7 @@ from metrics_pipeline.names import SCHEDULED_AT_TAG
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTION_ASSET_KEY
 from metrics_pipeline.orchestration.failures import step_outcome
 from metrics_pipeline.orchestration.links import documentation
+from metrics_pipeline.orchestration.markdown import count_of_days
 from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.orchestration.reports import expired_materialization
 from metrics_pipeline.orchestration.upstream import agent_execution_logs, alert_history, kept
@@ -34,8 +35,14 @@ sealed: nobody aggregates it again. Every other day is held back, with the reaso
 A run deletes only if its config says `dry_run: false`, as that of `data_retention_schedule` does. Otherwise, also when
 you click *Materialize*, it reports what would be deleted.
 
-**When the check is yellow**, backfill the days that it names. Logs that came after their day was sealed stay until you
-delete them yourself; they are in no metric.
+**When the check is yellow**, its description says what to do.
+"""
+
+_NO_LOGS_HELD_BACK = """
+Every raw log that is old enough to go is in the metrics. Each run of `data_retention` evaluates it, a dry run too.
+
+**When it is yellow**, backfill the named days. Logs that came after their day was sealed are in no metric, and stay
+until you delete them yourself.
 """
 
 _DONE = {"deleted": "delete", "sealed": "seal", "expired": "expire", "dropped": "drop"}
@@ -79,8 +86,7 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
             dg.AssetCheckSpec(
                 "no_logs_held_back",
                 asset=RETENTION_ASSET_KEY,
-                description="Every raw log that is old enough to go is in the metrics."
-                + (f"\n\n[Documentation]({page})" if page else ""),
+                description=_NO_LOGS_HELD_BACK + (f"\n[Documentation]({page})\n" if page else ""),
             )
         ],
     )
@@ -119,6 +125,12 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
             asset_key=RETENTION_ASSET_KEY,
             passed=not report.held_back,
             severity=dg.AssetCheckSeverity.WARN,
+            description=(
+                f"{metadata['logs_held_back'].value:,} logs of {count_of_days(metadata['days_held_back'].value)} are "
+                "old enough to go, and stay because they are not in the metrics."
+                if report.held_back
+                else "Every raw log that is old enough to go is in the metrics."
+            ),
             metadata={key: metadata[key] for key in ("days_held_back", "logs_held_back", "held_back")},
         )
 

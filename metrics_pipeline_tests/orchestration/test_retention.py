@@ -132,6 +132,7 @@ def test_a_run_reports_what_went_and_its_check_passes(
     assert said["days"] == [{"day": f"2025-03-0{n}", "logs_deleted": 3, **empty} for n in (3, 4)]
     [check] = result.get_asset_check_evaluations()
     assert (check.check_name, check.passed) == ("no_logs_held_back", True)
+    assert check.description == "Every raw log that is old enough to go is in the metrics."
 
 
 def test_a_run_without_anything_to_do_reports_the_same_keys(database_url: str, instance: dg.DagsterInstance) -> None:
