@@ -132,7 +132,8 @@ def alert_metadata(changes: Sequence[Mapping[Any, Any]]) -> Mapping[str, dg.Meta
             [
                 (
                     _shortened(change["about"]),
-                    f"{change['transition']} since {change['opened_on']}: {change['severity']}, {_words(change['rule'])}",
+                    f"{change['transition']} since {change['opened_on']}: "
+                    f"{change['severity']}, {_words(change['rule'])}",
                     _evidence(change),
                 )
                 for change in changes[:_TOP_ALERTS]
@@ -146,7 +147,7 @@ def alert_metadata(changes: Sequence[Mapping[Any, Any]]) -> Mapping[str, dg.Meta
 def _evidence(change: Mapping[Any, Any]) -> str:
     bounds = [f"{word} {change[name]}" for word, name in (("from", "usual_low"), ("to", "usual_high")) if change[name]]
     usual = f", usual {' '.join(bounds)}" if bounds else ""
-    return _shortened(f"{_words(change['metric'])} {change['value']}{usual}") if change["value"] else ""
+    return _shortened(f"{_words(change['metric'] or '')} {change['value']}{usual}") if change["value"] else ""
 
 
 def _words(name: str) -> str:
