@@ -132,7 +132,7 @@ def alert_metadata(changes: Sequence[Mapping[Any, Any]]) -> Mapping[str, dg.Meta
             [
                 (
                     _shortened(change["about"]),
-                    f"{change['transition']}, {change['severity']}: {_words(change['rule'])} since {change['opened_on']}",
+                    f"{change['transition']}, {change['severity']}: {_words(change['rule'])}, {change['opened_on']}",
                     _evidence(change),
                 )
                 for change in changes[:_TOP_ALERTS]

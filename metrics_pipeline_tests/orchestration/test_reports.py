@@ -79,7 +79,7 @@ def test_a_run_says_what_became_of_alerts_when_it_stored_the_day(database: Datab
         "alerts_opened": 0, "alerts_changed": 0, "alerts_resolved": 0, "alerts_withdrawn": 2,
     }  # fmt: skip
     why = "success rate 0.5, usual from 0.9315 to 1.0"
-    row = f"| <a> | withdrawn, warning: unusual success rate since 2025-03-01 | {why} |"
+    row = f"| <a> | withdrawn, warning: unusual success rate, 2025-03-01 | {why} |"
     assert html.unescape(found["alerts"].value).splitlines()[2:] == [row, row]
     assert [*other_run] == [*found]
     assert other_run["alerts"].value == "None changed."
