@@ -39,4 +39,5 @@ def test_a_table_has_one_line_per_row_and_says_how_many_are_left_out() -> None:
 
 
 def test_an_empty_table_is_text_that_needs_no_click() -> None:
-    assert markdown_table(("a",), [], nothing="None.") == dg.MetadataValue.text("None.")
+    empty = markdown_table(("a",), [], nothing="None.")
+    assert (type(empty), empty.value) == (dg.TextMetadataValue, "None.")
