@@ -16,6 +16,8 @@ ALERTS_TABLE = "alert_history"
 METRICS_ASSET = METRICS_TABLE
 RETENTION_ASSET = "data_retention"
 OVERVIEW_ASSET = "agent_overview"
+API_ASSET = "metrics_api"
+PAGE_ASSET = "metrics_page"
 
 # Jobs, schedules and sensors.
 DAILY_METRICS_JOB = "daily_metrics_job"

@@ -258,10 +258,17 @@ class Settings:
     )
     dagster_webserver_url: str = _variable(
         "DAGSTER_WEBSERVER_URL",
-        "The Dagster UI, through which the API starts runs.",
-        "the address that the UI has in a browser, such as https://dagster.example",
+        "Dagster's webserver, through which the API starts runs.",
+        "the address at which the API reaches it, such as http://webserver:3000",
         parse_http_url,
         default="http://127.0.0.1:3000",
+        is_secret=True,
+    )
+    dagster_url: str | None = _variable(
+        "METRICS_DAGSTER_URL",
+        "The Dagster UI, for links from messages, the page and the API. Unset: DAGSTER_WEBSERVER_URL.",
+        "the address that the UI has in a browser, such as https://dagster.example",
+        parse_http_url,
         is_secret=True,
     )
     api_url: str | None = _variable(
@@ -279,6 +286,11 @@ class Settings:
         parse_http_url,
         is_secret=True,
     )
+
+    @property
+    def ui_url(self) -> str:
+        """The Dagster UI as a browser reaches it."""
+        return self.dagster_url or self.dagster_webserver_url
 
     @property
     def alerting(self) -> Alerting:

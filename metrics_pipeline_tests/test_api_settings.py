@@ -78,13 +78,19 @@ def test_the_webserver_s_address_is_taken_without_its_last_slash(url: str, kept:
     assert settings(DAGSTER_WEBSERVER_URL=url).dagster_webserver_url == kept
 
 
+def test_links_lead_to_the_webserver_unless_a_browser_reaches_it_elsewhere() -> None:
+    assert settings(DAGSTER_WEBSERVER_URL="http://webserver:3000").ui_url == "http://webserver:3000"
+    given = settings(DAGSTER_WEBSERVER_URL="http://webserver:3000", METRICS_DAGSTER_URL="https://dagster.example/")
+    assert given.ui_url == "https://dagster.example"
+
+
 @pytest.mark.parametrize(
     "url",
     ["127.0.0.1:3000", "ftp://x", "http://", "http://x:99999", "http://[::1", "http://x/?a", "http://x b"],
 )  # fmt: skip
 def test_what_is_no_address_of_a_webserver_is_refused(url: str) -> None:
     with pytest.raises(
-        SettingsError, match=r"^DAGSTER_WEBSERVER_URL is not an HTTP URL\. Set the address that the UI has"
+        SettingsError, match=r"^DAGSTER_WEBSERVER_URL is not an HTTP URL\. Set the address at which the API"
     ):
         settings(DAGSTER_WEBSERVER_URL=url)
 

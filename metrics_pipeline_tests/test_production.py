@@ -288,7 +288,7 @@ def client(program: str, *arguments: str, script: str | None = None) -> str:
 
 
 def filled_in(url: str, folder: Path) -> dict[str, str]:
-    """The example of the environment file with the values of this server, as systemd reads it."""
+    """The example of the environment file with the values of this server, as containers read it: they keep quotes."""
     server = urlsplit(url)
     text = (DOCS / "examples" / "metrics-pipeline.env").read_text()
     text = re.sub(r"<password>@db.example:5432/(\w+)", lambda found: f"{QUOTED}@/{found[1]}?{server.query}", text)
@@ -297,7 +297,7 @@ def filled_in(url: str, folder: Path) -> dict[str, str]:
     text = text.replace(",ci:trigger:<64 others>", "")
     assert "<" not in "".join(line for line in text.splitlines() if not line.startswith("#"))
     return {
-        name: value.strip('"')
+        name: value
         for name, is_set, value in (line.partition("=") for line in text.splitlines() if not line.startswith("#"))
         if is_set
     }

@@ -69,7 +69,7 @@ def build_app(
     Without tokens in the settings, it answers only requests whose Host is one of LOOPBACK_HOSTS, and that no proxy
     forwarded.
     """
-    context = Context(settings, database, dagster or DagsterRuns(settings.dagster_webserver_url), now)
+    context = Context(settings, database, dagster or DagsterRuns(settings.dagster_webserver_url, settings.ui_url), now)
 
     silence = SilenceWatch(context)
 

@@ -74,9 +74,10 @@ class DagsterState:
 class DagsterRuns:
     """The webserver at `url`. Every method raises DagsterUnavailableError if it gets no usable answer."""
 
-    def __init__(self, url: str, *, wait_seconds: float = 120) -> None:
+    def __init__(self, url: str, ui_url: str | None = None, *, wait_seconds: float = 120) -> None:
         self.wait_seconds = wait_seconds
         self._url = url
+        self._ui_url = ui_url or url
         # The webserver is in the same network, so proxies of the environment are ignored.
         self._client = httpx2.AsyncClient(timeout=httpx2.Timeout(30, connect=5), trust_env=False)
 
@@ -86,11 +87,11 @@ class DagsterRuns:
 
     def run_url(self, run_id: str) -> str:
         """The run in the Dagster UI."""
-        return f"{self._url}/runs/{run_id}"
+        return f"{self._ui_url}/runs/{run_id}"
 
     def backfill_url(self, backfill_id: str) -> str:
         """The backfill in the Dagster UI."""
-        return f"{self._url}/runs/b/{backfill_id}"
+        return f"{self._ui_url}/runs/b/{backfill_id}"
 
     async def start_day(self, day: date, tags: Mapping[str, str]) -> str:
         """Starts a run of the daily job for `day`, with further `tags`, and returns its id."""

@@ -19,11 +19,11 @@ app = typer.Typer(no_args_is_help=True, help="Show what is unusual of agents, th
 
 _STYLES = {"critical": "bold red", "warning": "yellow"}
 _LIST = (
-    Column("opened_on", "since", is_text=True),
-    Column("severity", is_text=True, style=lambda severity: _STYLES.get(severity, "")),
+    Column("opened_on", "since", is_text=True, rank=2),
+    Column("severity", is_text=True, rank=3, style=lambda severity: _STYLES.get(severity, "")),
     Column("about", is_text=True),
-    Column("rule", is_text=True),
-    Column("state", is_text=True, rank=1),
+    Column("rule", is_text=True, rank=1),
+    Column("state", is_text=True, rank=4),
     Column("found", is_folded=True),
 )
 _RULES = (

@@ -53,7 +53,6 @@ def _page(port: int) -> list[str]:
     except OSError as error:
         print(f"The page is not served: port {port}: {error.strerror}. Choose another with --page-port.", flush=True)
         return []
-    print(f"Page:       http://127.0.0.1:{port}", flush=True)
     return [sys.executable, "-P", "-m", "metrics_pipeline", "api", "--port", str(port)]
 
 

@@ -6,18 +6,26 @@ import dagster as dg
 
 from metrics_pipeline.metrics.catalog import AGENT_DIMENSION_DAY
 from metrics_pipeline.metrics.dimensions import Dimension, definitions
+from metrics_pipeline.names import API_ASSET, PAGE_ASSET
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY
 from metrics_pipeline.orchestration.columns import metrics_column_lineage, metrics_table_schema
 from metrics_pipeline.orchestration.upstream import SOURCE_ASSETS
 
-#: The programs that read the stored metrics over HTTP.
+#: Who reads the stored metrics over HTTP.
 CONSUMERS = (
     dg.AssetSpec(
-        "metrics_api",
+        API_ASSET,
         deps=[METRICS_ASSET_KEY],
         group_name="consumers",
         kinds={"api"},
         description="The JSON and CSV API that programs, spreadsheets and dashboards read: metrics-pipeline api.",
+    ),
+    dg.AssetSpec(
+        PAGE_ASSET,
+        deps=[API_ASSET],
+        group_name="consumers",
+        kinds={"html"},
+        description="The page that people look at in a browser. The API serves it, and it shows the API's answers.",
     ),
 )
 

@@ -8,15 +8,23 @@ from typing import cast
 
 import dagster as dg
 
-from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE, METRICS_ASSET, REGISTRY_TABLE, RETENTION_ASSET
+from metrics_pipeline.names import (
+    ALERTS_TABLE,
+    API_ASSET,
+    LOGS_TABLE,
+    METRICS_ASSET,
+    PAGE_ASSET,
+    REGISTRY_TABLE,
+    RETENTION_ASSET,
+)
 from metrics_pipeline.settings import Settings
 
-_API = "metrics_api"
 #: The page of docs/ about an asset.
 _PAGES = {
     METRICS_ASSET: "reference/metrics.md",
     RETENTION_ASSET: "howto/retention.md",
-    _API: "reference/api.md",
+    API_ASSET: "reference/api.md",
+    PAGE_ASSET: "howto/page.md",
     **dict.fromkeys((LOGS_TABLE, REGISTRY_TABLE, ALERTS_TABLE), "reference/tables.md"),
 }
 _CODE = "dagster/code_references"
@@ -59,9 +67,10 @@ def with_links(
 def _linked(spec: dg.AssetSpec, settings: Settings) -> dg.AssetSpec:
     key = spec.key.to_user_string()
     links: dict[str, object] = {}
-    if settings.api_url and key in (METRICS_ASSET, _API):
-        links |= {"page": dg.MetadataValue.url(f"{settings.api_url}/")}
-        links |= {"api": dg.MetadataValue.url(f"{settings.api_url}/docs")}
+    if settings.api_url and key in (METRICS_ASSET, PAGE_ASSET):
+        links["page"] = dg.MetadataValue.url(f"{settings.api_url}/")
+    if settings.api_url and key in (METRICS_ASSET, API_ASSET):
+        links["api"] = dg.MetadataValue.url(f"{settings.api_url}/docs")
     if settings.source_url and key in _PAGES:
         links["documentation"] = dg.MetadataValue.url(f"{settings.source_url}/docs/{_PAGES[key]}")
     # Tables of other systems have no code.

@@ -2,19 +2,26 @@
 
 from collections.abc import Iterable, Sequence
 
+import dagster as dg
+
 from metrics_pipeline.settings import Settings
 
 _MAX_CELL_CHARACTERS = 200
 _HARMLESS = " .,-…"
 
 
-def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, nothing: str, more: int = 0) -> str:
-    """The rows under their column names, and how many `more` there are; `nothing` in place of an empty table."""
+def markdown_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, nothing: str, more: int = 0
+) -> dg.MetadataValue:
+    """The rows under their column names, and how many `more` there are; `nothing` in place of an empty table.
+
+    `nothing` is plain text, because the page of a check hides Markdown behind a click.
+    """
     lines = ["| " + " | ".join(map(markdown_text, row)) + " |" for row in rows]
     if not lines:
-        return nothing
+        return dg.MetadataValue.text(nothing)
     head = ["| " + " | ".join(map(markdown_text, columns)) + " |", "|" + " --- |" * len(columns)]
-    return "\n".join([*head, *lines, *([f"\nand {more:,} more"] if more > 0 else [])])
+    return dg.MetadataValue.md("\n".join([*head, *lines, *([f"\nand {more:,} more"] if more > 0 else [])]))
 
 
 def markdown_text(value: object) -> str:

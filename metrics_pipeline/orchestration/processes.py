@@ -25,18 +25,15 @@ def claim(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
     instance.add_run_tags(run.run_id, {PROCESS_TAG: own_process(run.run_id)})
 
 
-def is_claimed(run: dg.DagsterRun) -> bool:
-    """Whether a process has claimed the run."""
-    return run.tags.get(PROCESS_TAG, "").startswith(f"{run.run_id}/")
+def is_claimed_here(run: dg.DagsterRun) -> bool:
+    """Whether a process of this host has claimed the run. Another container is another host."""
+    return _claim_here(run) is not None
 
 
 def is_orphaned(run: dg.DagsterRun) -> bool:
     """Whether the process that works on the run was on this host and has ended."""
-    # A repeated run inherits the tags of its parent, including the parent's process.
-    match = _PROCESS.fullmatch(run.tags.get(PROCESS_TAG, ""))
-    if match is None or (match["run_id"], match["host"]) != (run.run_id, _host()):
-        return False
-    return not _is_alive(int(match["pid"]), match["identity"])
+    claimed = _claim_here(run)
+    return claimed is not None and not _is_alive(int(claimed["pid"]), claimed["identity"])
 
 
 def end_if_orphaned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
@@ -53,6 +50,12 @@ def end_if_orphaned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     pid = run.tags[PROCESS_TAG].split("/")[2]
     instance.report_run_failed(run, f"The process that worked on this run ({pid}) was killed. Start it again.")
     return True
+
+
+def _claim_here(run: dg.DagsterRun) -> re.Match[str] | None:
+    # A repeated run inherits the tags of its parent, including the parent's process.
+    match = _PROCESS.fullmatch(run.tags.get(PROCESS_TAG, ""))
+    return match if match is not None and (match["run_id"], match["host"]) == (run.run_id, _host()) else None
 
 
 def _host() -> str:

@@ -127,18 +127,31 @@ def alert_metadata(changes: Sequence[Mapping[Any, Any]]) -> Mapping[str, dg.Meta
     counts = Counter(change["transition"] for change in changes)
     return {
         **{f"alerts_{name}": dg.MetadataValue.int(counts[name]) for name in Change},
-        "alerts": dg.MetadataValue.md(
-            markdown_table(
-                ("alert", "severity", "rule", "of", "since", "metric", "value", "usual from", "to"),
-                [
-                    tuple("" if value is None else _shortened(str(value)) for value in change.values())
-                    for change in changes[:_TOP_ALERTS]
-                ],
-                nothing="None changed.",
-                more=len(changes) - _TOP_ALERTS,
-            )
+        "alerts": markdown_table(
+            ("of", "alert", "why"),
+            [
+                (
+                    _shortened(change["about"]),
+                    f"{change['transition']}, {change['severity']}: {_words(change['rule'])}, {change['opened_on']}",
+                    _evidence(change),
+                )
+                for change in changes[:_TOP_ALERTS]
+            ],
+            nothing="None changed.",
+            more=len(changes) - _TOP_ALERTS,
         ),
     }
+
+
+def _evidence(change: Mapping[Any, Any]) -> str:
+    bounds = [f"{word} {change[name]}" for word, name in (("from", "usual_low"), ("to", "usual_high")) if change[name]]
+    usual = f", usual {' '.join(bounds)}" if bounds else ""
+    return _shortened(f"{_words(change['metric'] or '')} {change['value']}{usual}") if change["value"] else ""
+
+
+def _words(name: str) -> str:
+    # A name with underscores is one word, which no column breaks.
+    return name.replace("_", " ")
 
 
 def day_metadata(
@@ -180,13 +193,10 @@ def day_metadata(
         "tokens": dg.MetadataValue.int(totals["total_tokens"]),
         "human_interventions": dg.MetadataValue.int(totals["human_interventions"]),
         "agents": dg.MetadataValue.int(frame.height),
-        "agents_with_most_failures": dg.MetadataValue.md(_top_agents(frame, "failed_executions")),
-        "agents_with_highest_cost": dg.MetadataValue.md(_top_agents(frame, "total_cost_usd")),
-        "agents_with_worst_p95": dg.MetadataValue.md(_top_agents(frame, "p95_latency_ms")),
-        **{
-            f"top_{name}": dg.MetadataValue.md(_top_values(breakdown.metrics, name))
-            for name in names_of(breakdown.dimensions)
-        },
+        "agents_with_most_failures": _top_agents(frame, "failed_executions"),
+        "agents_with_highest_cost": _top_agents(frame, "total_cost_usd"),
+        "agents_with_worst_p95": _top_agents(frame, "p95_latency_ms"),
+        **{f"top_{name}": _top_values(breakdown.metrics, name) for name in names_of(breakdown.dimensions)},
         "error_types": dg.MetadataValue.int(errors.height),
         "error_distribution": dg.MetadataValue.json(
             {_shortened(error_type): count for error_type, count in errors.head(_TOP_ERRORS).iter_rows()}
@@ -227,9 +237,9 @@ def _shortened(text: str) -> str:
     return f"{text[:_MAX_TEXT_CHARACTERS]}… ({len(text):,} characters, SHA-256 {digest})"
 
 
-def _top_values(rows: pl.DataFrame, dimension: str) -> str:
+def _top_values(rows: pl.DataFrame, dimension: str) -> dg.MetadataValue:
     """The values of the dimension with the most executions over all agents, with what adds up."""
-    sums = ["total_executions", "failed_executions", "total_tokens", "total_cost_usd"]
+    sums = ["total_executions", "failed_executions", "total_cost_usd"]
     ranked = (
         rows.lazy()
         .filter(pl.col("dimension") == dimension)
@@ -240,14 +250,17 @@ def _top_values(rows: pl.DataFrame, dimension: str) -> str:
         .collect(engine="in-memory")
     )
     return markdown_table(
-        ["value", "kind", "executions", "failed", "tokens", "cost USD"],
-        [[*row, f"{cost.normalize():f}"] for *row, cost in ranked.head(_TOP_AGENTS).iter_rows()],
+        ["value", "kind", "runs", "failed", "USD"],
+        [
+            (value, kind, f"{runs:,}", f"{failed:,}", f"{cost:,.2f}")
+            for value, kind, runs, failed, cost in ranked.head(_TOP_AGENTS).iter_rows()
+        ],
         nothing="None.",
         more=ranked.height - _TOP_AGENTS,
     )
 
 
-def _top_agents(frame: pl.DataFrame, column: str) -> str:
+def _top_agents(frame: pl.DataFrame, column: str) -> dg.MetadataValue:
     """The agents with the highest values of `column`, and their executions; values of 0 are left out."""
     heading, beside, heading_beside = _AGENT_COLUMNS[column]
     # Lazy, because one step less per table saves a millisecond per day.

@@ -10,10 +10,11 @@ import dagster as dg
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.retention import FIRST_DAY, NEVER, RetentionPolicy, cutoffs
-from metrics_pipeline.names import SCHEDULED_AT_TAG
+from metrics_pipeline.names import ALERTS_TABLE, SCHEDULED_AT_TAG
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTION_ASSET_KEY
 from metrics_pipeline.orchestration.failures import step_outcome
 from metrics_pipeline.orchestration.links import documentation
+from metrics_pipeline.orchestration.markdown import count_of_days
 from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.orchestration.reports import expired_materialization
 from metrics_pipeline.orchestration.upstream import agent_execution_logs, alert_history, kept
@@ -34,8 +35,14 @@ sealed: nobody aggregates it again. Every other day is held back, with the reaso
 A run deletes only if its config says `dry_run: false`, as that of `data_retention_schedule` does. Otherwise, also when
 you click *Materialize*, it reports what would be deleted.
 
-**When the check is yellow**, backfill the days that it names. Logs that came after their day was sealed stay until you
-delete them yourself; they are in no metric.
+**When the check is yellow**, its description says what to do.
+"""
+
+_NO_LOGS_HELD_BACK = """
+Every raw log that is old enough to go is in the metrics. Each run of `data_retention` evaluates it, a dry run too.
+
+**When it is yellow**, backfill the named days. Logs that came after their day was sealed are in no metric, and stay
+until you delete them yourself.
 """
 
 _DONE = {"deleted": "delete", "sealed": "seal", "expired": "expire", "dropped": "drop"}
@@ -79,8 +86,7 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
             dg.AssetCheckSpec(
                 "no_logs_held_back",
                 asset=RETENTION_ASSET_KEY,
-                description="Every raw log that is old enough to go is in the metrics."
-                + (f"\n\n[Documentation]({page})" if page else ""),
+                description=_NO_LOGS_HELD_BACK + (f"\n[Documentation]({page})\n" if page else ""),
             )
         ],
     )
@@ -119,6 +125,12 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
             asset_key=RETENTION_ASSET_KEY,
             passed=not report.held_back,
             severity=dg.AssetCheckSeverity.WARN,
+            description=(
+                f"{metadata['logs_held_back'].value:,} logs of {count_of_days(metadata['days_held_back'].value)} are "
+                "old enough to go, and stay because they are not in the metrics."
+                if report.held_back
+                else "Every raw log that is old enough to go is in the metrics."
+            ),
             metadata={key: metadata[key] for key in ("days_held_back", "logs_held_back", "held_back")},
         )
 
@@ -140,7 +152,7 @@ def retention_metadata(report: RetentionReport, seconds: float) -> dict[str, Any
         "partitions_dropped": dg.MetadataValue.json(report.dropped_partitions),
         "days_held_back": dg.MetadataValue.int(len({day.metric_date for day in held_back})),
         "logs_held_back": dg.MetadataValue.int(sum(day.logs for day in held_back)),
-        "held_back": dg.MetadataValue.md(_held_back_table(report)),
+        "held_back": _held_back_table(report),
         "logs_left_before_cutoff": dg.MetadataValue.int(report.logs_left),
         "is_out_of_time": dg.MetadataValue.bool(report.is_out_of_time),
         "keeps_raw_logs_from": dg.MetadataValue.text(_first_kept(report.cutoffs.raw_logs)),
@@ -167,9 +179,13 @@ def _as_dry_run(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _would(name: str) -> str:
-    """`alert_history_deleted` becomes `would_delete_alert_history`, and `days_sealed` `would_seal_days`."""
+    """`agent_execution_logs_deleted` becomes `would_delete_logs`, and `days_sealed` `would_seal_days`.
+
+    Short, because on a screen of 1280 pixels the UI prints a longer name over its value.
+    """
     what, _, done = name.rpartition("_")
-    return f"would_{_DONE[done]}_{what}" if done in _DONE else name
+    short = "alerts" if what == ALERTS_TABLE else what.rpartition("_")[2]
+    return f"would_{_DONE[done]}_{short}" if done in _DONE else name
 
 
 def days_of(report: RetentionReport) -> list[dict[str, Any]]:
@@ -189,15 +205,15 @@ def days_of(report: RetentionReport) -> list[dict[str, Any]]:
     return [rows[day] for day in sorted(rows)]
 
 
-def _held_back_table(report: RetentionReport) -> str:
+def _held_back_table(report: RetentionReport) -> dg.MetadataValue:
     if not report.held_back:
-        return "Nothing is held back."
+        return dg.MetadataValue.text("Nothing is held back.")
     held_back = sorted(report.held_back, key=lambda day: day.metric_date)
     lines = ["| day | logs | reason |", "| --- | ---: | --- |"]
     lines += [f"| {day.metric_date} | {day.logs:,} | {day.reason} |" for day in held_back[:_MAX_LISTED_DAYS]]
     if len(held_back) > _MAX_LISTED_DAYS:
         lines.append(f"| … | | and {len(held_back) - _MAX_LISTED_DAYS} more |")
-    return "\n".join(lines)
+    return dg.MetadataValue.md("\n".join(lines))
 
 
 def _scheduled_at(context: dg.AssetExecutionContext) -> datetime:

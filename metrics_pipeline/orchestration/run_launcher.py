@@ -11,7 +11,7 @@ from metrics_pipeline.orchestration.dagster_internals import (
     is_unknown_to_its_code_server,
     unhealthy,
 )
-from metrics_pipeline.orchestration.processes import is_claimed, is_orphaned
+from metrics_pipeline.orchestration.processes import is_claimed_here, is_orphaned
 
 
 class WatchingRunLauncher(dg.DefaultRunLauncher):
@@ -26,14 +26,15 @@ class WatchingRunLauncher(dg.DefaultRunLauncher):
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> RunHealth:
-        """FAILED for a run whose process on this host has ended, or that was killed before it recorded its process.
+        """FAILED for a run whose process on this host has ended, or whose code server no longer knows it.
 
-        RUNNING for every other. Monitoring ends a run for any other answer, so what cannot be seen from here (another
-        host's process, a code server that does not answer) counts as running.
+        The code server is asked about runs whose process cannot be seen from here: it was killed before it was
+        recorded, or is in another container. RUNNING for every other run, because monitoring ends a run for any other
+        answer: a command on another host, a code server that does not answer.
         """
         if is_orphaned(run):
             return unhealthy("the process that worked on this run was killed")
-        if not is_claimed(run) and self._is_overdue(run) and is_unknown_to_its_code_server(self, run):
+        if not is_claimed_here(run) and self._is_overdue(run) and is_unknown_to_its_code_server(self, run):
             return unhealthy("its code server was restarted and does not know this run")
         return HEALTHY
 

@@ -87,7 +87,7 @@ def build_daily_metrics_schedule(job: AssetJob, settings: Settings) -> dg.Schedu
         for verdict in verdicts:
             if not (verdict.needs_run or verdict.metric_date in again):
                 continue
-            refused = attempts(context.instance, verdict).why_refused(settings.dagster_webserver_url)
+            refused = attempts(context.instance, verdict).why_refused(settings.ui_url)
             if refused is not None:
                 found.append(f"{refused}.")
             else:

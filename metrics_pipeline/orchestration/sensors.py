@@ -83,7 +83,7 @@ def build_late_logs_sensor(
             if not (has_changed or is_lost or day in again):
                 continue
             ended = attempts(context.instance, verdict)
-            reason = ended.why_not_now(at, settings.dagster_webserver_url)
+            reason = ended.why_not_now(at, settings.ui_url)
             if reason is not None:
                 found.append(f"{reason}.")
             else:

@@ -79,7 +79,7 @@ def tell_daemon(receivers: Sequence[Receiver], silent: Sequence[str], settings: 
         title = "Dagster's daemon gives no sign"
         said = f"Nothing has been heard for ten minutes of {', '.join(silent)}."
         consequence = "No schedule and no sensor runs, so no day is aggregated and nobody is told of alerts."
-        message = Message(title, Severity.CRITICAL, [said, consequence], [settings.dagster_webserver_url])
+        message = Message(title, Severity.CRITICAL, [said, consequence], [settings.ui_url])
     else:
         message = Message("Dagster's daemon is back", None, ["All of it gives signs again."], [])
     outcomes = {receiver.id: _sent(receiver, message) for receiver in receivers}

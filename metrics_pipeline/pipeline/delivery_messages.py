@@ -125,7 +125,7 @@ def _links(told: Transition, settings: Settings) -> Iterable[str]:
         yield f"{settings.api_url}/?day={told.metric_date}"
     # Commands that change days without a run have a word of their own in its place.
     if told.run_id and _RUN_ID.fullmatch(told.run_id):
-        yield f"{settings.dagster_webserver_url}/runs/{told.run_id}"
+        yield f"{settings.ui_url}/runs/{told.run_id}"
 
 
 def printable(value: object, characters: int = _MOST_WORD_CHARACTERS) -> str:

@@ -19,6 +19,8 @@ from metrics_pipeline_tests.processes import HANGING_SECONDS, wait_until
 from .serving import Serve
 from .webserver import Webserver, graphql_run
 
+#: The address that the UI has in a browser.
+UI = "https://dagster.example"
 TRIGGER = "/api/v1/metrics/aggregate/trigger"
 BACKFILL = "/api/v1/metrics/aggregate/backfill"
 FEBRUARY = {"asset_partition_range_start": "2025-02-01", "asset_partition_range_end": "2025-02-28"}
@@ -26,7 +28,7 @@ FEBRUARY = {"asset_partition_range_start": "2025-02-01", "asset_partition_range_
 
 @pytest.fixture
 def api(serve: Serve, webserver: Webserver) -> httpx2.Client:
-    return serve(dagster_webserver_url=webserver.url)
+    return serve(dagster_webserver_url=webserver.url, dagster_url=UI)
 
 
 def test_a_trigger_starts_a_run_of_yesterday_or_of_the_day_that_is_named(
@@ -39,7 +41,7 @@ def test_a_trigger_starts_a_run_of_yesterday_or_of_the_day_that_is_named(
         "status": "started",
         "run_id": "new",
         "status_url": "/api/v1/runs/new",
-        "ui_url": f"{webserver.url}/runs/new",
+        "ui_url": f"{UI}/runs/new",
     }
     assert api.post(TRIGGER, params={"target_date": "2025-01-01"}).status_code == 202
     first, second = webserver.launched()
@@ -67,7 +69,7 @@ def test_a_backfill_covers_every_day_of_its_range(api: httpx2.Client, webserver:
         "status": "started",
         "backfill_id": "abc",
         "status_url": "/api/v1/backfills/abc",
-        "ui_url": f"{webserver.url}/runs/b/abc",
+        "ui_url": f"{UI}/runs/b/abc",
     }
     api.post(BACKFILL, params={"start_date": "2025-03-03"})
     first, second = webserver.launched()
@@ -134,7 +136,7 @@ def test_a_day_that_a_run_is_about_to_write_is_not_started_twice(api: httpx2.Cli
     for start, end, run_id in [("2025-02-28", "2025-03-02", "range"), ("2025-03-04", "2025-03-04", "single")]:
         refused = api.post(BACKFILL, params={"start_date": start, "end_date": end})
         assert (refused.status_code, refused.json()["run_id"]) == (409, run_id)
-        assert refused.json()["ui_url"] == f"{webserver.url}/runs/{run_id}"
+        assert refused.json()["ui_url"] == f"{UI}/runs/{run_id}"
     assert webserver.launched() == []
     assert api.post(BACKFILL, params={"start_date": "2025-03-01", "end_date": "2025-03-02"}).status_code == 202
 
@@ -148,7 +150,7 @@ def test_a_backfill_that_has_no_run_yet_holds_its_days(api: httpx2.Client, webse
     for path in (TRIGGER, f"{BACKFILL}?start_date=2025-03-02"):
         response = api.post(path)
         assert (response.status_code, response.json()["type"]) == (409, "urn:metrics-pipeline:problem:already-running")
-        assert response.json()["ui_url"] == f"{webserver.url}/runs/b/mine"
+        assert response.json()["ui_url"] == f"{UI}/runs/b/mine"
     assert api.post(TRIGGER, params={"target_date": "2025-03-02"}).status_code == 202
     # Once it has one, that is the run to wait for.
     webserver.answers["runsOrError"]["results"] = [graphql_run("its", "STARTED", partition="2025-03-04")]
@@ -282,7 +284,7 @@ def test_a_run_that_was_waited_for_and_failed_says_why(api: httpx2.Client, webse
     problem = failed.json()
     assert problem["type"] == "urn:metrics-pipeline:problem:run-failed"
     assert problem["detail"] == "Run new ended as failure. The server is gone."
-    assert (problem["run_id"], problem["ui_url"]) == ("new", f"{webserver.url}/runs/new")
+    assert (problem["run_id"], problem["ui_url"]) == ("new", f"{UI}/runs/new")
     state = api.get("/api/v1/runs/new").json()
     assert (state["status"], state["is_finished"], state["error"]) == ("failure", True, "The server is gone.")
     events = webserver.answers["runOrError"]["eventConnection"]["events"]
@@ -307,7 +309,7 @@ def test_a_run_and_a_backfill_tell_their_state(api: httpx2.Client, webserver: We
         "end_date": "2025-02-28",
         "ended_at": None,
         "error": None,
-        "ui_url": f"{webserver.url}/runs/r",
+        "ui_url": f"{UI}/runs/r",
     }
     webserver.answers["partitionBackfillOrError"] = {
         "__typename": "PartitionBackfill",
@@ -332,7 +334,7 @@ def test_a_run_and_a_backfill_tell_their_state(api: httpx2.Client, webserver: We
         "end_date": "2025-03-02",
         "run_ids": ["r"],
         "error": "It broke.",
-        "ui_url": f"{webserver.url}/runs/b/b",
+        "ui_url": f"{UI}/runs/b/b",
     }
 
 

@@ -64,7 +64,7 @@ def test_a_person_sees_days_agents_and_settings_and_nothing_that_only_programs_r
 ) -> None:
     # So that the table of failures has rows.
     execute(database, f"UPDATE agent_execution_logs SET status = 'failed' WHERE \"timestamp\" >= '{DAY}'")
-    environment = {"METRICS_DATABASE_URL": database_url, "METRICS_START_DATE": DAY}
+    environment = {"METRICS_DATABASE_URL": database_url, "METRICS_START_DATE": DAY, "METRICS_DIMENSIONS": "model"}
     with scratch_home() as home:
         command = [*CLI, "aggregate", "--date", DAY]
         subprocess.run(command, env=bare_environment(home) | environment, check=True, capture_output=True)
@@ -87,6 +87,7 @@ def look(page: Any, ui: Ui) -> None:
     assert keys == ["day", "in_short", "executions", "window", "seconds_extract"]
     shows_whole_tables(page, "of")
     shows_whole_tables(page, "runs")
+    shows_whole_tables(page, "USD")
 
     visit("/assets/agent_overview")
     shows(page, "Every run of daily_metrics_job", "1 of 7, 1 of 28", "28 d")

@@ -27,6 +27,7 @@ from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline.store.reads import metrics_of_day
 from metrics_pipeline_tests.adapters.installations import INSTALLATIONS
+from metrics_pipeline_tests.api.alerts import store_alerts
 from metrics_pipeline_tests.databases import scratch_database
 from metrics_pipeline_tests.days import Log, execute, store_agents, store_logs
 
@@ -50,6 +51,7 @@ COMMANDS = {
     "report-by-agent": ("report", *WINDOW, "--by=agent"),
     "report-by-day-and-model": ("report", *WINDOW, "--by=day", "--by=model"),
     "agents-list": ("agents", "list"),
+    "alerts-list": ("alerts", "list", "--state=all"),
     "aggregate": ("aggregate", f"--date={FINE}"),
     "backfill-preview": ("backfill", f"--from={MISSING}", f"--to={OTHER_ZONE}", "--preview"),
     "retention": ("retention", "--dry-run"),
@@ -115,6 +117,7 @@ def prepared(server_uri: str, _template: str, _server_connection: psycopg.Connec
         store_logs(database, [replace(late, timestamp=day_window(FINE, "UTC").start)] * 12)
         metadata = day_metadata(aggregate(database, FINE, RUN_IDS[1], Reason.LATE_LOGS))
         change_days(database)
+        store_alerts(database)
         report = {key: value.value for key, value in metadata.items() if not key.startswith("seconds_")}
         yield Prepared(url, report | {"seconds_read": 0.31, "seconds_stored": 0.04})
 

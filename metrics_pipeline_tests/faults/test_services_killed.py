@@ -19,7 +19,7 @@ from sqlalchemy import text
 from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
 from metrics_pipeline.names import PARTITION_TAG
-from metrics_pipeline.orchestration.processes import is_claimed
+from metrics_pipeline.orchestration.processes import is_claimed_here
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline_tests.cli.ui import launch_backfill, launch_run
@@ -216,7 +216,7 @@ def test_a_day_whose_run_died_with_its_code_server_is_asked_for_again_by_the_sen
         # The run can read the day, and cannot store it.
         with database.engine.begin() as connection:
             connection.execute(text("LOCK TABLE agent_performance_metrics IN SHARE MODE"))
-            services.ui.wait_for(lambda: any(map(is_claimed, instance.get_runs(asked))))
+            services.ui.wait_for(lambda: any(map(is_claimed_here, instance.get_runs(asked))))
             time.sleep(killed_after)
             services.kill(CODE_SERVER)
         services.ui.wait_for(

@@ -105,8 +105,12 @@ def test_the_graph_leads_from_the_upstream_tables_over_the_metrics_to_their_read
     metrics = graph.get(dg.AssetKey("agent_performance_metrics"))
     upstream = {"agent_execution_logs", "agent_registry", "alert_history"}
     assert {key.to_user_string() for key in metrics.parent_keys} == {"agent_execution_logs", "agent_registry"}
-    assert {key.to_user_string() for key in graph.external_asset_keys} == upstream | {"metrics_api"}
+    assert {key.to_user_string() for key in graph.external_asset_keys} == upstream | {
+        "metrics_api",
+        "metrics_page",
+    }
     assert {key.to_user_string() for key in metrics.child_keys} == {"agent_overview", "data_retention", "metrics_api"}
+    assert {key.to_user_string() for key in graph.get(dg.AssetKey("metrics_api")).child_keys} == {"metrics_page"}
     assert metrics.is_materializable
 
 
@@ -176,7 +180,8 @@ def test_assets_and_checks_lead_to_the_page_the_api_the_documentation_and_their_
 
 def test_each_column_is_described_and_led_back_to_columns_that_exist() -> None:
     graph = build_defs(dimensions=parse_dimensions("model,tokens=token_count")).resolve_asset_graph()
-    tables = {dg.AssetKey("agent_performance_metrics"), *graph.external_asset_keys} - {dg.AssetKey("metrics_api")}
+    readers = {dg.AssetKey("metrics_api"), dg.AssetKey("metrics_page")}
+    tables = {dg.AssetKey("agent_performance_metrics"), *graph.external_asset_keys} - readers
     metadata = {key.to_user_string(): graph.get(key).metadata for key in tables}
     columns = {
         table: {column.name: column for column in found["dagster/column_schema"].columns}

@@ -1,5 +1,6 @@
 """No agent's name changes the layout of a table."""
 
+import dagster as dg
 import pytest
 
 from metrics_pipeline.orchestration.markdown import markdown_table, markdown_text
@@ -26,7 +27,7 @@ def test_text_stays_text_on_one_line(value: object, text: str) -> None:
 
 
 def test_a_table_has_one_line_per_row_and_says_how_many_are_left_out() -> None:
-    assert markdown_table(("a", "b"), [("x|", 1), ("\n", 2)], nothing="None.", more=3).split("\n") == [
+    assert markdown_table(("a", "b"), [("x|", 1), ("\n", 2)], nothing="None.", more=3).value.split("\n") == [
         "| a | b |",
         "| --- | --- |",
         "| x&#124; | 1 |",
@@ -34,5 +35,9 @@ def test_a_table_has_one_line_per_row_and_says_how_many_are_left_out() -> None:
         "",
         "and 3 more",
     ]
-    assert markdown_table(("a",), [(1,)], nothing="None.", more=-9) == "| a |\n| --- |\n| 1 |"
-    assert markdown_table(("a",), [], nothing="None.") == "None."
+    assert markdown_table(("a",), [(1,)], nothing="None.", more=-9).value == "| a |\n| --- |\n| 1 |"
+
+
+def test_an_empty_table_is_text_that_needs_no_click() -> None:
+    empty = markdown_table(("a",), [], nothing="None.")
+    assert (type(empty), empty.value) == (dg.TextMetadataValue, "None.")

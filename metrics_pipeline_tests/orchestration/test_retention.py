@@ -41,10 +41,10 @@ KEYS = {
 }
 #: What a dry run calls them.
 WOULD = {
-    "agent_execution_logs_deleted": "would_delete_agent_execution_logs",
-    "agent_performance_metrics_deleted": "would_delete_agent_performance_metrics",
-    "metric_restatements_deleted": "would_delete_metric_restatements",
-    "alert_history_deleted": "would_delete_alert_history",
+    "agent_execution_logs_deleted": "would_delete_logs",
+    "agent_performance_metrics_deleted": "would_delete_metrics",
+    "metric_restatements_deleted": "would_delete_restatements",
+    "alert_history_deleted": "would_delete_alerts",
     "days_sealed": "would_seal_days",
     "days_expired": "would_expire_days",
     "partitions_dropped": "would_drop_partitions",
@@ -133,6 +133,7 @@ def test_a_run_reports_what_went_and_its_check_passes(
     assert said["days"] == [{"day": f"2025-03-0{n}", "logs_deleted": 3, **empty} for n in (3, 4)]
     [check] = result.get_asset_check_evaluations()
     assert (check.check_name, check.passed) == ("no_logs_held_back", True)
+    assert check.description == "Every raw log that is old enough to go is in the metrics."
 
 
 def test_a_run_without_anything_to_do_reports_the_same_keys(database_url: str, instance: dg.DagsterInstance) -> None:
@@ -173,7 +174,7 @@ def test_a_dry_run_is_an_observation_and_changes_nothing(
     [observation] = result.get_asset_observation_events()
     said = observation.asset_observation_data.asset_observation.metadata
     assert next(iter(said)) == "dry_run"
-    assert (said["dry_run"].value, said["would_delete_agent_execution_logs"].value) == (True, 3)
+    assert (said["dry_run"].value, said["would_delete_logs"].value) == (True, 3)
     assert said["days"].value == [
         {"day": "2025-03-04", "would_delete_logs": 3, "would_delete_metrics": 0, "logs_held_back": 0, "reason": ""}
     ]

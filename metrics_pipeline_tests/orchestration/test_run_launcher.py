@@ -119,7 +119,7 @@ def unclaimed_run(instance: dg.DagsterInstance, socket: Path, started_seconds_ag
     return run_id
 
 
-def test_monitoring_ends_a_run_that_was_killed_before_it_said_who_works_on_it(
+def test_monitoring_ends_a_run_whose_process_it_cannot_see_and_whose_code_server_was_restarted(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     socket, absent = tmp_path / "code.sock", tmp_path / "absent.sock"
@@ -128,16 +128,21 @@ def test_monitoring_ends_a_run_that_was_killed_before_it_said_who_works_on_it(
         try:
             client = DagsterGrpcClient(socket=str(socket))
             wait_until(lambda: client.health_check_query() == "SERVING")
-            killed, beginning, elsewhere = (
+            killed, in_a_container, beginning, elsewhere = (
+                unclaimed_run(instance, socket, 200),
                 unclaimed_run(instance, socket, 200),
                 unclaimed_run(instance, socket, 100),
                 unclaimed_run(instance, absent, 200),
             )
+            instance.add_run_tags(in_a_container, {PROCESS_TAG: f"{in_a_container}/code:pid:[1]/9/-1"})
             monitor(instance)
         finally:
             code_server.kill()
-    statuses = {run_id: instance.get_run_by_id(run_id).status for run_id in (killed, beginning, elsewhere)}
-    assert statuses == {killed: dg.DagsterRunStatus.FAILURE, beginning: STARTED, elsewhere: STARTED}
+    statuses = {
+        run_id: instance.get_run_by_id(run_id).status for run_id in (killed, in_a_container, beginning, elsewhere)
+    }
+    failed = dg.DagsterRunStatus.FAILURE
+    assert statuses == {killed: failed, in_a_container: failed, beginning: STARTED, elsewhere: STARTED}
     assert instance.get_run_by_id(killed).tags[WILL_RETRY_TAG] == "true"
     (entry,) = instance.all_logs(killed, of_type=dg.DagsterEventType.RUN_FAILURE)
     assert "its code server was restarted and does not know this run" in entry.dagster_event.message

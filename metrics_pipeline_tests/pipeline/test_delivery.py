@@ -41,7 +41,7 @@ def hooked(*inboxes: Inbox, **overrides: object) -> Settings:
         Path("/nowhere"),
         notify=receivers(*urls) if urls else (),
         api_url="https://metrics.example",
-        dagster_webserver_url="https://dagster.example",
+        dagster_url="https://dagster.example",
     )
     return replace(settings, **overrides)
 

@@ -158,6 +158,6 @@ def info(context: ApiContext) -> Info:
         dimensions=dimensions,
         unlogged=unlogged,
         lookback_days=settings.lookback_days,
-        dagster_url=settings.dagster_webserver_url,
+        dagster_url=settings.ui_url,
         **asdict(settings.retention),
     )

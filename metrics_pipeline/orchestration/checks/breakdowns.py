@@ -57,13 +57,11 @@ def breakdowns_add_up(situation: Situation) -> dg.AssetCheckResult:
             "rows": sum(audit.rows for audit in audits.values()),
             "sums_broken": len(broken),
             "most_values": dg.MetadataValue.json(most),
-            "broken": dg.MetadataValue.md(
-                markdown_table(
-                    ("day", "agent", "dimension", "metric"),
-                    broken[:_MAX_NAMED],
-                    nothing="None.",
-                    more=len(broken) - _MAX_NAMED,
-                )
+            "broken": markdown_table(
+                ("day", "agent", "dimension", "metric"),
+                broken[:_MAX_NAMED],
+                nothing="None.",
+                more=len(broken) - _MAX_NAMED,
             ),
         },
     )

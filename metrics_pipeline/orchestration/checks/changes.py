@@ -68,38 +68,36 @@ def no_unusual_changes(situation: Situation) -> dg.AssetCheckResult:
             "agents_changed": agents,
             "agents_acknowledged": history.filter(pl.col("agent_id").is_in(known))["agent_id"].n_unique(),
             **{f"changed_{metric}": values.filter(metric=metric).height for metric in JUDGED},
-            "changes": dg.MetadataValue.md(
-                markdown_table(
-                    (
-                        "agent",
+            "changes": markdown_table(
+                (
+                    "agent",
+                    "metric",
+                    "value",
+                    "usual from",
+                    "to",
+                    "executions",
+                    f"median of {TRAILING_DAYS} days",
+                    "of the weekday",
+                ),
+                [
+                    (agent, metric, *(f"{number:,.6g}" for number in numbers))
+                    for agent, metric, *numbers in values.head(_MAX_NAMED_VALUES)
+                    .select(
+                        "agent_id",
                         "metric",
                         "value",
-                        "usual from",
-                        "to",
+                        pl.col("usual_low").clip(lower_bound=0),
+                        pl.when(metric="success_rate")
+                        .then(pl.col("usual_high").clip(upper_bound=1))
+                        .otherwise("usual_high"),
                         "executions",
-                        f"median of {TRAILING_DAYS} days",
-                        "of the weekday",
-                    ),
-                    [
-                        (agent, metric, *(f"{number:,.6g}" for number in numbers))
-                        for agent, metric, *numbers in values.head(_MAX_NAMED_VALUES)
-                        .select(
-                            "agent_id",
-                            "metric",
-                            "value",
-                            pl.col("usual_low").clip(lower_bound=0),
-                            pl.when(metric="success_rate")
-                            .then(pl.col("usual_high").clip(upper_bound=1))
-                            .otherwise("usual_high"),
-                            "executions",
-                            "trailing_median",
-                            "weekday_median",
-                        )
-                        .iter_rows()
-                    ],
-                    nothing="None.",
-                    more=values.height - _MAX_NAMED_VALUES,
-                )
+                        "trailing_median",
+                        "weekday_median",
+                    )
+                    .iter_rows()
+                ],
+                nothing="None.",
+                more=values.height - _MAX_NAMED_VALUES,
             ),
         },
     )

@@ -95,21 +95,18 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
             **{f"days_judged_by_{evidence}": judged[evidence] for evidence in JudgedBy},
             "oldest_reading": dg.MetadataValue.timestamp(oldest) if oldest is not None else "none",
             "days_of_older_definition": sum(verdict.is_outdated for verdict in verdicts),
-            "unfinished_days": dg.MetadataValue.md(
-                markdown_table(
-                    ("day", "state", "why", "what happens next"),
-                    [
-                        (
-                            verdict.metric_date,
-                            verdict.state.words,
-                            verdict.reason,
-                            ended[verdict.metric_date].why_refused(settings.dagster_webserver_url)
-                            or "it is asked for by itself",
-                        )
-                        for verdict in broken
-                    ],
-                    nothing="None.",
-                )
+            "unfinished_days": markdown_table(
+                ("day", "state", "why", "what happens next"),
+                [
+                    (
+                        verdict.metric_date,
+                        verdict.state.words,
+                        verdict.reason,
+                        ended[verdict.metric_date].why_refused(settings.ui_url) or "it is asked for by itself",
+                    )
+                    for verdict in broken
+                ],
+                nothing="None.",
             ),
         },
     )

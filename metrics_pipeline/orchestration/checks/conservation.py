@@ -65,13 +65,11 @@ def stored_rows_equal_ledger(situation: Situation) -> dg.AssetCheckResult:
             ),
             "days_without_ledger": days_without_ledger(situation.connection),
             "executions": sum(day.executions for day in days),
-            "broken_days": dg.MetadataValue.md(
-                markdown_table(
-                    ("day", "what does not add up"),
-                    [(day, "; ".join(found)) for day, found in list(broken.items())[:_MAX_NAMED_DAYS]],
-                    nothing="None.",
-                    more=len(broken) - _MAX_NAMED_DAYS,
-                )
+            "broken_days": markdown_table(
+                ("day", "what does not add up"),
+                [(day, "; ".join(found)) for day, found in list(broken.items())[:_MAX_NAMED_DAYS]],
+                nothing="None.",
+                more=len(broken) - _MAX_NAMED_DAYS,
             ),
         },
     )

@@ -51,10 +51,8 @@ def active_agents_have_rows(situation: Situation) -> dg.AssetCheckResult:
             "day": str(day or "none"),
             "active_agents": found.active_agents if found else 0,
             "agents_without_row": missing,
-            "agents": dg.MetadataValue.md(
-                markdown_table(
-                    ("agent", "name"), found.named if found else (), nothing="None.", more=missing - _MAX_NAMED_AGENTS
-                )
+            "agents": markdown_table(
+                ("agent", "name"), found.named if found else (), nothing="None.", more=missing - _MAX_NAMED_AGENTS
             ),
         },
     )
@@ -99,22 +97,20 @@ def no_skipped_logs(situation: Situation) -> dg.AssetCheckResult:
             "logs_skipped": skipped,
             "agents_skipped": len(agents),
             "agents_acknowledged": len(agents) - len(unknown),
-            "agents": dg.MetadataValue.md(
-                markdown_table(
-                    ("agent", "in agent_registry", "acknowledged", "skipped logs", "days"),
-                    [
-                        (
-                            agent.agent_id,
-                            statuses.get(agent.agent_id or "", "not registered"),
-                            "yes" if agent.agent_id in known else "",
-                            f"{agent.logs:,}",
-                            agent.days,
-                        )
-                        for agent in named
-                    ],
-                    nothing="None.",
-                    more=len(agents) - len(named),
-                )
+            "agents": markdown_table(
+                ("agent", "in agent_registry", "acknowledged", "skipped logs", "days"),
+                [
+                    (
+                        agent.agent_id,
+                        statuses.get(agent.agent_id or "", "not registered"),
+                        "yes" if agent.agent_id in known else "",
+                        f"{agent.logs:,}",
+                        agent.days,
+                    )
+                    for agent in named
+                ],
+                nothing="None.",
+                more=len(agents) - len(named),
             ),
         },
     )

@@ -44,10 +44,8 @@ def distributions_equal_metrics(situation: Situation) -> dg.AssetCheckResult:
             "distributions_not_exact": sum(audit.not_exact for audit in audits.values()),
             "rows_without_distribution": sum(audit.without for audit in audits.values()),
             "distributions_broken": len(broken),
-            "broken": dg.MetadataValue.md(
-                markdown_table(
-                    ("day", "agent"), broken[:_MAX_NAMED_AGENTS], nothing="None.", more=len(broken) - _MAX_NAMED_AGENTS
-                )
+            "broken": markdown_table(
+                ("day", "agent"), broken[:_MAX_NAMED_AGENTS], nothing="None.", more=len(broken) - _MAX_NAMED_AGENTS
             ),
         },
     )

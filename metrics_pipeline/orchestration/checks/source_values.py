@@ -53,16 +53,14 @@ def no_suspicious_values(situation: Situation) -> dg.AssetCheckResult:
             "days_unreadable": len(quality.unreadable),
             "logs": logs,
             **{f"logs_{kind}": suspicion.logs for kind, suspicion in found.items()},
-            "newest_examples": dg.MetadataValue.md(
-                markdown_table(
-                    ("what", "log", "agent", "timestamp (UTC)", "value"),
-                    [
-                        (kind.replace("_", " "), log.log_id, log.agent_id, log.timestamp, log.value)
-                        for kind, suspicion in found.items()
-                        for log in suspicion.examples
-                    ],
-                    nothing="None.",
-                )
+            "newest_examples": markdown_table(
+                ("what", "log", "agent", "timestamp (UTC)", "value"),
+                [
+                    (kind.replace("_", " "), log.log_id, log.agent_id, log.timestamp, log.value)
+                    for kind, suspicion in found.items()
+                    for log in suspicion.examples
+                ],
+                nothing="None.",
             ),
         },
     )
