@@ -30,6 +30,9 @@ DAY = date(2025, 3, 4)
 WINDOW = day_window(DAY, "UTC")
 NOON = datetime(2025, 3, 4, 12, tzinfo=UTC)
 
+# PostgreSQL's counters show within 10 seconds what a session has written. So they do before the commit is confirmed.
+_COUNT_NOW = text("SELECT pg_stat_force_next_flush()")
+
 #: As the checks look at night.
 READ_ALL = Effort(is_full=True)
 
@@ -71,6 +74,7 @@ def store_logs(database: Database, logs: Iterable[Log]) -> None:
     columns = ", ".join(f'"{field.name}"' for field in fields(Log))
     with database.engine.begin() as connection:
         _copy(connection, f"agent_execution_logs ({columns})", map(astuple, logs))
+        connection.execute(_COUNT_NOW)
 
 
 def execute(database: Database, *statements: str, **parameters: Any) -> None:
@@ -78,6 +82,7 @@ def execute(database: Database, *statements: str, **parameters: Any) -> None:
     with database.engine.begin() as connection:
         for statement in statements:
             connection.execute(text(statement), parameters)
+        connection.execute(_COUNT_NOW)
 
 
 def query(database: Database, statement: str) -> list[tuple[Any, ...]]:

@@ -212,11 +212,14 @@ class PostgresLogs:
         now: Mapping[date, Mark],
     ) -> Mapping[date, JudgedBy]:
         """See LogSource."""
+        # The feed knows of a write to a plain table when it is committed, the counters up to 10 seconds later.
         found = {
             day: evidence
             for day, mark in since.items()
             for evidence in (JudgedBy.TABLES, JudgedBy.COUNTERS)
-            if evidence in mark and mark[evidence] == now.get(day, {}).get(evidence)
+            if evidence in mark
+            and mark[evidence] == now.get(day, {}).get(evidence)
+            and not (evidence is JudgedBy.TABLES and JudgedBy.FEED in mark)
         }
         # Days that were read together have the same mark.
         by_mark: dict[str, list[DayWindow]] = {}

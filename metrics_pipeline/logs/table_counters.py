@@ -23,14 +23,15 @@ SELECT ARRAY[oid::text, pg_postmaster_start_time()::text, pg_stat_get_db_stat_re
    AND NOT EXISTS (SELECT FROM pg_db_role_setting, unnest(setconfig) AS setting
                     WHERE setting LIKE 'track\\_counts=%')""")
 
-#: SQL for the identity and the counters of the table c, of pg_class. TRUNCATE and everything else that rewrites a table
-#: renews relfilenode. A column that is replaced by one of its name has another number.
-STATE = """json_build_array(
-           c.oid, c.relfilenode,
+# Of the table c, of pg_class. TRUNCATE and everything else that rewrites a table renews relfilenode. A column that is
+# replaced by one of its name has another number.
+_IDENTITY = """c.oid, c.relfilenode,
            (SELECT hashtext(string_agg(concat_ws(' ', attname, attnum, atttypid), ',' ORDER BY attnum))
-              FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped),
-           pg_stat_get_tuples_inserted(c.oid), pg_stat_get_tuples_updated(c.oid), pg_stat_get_tuples_deleted(c.oid)
-       )"""
+              FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped)"""
+_UPDATES = "pg_stat_get_tuples_updated(c.oid), pg_stat_get_tuples_deleted(c.oid)"
+#: SQL for the identity and the counters of the table c, of pg_class; and without the counter of inserted rows.
+STATE = f"json_build_array({_IDENTITY}, pg_stat_get_tuples_inserted(c.oid), {_UPDATES})"
+STATE_BUT_INSERTS = f"json_build_array({_IDENTITY}, {_UPDATES})"
 
 # The stable functions of PostgreSQL that depend on their arguments and on settings only, which our sessions pin.
 _DEPENDS_ON_ARGUMENTS = (

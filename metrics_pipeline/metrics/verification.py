@@ -20,6 +20,7 @@ class JudgedBy(StrEnum):
     COUNTERS = "counters"
     FEED = "feed"
     TABLES = "tables"
+    INSERTS = "inserts"
     SNAPSHOT = "snapshot"
     COUNT = "count"
 
@@ -29,15 +30,22 @@ EVIDENCE_MEANINGS = {
     JudgedBy.CONTENT: "every log was read",
     JudgedBy.COUNTERS: "PostgreSQL has counted no write to its partitions since",
     JudgedBy.FEED: "the change feed has noted no change since",
-    JudgedBy.TABLES: "PostgreSQL has counted no write to any table behind the view since",
+    JudgedBy.TABLES: "PostgreSQL has counted no write to the table, or to any table behind the view, since",
+    JudgedBy.INSERTS: "PostgreSQL has counted no update and no deletion since, and it has as many logs as then",
     JudgedBy.SNAPSHOT: "the files in the lake that may hold its logs are the same",
     JudgedBy.COUNT: "it has as many logs as then; a correction in place is found at night",
 }
 
 
 def tells_of_day(mark: Mark | None) -> bool:
-    """Whether another note means that this day's logs changed: TABLES differs after a write for any day of a view."""
-    return mark is not None and mark.keys() != {JudgedBy.TABLES}
+    """Whether another note means that this day's logs changed: TABLES and INSERTS differ after a write for any day."""
+    return mark is not None and not mark.keys() <= {JudgedBy.TABLES, JudgedBy.INSERTS}
+
+
+def only_added(since: Mark | None, now: Mark | None) -> bool:
+    """Whether logs were at most added between the two notes, so that a day with as many logs is unchanged."""
+    noted = (since or {}).get(JudgedBy.INSERTS)
+    return noted is not None and noted == (now or {}).get(JudgedBy.INSERTS)
 
 
 @dataclass(frozen=True)

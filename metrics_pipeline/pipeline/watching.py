@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 from metrics_pipeline.errors import TransientError
 from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.metrics.reconciliation import may_have_shrunk, what_is_gone
-from metrics_pipeline.metrics.verification import JudgedBy, Mark, Unreadable, Verification, tells_of_day
+from metrics_pipeline.metrics.verification import JudgedBy, Mark, Unreadable, Verification, only_added, tells_of_day
 from metrics_pipeline.metrics.windows import DayWindow, day_window
 from metrics_pipeline.pipeline.reconciling import present_fingerprints
 from metrics_pipeline.postgres.database import Database
@@ -131,7 +131,8 @@ class _Look:
             self._read([*to_read, *changed])
             if not changed:
                 newest = [*self._windows][-_RECENT:]
-                self._read([day for day in to_count if day in newest and day in self.found], is_urgent=False)
+                in_doubt = {day for day, known in self.found.items() if known.judged_by is JudgedBy.COUNT}
+                self._read([day for day in to_count if day in newest and day in in_doubt], is_urgent=False)
 
     @contextmanager
     def _leaving_errors(self) -> Iterator[None]:
@@ -183,7 +184,9 @@ class _Look:
                 if isinstance(known.present, Unreadable) or known.present.logs != logs:
                     changed.append(day)
                 else:
-                    self.found[day] = replace(known, confirmed_at=now, judged_by=JudgedBy.COUNT)
+                    is_certain = only_added(known.mark, self._marks.get(day))
+                    judged_by = JudgedBy.INSERTS if is_certain else JudgedBy.COUNT
+                    self.found[day] = replace(known, confirmed_at=now, judged_by=judged_by)
         return changed
 
     def _read(self, days: Sequence[date], *, is_urgent: bool = True) -> None:

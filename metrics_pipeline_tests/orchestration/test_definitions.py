@@ -63,9 +63,12 @@ def command(home: Path, tmp_path: Path) -> Command:
 
 
 @pytest.mark.end_to_end
-def test_importing_them_opens_no_connection_starts_no_server_and_warns_of_nothing(command: Command, home: Path) -> None:
+def test_importing_them_opens_no_connection_starts_no_server_warns_of_nothing_and_goes_on_collecting_garbage(
+    command: Command, home: Path
+) -> None:
     with_a_closed_port = f"""
-import importlib, os, {MODULE} as module
+import gc, importlib, os, {MODULE} as module
+assert gc.isenabled() and gc.get_freeze_count() > 0
 os.environ["METRICS_DATABASE_URL"] = "postgresql://u:p@127.0.0.1:1/m"
 importlib.reload(module)
 """

@@ -289,6 +289,11 @@ def test_a_lock_on_the_logs_costs_no_missing_day_and_no_known_one(
     correct(nights, "3")
     assert asked(nights.sensor(NOON)) == ["2025-07-12"]
     execute(nights.database, "DELETE FROM metric_day_ledger WHERE metric_date = '2025-07-13'")
+    # Until something is written, a day that was read once need not be counted.
+    of_today = (
+        """INSERT INTO agent_execution_logs (agent_id, "timestamp", status) VALUES ('a', '2025-07-14Z', 'success')"""
+    )
+    execute(nights.database, of_today)
     with nights.database.begin() as holder:
         holder.exec_driver_sql("LOCK TABLE agent_execution_logs")
         tick = nights.sensor(NOON)
@@ -312,7 +317,7 @@ def test_a_tick_without_time_for_all_days_names_the_others_and_the_next_goes_on_
     )
     monkeypatch.undo()
     assert nights.sensor(NOON).skip_message == "2 days: 2 aggregated."
-    assert "Compared with the logs: 2 by content; the oldest reading of a whole day is of 20" in capsys.readouterr().err
+    assert "Compared with the logs: 1 by content, 1 by tables; the oldest reading" in capsys.readouterr().err
 
 
 def test_a_day_too_large_for_a_tick_costs_no_other_day_and_is_named(

@@ -44,6 +44,8 @@ from metrics_pipeline_tests.roles import apply
 DAYS = [DAY + timedelta(days=n) for n in range(4)]
 WINDOWS = {day: day_window(day, "UTC") for day in DAYS}
 NEW = DAYS[-2:]
+#: The evidence by which a day is certainly unchanged.
+CERTAIN = (JudgedBy.COUNTERS, JudgedBy.TABLES, JudgedBy.INSERTS)
 
 #: One partition a day, the first of them divided by agent; the last day has none of its own.
 PARTITIONED = (
@@ -210,10 +212,66 @@ def test_on_a_plain_table_old_days_are_counted_and_the_newest_read(database: Dat
     dirty, right = DayState.DIRTY, DayState.AGGREGATED
     assert [verdict.state for verdict in looked] == [dirty, right, right, right]
     looked = judged(database, *DAYS, effort=USUAL_EFFORT)
-    assert evidence(looked) == usual
+    # Nothing was written since the first of them was read.
+    assert evidence(looked) == [JudgedBy.TABLES, *usual[1:]]
     assert [verdict.state for verdict in looked] == [dirty, right, right, dirty]
     assert [verdict.state for verdict in judged(database, *DAYS)] == [dirty, dirty, right, dirty]
     assert [verdict.state for verdict in judged(database, *DAYS, effort=USUAL_EFFORT)] == [dirty, dirty, right, dirty]
+
+
+def test_on_a_plain_table_a_look_counts_after_an_insert_and_reads_only_what_differs_and_after_an_update_the_newest_days(
+    database: Database,
+) -> None:
+    fill(database)
+    judged(database, *DAYS)
+    assert evidence(judged(database, *DAYS, effort=USUAL_EFFORT)) == [JudgedBy.TABLES] * 4
+    write(database, WRITERS["a late log"], DAYS[-1] + timedelta(days=1))
+    assert evidence(judged(database, *DAYS, effort=USUAL_EFFORT)) == [JudgedBy.INSERTS] * 4
+    write(database, WRITERS["a late log"], DAYS[1])
+    looked = judged(database, *DAYS, effort=USUAL_EFFORT)
+    assert evidence(looked) == [JudgedBy.INSERTS, JudgedBy.CONTENT, *[JudgedBy.INSERTS] * 2]
+    assert said(looked) == said(truth(database))
+    write(database, WRITERS["a correction of no total"], DAYS[3])
+    looked = judged(database, *DAYS, effort=USUAL_EFFORT)
+    assert evidence(looked) == [*[JudgedBy.COUNT] * 2, *[JudgedBy.CONTENT] * 2]
+    assert said(looked) == said(truth(database))
+    # The days that were read have new notes, so that another log of today costs no reading.
+    write(database, WRITERS["a late log"], DAYS[-1] + timedelta(days=1))
+    looked = judged(database, *DAYS, effort=USUAL_EFFORT)
+    assert evidence(looked) == [*[JudgedBy.COUNT] * 2, *[JudgedBy.INSERTS] * 2]
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        (
+            "CREATE TABLE older () INHERITS (agent_execution_logs)",
+            "INSERT INTO older SELECT * FROM ONLY agent_execution_logs",
+            "TRUNCATE ONLY agent_execution_logs",
+        ),
+        (
+            "ALTER TABLE agent_execution_logs RENAME TO plain",
+            """CREATE TABLE agent_execution_logs (LIKE plain INCLUDING DEFAULTS) PARTITION BY RANGE ("timestamp")""",
+            "CREATE TABLE years PARTITION OF agent_execution_logs FOR VALUES FROM ('2025-01-01Z') TO ('2100-01-01Z')",
+            f"INSERT INTO agent_execution_logs ({ALL_COLUMNS}) SELECT {ALL_COLUMNS} FROM plain",
+        ),
+        (
+            "ALTER TABLE agent_execution_logs RENAME TO runs",
+            "CREATE VIEW agent_execution_logs AS SELECT * FROM runs WHERE status <> 'hidden'",
+        ),
+    ],
+    ids=["a table that others inherit from", "a partition that has not ended", "a view of one table"],
+)
+def test_only_inserts_are_told_from_other_writes_in(database: Database, statements: tuple[str, ...]) -> None:
+    fill(database)
+    execute(database, *(statement.replace(":", "\\:") for statement in statements), COUNTED)
+    judged(database, *DAYS)
+    write(database, WRITERS["a late log"], DAYS[-1] + timedelta(days=1))
+    assert evidence(judged(database, *DAYS, effort=USUAL_EFFORT)) == [JudgedBy.INSERTS] * 4
+    write(database, WRITERS["a correction of no total"], DAYS[2])
+    looked = judged(database, *DAYS, effort=USUAL_EFFORT)
+    assert evidence(looked) == [*[JudgedBy.COUNT] * 2, *[JudgedBy.CONTENT] * 2]
+    assert said(looked) == said(truth(database))
 
 
 def test_looks_without_the_time_to_count_all_days_count_them_in_turn(database: Database) -> None:
@@ -269,7 +327,8 @@ def test_with_a_feed_a_look_at_a_plain_table_reads_the_touched_days_only(fed: Da
     assert evidence(looked) == [JudgedBy.CONTENT] * 4
     assert looked[1].state is DayState.DIRTY
     # They are read once, not each time.
-    assert evidence(judged(fed, *DAYS, effort=USUAL_EFFORT)) == [*[JudgedBy.COUNT] * 2, *[JudgedBy.CONTENT] * 2]
+    write(fed, WRITERS["a late log"], DAYS[-1] + timedelta(days=1))
+    assert evidence(judged(fed, *DAYS, effort=USUAL_EFFORT)) == [JudgedBy.INSERTS] * 4
 
 
 @pytest.mark.parametrize("name", variants(WRITERS))
@@ -329,7 +388,8 @@ def test_in_any_history_a_change_is_found_by_the_next_look_that_promises_to_find
         looked = judged(database, *DAYS, effort=USUAL_EFFORT)
         now = counts(database)
         changed = [day for day in DAYS if now[day] != read[day]]
-        promised = (changed or NEW) if is_plain else DAYS
+        certain = [verdict.metric_date for verdict in looked if verdict.judged_by in CERTAIN]
+        promised = {*certain, *(changed or NEW)} if is_plain else DAYS
         right = said(truth(database))
         assert {day: said(looked)[day] for day in promised} == {day: right[day] for day in promised}
         read = now

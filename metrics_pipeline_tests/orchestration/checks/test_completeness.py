@@ -59,6 +59,7 @@ def test_days_that_are_stored_and_equal_their_logs_pass(stored: Database, evalua
         "days_judged_by_counters": 0,
         "days_judged_by_feed": 0,
         "days_judged_by_tables": 0,
+        "days_judged_by_inserts": 0,
         "days_judged_by_snapshot": 0,
         "days_judged_by_count": 0,
         "days_of_older_definition": 0,
