@@ -339,11 +339,6 @@ class Settings:
                 except ValueError as error:
                     refusals.append(variable.refusal(given[variable.name], error))
         table, has_spark = values.get("logs_table"), (values.get("logs_url") or "").startswith(("sc:", "spark:"))
-        if has_spark and values.get("dimensions"):
-            refusals.append(
-                "METRICS_DIMENSIONS cannot be set while METRICS_LOGS_URL names Spark: it does not break logs down. "
-                "Unset one of them."
-            )
         if not refusals and bool(table) != has_spark:
             refusals.append(
                 f"METRICS_LOGS_TABLE is {table!r}, but METRICS_LOGS_URL names {'a' if has_spark else 'no'} Spark. "

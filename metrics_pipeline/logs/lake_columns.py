@@ -185,7 +185,7 @@ def _with_values(logs: pl.LazyFrame, metadata: pl.DataType, dimensions: Sequence
             text = pl.when(field.is_not_null()).then(pl.lit(LIST_MARK)) if is_list else _plain(field.cast(pl.String))
         elif dimension.keys:
             logs, text = with_json_text(logs, "metadata", dimension.keys, name, marks_lists=True), pl.col(name)
-        logs = logs.with_columns(text.alias(name)).with_columns(_marked(pl.col(name)).alias(name))
+        logs = logs.with_columns(text.alias(name)).with_columns(marked(pl.col(name)).alias(name))
     return logs
 
 
@@ -205,7 +205,7 @@ def _plain(texts: pl.Expr) -> pl.Expr:
     return texts.str.replace_all("\0", "\ufffd", literal=True)
 
 
-def _marked(texts: pl.Expr) -> pl.Expr:
+def marked(texts: pl.Expr) -> pl.Expr:
     """Texts with LIST_MARK, as MARKS has them. PostgreSQL's is dimension_value() in log_columns.py."""
     short = MAX_VALUE_CHARACTERS - 17
     is_long = texts.str.len_chars() > MAX_VALUE_CHARACTERS
