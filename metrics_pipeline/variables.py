@@ -264,11 +264,6 @@ def contradictions(values: Mapping[str, Any]) -> list[str]:
     """What is wrong with these fields of Settings together, of those that are set: a sentence each, with the remedy."""
     refusals = []
     table, has_spark = values.get("logs_table"), (values.get("logs_url") or "").startswith(("sc:", "spark:"))
-    if has_spark and values.get("dimensions"):
-        refusals.append(
-            "METRICS_DIMENSIONS cannot be set while METRICS_LOGS_URL names Spark: it does not break logs down. "
-            "Unset one of them."
-        )
     if bool(table) != has_spark:
         refusals.append(
             f"METRICS_LOGS_TABLE is {table!r}, but METRICS_LOGS_URL names {'a' if has_spark else 'no'} Spark. "

@@ -230,14 +230,6 @@ def test_numbers_of_days_may_have_leading_zeros() -> None:
     assert Settings.from_environment({"METRICS_LOOKBACK_DAYS": "00000000000021"}).lookback_days == 21
 
 
-def test_breakdowns_of_logs_in_spark_are_refused() -> None:
-    environment = {
-        "METRICS_LOGS_URL": "spark:local[2]", "METRICS_LOGS_TABLE": "logs", "METRICS_DIMENSIONS": "model"
-    }  # fmt: skip
-    with pytest.raises(SettingsError, match=r"^METRICS_DIMENSIONS .+ names Spark: it "):
-        Settings.from_environment(environment)
-
-
 #: Those that hold passwords or tokens, which no message may repeat.
 SECRETS = {
     "METRICS_DATABASE_URL", "METRICS_API_DATABASE_URL", "METRICS_API_TOKENS", "DAGSTER_WEBSERVER_URL",

@@ -130,7 +130,7 @@ def log_frame(
             **values,
         )
         # Of columns, because an expression that occurs several times would be computed as often.
-        .with_columns(_marked(pl.col(name)).alias(name) for name in values)
+        .with_columns(marked(pl.col(name)).alias(name) for name in values)
     )
 
 
@@ -195,7 +195,7 @@ def _plain(texts: pl.Expr) -> pl.Expr:
     return texts.str.replace_all("\0", "\ufffd", literal=True)
 
 
-def _marked(texts: pl.Expr) -> pl.Expr:
+def marked(texts: pl.Expr) -> pl.Expr:
     """Texts with LIST_MARK, as MARKS has them. PostgreSQL's is dimension_value() in log_columns.py."""
     short = MAX_VALUE_CHARACTERS - 17
     marks = "".join([*MARKS.values(), "[{"])

@@ -46,6 +46,7 @@ class Spark:
 
     def __init__(self, url: str) -> None:
         try:
+            from pyspark import SparkContext
             from pyspark.sql import SparkSession
         except ModuleNotFoundError as error:
             raise PermanentError(
@@ -60,13 +61,13 @@ class Spark:
             builder = builder.master(url).config("spark.ui.showConsoleProgress", "false")
         else:
             builder = builder.master(url.removeprefix("spark:")).config(map=_LOCAL)
-        with self._faults(), _kept_handler():
+        with self._faults("could not be opened. Check that it runs and that this machine reaches it"), _kept_handler():
             has_connect = url.startswith("sc://")
+            # A cluster may have ended the application of this process, or never accepted it. pyspark does not notice.
+            context = SparkContext._active_spark_context  # noqa: SLF001
+            if context is not None and context._jsc.sc().isStopped():  # noqa: SLF001
+                context.stop()
             self._session = builder.getOrCreate()
-            # A cluster may have ended the application of a process that lives for weeks. pyspark does not notice.
-            if not has_connect and self._session.sparkContext._jsc.sc().isStopped():  # noqa: SLF001
-                self._session.stop()
-                self._session = builder.getOrCreate()
             for name, value in _PINNED.items():
                 self._session.conf.set(name, value)
             # Without Connect, a tag of the session does not reach the thread that delivers Arrow (Spark 4.3).
@@ -128,14 +129,17 @@ class Spark:
                     wait([running], timeout=0.5)
 
     @contextmanager
-    def _faults(self) -> Iterator[None]:
+    def _faults(self, failed: str = "could not compute a statement") -> Iterator[None]:
         try:
             yield
         except Exception as error:
             from pyspark.errors import AnalysisException
 
             said = str(error)
-            first = said.strip().partition("\n")[0]
+            first, *others = said.strip().splitlines() or [""]
+            # That line only names the call of Java.
+            if first.startswith("An error occurred while calling") and others:
+                first = others[0].removeprefix(": ")
             if _OF_LOGS.search(said):
                 raise UnreadableLogsError(f"{self.name} holds logs that cannot be read: {first}") from error
             if isinstance(error, AnalysisException):
@@ -145,7 +149,7 @@ class Spark:
                     "METRICS_LOGS_URL needs Java 17 or newer on this machine, except with sc://. Install it, "
                     "or set JAVA_HOME."
                 ) from error
-            raise TransientError(f"{self.name} could not compute a statement: {first}") from error
+            raise TransientError(f"{self.name} {failed}: {first}") from error
 
 
 def _frame(table: Any) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import polars as pl
 
@@ -9,58 +10,71 @@ from metrics_pipeline.logs.lake_columns import NOT_FINITE
 from metrics_pipeline.logs.lake_json import WRITTEN_OTHERWISE
 from metrics_pipeline.logs.source import KNOWN_STATUSES
 from metrics_pipeline.metrics.catalog import FAILED_STATUS, SUCCESS_STATUS
+from metrics_pipeline.metrics.dimensions import Dimension
 from metrics_pipeline.metrics.upstream import FLAGS, METADATA_KEYS
 from metrics_pipeline.metrics.windows import DayWindow
 
 # Metadata that Spark may read in another way than PostgreSQL is `doubtful`: it is delivered as it is, and read here.
+# doubtful_0 and so on: the same for the value of a dimension.
 _LOGS = """
 SELECT day, agent_id, log_id, at, status, error_type, latency_ms, token_count, cost_usd,
        IF(abs(exact_usd) < 10000000000000000000BD, exact_usd, NULL) AS regular_usd,
        coalesce(status IN ({successful}), false) AS is_successful, coalesce(status IN ({failed}), false) AS has_failed,
-       IF(is_doubtful, metadata, NULL) AS doubtful, user_id,
-       {flags}
+       {certain}
 FROM (
-    SELECT *, coalesce({is_doubtful}, false) AS is_doubtful
+    SELECT *, {flags}
     FROM (
         SELECT CASE {days} END AS day, CAST({agent_id} AS STRING) AS agent_id, {log_id} AS log_id,
                CAST({timestamp} AS TIMESTAMP) AS at, CAST({status} AS STRING) AS status,
                CAST({error_type} AS STRING) AS error_type, CAST({latency_ms} AS INT) AS latency_ms,
                CAST({token_count} AS BIGINT) AS token_count, CAST({cost_usd} AS STRING) AS cost_usd,
-               {exact_usd} AS exact_usd, {metadata} AS metadata, {of_metadata}
+               {exact_usd} AS exact_usd, {metadata} AS metadata, {values}
         FROM (SELECT *, {parsed} AS parsed_ FROM {table} WHERE {timestamp} >= {start} AND {timestamp} < {end})
     ) WHERE day IS NOT NULL
 )"""
 
+#: The keys of the groups of a statement.
+BY_AGENT, BY_VALUE = "agent_id", "agent_id, dimension, found, unread"
+
 # A hash of NULL is the one of nothing, so a word before each value tells (NULL, x) from (x, NULL). Halves of hashes are
 # added, because sums of BIGINT are exact as long as they fit, and several times faster than those of DECIMAL.
-SUMS = """
-SELECT day, agent_id, count(*) AS total_executions, count_if(is_successful) AS successful_executions,
-       count_if(has_failed) AS failed_executions, coalesce(sum(token_count), 0) AS total_tokens,
-       coalesce(sum(latency_ms), 0) AS latency_ms, coalesce(sum(regular_usd), 0) AS regular_usd,
-       count_if(cost_usd IS NOT NULL AND regular_usd IS NULL) AS irregular_costs,
-       sum(shiftright(hash, 32)) AS hash_high, sum(hash & 4294967295) AS hash_low
-FROM (
-    SELECT *, xxhash64('agent', agent_id, 'success', is_successful, 'failed', has_failed, 'latency', latency_ms,
-                       'tokens', token_count, 'cost', coalesce(CAST(regular_usd AS STRING), cost_usd),
-                       'error', IF(has_failed, error_type, NULL), 'user', user_id, 'human', is_human_intervention,
-                       'metadata', doubtful) AS hash
-    FROM ({logs})
-)
+_HASH = """
+xxhash64('agent', agent_id, 'success', is_successful, 'failed', has_failed, 'latency', latency_ms,
+         'tokens', token_count, 'cost', coalesce(CAST(regular_usd AS STRING), cost_usd),
+         'error', IF(has_failed, error_type, NULL), 'user', user_id, 'human', is_human_intervention,
+         'metadata', doubtful) AS hash"""
+_SUM_OF_HASHES = "sum(shiftright(hash, 32)) AS hash_high, sum(hash & 4294967295) AS hash_low"
+_SUMS = f"""
+count(*) AS total_executions, count_if(is_successful) AS successful_executions,
+count_if(has_failed) AS failed_executions, {", ".join(f"count_if(is_{key}) AS {name}" for key, name in FLAGS.items())},
+coalesce(sum(token_count), 0) AS total_tokens, coalesce(sum(regular_usd), 0) AS regular_usd,
+count_if(cost_usd IS NOT NULL AND regular_usd IS NULL) AS irregular_costs, count(doubtful) AS doubtful"""
+SUMS = f"""
+SELECT day, agent_id, xxhash64(agent_id) AS agent_hash, {_SUMS}, coalesce(sum(latency_ms), 0) AS latency_ms,
+       {_SUM_OF_HASHES}
+FROM (SELECT *, {_HASH} FROM ({{logs}}))
 GROUP BY day, agent_id"""
+#: Of the logs by value.
+VALUE_SUMS = f"SELECT {BY_VALUE}, {_SUMS} FROM ({{logs}}) GROUP BY {BY_VALUE}"
+CONTENTS = f"""
+SELECT day, dimension, {_SUM_OF_HASHES}
+FROM (SELECT day, dimension, xxhash64(hash, 'found', found, 'unread', unread) AS hash
+      FROM (SELECT *, {_HASH} FROM ({{logs}})))
+GROUP BY day, dimension"""
 LATENCIES = """
-SELECT agent_id, latency_ms, count(*) AS executions
-FROM ({logs}) WHERE latency_ms IS NOT NULL GROUP BY agent_id, latency_ms"""
+SELECT {keys}, latency_ms, count(*) AS executions
+FROM ({logs}) WHERE latency_ms IS NOT NULL GROUP BY {keys}, latency_ms"""
 ERRORS = """
-SELECT agent_id, error_type, count(*) AS executions
-FROM ({logs}) WHERE has_failed GROUP BY agent_id, error_type"""
-USERS = f"""
-SELECT agent_id, user_id, doubtful, count(*) AS executions,
-       {", ".join(f"count_if(is_{key}) AS {name}" for key, name in FLAGS.items())}
-FROM ({{logs}}) WHERE user_id IS NOT NULL OR doubtful IS NOT NULL OR {" OR ".join(f"is_{key}" for key in FLAGS)}
-GROUP BY agent_id, user_id, doubtful"""
+SELECT {keys}, error_type, count(*) AS executions
+FROM ({logs}) WHERE has_failed GROUP BY {keys}, error_type"""
+USERS = """
+SELECT {keys}, user_id FROM ({logs}) WHERE user_id IS NOT NULL GROUP BY {keys}, user_id"""
+DOUBTFUL = """
+SELECT {keys}, doubtful, count(*) AS executions
+FROM ({logs}) WHERE doubtful IS NOT NULL GROUP BY {keys}, doubtful"""
 COSTS = """
-SELECT day, agent_id, cost_usd, count(*) AS executions
-FROM ({logs}) WHERE agent_id IS NULL OR agent_id IN ({agents}) GROUP BY day, agent_id, cost_usd"""
+SELECT {keys}, cost_usd, count(*) AS executions
+FROM ({logs}) WHERE agent_id IS NULL OR agent_id IN ({agents}) GROUP BY {keys}, cost_usd"""
 COUNTS = "SELECT day, count(*) AS executions FROM ({logs}) GROUP BY day"
 NEWEST = """
 SELECT log_id, agent_id, CAST(at AS STRING) AS at, CAST({value} AS STRING) AS value
@@ -69,16 +83,22 @@ FROM ({logs}) WHERE {condition} ORDER BY at DESC LIMIT {examples}"""
 _IS_FINITE = f"NOT cost_usd RLIKE r'{NOT_FINITE}'"
 _COST = f"IF({_IS_FINITE}, try_cast(cost_usd AS DOUBLE), NULL)"
 _WHEN = "WHEN {timestamp} >= {start} AND {timestamp} < {end} THEN {number}"
+_FROM_JSON = "from_json({text}, '{fields}', map('allowSingleQuotes', 'false'))"
 
 
 def logs_of(
-    table: str, schema: pl.Schema, names: Mapping[str, str], statuses: Mapping[str, str], windows: Sequence[DayWindow]
+    table: str,
+    schema: pl.Schema,
+    names: Mapping[str, str],
+    statuses: Mapping[str, str],
+    windows: Sequence[DayWindow],
+    dimensions: Sequence[Dimension] = (),
 ) -> str:
     """A query of the logs of the windows, which are in order. `day` is the position of the log's window.
 
     names: checked_names(). statuses: Settings.statuses.
     """
-    column = {ours: f"`{name.replace('`', '``')}`" for ours, name in names.items()}
+    column = {ours: quoted(name) for ours, name in names.items()}
     zone = getattr(schema[names["timestamp"]], "time_zone", None)
     bounds = [(instant(window.start, zone), instant(window.end, zone)) for window in windows]
     return _LOGS.format(
@@ -93,13 +113,21 @@ def logs_of(
         exact_usd=_exact_usd(column["cost_usd"], schema[names["cost_usd"]]),
         successful=texts([SUCCESS_STATUS, *(word for word, means in statuses.items() if means == SUCCESS_STATUS)]),
         failed=texts([FAILED_STATUS, *(word for word, means in statuses.items() if means == FAILED_STATUS)]),
-        flags=", ".join(f"coalesce({key} = 'true', false) AS is_{key}" for key in FLAGS),
-        **_of_metadata(column, schema, names),
+        **_of_metadata(column, schema, names, dimensions),
         **{
             name: column[name]
             for name in ("agent_id", "timestamp", "status", "error_type", "latency_ms", "token_count", "cost_usd")
         },
     )
+
+
+def by_value(logs: str, dimensions: int) -> str:
+    """The logs_of() so many dimensions, each once for every one: `dimension` is its position."""
+    values = ", ".join(
+        f"named_struct('dimension', {number}, 'found', value_{number}, 'unread', doubtful_{number})"
+        for number in range(dimensions)
+    )
+    return f"SELECT *, inline(array({values})) FROM ({logs})"
 
 
 def suspicions(statuses: Mapping[str, str]) -> dict[str, tuple[str, str]]:
@@ -128,6 +156,16 @@ def texts(words: Sequence[str]) -> str:
     return ", ".join("'" + word.replace("\\", r"\\").replace("'", r"\'") + "'" for word in words)
 
 
+def those_of(agents: Sequence[str | None]) -> str:
+    """What COSTS takes for these agents. Logs without an agent are counted in any case."""
+    return texts([agent for agent in agents if agent is not None]) or "NULL"
+
+
+def quoted(name: str) -> str:
+    """The name of a column."""
+    return f"`{name.replace('`', '``')}`"
+
+
 def _exact_usd(cost: str, dtype: pl.DataType) -> str:
     """The cost as a decimal of up to nine places; NULL if it has more, or cannot be one."""
     nine_places = f"try_cast({cost} AS DECIMAL(38, 9))"
@@ -140,32 +178,85 @@ def _exact_usd(cost: str, dtype: pl.DataType) -> str:
     return cost if isinstance(dtype, pl.Decimal) else nine_places
 
 
-def _of_metadata(column: Mapping[str, str], schema: pl.Schema, names: Mapping[str, str]) -> dict[str, str]:
-    """The parts of the query that read METADATA_KEYS: columns, fields of a struct, or keys of JSON."""
-    found = {key: f"CAST({column[key]} AS STRING)" for key in METADATA_KEYS if key in column}
-    parts = {"metadata": "CAST(NULL AS STRING)", "parsed": "NULL", "is_doubtful": "false"}
-    dtype = schema[names["metadata"]] if "metadata" in names else None
-    if isinstance(dtype, pl.Struct):
-        fields = [field.name for field in dtype.fields]
-        for key in {*METADATA_KEYS} - found.keys():
-            has_key = key in fields
-            found[key] = f"CAST({column['metadata']}.{key} AS STRING)" if has_key else "CAST(NULL AS STRING)"
-    elif len(found) < len(METADATA_KEYS):
-        keys = [key for key in METADATA_KEYS if key not in found]
-        parts["metadata"] = column["metadata"]
-        fields_of = ", ".join(f"{key} STRING" for key in keys)
-        parts["parsed"] = f"from_json({column['metadata']}, '{fields_of}', map('allowSingleQuotes', 'false'))"
-        parts["is_doubtful"] = "metadata IS NOT NULL AND (" + " OR ".join(map(_is_doubtful, keys)) + ")"
-        found |= {key: f"parsed_.{key}" for key in keys}
-    return parts | {"of_metadata": ", ".join(f"{found[key]} AS {key}" for key in METADATA_KEYS)}
+def _of_metadata(
+    column: Mapping[str, str], schema: pl.Schema, names: Mapping[str, str], dimensions: Sequence[Dimension]
+) -> dict[str, str]:
+    """The parts of the query that read metadata: columns, fields of a struct, or keys of JSON; and the dimensions."""
+    metadata = schema[names["metadata"]] if "metadata" in names else None
+    values = {key: f"CAST({column[key]} AS STRING)" for key in METADATA_KEYS if key in column}
+    values |= {
+        f"value_{number}": rf"replace(CAST({quoted(each.column)} AS STRING), '\0', '{chr(0xFFFD)}')"
+        for number, each in enumerate(dimensions)
+        if not each.keys
+    }
+    paths: dict[str, tuple[str, ...]] = {key: (key,) for key in METADATA_KEYS if key not in column}
+    paths |= {f"value_{number}": each.keys for number, each in enumerate(dimensions) if each.keys}
+    if isinstance(metadata, pl.Struct):
+        values |= {name: _field(column["metadata"], metadata, path) for name, path in paths.items()}
+        paths = {}
+    doubts = {name: _is_doubtful(name, path) for name, path in paths.items()}
+    of_log = " OR ".join(doubts[key] for key in METADATA_KEYS if key in doubts) or "false"
+    flags = {"is_doubtful": of_log} | {
+        f"is_doubtful_{number}": doubts.get(f"value_{number}", "false") for number in range(len(dimensions))
+    }
+    text_of = {key: f"IF(is_doubtful, NULL, {key})" if key in doubts else key for key in METADATA_KEYS}
+    certain = [
+        "IF(is_doubtful, metadata, NULL) AS doubtful",
+        f"{text_of['user_id']} AS user_id",
+        *(f"coalesce({text_of[key]} = 'true', false) AS is_{key}" for key in FLAGS),
+    ]
+    for number in range(len(dimensions)):
+        certain.append(f"IF(is_doubtful_{number}, NULL, value_{number}) AS value_{number}")
+        certain.append(f"IF(is_doubtful_{number}, metadata, NULL) AS doubtful_{number}")
+    fields = ", ".join(f"`{key}` STRING" for key in dict.fromkeys(path[0] for path in paths.values()))
+    return {
+        "metadata": column["metadata"] if paths else "CAST(NULL AS STRING)",
+        "parsed": _FROM_JSON.format(text=column["metadata"], fields=fields) if paths else "NULL",
+        "values": ", ".join(
+            f"{value} AS {name}" for name, value in (values | {k: _in_json(p) for k, p in paths.items()}).items()
+        ),
+        "flags": ", ".join(f"coalesce({condition}, false) AS {name}" for name, condition in flags.items()),
+        "certain": ", ".join(certain),
+    }
 
 
-def _is_doubtful(key: str) -> str:
-    # Halves of surrogate pairs and zero bytes, which Java reads otherwise; a value that PostgreSQL writes otherwise;
-    # and no value in spite of the key, which is invalid JSON or a key of something else.
-    may_have = f"contains(metadata, '\"{key}')" + (" AND contains(metadata, 'true')" if key in FLAGS else "")
-    return (
-        r"metadata RLIKE r'\\u([dD][89a-fA-F]|0000)' OR "
-        f"{key} RLIKE r'{WRITTEN_OTHERWISE}' OR "
-        rf"({key} IS NULL AND {may_have} AND NOT metadata RLIKE r'\"{key}\"\s*:\s*null')"
-    )
+def _field(column: str, dtype: Any, path: Sequence[str]) -> str:
+    """The text of a field within a struct; of a list or an object LIST_MARK, which is a zero byte."""
+    for key in path:
+        types = {each.name: each.dtype for each in dtype.fields} if isinstance(dtype, pl.Struct) else {}
+        if key not in types:
+            return "CAST(NULL AS STRING)"
+        column, dtype = f"{column}.{quoted(key)}", types[key]
+    return rf"IF({column} IS NULL, NULL, '\0')" if dtype.is_nested() else f"CAST({column} AS STRING)"
+
+
+def _in_json(path: Sequence[str]) -> str:
+    value = f"parsed_.`{path[0]}`"
+    for key in path[1:]:
+        value = f"{_FROM_JSON.format(text=value, fields=f'`{key}` STRING')}.`{key}`"
+    return value
+
+
+def _is_doubtful(name: str, path: Sequence[str]) -> str:
+    """Whether Spark may have read the value at the path of the JSON text in another way than PostgreSQL."""
+    key, word = path[-1], " AND contains(metadata, 'true')" if name in FLAGS else ""
+    after_key = f"""substr(metadata, instr(metadata, '"{key}"') + 1)"""
+    # The only such key has a text, not a number that looks like it.
+    as_text = " OR ".join(f"""contains(metadata, concat('"{key}":{space}"', {name}, '"'))""" for space in ("", " "))
+    is_text = rf"""(({as_text}) AND instr({after_key}, '"{key}"') = 0 AND NOT contains(metadata, r'\u00'))"""
+    doubts = [
+        # Halves of surrogate pairs and zero bytes, which Java reads otherwise.
+        r"(contains(metadata, r'\u') AND metadata RLIKE r'\\u([dD][89a-fA-F]|0000)')",
+        # A value that PostgreSQL writes otherwise.
+        f"({name} RLIKE r'{WRITTEN_OTHERWISE}' AND NOT {is_text})",
+        # No value in spite of the key, which is invalid JSON or a key of something else.
+        rf"""({name} IS NULL AND contains(metadata, '"{key}'){word} AND NOT metadata RLIKE r'"{key}"\s*:\s*null')""",
+    ]
+    # A text that holds JSON is no object, and has no keys.
+    doubts += [
+        rf"""({name} IS NOT NULL AND (metadata RLIKE r'"{outer}"\s*:\s*"' OR contains(metadata, r'\u00')))"""
+        for outer in path[:-1]
+    ]
+    # The place of an item in a list.
+    doubts += ["contains(metadata, '[')" for key in path if key.removeprefix("-").isdigit()]
+    return " OR ".join(doubts)

@@ -226,7 +226,7 @@ def _by_value(logs: pl.DataFrame, name: str) -> tuple[pl.DataFrame, pl.DataFrame
     # One number for agent and value: grouping and joining by two texts takes four times as long.
     pair = (_AGENT.cast(pl.Int64) * 2**32 + pl.col("found").to_physical()).alias("pair")
     pairs = logs.select(pair, "agent_id", "found")
-    keys, rows = _kept(pairs.group_by("pair").agg(pl.first("agent_id", "found"), pl.len()).drop("pair"), name)
+    keys, rows = kept_values(pairs.group_by("pair").agg(pl.first("agent_id", "found"), pl.len()).drop("pair"), name)
     row = pairs.select("pair").join(rows.select(pair, "row"), on="pair", how="left", maintain_order="left")["row"]
     numbered = logs.lazy().with_columns(row)
     partials = (
@@ -245,13 +245,13 @@ def merged_rows(logs: pl.LazyFrame) -> pl.LazyFrame:
     logs: of log_schema(), besides row (UInt32, less than 2^31, never NULL). Pairs are sorted.
     """
     merged = logs.group_by("row").agg(*SUMS_OF_LOGS)
-    for lists in (_user_ids(logs), _latency_counts(logs), _error_counts(logs)):
+    for lists in (user_lists(logs), _latency_counts(logs), _error_counts(logs)):
         merged = merged.join(lists, on="row", how="left")
     names = ("user_ids", "latency_counts", "error_counts")
     return merged.with_columns(pl.col(name).fill_null(pl.lit([], VALUE_PARTIALS_SCHEMA[name])) for name in names)
 
 
-def _kept(counts: pl.DataFrame, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+def kept_values(counts: pl.DataFrame, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rows of an agent's day: the keys with their number `row`; and the `row` of each agent_id and found.
 
     counts: agent_id, found and len, each pair once.
@@ -296,7 +296,7 @@ def _kept(counts: pl.DataFrame, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     return keys.with_columns(dimension=pl.lit(name)), pl.concat([of_own, of_others])
 
 
-def _user_ids(logs: pl.LazyFrame) -> pl.LazyFrame:
+def user_lists(logs: pl.LazyFrame) -> pl.LazyFrame:
     """Of each row its distinct users."""
     place = pl.col("row").cast(pl.Int64) * 2**32 + pl.col("user_id").to_physical()
     return (

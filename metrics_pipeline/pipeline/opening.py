@@ -79,7 +79,7 @@ def open_source(database: Database, settings: Settings) -> LogSource:
     require_ready(database, [REGISTRY_TABLE])
     columns = dict(settings.logs_columns)
     if settings.logs_table is not None:
-        return SparkLogs(settings.logs_url, settings.logs_table, columns, settings.statuses)
+        return SparkLogs(settings.logs_url, settings.logs_table, columns, settings.statuses, settings.dimensions)
     return LakeLogs(settings.logs_url, columns, settings.statuses, settings.dimensions)
 
 

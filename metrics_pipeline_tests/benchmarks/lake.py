@@ -34,17 +34,17 @@ from metrics_pipeline_tests.benchmarks.contenders.rows import DUCKDB_METRICS
 from metrics_pipeline_tests.benchmarks.server import temporary_home
 from metrics_pipeline_tests.benchmarks.windows import peak_mb
 
-_DAY = date(2025, 3, 4)
+LAKE_DAY = date(2025, 3, 4)
 _FILE_LOGS = 1_000_000
 # Writing more of them takes longer than reading them.
 _DISTINCT_FILES = 20
 _USERS = 100_000
 _CONTENDERS = ("metrics_pipeline", "DuckDB")
-_COMPARED = [
+COMPARED = [
     "agent_id", "total_executions", "failed_executions", "avg_latency_ms", "p50_latency_ms", "p95_latency_ms",
     "p99_latency_ms", "total_tokens", "total_cost_usd", "human_interventions", "unique_users",
 ]  # fmt: skip
-_AGENTS = text("""
+AGENTS = text("""
 INSERT INTO agent_registry (id, name, status) SELECT 'agent-' || n, 'Agent', 'active'
 FROM generate_series(1, :agents) AS n""")
 _LOGS = """
@@ -69,14 +69,8 @@ def main() -> None:
     with temporary_home() as home:
         database, uri = open_database(Settings(home=home)), acquire(home)
         with database.begin() as connection:
-            connection.execute(_AGENTS, vars(options))
-        for number in range(-(-options.logs // _FILE_LOGS)):
-            file, count = home / f"{number:04}.parquet", min(_FILE_LOGS, options.logs - number * _FILE_LOGS)
-            if number >= _DISTINCT_FILES and count == _FILE_LOGS:
-                file.hardlink_to(home / f"{number % _DISTINCT_FILES:04}.parquet")
-            else:
-                first = number * _FILE_LOGS
-                _some_logs(first, count, options.agents, is_flat=options.columns).write_parquet(file)
+            connection.execute(AGENTS, vars(options))
+        write_logs(home, options.logs, options.agents, is_flat=options.columns)
         found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in _CONTENDERS}
         for _ in range(options.rounds):
             for name, measured in found.items():
@@ -102,6 +96,16 @@ def main() -> None:
     print("| target for 20 million logs | | 1.20 | | | 1,500 |")
 
 
+def write_logs(folder: Path, logs: int, agents: int, *, is_flat: bool) -> None:
+    """Files of the day's logs. is_flat: the user is a column, not in JSON."""
+    for number in range(-(-logs // _FILE_LOGS)):
+        file, count = folder / f"{number:04}.parquet", min(_FILE_LOGS, logs - number * _FILE_LOGS)
+        if number >= _DISTINCT_FILES and count == _FILE_LOGS:
+            file.hardlink_to(folder / f"{number % _DISTINCT_FILES:04}.parquet")
+        else:
+            _some_logs(number * _FILE_LOGS, count, agents, is_flat=is_flat).write_parquet(file)
+
+
 def _some_logs(first: int, count: int, agents: int, *, is_flat: bool) -> pl.DataFrame:
     """The logs that have the numbers from `first` on. Polars' hashes of the numbers serve as random numbers."""
 
@@ -110,7 +114,7 @@ def _some_logs(first: int, count: int, agents: int, *, is_flat: bool) -> pl.Data
 
     logs = pl.select(number=pl.int_range(first, first + count)).select(
         agent=1 + below(agents, 1),
-        timestamp=pl.lit(_DAY).cast(pl.Datetime("us", "UTC")) + pl.duration(microseconds=below(86_400_000_000, 2)),
+        timestamp=pl.lit(LAKE_DAY).cast(pl.Datetime("us", "UTC")) + pl.duration(microseconds=below(86_400_000_000, 2)),
         has_failed=below(20, 3) == 0,
         latency_ms=(6 + below(3_000, 4) / 1_000).exp().cast(pl.Int32),
         token_count=below(5_000, 5).cast(pl.Int32),
@@ -161,9 +165,9 @@ def _compute_once(name: str, uri: str, folder: str) -> None:
     else:
         database = Database(DatabaseUrl.parse(uri))
         lake = LakeLogs(f"parquet://{files}", {})
-        result = compute_day(database, lake, day_window(_DAY, "UTC"), AggregationOptions()).metrics.metrics
+        result = compute_day(database, lake, day_window(LAKE_DAY, "UTC"), AggregationOptions()).metrics.metrics
     print(time.perf_counter() - started, time.process_time() - processor, peak_mb())
-    result.select(_COMPARED).write_parquet(f"{folder}/{name}.result")
+    result.select(COMPARED).write_parquet(f"{folder}/{name}.result")
 
 
 if __name__ == "__main__":

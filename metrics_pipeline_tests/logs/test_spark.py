@@ -1,6 +1,7 @@
 """Logs that Spark reads: the tests of every source, and what tables and views of Spark may hold."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,13 @@ import polars as pl
 import pytest
 
 from metrics_pipeline.errors import ContractError, PermanentError, TransientError
-from metrics_pipeline.logs import spark_logs
+from metrics_pipeline.logs import spark_partials
 from metrics_pipeline.logs.source import LogSource
-from metrics_pipeline.logs.spark_logs import SparkLogs
+from metrics_pipeline.logs.spark_logs import KIND, SparkLogs
+from metrics_pipeline.logs.spark_partials import SparkCounts
 from metrics_pipeline.logs.spark_session import Spark
+from metrics_pipeline.metrics.dimensions import parse_dimensions
+from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.verification import Unreadable
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.pipeline.aggregation import AggregationOptions, compute_day, store_day
@@ -35,6 +39,7 @@ from metrics_pipeline_tests.logs.test_source import (  # noqa: F401 - played her
     test_the_fingerprints_of_days_are_those_that_follow_from_reading_them,
     test_the_first_log_is_the_oldest_one,
 )
+from metrics_pipeline_tests.pipeline import test_breakdowns as breakdowns
 from metrics_pipeline_tests.test_exactness_variants import UUIDS, difficult_day
 
 pytest.importorskip("pyspark", reason="the extra [spark] is not installed")
@@ -101,26 +106,79 @@ def test_a_view_may_have_other_names_and_types(session: Any, database: Database,
         SELECT agent_id AS `the ``agent`, CAST(`timestamp` AS TIMESTAMP_NTZ) AS at, status, error_type,
                CAST(latency_ms AS BIGINT) AS ms, CAST(token_count AS SMALLINT) AS token_count,
                CAST(cost_usd AS DECIMAL(30, 12)) AS cost_usd, get_json_object(metadata, '$.user_id') AS user_id,
-               named_struct('human_intervention', CAST(get_json_object(metadata, '$.human_intervention') AS BOOLEAN))
-                   AS metadata
+               named_struct('human_intervention', CAST(get_json_object(metadata, '$.human_intervention') AS BOOLEAN),
+                            'user_id', get_json_object(metadata, '$.user_id')) AS metadata
         FROM {files(tmp_path, logs)}"""
     )
     columns = {"agent_id": "the `agent", "timestamp": "at", "latency_ms": "ms"}
     statuses = {"ok": "success"}
-    spark = SparkLogs(LOCAL, "their_logs", columns, statuses)
+    dimensions = parse_dimensions("user=metadata.user_id,helped=metadata.human_intervention,error=error_type")
+    spark = SparkLogs(LOCAL, "their_logs", columns, statuses, dimensions)
     aggregate(database, spark)
     assert column(database, "successful_executions") == [1, 0]
-    aggregate_of_postgres = compute_day(
-        database, open_logs(database, statuses=statuses), WINDOW, AggregationOptions()
-    ).metrics.metrics
-    stored = compute_day(database, spark, WINDOW, AggregationOptions()).metrics.metrics
-    assert stored.equals(aggregate_of_postgres)
+    of_spark, of_postgres = (
+        compute_day(database, source, WINDOW, AggregationOptions())
+        for source in (spark, open_logs(database, dimensions, statuses))
+    )
+    assert of_spark.metrics.metrics.equals(of_postgres.metrics.metrics)
+    assert of_spark.breakdown.metrics.equals(of_postgres.breakdown.metrics)
+
+
+def test_the_logs_by_the_values_of_dimensions_are_those_of_postgresql(
+    session: Any, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In two parts.
+    monkeypatch.setattr(spark_partials, "_LOGS_PER_BUCKET", 250)
+    texts = [
+        # Not read by Spark: values that it writes otherwise, and places of lists.
+        r'{"model": "\u006d"}', r'{"mod\u0065l": "escaped"}', '{"model": "first", "model": "last"}',
+        '{"x": {"model": "inner"}}', '{"x": {"model": "inner"}, "model": "outer"}', '{"model": ["m"]}',
+        '{"x": "{", "model": "m"}', '{"x": "model", "y": "n"}', '{"model":""}', '["model", "m"]', '{"model": {}}',
+        '{"model": 1.50, "user_id": 1e2}', '{"model": "1.50", "user_id": "1e2"}', '{"model": null}', '{"model" : "m"}',
+        '{"x": {"model": "1.5"}, "model": 1.5}', '{"model": "[m]"}', '{"model": "12345678901234567"}',
+        '{"release": {"v": "2.0.1"}}', '{"release": {"v": 2.0}}', '{"release": {"v": [1, 2]}}', '{"release": "v"}',
+        r'{"release": "{\"v\": 3}"}', '{"release": {"v": {"v": 4}}}', '{"v": 5, "release": {}}',
+        '{"release": [{"v": 6}]}',
+        r'{"release": "{\u0022v\u0022: 7}"}', '{"release": {"v": true}}', '{"release": {"v": [[8], {"v": 9}]}}',
+    ]  # fmt: skip
+    logs = [
+        *breakdowns.LOGS,
+        *(Log("c", latency_ms=7, metadata=metadata) for metadata in texts),
+        *(Log("c", cost_usd=cost, metadata='{"model": "dear"}') for cost in ("1e-12", "1e-9", "9223372036.854775808")),
+        # More values than are kept.
+        *(Log("d", cost_usd="0.1", metadata=f'{{"model": "m{number}", "user_id": "u"}}') for number in range(60)),
+    ]
+    store_agents(database, {"a": "active", "b": "active", "c": "active", "d": "active", "idle": "active"})
+    store_logs(database, logs)
+    dimensions = parse_dimensions("model,version=metadata.release.v,latency=latency_ms,item=metadata.release.v.0")
+    spark = SparkLogs(LOCAL, files(tmp_path, logs), {}, dimensions=dimensions)
+    stored = compute_day(database, spark, WINDOW, AggregationOptions())
+    store_day(database, stored, run_id="a run", reason=Reason.MANUAL)
+    item = ("metadata #>> '{release,v,0}'", "jsonb_typeof(metadata #> '{release,v,0}') IN ('array', 'object')")
+    values = {"model": breakdowns.MODEL, "version": breakdowns.VERSION, "latency": breakdowns.LATENCY, "item": item}
+    breakdowns.assert_values_exact(database, **values)
+    # A corrected value makes the day dirty, of its own dimension only.
+    corrected = [replace(log, metadata=log.metadata and log.metadata.replace('"m0"', '"m00"')) for log in logs]
+    # The next day has no logs.
+    days = {DAY: stored, NEXT_DAY.metric_date: compute_day(database, spark, NEXT_DAY, AggregationOptions())}
+    with database.snapshot() as snapshot:
+        found = spark.fingerprints(snapshot, [WINDOW, NEXT_DAY], KIND)
+        assert found == {day: computed.metrics.fingerprint for day, computed in days.items()}
+        table = files(tmp_path, corrected)
+        present = [
+            SparkLogs(LOCAL, table, {}, dimensions=parse_dimensions(each)).fingerprints(snapshot, [WINDOW], KIND)[DAY]
+            for each in ("model", "version=metadata.release.v")
+        ]
+    assert [stored.metrics.fingerprint.equals(each) for each in present if isinstance(each, SourceFingerprint)] == [
+        False,
+        True,
+    ]
 
 
 def test_the_users_of_a_large_day_arrive_in_parts_and_spark_keeps_nothing_of_it(
     session: Any, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spark_logs, "_LOGS_PER_BUCKET", 80)
+    monkeypatch.setattr(spark_partials, "_LOGS_PER_BUCKET", 80)
     store_agents(database, dict.fromkeys(UUIDS[:3], "active"))
     store_logs(database, difficult_day())
     aggregate(database, SparkLogs(LOCAL, files(tmp_path, difficult_day()), {}))
@@ -142,14 +200,14 @@ def test_a_day_whose_logs_change_while_it_is_read_is_tried_again(
     session: Any, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spark = SparkLogs(LOCAL, files(tmp_path, [Log(error_type="before")]), {})
-    partials = SparkLogs._partials
+    by_agent = SparkCounts.by_agent
 
     def write_and_read(*of: Any) -> pl.DataFrame:
         # The counts and sums are the same afterwards, but not the log.
         files(tmp_path, [Log(metadata='{"user_id": "after"}')])
-        return partials(*of)
+        return by_agent(*of)
 
-    monkeypatch.setattr(SparkLogs, "_partials", write_and_read)
+    monkeypatch.setattr(SparkCounts, "by_agent", write_and_read)
     with (
         database.snapshot() as snapshot,
         pytest.raises(TransientError, match=f"Logs of {DAY} changed while they were read"),

@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from metrics_pipeline.log_files.loading import load_log_files
-from metrics_pipeline.logs import spark_logs
+from metrics_pipeline.logs import spark_partials
 from metrics_pipeline.logs.lake_logs import LakeLogs
 from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.logs.spark_logs import SparkLogs
 from metrics_pipeline.logs.spark_session import Spark
+from metrics_pipeline.metrics.dimensions import parse_dimensions
 from metrics_pipeline.metrics.windows import DayWindow, day_window
 from metrics_pipeline.pipeline.aggregation import AggregationOptions, ComputedDay, compute_day, store_day
 from metrics_pipeline.pipeline.opening import open_logs
@@ -45,6 +47,8 @@ pytestmark = STARTS_SPARK
 #: Their p95 is 14834.500000000002 and so 14835 as PostgreSQL interpolates it, low + share * (high - low).
 #: As (1 - share) * low + share * high it is 14834.5, which is rounded to 14834.
 COUNTER_EXAMPLE = [0] * 139 + [14698] + [14908] * 8
+
+DIMENSIONS = parse_dimensions("model,nested=metadata.metadata.user_id")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,11 +75,11 @@ class Sources:
             self._catalog.drop_table("ops.logs")
         self._catalog.create_table("ops.logs", logs.to_arrow().schema).append(logs.to_arrow())
         return {
-            "PostgreSQL": open_logs(self._database),
-            "Parquet": LakeLogs(f"parquet://{self._folder}/parquet/*.parquet", {}),
-            "Delta Lake": LakeLogs(f"delta://{self._folder}/delta", {}),
-            "Iceberg": LakeLogs("iceberg:lake/ops.logs", {}),
-            "Spark": SparkLogs(CLUSTER, f"parquet.`{self._folder}/parquet`", {}),
+            "PostgreSQL": open_logs(self._database, DIMENSIONS),
+            "Parquet": LakeLogs(f"parquet://{self._folder}/parquet/*.parquet", {}, dimensions=DIMENSIONS),
+            "Delta Lake": LakeLogs(f"delta://{self._folder}/delta", {}, dimensions=DIMENSIONS),
+            "Iceberg": LakeLogs("iceberg:lake/ops.logs", {}, dimensions=DIMENSIONS),
+            "Spark": SparkLogs(CLUSTER, f"parquet.`{self._folder}/parquet`", {}, dimensions=DIMENSIONS),
         }
 
 
@@ -92,6 +96,8 @@ def assert_same_cells(database: Database, sources: dict[str, LogSource], window:
         assert_frame_equal(day.metrics.metrics, of_postgres.metrics.metrics)
         assert_frame_equal(day.metrics.skipped, of_postgres.metrics.skipped)
         assert_frame_equal(day.distributions, of_postgres.distributions)
+        assert_frame_equal(day.breakdown.metrics, of_postgres.breakdown.metrics)
+        assert_frame_equal(day.breakdown.distributions, of_postgres.breakdown.distributions)
         assert day.totals == of_postgres.totals
         assert day.metrics.not_finite_costs == of_postgres.metrics.not_finite_costs
     store_day(database, days["Spark"], run_id="a run", reason=Reason.MANUAL)
@@ -142,7 +148,7 @@ def test_a_day_is_the_same_after_every_executor_was_lost_in_the_middle_of_it(
     store_agents(database, dict.fromkeys(UUIDS[:3], "active"))
     store_logs(database, difficult_day())
     frame(difficult_day()).write_parquet(tmp_path / "part-0.parquet")
-    monkeypatch.setattr(spark_logs, "_LOGS_PER_BUCKET", 80)
+    monkeypatch.setattr(spark_partials, "_LOGS_PER_BUCKET", 80)
     buckets = Spark.buckets
     killed = []
 
@@ -150,7 +156,7 @@ def test_a_day_is_the_same_after_every_executor_was_lost_in_the_middle_of_it(
         for part in buckets(spark, statement, number):
             yield part
             # They kept the rows of the other parts.
-            for executor in [] if killed else executors():
+            for executor in [] if killed else executors(psutil.Process()):
                 os.kill(executor.pid, signal.SIGKILL)
                 killed.append(executor.pid)
 
