@@ -18,6 +18,12 @@ Numbers = NDArray[Any]
 # places for each pair; otherwise they are sorted, which takes ten times as long.
 _MOST_PLACES = 8
 
+# How many users of one combination are held until they are united, repeated ones counted each time: 64 MB. As many
+# pairs of latencies and executions.
+_HELD = 8_000_000
+
+_SCALARS = ("total_latency_ms", "latencies_exact", "users_exact", "user_key_id")
+
 
 @dataclass(frozen=True)
 class Distributions:
@@ -42,16 +48,6 @@ class Distributions:
             [row for each in parts for row in each.users],
         )
 
-    def take(self, places: Sequence[int]) -> Self:
-        """Some of the rows."""
-        lists = ([each[place] for place in places] for each in (self.latencies, self.executions, self.users))
-        return type(self)(self.rows[places], *lists)
-
-    @property
-    def size(self) -> int:
-        """How many latencies and users there are."""
-        return sum(map(len, self.latencies)) + sum(map(len, self.users))
-
     def frame(self) -> pl.DataFrame:
         """The columns of `rows`, and the lists of DISTRIBUTION_SCHEMA."""
         pairs = [pa.array(_one(self.latencies, np.int32)), pa.array(_one(self.executions, np.int64))]
@@ -60,20 +56,32 @@ class Distributions:
         return self.rows.with_columns(latency_counts=counts, user_hashes=users)
 
 
-def merge_distributions(parts: Distributions, keys: Sequence[str]) -> Distributions:
+def merge_distributions(parts: Iterable[Distributions], keys: Sequence[str]) -> Distributions:
     """The distribution of all logs of each combination of `keys`: counts added, users united.
 
     The combinations are in the order in which they come first in `parts`. Merging is associative and commutative. Exact
-    parts give an exact result, of whatever size.
+    parts give an exact result, of whatever size. Of each combination, memory holds what is merged, about as much or
+    _HELD numbers of what is not, and no part for longer.
     """
+    groups: dict[tuple[Any, ...], _Group] = {}
+    rows = []
+    for part in parts:
+        rows.append(part.rows.select(*keys, *_SCALARS))
+        places = (
+            part.rows.lazy()
+            .with_row_index("row")
+            .group_by(keys, maintain_order=True)
+            .agg("row", estimated=pl.col("row").filter(~pl.col("users_exact")))
+            .collect(engine="in-memory")
+        )
+        for *key, of_group, estimated in places.iter_rows():
+            groups.setdefault(tuple(key), _Group()).add(part, of_group, estimated)
     key_ids = pl.col("user_key_id").drop_nulls()
     merged = (
-        parts.rows.lazy()
-        .with_row_index("row")
+        pl.concat(rows)
+        .lazy()
         .group_by(keys, maintain_order=True)
         .agg(
-            "row",
-            pl.col("row").filter(~pl.col("users_exact")).alias("estimated"),
             pl.col("total_latency_ms").sum(),
             pl.col("latencies_exact").all(),
             pl.col("users_exact").all(),
@@ -81,13 +89,75 @@ def merge_distributions(parts: Distributions, keys: Sequence[str]) -> Distributi
         )
         .collect(engine="in-memory")
     )
-    latencies, executions, users = [], [], []
-    for rows, estimated in merged.select("row", "estimated").iter_rows():
-        distinct, added = _added([parts.latencies[row] for row in rows], [parts.executions[row] for row in rows])
-        latencies.append(distinct)
-        executions.append(added)
-        users.append(_united([parts.users[row] for row in rows], [parts.users[row] for row in estimated]))
-    return Distributions(merged.drop("row", "estimated"), latencies, executions, users)
+    pairs = [group.pairs() for group in groups.values()]
+    users = [group.users() for group in groups.values()]
+    return Distributions(merged, [each for each, _ in pairs], [each for _, each in pairs], users)
+
+
+class _Group:
+    """What has come of one combination of keys, most of it merged."""
+
+    def __init__(self) -> None:
+        self._latencies: list[Numbers] = []
+        self._executions: list[Numbers] = []
+        self._most_pairs = _HELD
+        self._users = _Union()
+        self._largest: list[int] = []
+
+    def add(self, part: Distributions, rows: Sequence[int], estimated: Sequence[int]) -> None:
+        """Adds some rows of a part. estimated: those of which only the smallest users are known."""
+        latencies, executions = _added([part.latencies[row] for row in rows], [part.executions[row] for row in rows])
+        self._latencies.append(latencies)
+        self._executions.append(executions)
+        # What is merged is merged again only when as much has come: otherwise the time would grow with the square.
+        if sum(map(len, self._latencies)) > self._most_pairs:
+            self._most_pairs = max(_HELD, 2 * len(self.pairs()[0]))
+        self._users.add([part.users[row] for row in rows])
+        self._largest += [part.users[row].max() for row in estimated]
+
+    def pairs(self) -> tuple[Numbers, Numbers]:
+        """The distinct latencies, and the executions of each."""
+        latencies, executions = _added(self._latencies, self._executions)
+        self._latencies, self._executions = [latencies], [executions]
+        return latencies, executions
+
+    def users(self) -> Numbers:
+        """The distinct users. Those of an estimated part are known up to its largest, so all above are left out."""
+        users = self._users.numbers()
+        return users[: np.searchsorted(users, min(self._largest), side="right")] if self._largest else users
+
+
+class _Union:
+    """The distinct numbers of arrays, each of which is sorted and distinct. They are copied, so that none is kept."""
+
+    def __init__(self) -> None:
+        self._room: Numbers = np.empty(0, np.int64)
+        self._filled = 0
+        self._is_united = True
+
+    def add(self, arrays: list[Numbers]) -> None:
+        """Adds the numbers of some arrays."""
+        size = sum(map(len, arrays))
+        if self._filled + size > len(self._room):
+            united = self.numbers()
+            # At first room for these only, because most groups come at once.
+            spare = max(_HELD, len(united)) if self._filled else 0
+            if len(united) + size + spare > len(self._room):
+                self._room = np.empty(len(united) + size + spare, np.int64)
+            self._filled = len(united)
+            self._room[: self._filled] = united
+        np.concatenate(arrays, out=self._room[self._filled : self._filled + size])
+        self._is_united = not self._filled and len(arrays) == 1
+        self._filled += size
+
+    def numbers(self) -> Numbers:
+        """The distinct ones, sorted. Until the next call of add()."""
+        numbers = self._room[: self._filled]
+        if self._is_united:
+            return numbers
+        # A sort takes a twentieth of the time of np.unique(), and less than a hash table in Polars.
+        numbers.sort()
+        return numbers[_is_new(numbers)]
 
 
 def _added(latencies: list[Numbers], executions: list[Numbers]) -> tuple[Numbers, Numbers]:
@@ -109,18 +179,6 @@ def _added(latencies: list[Numbers], executions: list[Numbers]) -> tuple[Numbers
         starts = np.flatnonzero(_is_new(values))
         distinct, added = values[starts], np.add.reduceat(np.concatenate(executions, dtype=np.int64)[order], starts)
     return (distinct + smallest).astype(np.int32), added
-
-
-def _united(users: list[Numbers], estimated: list[Numbers]) -> Numbers:
-    if len(users) == 1:
-        return users[0]
-    hashes = np.concatenate(users, dtype=np.int64)
-    # A sort takes a twentieth of the time of np.unique(), and less than a hash table in Polars.
-    hashes.sort()
-    distinct = hashes[_is_new(hashes)]
-    # Of an estimated part only the hashes up to its largest are known.
-    known = min((each.max() for each in estimated), default=None)
-    return distinct if known is None else distinct[: np.searchsorted(distinct, known, side="right")]
 
 
 def _is_new(values: Numbers) -> Numbers:

@@ -1,8 +1,9 @@
 """Distributions as bytes: PostgreSQL's binary form of their arrays, and the packed form that windows read.
 
 PostgreSQL sends an array number by number, which takes 80 ns each, and a month of a fleet has 54 million. So a row also
-has the numbers as one value, little-endian without anything between them: how many latencies, the latencies, the
-executions of each (all of 32 bits), and the hashes of the users (64 bits).
+has the numbers as one value, little-endian without anything between them: how many latencies there are (16 bits), the
+types of the latencies and of the executions (8 bits each), the latencies, the executions of each, and the hashes of
+the users (64 bits).
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,9 @@ _INT4, _INT8 = 23, 20
 _ARRAY_HEADER, _EMPTY_ARRAY = Struct(">iiiii"), Struct(">iii")
 _INT4_ELEMENT = np.dtype([("length", ">i4"), ("value", ">i4")])
 _INT8_ELEMENT = np.dtype([("length", ">i4"), ("value", ">i8")])
-_COUNT = Struct("<i")
+_PACKED_HEADER = Struct("<HBB")
+# By number. Most latencies are below 65,536 ms and have few executions, which saves a quarter of the bytes.
+_PACKED_TYPES = [np.dtype(each) for each in ("<i4", "u1", "<u2")]
 
 
 def int4_arrays(values: pl.Series, lengths: pl.Series) -> Iterator[bytes]:
@@ -39,24 +42,36 @@ def int8_arrays(lists: pl.Series) -> Iterator[bytes]:
 
 def packed(latencies: pl.Series, executions: pl.Series, lengths: pl.Series, users: pl.Series) -> Iterator[bytes]:
     """The packed form of each distribution. Latencies and executions are Int32, one after the other, users lists."""
-    of_latencies, of_executions = (each.to_numpy().astype("<i4", copy=False) for each in (latencies, executions))
+    of_latencies, of_executions = latencies.to_numpy(), executions.to_numpy()
     hashes = users.explode(empty_as_null=False, keep_nulls=False).to_numpy().astype("<i8", copy=False)
     pairs, of_users = (pairwise([0, *each.cum_sum().to_list()]) for each in (lengths, users.list.len()))
     for (start, end), (first, last) in zip(pairs, of_users, strict=True):
-        numbers = (of_latencies[start:end], of_executions[start:end], hashes[first:last])
-        yield b"".join((_COUNT.pack(end - start), *(each.data for each in numbers)))
+        numbers = [of_latencies[start:end], of_executions[start:end]]
+        types = [_smallest_type(each) for each in numbers]
+        header = _PACKED_HEADER.pack(end - start, *types)
+        arrays = (each.astype(_PACKED_TYPES[number]) for each, number in zip(numbers, types, strict=True))
+        yield b"".join((header, *(each.data for each in arrays), hashes[first:last].data))
 
 
 def unpacked(rows: Sequence[bytes], start: int) -> tuple[list[Numbers], list[Numbers], list[Numbers]]:
     """Views of the latencies, executions and users of packed forms, each of which begins at this byte of its row."""
     latencies, executions, users = [], [], []
     for row in rows:
-        (count,) = _COUNT.unpack_from(row, start)
-        first = start + _COUNT.size
-        latencies.append(np.frombuffer(row, "<i4", count, first))
-        executions.append(np.frombuffer(row, "<i4", count, first + 4 * count))
-        users.append(np.frombuffer(row, "<i8", offset=first + 8 * count))
+        count, *types = _PACKED_HEADER.unpack_from(row, start)
+        of_latencies, of_executions = (_PACKED_TYPES[number] for number in types)
+        first = start + _PACKED_HEADER.size
+        second = first + count * of_latencies.itemsize
+        latencies.append(np.frombuffer(row, of_latencies, count, first))
+        executions.append(np.frombuffer(row, of_executions, count, second))
+        users.append(np.frombuffer(row, "<i8", offset=second + count * of_executions.itemsize))
     return latencies, executions, users
+
+
+def _smallest_type(numbers: Numbers) -> int:
+    """The number of the smallest type that holds these numbers."""
+    smallest, largest = (numbers.min(), numbers.max()) if len(numbers) else (0, 0)
+    fits = [number for number in (1, 2) if smallest >= 0 and largest <= np.iinfo(_PACKED_TYPES[number]).max]
+    return min(fits, default=0)
 
 
 def from_arrays(

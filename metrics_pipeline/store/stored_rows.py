@@ -3,7 +3,8 @@
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import polars as pl
@@ -55,9 +56,6 @@ _STATEMENTS = {grain: _Statements(grain) for grain in GRAINS}
 _CHUNK = 500_000
 _AHEAD = 24
 
-# How many latencies and users of one group are held unmerged, repeated ones counted each time: 64 MB.
-_HELD = 8_000_000
-
 
 @dataclass(frozen=True)
 class StoredRows:
@@ -106,34 +104,28 @@ class StoredRows:
         return repeated.with_columns(metric_date=int4(days).cast(pl.Date)), columns[texts + 1 :]
 
     def merged(self, rows: pl.DataFrame, keys: Sequence[str]) -> Iterator[Distributions]:
-        """The merged distributions of the groups of `rows`, which are those of with_distribution(), group by group.
+        """The merged distributions of the groups of `rows`, which are those of with_distribution(), some at once.
 
-        Their rows have `keys`. Distributions are read in chunks, so that memory holds a few chunks, and of the group
-        that is not complete what is merged and _HELD numbers, however many days it has.
+        Their rows have `keys`. Distributions are read in chunks, so that memory holds a few chunks and what
+        merge_distributions() holds of a group, however many days it has.
         """
         # Within a group by day, as they were stored.
         columns = list(dict.fromkeys([*keys, "metric_date", *self.grain.key_names]))
         wanted = rows.filter("has_distribution").sort(columns)
-        numbered = wanted.select(*columns, chunk=pl.col("total_executions").cum_sum() // _CHUNK)
-        chunks = numbered.partition_by("chunk", maintain_order=True, include_key=False)
-        further = [name for name in columns if name not in keys]
-        incomplete: list[Distributions] = []
-        for chunk, parts in zip(chunks, self._read_ahead(chunks), strict=True):
-            last = chunk.select(keys).row(-1)
-            incomplete.append(replace(parts, rows=parts.rows.drop(further)))
-            if incomplete[0].rows.select(keys).row(0) == last and len(incomplete) > 1:
-                # The whole chunk belongs to the group. It is merged when there is much, and then only if that is as
-                # much as is merged already: merging each chunk with the group's would take a time that grows with the
-                # square.
-                if sum(each.size for each in incomplete) > max(_HELD, 2 * incomplete[0].size):
-                    incomplete = [merge_distributions(Distributions.concat(incomplete), keys)]
-            else:
-                so_far = merge_distributions(Distributions.concat(incomplete), keys)
-                place = so_far.rows.select(keys).rows().index(last)
-                yield so_far.take([each for each in range(so_far.rows.height) if each != place])
-                incomplete = [so_far.take([place])]
-        if incomplete:
-            yield merge_distributions(Distributions.concat(incomplete), keys)
+        # Small groups are merged together, as many as begin within a chunk's executions. These are read at once, and
+        # those of a large group in several chunks.
+        executions, before = pl.col("total_executions"), pl.col("before")
+        of_batch = executions.sum().over("batch").clip(1)
+        numbered = (
+            wanted.with_columns(before=executions.cum_sum() - executions)
+            .with_columns(batch=before.first().over(keys) // _CHUNK)
+            .with_columns(before=before - before.first().over("batch"))
+            .select(*columns, "batch", chunk=before * (of_batch // _CHUNK).clip(1) // of_batch)
+        )
+        chunks = numbered.partition_by("batch", "chunk", maintain_order=True)
+        coming = zip(chunks, self._read_ahead(chunks), strict=True)
+        for _, batch in groupby(coming, lambda each: each[0]["batch"][0]):
+            yield merge_distributions((parts for _, parts in batch), keys)
 
     def _read_ahead(self, chunks: Sequence[pl.DataFrame]) -> Iterator[Distributions]:
         """The distributions of each chunk. The next are read while the caller works; only this uses the connection."""

@@ -52,7 +52,8 @@ INSERT INTO agent_day_distributions (agent_id, metric_date, latencies_ms, latenc
 SELECT 'agent-' || agent, CAST(:first AS date) + day, latencies_ms, latency_executions, user_hashes, total_latency_ms,
        latencies_exact, users_exact, user_key_id, digest, packed
 FROM generate_series(0, :agents - 1) AS agent CROSS JOIN generate_series(0, :days - 1) AS day
-JOIN pool ON pool.agent_id = 'pool-' || (agent * 7919 + day * 104729) % :pool""")
+JOIN pool ON pool.agent_id = 'pool-' || (agent * 7919 + day * 104729) % :pool
+ORDER BY day, agent""")
 _METRICS = text("""
 INSERT INTO agent_performance_metrics
     (agent_id, metric_date, total_executions, successful_executions, failed_executions, success_rate, avg_latency_ms,

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_pipeline.metrics import distributions as module
+from metrics_pipeline.metrics import merging
 from metrics_pipeline.metrics.calculator import daily_metrics, merge_partials
 from metrics_pipeline.metrics.distributions import (
     DISTRIBUTION_SCHEMA,
@@ -45,15 +46,18 @@ def stored(days: Sequence[Sequence[dict[str, Any]]], key: UserKey = KEY) -> tupl
     return pl.concat(rows), pl.concat(parts)
 
 
-def merged_by(parts: pl.DataFrame, *keys: str) -> pl.DataFrame:
-    """The frame of the merged distributions."""
+def as_arrays(parts: pl.DataFrame) -> Distributions:
     pairs = parts["latency_counts"].to_list()
     latencies, executions = (
         [np.array([pair[name] for pair in row], np.int64) for row in pairs] for name in ("latency_ms", "executions")
     )
     users = [np.array(row, np.int64) for row in parts["user_hashes"].to_list()]
-    rows = parts.drop("latency_counts", "user_hashes")
-    return merge_distributions(Distributions(rows, latencies, executions, users), keys).frame()
+    return Distributions(parts.drop("latency_counts", "user_hashes"), latencies, executions, users)
+
+
+def merged_by(parts: pl.DataFrame, *keys: str) -> pl.DataFrame:
+    """The frame of the merged distributions."""
+    return merge_distributions([as_arrays(parts)], keys).frame()
 
 
 def as_one(rows: pl.DataFrame, parts: pl.DataFrame) -> dict[str, Any]:
@@ -222,8 +226,13 @@ def test_merging_is_associative_and_commutative_also_of_rounded_and_estimated_pa
     at_once = merged_by(parts, "agent_id")
     in_order = parts.sample(fraction=1, shuffle=True, seed=data.draw(st.integers(0, 99)))
     cut = data.draw(st.integers(0, parts.height))
-    halves = [merged_by(half, "agent_id") for half in (in_order[:cut], in_order[cut:])]
-    assert shown(merged_by(pl.concat(halves), "agent_id"), ["agent_id"]) == shown(at_once, ["agent_id"])
+    halves = [in_order[:cut], in_order[cut:]]
+    apart = [merged_by(half, "agent_id") for half in halves]
+    assert shown(merged_by(pl.concat(apart), "agent_id"), ["agent_id"]) == shown(at_once, ["agent_id"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(merging, "_HELD", data.draw(st.integers(0, 20)))
+        one_by_one = merge_distributions(map(as_arrays, halves), ["agent_id"])
+    assert shown(one_by_one.frame(), ["agent_id"]) == shown(at_once, ["agent_id"])
     if at_once["users_exact"].all() and at_once["latencies_exact"].all():
         everything = [log for day in days for log in day]
         latencies = [log["latency_ms"] for log in everything if log["latency_ms"] is not None]

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.metrics import merging as merging_module
 from metrics_pipeline.metrics.distributions import UserKey
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
@@ -82,7 +83,7 @@ def test_every_window_equals_the_logs_before_they_were_pruned(
     # Chunks and held users of any number; then without the packed form of some rows, as before revision 0014, and all.
     for chunk, held, unpacked in ((1_000_000, 10**9, "false"), (7, 3, "agent_id = 'b'"), (7, 10**9, "true")):
         monkeypatch.setattr(stored_rows_module, "_CHUNK", chunk)
-        monkeypatch.setattr(stored_rows_module, "_HELD", held)
+        monkeypatch.setattr(merging_module, "_HELD", held)
         execute(database, f"UPDATE agent_day_distributions SET packed = NULL WHERE {unpacked}")
         for ((first, last), by), rows in expected.items():
             found = read(database, first, last, *by)
