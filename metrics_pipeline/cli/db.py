@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
@@ -77,9 +78,10 @@ def upgrade(
 
     The tables of other systems are not changed. An existing agent_performance_metrics is adopted with its rows. The
     upgrade is one transaction, and running it again changes nothing. If somebody uses a table that has to change, it
-    tries several times for 5 seconds each, and then names who does.
+    tries several times for 5 seconds each, and then names who does. Proposes METRICS_START_DATE as `status` does.
     """
-    database = open_database(Settings.from_environment())
+    settings = Settings.from_environment()
+    database = open_database(settings)
     if plan:
         _print_plan(database)
         return
@@ -90,6 +92,19 @@ def upgrade(
         typer.echo(
             f"Upgraded our tables in {database.description} from {done.before or 'none'} to revision {done.after}."
         )
+    if later := _why_start_later(database, settings):
+        typer.echo(later)
+
+
+def _why_start_later(database: Database, settings: Settings) -> str:
+    """The proposal of why_start_later(); empty where `check`, which names the reason, could not make it either."""
+    if settings.start_date != Settings.start_date or settings.logs_url is not None:
+        return ""
+    # The role that upgrades need not be able to read the logs, and they may come later than our tables.
+    with suppress(PermanentError), database.connect() as connection:
+        contract = check_contract(connection, (LOGS_TABLE,))
+        return why_start_later(settings, first_day(connection, PostgresLogs(database, contract), settings.time_zone))
+    return ""
 
 
 def _print_plan(database: Database) -> None:

@@ -29,7 +29,7 @@ def dev(
     _require_free(host, port)
     print(f"Dagster UI: http://{host}:{port} (Ctrl-C stops it)", flush=True)
     environment = settings.child_environment(instance_folder(settings))
-    # The page links runs to the UI.
+    # The page links runs to the UI; to METRICS_DAGSTER_URL where a browser reaches the UI only through a proxy.
     environment.setdefault("DAGSTER_WEBSERVER_URL", f"http://{f'[{host}]' if ':' in host else host}:{port}")
     page = _page(page_port)
     if page:

@@ -4,6 +4,7 @@ setup.cfg keeps dagster below its next minor version, and test_dagster_internals
 with a public API does not belong here.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -148,6 +149,16 @@ def is_interrupted(run_failure: dg.DagsterEvent) -> bool:
     """Whether a signal ended the run that the event says has failed."""
     # If it changes, a command that a signal ended reports a failure instead.
     return run_failure.job_failure_data.failure_reason is RunFailureReason.UNEXPECTED_TERMINATION
+
+
+def quieten_first_start() -> None:
+    """Drops what the daemon warns of in a new instance: that it has not read its events so far."""
+    # If the name or the text changes, two warnings appear at the first start of `dev`.
+    logging.getLogger("dagster.daemon.EventLogConsumerDaemon").addFilter(_is_no_first_start)
+
+
+def _is_no_first_start(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("No cursor for event type ")
 
 
 def use_engine(storage: "DagsterPostgresStorage", engine: Engine) -> None:

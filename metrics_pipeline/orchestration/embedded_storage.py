@@ -13,7 +13,7 @@ from sqlalchemy.dialects import plugins
 from sqlalchemy.engine import CreateEnginePlugin
 
 from metrics_pipeline.embedded import acquire, before_connecting, ensure_database
-from metrics_pipeline.orchestration.dagster_internals import StorageConfiguration, use_engine
+from metrics_pipeline.orchestration.dagster_internals import StorageConfiguration, quieten_first_start, use_engine
 
 _DATABASE = "dagster"
 _PLUGIN = "metrics_pipeline_embedded_server"
@@ -39,6 +39,8 @@ class _EmbeddedServerPlugin(CreateEnginePlugin):
 
 
 plugins.register(_PLUGIN, __name__, _EmbeddedServerPlugin.__name__)
+# Here, because the daemon of `dev` imports no other module of ours that an instance of one's own does not name.
+quieten_first_start()
 
 
 def _is_known_to_psycopg2(option: str) -> bool:

@@ -32,6 +32,24 @@ def test_upgrade_says_from_what_to_what_and_where(bare_database_url: str) -> Non
     assert (first.exit_code, second.exit_code) == (0, 0)
 
 
+def test_upgrade_proposes_the_day_of_the_first_log_as_the_start_to_whoever_can_read_the_logs(database_url: str) -> None:
+    log = "INSERT INTO agent_execution_logs (agent_id, timestamp, status) VALUES ('bot', '2025-06-01 12:00', 'success')"
+    done = run("upgrade", database_url).output
+    assert done.endswith(" already.\n")
+    execute(database_url, log)
+    proposal = (
+        "METRICS_START_DATE is 2025-01-01, and the first log is of 2025-06-01: set METRICS_START_DATE=2025-06-01, so "
+        "that the days before are not shown as missing.\n"
+    )
+    assert run("upgrade", database_url).output == done + proposal
+    assert proposal in run("check", database_url).output
+    settled = {"METRICS_DATABASE_URL": database_url, "METRICS_START_DATE": "2025-05-01"}
+    assert CliRunner().invoke(app, ["upgrade"], env=settled).output == done
+    execute(database_url, "ALTER TABLE agent_execution_logs RENAME COLUMN timestamp TO at")
+    unreadable = run("upgrade", database_url)
+    assert (unreadable.exit_code, unreadable.output) == (0, done)
+
+
 def test_a_plan_names_revisions_changes_and_obstacles_and_changes_nothing(bare_database_url: str) -> None:
     execute(
         bare_database_url,

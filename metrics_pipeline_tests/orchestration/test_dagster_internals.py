@@ -13,10 +13,16 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
+from dagster._daemon.auto_run_reexecution.event_log_consumer import (
+    DAGSTER_EVENT_TYPES,
+    EventLogConsumerDaemon,
+    _fetch_persisted_cursors,
+)
 
 from metrics_pipeline.names import PARTITION_RANGE_END_TAG, PARTITION_RANGE_START_TAG
 from metrics_pipeline.orchestration.dagster_internals import (
     is_interrupted,
+    quieten_first_start,
     run_in_this_process,
     signals_held_back,
     silent_output,
@@ -135,3 +141,14 @@ def test_a_run_whose_step_failed_is_not_taken_for_an_interrupted_one(instance: d
     *_, last = events_of(instance, FIRST, fails=True)
     assert last.is_run_failure
     assert not is_interrupted(last)
+
+
+def test_a_daemon_that_has_not_read_any_events_says_nothing_and_other_warnings_are_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    quieten_first_start()
+    logger = EventLogConsumerDaemon()._logger
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert set(_fetch_persisted_cursors(instance, DAGSTER_EVENT_TYPES, logger).values()) == {None}
+    logger.warning("No cursor")
+    assert caplog.messages == ["No cursor"]

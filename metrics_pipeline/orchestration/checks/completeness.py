@@ -29,9 +29,10 @@ At night it reads all logs of these days. After an aggregation it believes what 
 the last hour, has found.
 
 **When it is red**, `late_logs_sensor` and `daily_metrics_schedule` ask for the named days by themselves, except for
-those that a run has refused: the result names that run. Read its error, mend the cause, and materialise the day. If its
-logs were deleted: `metrics-pipeline seal --date 2025-07-11` keeps the stored metrics (the executions did happen),
-`metrics-pipeline clear --date 2025-07-11` removes them (they never happened).
+those that an operator has to decide about, such as a shrunk day, or that a run has refused: the result names that run.
+Read its error, mend the cause, and materialise the day. If its logs were deleted: `metrics-pipeline seal --date
+2025-07-11` keeps the stored metrics (the executions did happen), `metrics-pipeline clear --date 2025-07-11` removes
+them (they never happened).
 """
 
 FRESHNESS = f"""
@@ -69,6 +70,9 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
     broken = [verdict for verdict in verdicts if verdict.state.is_fault]
     ended = {verdict.metric_date: attempts(situation.instance, verdict) for verdict in broken}
     refused = {day: runs.refused_by for day, runs in ended.items() if runs.refused_by is not None}
+    # A run of them was started by hand: no schedule or sensor asks for them.
+    undecided = [verdict.metric_date for verdict in broken if not verdict.needs_run][:_MAX_LINKED_DAYS]
+    failed = {day: runs[0].run_id for day in undecided if (runs := failed_runs(situation.instance, day))}
     return dg.AssetCheckResult(
         passed=not broken,
         severity=dg.AssetCheckSeverity.ERROR,
@@ -83,6 +87,7 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
         metadata={
             "days": f"{days[0]} to {days[-1]}" if days else "none",
             **{f"run_that_refused_{day}": dg.MetadataValue.dagster_run(run) for day, run in refused.items()},
+            **{f"last_failed_run_of_{day}": dg.MetadataValue.dagster_run(run) for day, run in failed.items()},
             **{
                 f"{name}_of_{verdict.metric_date}": link
                 for verdict in broken[:_MAX_LINKED_DAYS]
@@ -102,7 +107,8 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
                         verdict.metric_date,
                         verdict.state.words,
                         verdict.reason,
-                        ended[verdict.metric_date].why_refused(settings.ui_url) or "it is asked for by itself",
+                        ended[verdict.metric_date].why_refused(settings.ui_url)
+                        or ("it is asked for by itself" if verdict.needs_run else "nothing, until an operator decides"),
                     )
                     for verdict in broken
                 ],

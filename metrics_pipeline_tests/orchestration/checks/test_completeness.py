@@ -81,6 +81,18 @@ def test_missing_and_dirty_days_are_named_with_the_reason(stored: Database, eval
     )
 
 
+def test_a_day_that_nothing_asks_for_leads_to_the_run_that_failed(
+    stored: Database, evaluate: Evaluate, instance: dg.DagsterInstance
+) -> None:
+    execute(stored, "DELETE FROM agent_execution_logs WHERE timestamp < '2025-03-03'")
+    run = waiting_run(instance, dg.DagsterRunStatus.STARTED, {PARTITION_NAME_TAG: "2025-03-02"})
+    instance.report_run_failed(run)
+    found = values(evaluate(NAME, **THREE_DAYS))
+    assert found["last_failed_run_of_2025-03-02"] == run.run_id
+    assert "| 2025-03-02 | shrunk |" in found["unfinished_days"]
+    assert found["unfinished_days"].rstrip().endswith("| nothing, until an operator decides |")
+
+
 @pytest.mark.parametrize("naive", [False, True], ids=["timestamptz", "timestamp"])
 def test_days_before_the_first_log_are_not_missed(stored: Database, evaluate: Evaluate, naive: bool) -> None:
     if naive:
