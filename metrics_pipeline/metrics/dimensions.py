@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from metrics_pipeline.metrics.catalog import AGENT_DIMENSION_DAY, OTHER_VALUES, PARTIALS_SCHEMA
+from metrics_pipeline.metrics.expressions import in_order
 
 MAX_DIMENSIONS = 5
 
@@ -300,10 +301,10 @@ def _user_ids(logs: pl.LazyFrame) -> pl.LazyFrame:
     place = pl.col("row").cast(pl.Int64) * 2**32 + pl.col("user_id").to_physical()
     return (
         logs.drop_nulls("user_id")
-        .select(place=place.sort())
+        .select(place=in_order(place))
         .filter((pl.col("place") != pl.col("place").shift()).fill_null(True))
         .select(
-            row=(pl.col("place") // 2**32).cast(pl.UInt32),
+            row=(pl.col("place") // 2**32).cast(pl.UInt32).set_sorted(),
             user_ids=(pl.col("place") % 2**32).cast(pl.UInt32).cat.to(pl.Categorical),
         )
         .group_by("row", maintain_order=True)
@@ -320,9 +321,9 @@ def _latency_counts(logs: pl.LazyFrame) -> pl.LazyFrame:
     )
     return (
         logs.drop_nulls("latency_ms")
-        .select(place.sort().rle().alias("runs"))
+        .select(in_order(place).rle().alias("runs"))
         .unnest("runs")
-        .select((pl.col("value") // 2**32).cast(pl.UInt32).alias("row"), latency_counts=pair)
+        .select((pl.col("value") // 2**32).cast(pl.UInt32).set_sorted().alias("row"), latency_counts=pair)
         .group_by("row", maintain_order=True)
         .agg("latency_counts")
     )

@@ -30,6 +30,18 @@ def weighted_percentile(counts: pl.Expr, q: float) -> pl.Expr:
     return counts.map_batches(lambda lists: _percentiles(lists, q), return_dtype=pl.Int64())
 
 
+def in_order(numbers: pl.Expr) -> pl.Expr:
+    """The numbers (Int64, never NULL), sorted. numpy's sort takes a quarter of the time of Polars'."""
+    return numbers.map_batches(_sorted, return_dtype=pl.Int64())
+
+
+def _sorted(numbers: pl.Series) -> pl.Series:
+    # Imported here: every command imports this module, and few sort.
+    import numpy as np
+
+    return pl.Series(np.sort(numbers.to_numpy()))
+
+
 def _percentiles(lists: pl.Series, q: float) -> pl.Series:
     # A search in one running sum over all lists takes a sixth of the time of expressions over each list.
     pairs = lists.explode(empty_as_null=False, keep_nulls=False).struct
