@@ -304,7 +304,7 @@ def user_lists(logs: pl.LazyFrame) -> pl.LazyFrame:
         .select(place=sorted_numbers(place))
         .filter((pl.col("place") != pl.col("place").shift()).fill_null(True))
         .select(
-            row=(pl.col("place") // 2**32).cast(pl.UInt32),
+            row=(pl.col("place") // 2**32).cast(pl.UInt32).set_sorted(),
             user_ids=(pl.col("place") % 2**32).cast(pl.UInt32).cat.to(pl.Categorical),
         )
         .group_by("row", maintain_order=True)
@@ -322,7 +322,7 @@ def _latency_counts(logs: pl.LazyFrame) -> pl.LazyFrame:
         logs.drop_nulls("latency_ms")
         .select(sorted_numbers(place).rle().alias("runs"))
         .unnest("runs")
-        .select((pl.col("value") // 2**32).cast(pl.UInt32).alias("row"), latency_counts=pair)
+        .select((pl.col("value") // 2**32).cast(pl.UInt32).set_sorted().alias("row"), latency_counts=pair)
         .group_by("row", maintain_order=True)
         .agg("latency_counts")
     )

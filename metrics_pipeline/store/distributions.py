@@ -163,11 +163,8 @@ def write_day(connection: Connection, day: EncodedDay) -> None:
 
 def _stored_digests(connection: Connection, day: EncodedDay) -> dict[tuple[str, ...], bytes]:
     names = ", ".join(day.grain.day_keys)
-    statement = f"SELECT {names}, digest FROM {day.grain.distributions} WHERE metric_date = :metric_date"
-    return {
-        tuple(keys): bytes(digest)
-        for *keys, digest in connection.execute(text(statement), {"metric_date": day.metric_date})
-    }
+    statement = f"SELECT {names}, digest FROM {day.grain.distributions} WHERE metric_date = %s"
+    return {tuple(keys): digest for *keys, digest in fetch(connection, statement, [day.metric_date])}
 
 
 def read_distributions(connection: Connection, wanted: pl.DataFrame, grain: Grain) -> Distributions:

@@ -1,6 +1,7 @@
 """Writes a day: changed rows, their restatements and the ledger row, in one transaction or not at all."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import StrEnum
@@ -224,20 +225,19 @@ def publish_day(
     """
     if read.ledger is not None and read.ledger.definition_version != DEFINITION_VERSION:
         reason = Reason.DEFINITION_CHANGE
-    encoded = [encode_day(window.metric_date, distributions, AGENT_DAY)]
+    grains = [(AGENT_DAY, day.metrics, distributions)]
     if breakdown.dimensions or (read.ledger is not None and read.ledger.dimensions):
-        encoded.append(encode_day(window.metric_date, breakdown.distributions, AGENT_DIMENSION_DAY))
-    with database.begin() as connection:
+        grains.append((AGENT_DIMENSION_DAY, breakdown.metrics, breakdown.distributions))
+    # The rows of values are encoded while the server stores those of agents.
+    with ThreadPoolExecutor(1, thread_name_prefix="encoder") as encoder, database.begin() as connection:
+        encoded = [encoder.submit(_encode, window.metric_date, *of_grain) for of_grain in grains]
         lock_day(connection, window)
         if ledger_version(connection, window.metric_date) != (read.ledger and read.ledger.version):
             raise StaleSnapshotError(
                 f"{window.metric_date} was published by another run while this one was computing it. "
                 "Nothing was written; run the day again."
             )
-        counts, *of_values = [
-            _publish(connection, rows, of_grain, run_id, reason)
-            for rows, of_grain in zip((day.metrics, breakdown.metrics), encoded, strict=False)
-        ]
+        counts, *of_values = [_publish(connection, of_grain.result(), run_id, reason) for of_grain in encoded]
         connection.execute(
             _RECORD,
             {
@@ -299,28 +299,33 @@ def _most_skipped(skipped: pl.DataFrame) -> str:
     return skipped.head(_NAMED_AGENTS).with_columns(shown.otherwise(agent_id).alias("agent_id")).write_json()
 
 
-def _publish(
-    connection: Connection, rows: pl.DataFrame, distributions: EncodedDay, run_id: str, reason: Reason
-) -> Row[Any]:
-    """Stores the rows of one grain and their distributions. Raises PermanentError if a table stores something else."""
-    grain, day = distributions.grain, distributions.metric_date
-    statements = _STATEMENTS[grain]
-    digests = [(*keys, digest.hex()) for keys, digest in distributions.digests.items()]
+@dataclass(frozen=True)
+class _Encoded:
+    """The rows of one grain, the same as JSON with the digests of their distributions, and the distributions."""
+
+    rows: pl.DataFrame
+    json: str
+    distributions: EncodedDay
+
+
+def _encode(day: date, grain: Grain, rows: pl.DataFrame, distributions: pl.DataFrame) -> _Encoded:
+    encoded = encode_day(day, distributions, grain)
+    digests = [(*keys, digest.hex()) for keys, digest in encoded.digests.items()]
     named = pl.DataFrame(digests, schema=dict.fromkeys((*grain.day_keys, "distribution"), pl.String), orient="row")
+    return _Encoded(rows, rows.join(named, on=grain.day_keys, how="left").write_json(), encoded)
+
+
+def _publish(connection: Connection, encoded: _Encoded, run_id: str, reason: Reason) -> Row[Any]:
+    """Stores the rows of one grain and their distributions. Raises PermanentError if a table stores something else."""
+    grain, day = encoded.distributions.grain, encoded.distributions.metric_date
+    statements = _STATEMENTS[grain]
     connection.execute(statements.lock_rows, {"metric_date": day})
-    counts = connection.execute(
-        statements.publish,
-        {
-            "rows": rows.join(named, on=grain.day_keys, how="left").write_json(),
-            "metric_date": day,
-            "run_id": run_id,
-            "reason": reason.value,
-        },
-    ).one()
+    given = {"rows": encoded.json, "metric_date": day, "run_id": run_id, "reason": reason.value}
+    counts = connection.execute(statements.publish, given).one()
     stored_digest = connection.execute(statements.stored_digest, {"metric_date": day}).scalar_one()
     if stored_digest != counts.digest:
-        raise PermanentError(_what_was_not_stored(connection, rows, grain, day))
-    write_day(connection, distributions)
+        raise PermanentError(_what_was_not_stored(connection, encoded.rows, grain, day))
+    write_day(connection, encoded.distributions)
     return counts
 
 
