@@ -13,7 +13,7 @@ import psutil
 
 from metrics_pipeline.embedded import acquire, release, server_pid
 
-from .processes import processes, wait_until
+from .processes import kill, processes, wait_until
 
 # Not within pytest's own folder: as root, every other pytest on the machine closes that to the server's user.
 HOME_VARIABLE = "PIPELINE_TESTS_HOME"
@@ -44,6 +44,17 @@ def remove_left_folders() -> None:
     for left in Path(tempfile.gettempdir()).glob("pipeline-tests-*-*"):
         if not psutil.pid_exists(int(left.name.split("-")[2])):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def kill_server(home: Path) -> int:
+    """Kills the server under `home`, and returns its former process id.
+
+    A child that it was starting may listen on its socket for a moment longer, and answers nobody.
+    """
+    killed = server_pid(home)
+    kill(killed)
+    wait_until(lambda: server_pid(home) != killed)
+    return killed
 
 
 @contextmanager

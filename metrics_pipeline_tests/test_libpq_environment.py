@@ -6,14 +6,14 @@ import pytest
 from psycopg import pq
 from sqlalchemy import NullPool, create_engine, text
 
-from metrics_pipeline.embedded import acquire, before_connecting, server_pid
+from metrics_pipeline.embedded import acquire, before_connecting
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.settings import Settings
 from metrics_pipeline_tests.days import query
-from metrics_pipeline_tests.processes import kill
+from metrics_pipeline_tests.homes import kill_server
 
 #: Each would redirect or break a connection that libpq completes from its environment.
 HOSTILE = {
@@ -113,5 +113,5 @@ def test_an_embedded_server_that_was_killed_while_idle_is_back_at_the_next_conne
             lambda: query(database, "SELECT count(*) FROM agent_registry") == [(0,)],
         ):
             assert is_there()
-            kill(server_pid(home))
+            kill_server(home)
             assert is_there()

@@ -14,7 +14,7 @@ import pytest
 
 from metrics_pipeline.embedded import acquire, keeper, release, server_pid
 from metrics_pipeline.errors import PermanentError
-from metrics_pipeline_tests.homes import has_ended, the_keeper
+from metrics_pipeline_tests.homes import has_ended, kill_server, the_keeper
 from metrics_pipeline_tests.processes import HANGING_SECONDS, is_gone, kill, wait_until
 
 from .holder import Holder
@@ -36,8 +36,7 @@ def _read(uri: str) -> int:
 def test_a_killed_server_is_started_again_by_the_next_call_with_its_data(home: Path) -> None:
     uri = acquire(home)
     _write(uri)
-    killed = server_pid(home)
-    kill(killed)
+    killed = kill_server(home)
     assert acquire(home) == uri
     assert server_pid(home) != killed
     assert _read(uri) == 500500
@@ -57,7 +56,7 @@ def test_a_backend_that_outlives_its_killed_server_does_not_keep_the_next_from_s
         thread = threading.Thread(target=compute, daemon=True)
         thread.start()
         wait_until(lambda: psutil.Process(backend).cpu_times().user > 0.1)
-        kill(server_pid(home))
+        kill_server(home)
         assert not is_gone(backend)
         assert _read(acquire(home)) == 500500
         assert is_gone(backend)
@@ -87,8 +86,7 @@ def test_a_server_whose_keeper_was_adopted_from_is_started_again_when_killed(hom
     _write(uri)
     kill(the_keeper(home))
     acquire(home)
-    adopted = server_pid(home)
-    kill(adopted)
+    adopted = kill_server(home)
     assert _read(acquire(home)) == 500500
     assert server_pid(home) != adopted
 

@@ -57,11 +57,11 @@ def test_two_backfills_at_once_under_late_logs_and_locks_end_with_the_oracles_nu
         disturber.join()
     for each in ended:
         assert_operator_is_told(each, *_BUSY)
-    assert_nothing_half_published(database)
     with psycopg.connect(url, autocommit=True, options="-c statement_timeout=0 -c lock_timeout=0") as connection:
         connection.execute(
             sql.SQL("ALTER DATABASE {} RESET {}").format(sql.Identifier(str(name)), sql.Identifier(setting))
         )
+    assert_nothing_half_published(database)
     correct(database, CORRECTED, number=2)
     evaluate_schedule_and_sensor(stage, database)
     assert_healed(stage, database)
