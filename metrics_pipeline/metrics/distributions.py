@@ -104,9 +104,7 @@ def distributions(
     numbers = by_hash["user_id"].to_physical()
     places = pl.zeros(1 + (by_hash.select(pl.col("user_id").to_physical().max()).item() or 0), pl.Int64, eager=True)
     places = places.scatter(numbers, pl.int_range(len(numbers), eager=True))
-    # Sorted before lists of users are added: each step copies all lists.
-    in_scope = aggregates.by_agent.lazy().filter(pl.col("agent_id").is_in(agents.implode()))
-    rows = in_scope.select(*keys, "latency_counts", "latency_ms", "user_ids").sort(keys).with_row_index("row")
+    rows = aggregates.by_agent.lazy().filter(pl.col("agent_id").is_in(agents.implode())).with_row_index("row")
     # Sorting one number takes less than sorting the hashes of each row.
     place = pl.lit(places).gather(pl.col("user_id").cast(pl.Categorical).to_physical())
     hashes = (
@@ -124,7 +122,7 @@ def distributions(
     has_users = pl.col("user_hashes").list.len() > 0
     return (
         rows.select("row", *keys, "latency_counts", total_latency_ms="latency_ms")
-        .join(hashes, on="row", how="left", maintain_order="left")
+        .join(hashes, on="row", how="left")
         .with_columns(
             pl.col("user_hashes").fill_null(pl.lit([], pl.List(pl.Int64))),
             pl.col("users_exact").fill_null(True),
@@ -133,6 +131,7 @@ def distributions(
         .with_columns(user_key_id=pl.when(has_users).then(pl.lit(key.key_id)))
         .pipe(_round_latencies)
         .select(*keys, *DISTRIBUTION_SCHEMA)
+        .sort(keys)
         .collect(engine="in-memory")
     )
 
@@ -180,6 +179,6 @@ def _round_latencies(frame: pl.LazyFrame) -> pl.LazyFrame:
     pairs = pl.struct(rounded.alias("latency_ms"), pl.element().struct.field("executions"))
     numbered = frame.with_row_index("group")
     too_many = numbered.filter(~pl.col("latencies_exact")).with_columns(pl.col("latency_counts").list.eval(pairs))
-    return numbered.join(
-        _summed(too_many).rename({"latency_counts": "rounded"}), on="group", how="left", maintain_order="left"
-    ).with_columns(latency_counts=pl.coalesce("rounded", "latency_counts"))
+    return numbered.join(_summed(too_many).rename({"latency_counts": "rounded"}), on="group", how="left").with_columns(
+        latency_counts=pl.coalesce("rounded", "latency_counts")
+    )
