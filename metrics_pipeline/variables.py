@@ -4,6 +4,7 @@ The ValueError of a parser continues a sentence that begins with the variable an
 each other.
 """
 
+import errno
 import hashlib
 import re
 from collections.abc import Callable, Mapping
@@ -77,9 +78,15 @@ class Variable:
 def parse_home(text: str) -> Path:
     """The absolute path of a folder, in which ~ means a user's home."""
     try:
-        return Path(text).expanduser().absolute()
+        home = Path(text).expanduser().absolute()
+        home.lstat()
     except RuntimeError as error:
         raise ValueError("and there is no such user") from error
+    except OSError as error:
+        # What else may be wrong with the folder, whoever uses it says.
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError("which is too long for a path") from error
+    return home
 
 
 def parse_time_zone(text: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from metrics_pipeline.cli import main
@@ -272,6 +272,7 @@ HOSTILE = [
     variable=st.sampled_from(NAMES),
     value=st.sampled_from(HOSTILE) | st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=12),
 )
+@example(variable="METRICS_PIPELINE_HOME", value="x" * 5000)
 def test_any_value_of_any_variable_is_usable_or_refused_by_its_name_and_value(variable: str, value: str) -> None:
     try:
         found = Settings.from_environment({variable: value})
