@@ -24,7 +24,7 @@ def json_texts(texts: pl.Expr, path: Sequence[str], *, word: str = "", marks_lis
     """The text at the path of each JSON text.
 
     word: only texts with this word are asked; others have no value. marks_lists: LIST_MARK in place of the text of
-    lists and objects. Collecting the frame fails for a text that may have the value and is not JSON.
+    lists and objects. Collecting the frame fails for a text that may have the value, has to be parsed, and is not JSON.
     """
 
     def compute(texts: pl.Series) -> pl.Series:
