@@ -46,7 +46,6 @@ class Spark:
 
     def __init__(self, url: str) -> None:
         try:
-            from pyspark import SparkContext
             from pyspark.sql import SparkSession
         except ModuleNotFoundError as error:
             raise PermanentError(
@@ -63,10 +62,15 @@ class Spark:
             builder = builder.master(url.removeprefix("spark:")).config(map=_LOCAL)
         with self._faults("could not be opened. Check that it runs and that this machine reaches it"), _kept_handler():
             has_connect = url.startswith("sc://")
-            # A cluster may have ended the application of this process, or never accepted it. pyspark does not notice.
-            context = SparkContext._active_spark_context  # noqa: SLF001
-            if context is not None and context._jsc.sc().isStopped():  # noqa: SLF001
-                context.stop()
+            if not has_connect:
+                # The package pyspark-client, which has nothing but Spark Connect, lacks it.
+                from pyspark import SparkContext
+
+                # A cluster may have ended the application of this process, or never accepted it. pyspark does not
+                # notice.
+                context = SparkContext._active_spark_context  # noqa: SLF001
+                if context is not None and context._jsc.sc().isStopped():  # noqa: SLF001
+                    context.stop()
             self._session = builder.getOrCreate()
             for name, value in _PINNED.items():
                 self._session.conf.set(name, value)
