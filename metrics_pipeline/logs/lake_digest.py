@@ -19,6 +19,7 @@ _WORD = (
     0x510E527FADE682D1, 0x9B05688C2B3E6C1F, 0x1F83D9ABFB41BD6B, 0x5BE0CD19137E2179,
 )  # fmt: skip
 _FINAL = 0xBF58476D1CE4E5B9
+# Not all of upstream.FLAGS: with one more, every stored day of a lake would differ from its logs.
 _FLAGS = ("is_successful", "has_failed", "is_human_intervention")
 # So many logs at once stay in the processor's cache.
 _BLOCK = 16_384
