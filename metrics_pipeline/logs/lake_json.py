@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import simplejson
 
-#: What with_json_text() gives for a list or an object, if it marks them. No text of PostgreSQL holds a zero byte.
+#: What json_texts() gives for a list or an object, if it marks them. No text of PostgreSQL holds a zero byte.
 LIST_MARK = "\0"
 
 #: Results of json_path_match that PostgreSQL writes in another way: long or fractional numbers, objects and lists, and
@@ -36,7 +36,7 @@ def json_texts(texts: pl.Expr, path: Sequence[str], *, word: str = "", marks_lis
 def json_value(text: str, *path: str, marks_lists: bool = False) -> str | None:
     """PostgreSQL's #>> of a jsonb; what text cannot hold becomes U+FFFD. Raises ValueError.
 
-    marks_lists: see with_json_text().
+    marks_lists: see json_texts().
     """
     try:
         value = simplejson.loads(text, parse_float=_as_numeric)
