@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from metrics_pipeline.cli.tables import Column, Format, FormatOption, show
+from metrics_pipeline.cli.tables import Column, Format, FormatOption, say, show
 from metrics_pipeline.cli.values import storable
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.pipeline.opening import open_database
@@ -52,9 +52,9 @@ def acknowledge(
         unknown = [
             each.agent_id for each in acknowledgements(connection) if each.agent_id in agents and each.status is None
         ]
-    print(f"Acknowledged: {', '.join(dict.fromkeys(agents))}. metrics-pipeline agents list shows all.")
+    say(f"Acknowledged: {', '.join(dict.fromkeys(agents))}. All are shown by:", "metrics-pipeline agents list")
     if unknown:
-        print(f"Not in agent_registry, so look for typing errors: {', '.join(unknown)}.")
+        say(f"Not in agent_registry, so look for typing errors: {', '.join(unknown)}.")
 
 
 @app.command()
@@ -68,7 +68,7 @@ def unacknowledge(agents: Annotated[list[str], _IDS]) -> None:
         missing = [agent for agent in dict.fromkeys(agents) if agent not in taken]
         if missing:
             raise PermanentError(f"Nothing is changed: not acknowledged are {', '.join(missing)}.")
-    print(f"No longer acknowledged: {', '.join(taken)}.")
+    say(f"No longer acknowledged: {', '.join(taken)}.")
 
 
 @app.command("list")

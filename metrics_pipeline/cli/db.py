@@ -14,6 +14,7 @@ import typer
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.cli.adapting import adapt
+from metrics_pipeline.cli.tables import printable
 from metrics_pipeline.embedded.installation import binaries
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.change_feed import describe_feed, trigger_statements
@@ -177,14 +178,14 @@ def check(
             found += filter(None, [why_start_later(settings, first)])
             warnings += suspicious + incomplete
             for sentence in found:
-                typer.echo(sentence)
+                typer.echo(printable(sentence))
     if has_lake:
         try:
             typer.echo(_describe_lake(database, settings))
         except PermanentError as error:
             errors[str(error)].append("the lake")
     for warning in dict.fromkeys(warnings):
-        typer.echo(f"Warning: {warning}")
+        typer.echo(printable(f"Warning: {warning}"))
     if errors:
         raise PermanentError(
             "\n".join(f"Not ready for {' and '.join(names)}: {message}" for message, names in errors.items())

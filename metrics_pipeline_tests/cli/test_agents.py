@@ -24,7 +24,7 @@ def test_acknowledged_agents_are_listed_with_their_reason_until_they_are_taken_b
     assert agents("list") == "No agent is acknowledged.\n"
     assert agents("acknowledge", "b", "--reason", " ").startswith("Error: --reason is empty.")
     assert agents("acknowledge", "b", "typo", "b", "--reason", "retired") == (
-        "Acknowledged: b, typo. metrics-pipeline agents list shows all.\n"
+        "Acknowledged: b, typo. All are shown by: metrics-pipeline agents list\n"
         "Not in agent_registry, so look for typing errors: typo.\n"
     )
     since = query(database, "SELECT acknowledged_at FROM metric_acknowledged_agents WHERE agent_id = 'b'")

@@ -105,6 +105,7 @@ def test_any_value_gives_a_result_or_one_clear_error_and_writes_nothing(
     @example(value="caf\udce9")
     @example(value="9" * 40)
     @example(value="9999-12-31")
+    @example(value="\x1b[31m")
     def attempt(parameter: Any, value: str) -> None:
         monkeypatch.setattr(sys, "argv", ["metrics-pipeline", *arguments(command.split(), parameter, value)])
         with pytest.raises(SystemExit) as ended:
