@@ -87,6 +87,19 @@ def test_an_upgrade_makes_exactly_the_tables_that_the_code_declares(empty: Datab
     assert set(inspect(empty.engine).get_table_names()) == {*metadata.tables, VERSION_TABLE}
 
 
+def test_postgresql_tries_to_compress_only_what_becomes_smaller_of_distributions(empty: Database) -> None:
+    upgrade(empty)
+    with empty.connect() as connection:
+        found = connection.execute(
+            text("""
+SELECT attrelid::regclass::text, array_agg(attname::text ORDER BY attnum) FROM pg_attribute
+WHERE attrelid::regclass::text LIKE '%distributions' AND attnum > 0 AND attstorage = 'x' AND atttypid <> 'text'::regtype
+GROUP BY attrelid ORDER BY 1""")
+        ).all()
+    tables = ("agent_day_distributions", "agent_dimension_distributions")
+    assert [tuple(row) for row in found] == [(table, ["latency_executions", "digest"]) for table in tables]
+
+
 def test_a_second_upgrade_changes_nothing(empty: Database) -> None:
     upgrade(empty)
     assert upgrade(empty) == Upgrade(before=head_revision(), after=head_revision())
