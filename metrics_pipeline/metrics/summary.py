@@ -62,12 +62,15 @@ class PeriodSummary:
     error_distribution: Annotated[dict[str, int], Figure("Failed executions by error type.", {"timeout": 12})]
 
 
-#: The metrics of a day from which figures of other names are computed.
+#: The figures that may be unknown: the metric of a day that each is computed from, and the sum of it.
 _SOURCES = {
-    "avg_latency": "avg_latency_ms",
-    "latency_ms": "avg_latency_ms",
-    "total_cost": "total_cost_usd",
-    "cost_per_execution": "total_cost_usd",
+    "avg_latency": ("avg_latency_ms", "mean_latencies_ms"),
+    "latency_ms": ("avg_latency_ms", "weighted_latencies_ms"),
+    "total_cost": ("total_cost_usd", "total_cost_usd"),
+    "cost_per_execution": ("total_cost_usd", "total_cost_usd"),
+    "human_interventions": ("human_interventions", "human_interventions"),
+    "human_intervention_rate": ("human_interventions", "human_interventions"),
+    "total_tokens": ("total_tokens", "total_tokens"),
 }
 
 
@@ -92,10 +95,9 @@ def summarise(totals: PeriodTotals, unlogged: Collection[str] = ()) -> PeriodSum
         total_tokens=totals.total_tokens,
         error_distribution=dict(sorted(totals.error_distribution.items())),
     )
+    # By the sum, not by the figure: a small quotient is rounded to 0.
     unmeasured: dict[str, Any] = {
-        each.name: None
-        for each in fields(figures)
-        if _SOURCES.get(each.name, each.name) in unlogged and not getattr(figures, each.name)
+        name: None for name, (metric, total) in _SOURCES.items() if metric in unlogged and not getattr(totals, total)
     }
     return replace(figures, **unmeasured)
 

@@ -88,3 +88,9 @@ def test_changes_are_differences_of_the_rounded_figures_with_every_error_type_of
     assert change.error_distribution == {"auth": -2, "timeout": 0}
     assert changes(summarise(NOTHING), summarise(TOTALS)).success_rate is None
     assert changes(summarise(TOTALS), summarise(NOTHING)).total_executions == -4
+
+
+def test_a_measured_figure_that_is_rounded_to_zero_stays_known_when_the_logs_lose_its_column() -> None:
+    totals = replace(TOTALS, total_executions=10_000_000, total_cost_usd=Decimal("0.000000001"), total_tokens=0)
+    known = summarise(totals, ["total_cost_usd", "avg_cost_per_execution", "human_intervention_rate", "total_tokens"])
+    assert (known.cost_per_execution, known.human_intervention_rate, known.total_tokens) == (0, 0, None)

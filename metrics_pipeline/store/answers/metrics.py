@@ -19,8 +19,10 @@ SORTABLE = tuple(name for name in COLUMNS if name != "error_distribution")
 
 
 def _known(name: str) -> str:
-    is_measured = " AND ".join(f"{each} <> 0" for each in computed_from(name))
-    return f"CASE WHEN '{name}' <> ALL(CAST(:unlogged AS text[])) OR ({is_measured}) THEN {name} END AS {name}"
+    is_measured = " AND ".join(
+        f"('{each}' <> ALL(CAST(:unlogged AS text[])) OR {each} <> 0)" for each in computed_from(name)
+    )
+    return f"CASE WHEN {is_measured} THEN {name} END AS {name}"
 
 
 #: SQL of COLUMNS, with NULL for each 0 of a metric that :unlogged names, because it was not measured, and for what is
