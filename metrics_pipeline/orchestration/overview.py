@@ -10,7 +10,7 @@ from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, OVERVIEW_ASSET_KEY
 from metrics_pipeline.orchestration.failures import step_outcome
 from metrics_pipeline.orchestration.processes import claim
-from metrics_pipeline.pipeline.opening import require_ready
+from metrics_pipeline.pipeline.opening import require_ready, unlogged
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.ledger import newest_stored_day
@@ -51,7 +51,7 @@ def build_overview_asset(
             yesterday = last_complete_day(now(), settings.time_zone)
             with database.snapshot() as connection:
                 day = newest_stored_day(connection, yesterday) or yesterday
-                overview = agents_overview(connection, day, limit=_MAX_AGENTS)
+                overview = agents_overview(connection, day, limit=_MAX_AGENTS, unlogged=unlogged(connection, settings))
         stored = overview.days_stored
         return dg.MaterializeResult(
             metadata={
@@ -60,7 +60,7 @@ def build_overview_asset(
                 "agents": overview.number_of_agents,
                 "runs": _table(overview, lambda activity: _short(activity.executions, "{}"), _change_of_executions),
                 "failed": _table(overview, _failure_rate, _change_of_failure_rate),
-                "cost_usd": _table(overview, lambda activity: _short(activity.cost_usd, "{:.2f}"), _change_of_cost),
+                "cost_usd": _table(overview, _cost, _change_of_cost),
             }
         )
 
@@ -106,5 +106,11 @@ def _change_of_failure_rate(before: Activity, after: Activity) -> str:
     return f"{100 * (after.failures / after.executions - before.failures / before.executions):+.1f}"
 
 
+def _cost(activity: Activity) -> str:
+    return "unknown" if activity.cost_usd is None else _short(activity.cost_usd, "{:.2f}")
+
+
 def _change_of_cost(before: Activity, after: Activity) -> str:
-    return f"{after.cost_usd / before.cost_usd - 1:+.0%}" if before.cost_usd else ""
+    if not before.cost_usd or after.cost_usd is None:
+        return ""
+    return f"{after.cost_usd / before.cost_usd - 1:+.0%}"

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
@@ -36,6 +36,14 @@ _AGENT_COLUMNS = {
     "total_cost_usd": ("USD", "total_executions", "runs"),
     "p95_latency_ms": ("p95 ms", "total_executions", "runs"),
 }
+#: The entries that are null if the logs do not have the column of a metric. A plot then has a gap.
+_ENTRIES_OF = {
+    "total_cost_usd": ("cost_usd", "cost_per_execution_usd", "agents_with_highest_cost"),
+    "total_tokens": ("tokens",),
+    "p95_latency_ms": ("p95_latency_ms", "agents_with_worst_p95"),
+    "unique_users": ("unique_users",),
+    "human_interventions": ("human_interventions",),
+}
 
 
 def day_materialization(
@@ -45,12 +53,13 @@ def day_materialization(
     run_tags: Mapping[str, str],
     observed: Observed | None,
     links: Mapping[str, dg.MetadataValue],
+    unlogged: Collection[str],
 ) -> dg.AssetMaterialization:
     """The event that tells Dagster that the day is stored, like Dagster's own for a returned asset.
 
     The fingerprint of the logs is the data version: the same logs give the same version.
     """
-    metadata, fingerprint = day_metadata(day, links), day.computed.metrics.fingerprint
+    metadata, fingerprint = day_metadata(day, links, unlogged), day.computed.metrics.fingerprint
     return _materialization(asset_key, partition_key, metadata, fingerprint, DEFINITION_VERSION, run_tags, observed)
 
 
@@ -155,9 +164,14 @@ def _words(name: str) -> str:
 
 
 def day_metadata(
-    day: AggregatedDay, links: Mapping[str, dg.MetadataValue] = MappingProxyType({})
+    day: AggregatedDay,
+    links: Mapping[str, dg.MetadataValue] = MappingProxyType({}),
+    unlogged: Collection[str] = (),
 ) -> Mapping[str, dg.MetadataValue]:
-    """The metadata of one day's materialisation; links: where else to look at the day."""
+    """The metadata of one day's materialisation.
+
+    links: where else to look at the day. unlogged: the metrics whose column the logs do not have.
+    """
     breakdown = day.computed.breakdown
     metrics, window, seconds = day.computed.metrics, day.computed.window, day.computed.timings.seconds
     frame, distributions = metrics.metrics, day.computed.distributions
@@ -168,13 +182,19 @@ def day_metadata(
     failed, cost = totals["failed_executions"], totals["total_cost_usd"] or Decimal(0)
     # Over all executions and users of the day, not a sum or a mean over the agents.
     p95_ms, users = day.computed.totals.p95_latency_ms, day.computed.totals.unique_users
-    return {
+    in_words = {
+        "total_cost_usd": ("cost", f"${cost:,.2f}"),
+        "total_tokens": ("tokens", f"{totals['total_tokens']:,} tokens"),
+        "p95_latency_ms": ("p95", f"p95 {p95_ms:,} ms"),
+        "unique_users": ("users", f"{users:,} users"),
+    }
+    metadata = {
         # For people: the UI shows the keys in this order, and numbers without separators.
         "day": dg.MetadataValue.text(f"{window.metric_date:%A}, {window.metric_date}"),
         "in_short": dg.MetadataValue.text(
             f"{executions:,} executions of {frame.height:,} agents, {failed:,} failed "
-            f"({failed / executions if executions else 0:.2%}), ${cost:,.2f}, {totals['total_tokens']:,} tokens, "
-            f"p95 {p95_ms:,} ms, {users:,} users"
+            f"({failed / executions if executions else 0:.2%}), "
+            + ", ".join(f"{noun} unknown" if name in unlogged else said for name, (noun, said) in in_words.items())
         ),
         "warning": dg.MetadataValue.text(none_counted(metrics.fingerprint) or "none"),
         **links,
@@ -196,7 +216,7 @@ def day_metadata(
         "agents_with_most_failures": _top_agents(frame, "failed_executions"),
         "agents_with_highest_cost": _top_agents(frame, "total_cost_usd"),
         "agents_with_worst_p95": _top_agents(frame, "p95_latency_ms"),
-        **{f"top_{name}": _top_values(breakdown.metrics, name) for name in names_of(breakdown.dimensions)},
+        **{f"top_{name}": _top_values(breakdown.metrics, name, unlogged) for name in names_of(breakdown.dimensions)},
         "error_types": dg.MetadataValue.int(errors.height),
         "error_distribution": dg.MetadataValue.json(
             {_shortened(error_type): count for error_type, count in errors.head(_TOP_ERRORS).iter_rows()}
@@ -227,6 +247,8 @@ def day_metadata(
         **{f"seconds_{step}": dg.MetadataValue.float(round(value, 4)) for step, value in seconds.items()},
         "logs_per_second": dg.MetadataValue.float(round(metrics.fingerprint.logs / total_seconds, 1)),
     }
+    unknown = [name for metric, names in _ENTRIES_OF.items() if metric in unlogged for name in names]
+    return metadata | dict.fromkeys(unknown, dg.MetadataValue.null())
 
 
 def _shortened(text: str) -> str:
@@ -237,7 +259,7 @@ def _shortened(text: str) -> str:
     return f"{text[:_MAX_TEXT_CHARACTERS]}… ({len(text):,} characters, SHA-256 {digest})"
 
 
-def _top_values(rows: pl.DataFrame, dimension: str) -> dg.MetadataValue:
+def _top_values(rows: pl.DataFrame, dimension: str, unlogged: Collection[str]) -> dg.MetadataValue:
     """The values of the dimension with the most executions over all agents, with what adds up."""
     sums = ["total_executions", "failed_executions", "total_cost_usd"]
     ranked = (
@@ -249,10 +271,11 @@ def _top_values(rows: pl.DataFrame, dimension: str) -> dg.MetadataValue:
         .select("value", "value_kind", *sums)
         .collect(engine="in-memory")
     )
+    is_cost_known = "total_cost_usd" not in unlogged
     return markdown_table(
         ["value", "kind", "runs", "failed", "USD"],
         [
-            (value, kind, f"{runs:,}", f"{failed:,}", f"{cost:,.2f}")
+            (value, kind, f"{runs:,}", f"{failed:,}", f"{cost:,.2f}" if is_cost_known else "unknown")
             for value, kind, runs, failed, cost in ranked.head(_TOP_AGENTS).iter_rows()
         ],
         nothing="None.",

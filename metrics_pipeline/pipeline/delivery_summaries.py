@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 from metrics_pipeline.metrics.alerts import Severity
 from metrics_pipeline.metrics.windows import last_due_day
 from metrics_pipeline.pipeline.delivery_messages import subject
+from metrics_pipeline.pipeline.opening import unlogged
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.alerts import open_alerts
@@ -27,19 +28,22 @@ def note_summaries(database: Database, settings: Settings, now: datetime) -> Non
     day = last_due_day(now, settings.time_zone)
     sunday = day - timedelta(days=day.isoweekday() % 7)
     with database.begin() as connection:
+        unknown = unlogged(connection, settings)
         if settings.notify_daily and is_due(connection, DAILY, day):
+            week_before = figures(connection, day - _WEEK, day - timedelta(days=1), unknown)
             lines = [
-                _in_words(figures(connection, day, day)),
-                f"A day of the week before: {_in_words(figures(connection, day - _WEEK, day - timedelta(days=1)), 7)}",
+                _in_words(figures(connection, day, day, unknown)),
+                f"A day of the week before: {_in_words(week_before, 7)}",
             ]
             _note(connection, settings, DAILY, day, f"{day}", lines)
         if settings.notify_weekly and is_due(connection, WEEKLY, sunday):
             monday = sunday - timedelta(days=6)
-            week = figures(connection, monday, sunday)
+            week = figures(connection, monday, sunday, unknown)
+            week_before = figures(connection, monday - _WEEK, sunday - _WEEK, unknown)
             missing = [f"Not stored: {7 - week.days} of its 7 days."] if week.days < 7 else []
             lines = [
                 _in_words(week),
-                f"The week before: {_in_words(figures(connection, monday - _WEEK, sunday - _WEEK))}",
+                f"The week before: {_in_words(week_before)}",
                 *missing,
             ]
             _note(connection, settings, WEEKLY, sunday, f"{monday} to {sunday}", lines)
@@ -66,7 +70,5 @@ def _in_words(all_agents: Figures, days: int = 1) -> str:
         return "nothing is stored."
     rate = f"{all_agents.failures / all_agents.executions:.2%}" if all_agents.executions else "none"
     agents = "1 agent" if all_agents.agents == 1 else f"{all_agents.agents:,} agents"
-    return (
-        f"{round(all_agents.executions / number):,} executions of {agents}, {rate} failed, "
-        f"{all_agents.cost_usd / number:,.2f} USD."
-    )
+    cost = "cost unknown" if all_agents.cost_usd is None else f"{all_agents.cost_usd / number:,.2f} USD"
+    return f"{round(all_agents.executions / number):,} executions of {agents}, {rate} failed, {cost}."

@@ -1,6 +1,6 @@
 """Each agent's newest day, 7 and 28 days, for the overview in the Dagster UI."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
@@ -35,11 +35,11 @@ WHERE metric_date BETWEEN :first AND :day AND metrics_expired_at IS NULL""")
 
 @dataclass(frozen=True)
 class Activity:
-    """What an agent did in a period; its cost in USD."""
+    """What an agent did in a period; its cost in USD, None if the logs have no cost."""
 
     executions: int
     failures: int
-    cost_usd: Decimal
+    cost_usd: Decimal | None
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,12 @@ class Overview:
         return self.days_stored[period] == first - last + 1
 
 
-def agents_overview(connection: Connection, day: date, *, limit: int) -> Overview:
-    """What at most `limit` agents did in the days up to `day`. Days that are not stored add nothing."""
+def agents_overview(connection: Connection, day: date, *, limit: int, unlogged: Collection[str]) -> Overview:
+    """What at most `limit` agents did in the days up to `day`. Days that are not stored add nothing.
+
+    unlogged: the metrics whose 0 was not measured.
+    """
+    unknown_cost = None if "total_cost_usd" in unlogged else Decimal(0)
     span = {"day": day, "first": day - timedelta(days=_OLDEST)}
     rows = connection.execute(_AGENTS, span | {"limit": limit}).mappings().all()
     ages = connection.scalars(_STORED, span).all()
@@ -77,7 +81,9 @@ def agents_overview(connection: Connection, day: date, *, limit: int) -> Overvie
             row["agent_id"],
             **{
                 period: Activity(
-                    int(row[f"{period}_executions"]), int(row[f"{period}_failures"]), Decimal(row[f"{period}_cost"])
+                    int(row[f"{period}_executions"]),
+                    int(row[f"{period}_failures"]),
+                    Decimal(row[f"{period}_cost"]) or unknown_cost,
                 )
                 for period in _PERIODS
             },

@@ -1,8 +1,8 @@
 """Summaries of days and weeks: their figures, and their place in the journal, from which each is told once."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 
@@ -34,18 +34,22 @@ VALUES (:rule, 'pipeline', '', :last, 'opened', :last, 'warning', CAST(:evidence
 
 @dataclass(frozen=True)
 class Figures:
-    """What all agents did in a period. days: how many of its days are stored. agents: those that were active."""
+    """What all agents did in a period. days: how many of its days are stored. agents: those that were active.
+
+    cost_usd: None if the logs have no cost.
+    """
 
     days: int
     agents: int
     executions: int
     failures: int
-    cost_usd: Decimal
+    cost_usd: Decimal | None
 
 
-def figures(connection: Connection, first: date, last: date) -> Figures:
-    """The sums over the stored days from `first` to `last`."""
-    return Figures(**connection.execute(_FIGURES, {"first": first, "last": last}).mappings().one())
+def figures(connection: Connection, first: date, last: date, unlogged: Collection[str]) -> Figures:
+    """The sums over the stored days from `first` to `last`. unlogged: the metrics whose 0 was not measured."""
+    sums = Figures(**connection.execute(_FIGURES, {"first": first, "last": last}).mappings().one())
+    return replace(sums, cost_usd=sums.cost_usd or None) if "total_cost_usd" in unlogged else sums
 
 
 def is_due(connection: Connection, rule: str, last: date) -> bool:

@@ -51,6 +51,12 @@ def test_it_shows_each_agents_periods_and_their_change_busiest_first(stored: Dat
         ["c", "", "", "", ""],
     ]
     assert rows(shown["cost_usd"])[0] == ["a", "2.0k", "14.0k", "28.0k", "+0%"]
+    assert rows(shown["cost_usd"])[1] == ["b", "0.00", "0.00", "0.00", ""]
+    execute(stored, "ALTER TABLE agent_execution_logs DROP cost_usd")
+    assert rows(overview(stored)["cost_usd"])[:2] == [
+        ["a", "2.0k", "14.0k", "28.0k", "+0%"],
+        ["b", "unknown", "unknown", "unknown", ""],
+    ]
 
 
 def test_a_day_that_is_not_stored_leaves_no_change_to_tell(stored: Database) -> None:

@@ -5,6 +5,7 @@ from datetime import date
 
 import pytest
 
+from metrics_pipeline.logs.contract import unlogged_figures
 from metrics_pipeline.metrics.dimensions import parse_dimensions
 from metrics_pipeline.orchestration.reports import alert_metadata, day_metadata
 from metrics_pipeline.pipeline.aggregation import AggregationOptions, compute_day, store_day
@@ -13,7 +14,7 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.answers.alerts import alert_changes
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.api.alerts import store_alerts
-from metrics_pipeline_tests.days import WINDOW, Log, aggregate, execute, store_agents, store_logs
+from metrics_pipeline_tests.days import NOON, WINDOW, Log, aggregate, execute, store_agents, store_logs
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,24 @@ def test_a_day_is_told_first_in_units_that_people_read_and_timings_last(database
     assert metadata["cost_per_execution_usd"].value == 374.999
     assert metadata["agents_with_highest_cost"].value.splitlines()[2] == "| a | 1,500.00 | 4 |"
     assert all(name.startswith("seconds_") for name in list(metadata)[-6:-1])
+
+
+def test_what_the_logs_do_not_have_is_unknown_and_not_zero_in_the_report_of_a_day(database: Database) -> None:
+    store_agents(database, {"a": "active"})
+    execute(database, "ALTER TABLE agent_execution_logs DROP cost_usd, DROP latency_ms")
+    insert = "INSERT INTO agent_execution_logs (agent_id, status, timestamp, metadata)"
+    execute(database, f"""{insert} VALUES ('a', 'success', '{NOON}', '{{"model": "m"}}')""")
+    computed = compute_day(database, open_logs(database, parse_dimensions("model")), WINDOW, AggregationOptions())
+    stored = store_day(database, computed, run_id="a run", reason=Reason.MANUAL)
+    with database.connect() as connection:
+        metadata = day_metadata(stored, unlogged=unlogged_figures(connection))
+    assert metadata["in_short"].value == (
+        "1 executions of 1 agents, 0 failed (0.00%), cost unknown, 0 tokens, p95 unknown, 0 users"
+    )
+    assert {name for name, value in metadata.items() if value.value is None} == {
+        "cost_usd", "cost_per_execution_usd", "agents_with_highest_cost", "p95_latency_ms", "agents_with_worst_p95",
+    }  # fmt: skip
+    assert metadata["top_model"].value.splitlines()[2] == "| m | value | 1 | 0 | unknown |"
 
 
 def test_the_values_of_a_dimension_are_a_table(database: Database) -> None:

@@ -357,6 +357,27 @@ def test_summaries_of_a_day_and_a_week_are_told_once_to_those_who_want_them(data
     ]
 
 
+def test_a_summary_tells_a_cost_that_is_not_logged_from_one_that_was_measured(
+    database: Database, webhook: Inbox
+) -> None:
+    store_agents(database, {"a": "active"})
+    days = [datetime(2025, 7, day, 5, tzinfo=UTC) for day in (12, 13)]
+    store_logs(database, [Log(cost_usd="1.5", timestamp=days[0])])
+    aggregate(database, day_window(days[0].date(), "UTC"))
+    execute(
+        database,
+        "ALTER TABLE agent_execution_logs DROP cost_usd",
+        f"INSERT INTO agent_execution_logs (agent_id, status, timestamp) VALUES ('a', 'success', '{days[1]}')",
+    )
+    aggregate(database, day_window(days[1].date(), "UTC"))
+    told(database, hooked(notify_daily=hooked(webhook).notify))
+    (message,) = webhook.messages
+    assert message["message"].splitlines()[:2] == [
+        "1 executions of 1 agent, 0.00% failed, cost unknown.",
+        "A day of the week before: 1 executions of 1 agent, 0.00% failed, 1.50 USD.",
+    ]
+
+
 ALERTS = "SELECT agent_id, alert_type, severity, message, triggered_at, resolved_at FROM alert_history ORDER BY id"
 THEIRS = ("a", "metrics_pipeline", "warning", "of the platform", NOW, None)
 
