@@ -81,15 +81,16 @@ class _Column:
         return re.sub(r"[^a-z0-9]", "", self.name.lower())
 
 
-def draft_views(connection: Connection, name: str, agents: str | None = None) -> Draft:
-    """Drafts the views over the table `name`, and over `agents`, the table of its agents, if there is one.
+def draft_views(connection: Connection, name: str, agents: str | None, schema: str) -> Draft:
+    """Drafts the views in `schema` over the table `name`, and over `agents`, the table of its agents, if there is one.
 
     The names are found along search_path and may have a schema. A table that has all columns in types that we read is
     left as it is, except for its statuses and for numbers that may need more than 32 bits.
     Reads the catalog, up to 100,000 rows for the statuses, and the largest value of a numeric time for its unit.
-    Raises PermanentError if a table does not exist or no column looks like the agent, the time or the status.
+    Raises PermanentError if a table does not exist or is where a view would be, or if no column looks like the agent,
+    the time or the status.
     """
-    source, columns = _table(connection, name)
+    source, columns = _table(connection, name, schema)
     found = {wanted: _likeliest(columns, names) for wanted, names in _NAMES.items()}
     if found["user_id"] is not None:
         # Where there is metadata, the user is read from it.
@@ -103,7 +104,7 @@ def draft_views(connection: Connection, name: str, agents: str | None = None) ->
         if column is not None or wanted == "id"
     }
     if agents is not None:
-        registry, inactive = _agents(connection, agents)
+        registry, inactive = _agents(connection, agents, schema)
     else:
         registry, inactive = _agents_of_logs(source, expressions["agent_id"]), list[str]()
     unknown = [wanted for wanted, column in found.items() if column is None and wanted != "metadata"]
@@ -121,13 +122,18 @@ def draft_views(connection: Connection, name: str, agents: str | None = None) ->
     )
 
 
-def _table(connection: Connection, name: str) -> tuple[str, list[_Column]]:
-    """The table's name with its schema, quoted, and its columns."""
+def _table(connection: Connection, name: str, schema: str) -> tuple[str, list[_Column]]:
+    """The table's name with its schema, quoted, and its columns. Refused if it is one of the views in `schema`."""
     table = connection.execute(_TABLE, {"name": name}).one_or_none()
     if table is None:
         raise PermanentError(
             f"There is no table {name} along search_path. Write its schema before its name, and quote a name with "
             "capital letters: 'public.\"MyRuns\"'."
+        )
+    if table.schema == schema and table.name in (REGISTRY_TABLE, LOGS_TABLE):
+        raise PermanentError(
+            f"{table.name} is in schema {schema}, where the view of this name would replace it. Choose another schema "
+            "for the views: --schema."
         )
     columns = [_Column(row.name, row.type) for row in connection.execute(_COLUMNS, {"name": name})]
     return sql.Identifier(table.schema, table.name).as_string(), columns
@@ -150,9 +156,9 @@ def _agents_of_logs(source: str, agent: str) -> str:
     return f"SELECT DISTINCT {agent} AS id, {agent}::text AS name, 'active'::text AS status\n  FROM {source}"
 
 
-def _agents(connection: Connection, name: str) -> tuple[str, list[str]]:
+def _agents(connection: Connection, name: str, schema: str) -> tuple[str, list[str]]:
     """The query of agent_registry over a table of agents, and the statuses that do not count as active."""
-    source, columns = _table(connection, name)
+    source, columns = _table(connection, name, schema)
     found = {wanted: _likeliest(columns, names) for wanted, names in _NAMES_OF_AGENTS.items()}
     _require(name, columns, found, ("id",))
     expressions = {wanted: _text(column) for wanted, column in found.items() if column is not None}

@@ -80,7 +80,7 @@ def adapt(
             comments, queries = _about(product), views.product_queries(product, installed)
             indexes = product.indexes(installed)
         else:
-            draft = draft_views(connection, str(table), agents)
+            draft = draft_views(connection, str(table), agents, schema)
             comments, queries, indexes = _about_draft(str(table), agents, draft.notes), draft.queries, ()
     if indexes:
         comments += [

@@ -410,3 +410,17 @@ def test_a_draft_of_a_table_that_logs_no_executions_is_refused_with_what_is_miss
         adapt(bare_database_url, "--from", "runs").exception
     )
     assert "There is no table run along search_path." in str(adapt(bare_database_url, "--from", "run").exception)
+
+
+def test_a_view_that_would_replace_the_table_that_it_reads_is_refused(database_url: str) -> None:
+    logs, agents = ["--from", "agent_execution_logs"], ["--agents", "agent_registry"]
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("CREATE VIEW runs AS SELECT * FROM agent_execution_logs")
+    for options, named in ((logs, "agent_execution_logs"), (["--from", "runs", *agents], "agent_registry")):
+        refused = adapt(database_url, *options, "--schema", "public")
+        assert str(refused.exception) == (
+            f"{named} is in schema public, where the view of this name would replace it. Choose another schema for the "
+            "views: --schema."
+        )
+    beside = adapt(database_url, "--from", "runs", "--schema", "public")
+    assert 'FROM "public"."runs"' in beside.output
