@@ -9,6 +9,7 @@ import dagster as dg
 
 from metrics_pipeline.names import NOTIFICATIONS_SENSOR
 from metrics_pipeline.orchestration.notifications_findings import conditions_of_dagster
+from metrics_pipeline.orchestration.reconciling import naming_locks
 from metrics_pipeline.pipeline.data_alerts import conditions_of_days, differing_since, judged_days, note_conditions
 from metrics_pipeline.pipeline.delivery import deliver
 from metrics_pipeline.postgres.database import Database
@@ -45,12 +46,13 @@ def build_notifications_sensor(
         at, zone = now(), settings.time_zone
         today = at.astimezone(ZoneInfo(zone)).date()
         hurried = database.within(_LOOK_SECONDS, lock_seconds=_LOCK_SECONDS)
-        verdicts = judged_days(hurried, settings, at)
-        since = differing_since(verdicts, _since(context.cursor), at)
-        context.update_cursor(json.dumps({str(day): instant.isoformat() for day, instant in since.items()}))
-        found = conditions_of_dagster(context.instance, at, zone)
-        note_conditions(hurried, {**conditions_of_days(verdicts, since, at, zone), **found}, today)
-        outcomes = deliver(database, settings, at, seconds=_TELL_SECONDS)
+        with naming_locks(database):
+            verdicts = judged_days(hurried, settings, at)
+            since = differing_since(verdicts, _since(context.cursor), at)
+            context.update_cursor(json.dumps({str(day): instant.isoformat() for day, instant in since.items()}))
+            found = conditions_of_dagster(context.instance, at, zone)
+            note_conditions(hurried, {**conditions_of_days(verdicts, since, at, zone), **found}, today)
+            outcomes = deliver(database, settings, at, seconds=_TELL_SECONDS)
         for outcome in outcomes:
             (context.log.warning if outcome.error else context.log.info)(str(outcome))
         return dg.SkipReason(" ".join(map(str, outcomes)) or "There is nothing to tell.")

@@ -2,7 +2,8 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -91,7 +92,7 @@ def judge_in_time(
     Raises TransientError if our own tables cannot be read, naming the lock if one is the cause, and PermanentError.
     """
     hurried = database.within(_TICK_SECONDS, lock_seconds=_LOCK_SECONDS)
-    try:
+    with naming_locks(database):
         running = running_days(instance)
         logs = open_source(hurried, settings)
         if days:
@@ -108,10 +109,6 @@ def judge_in_time(
         with hurried.snapshot() as snapshot:
             verdicts = judge_days(snapshot, days, settings.time_zone, running=running, found=found.by_day)
             early = before_first_day(snapshot, logs, verdicts, settings)
-    except TransientError as error:
-        if not isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
-            raise
-        raise TransientError(f"{error} {_held_locks(database)}") from error
     verdicts = [verdict for verdict in verdicts if verdict.metric_date not in early]
     said = findings(verdicts) if verdicts else ""
     return verdicts, " ".join(filter(None, [_left_out(early), said, _left(found, database)]))
@@ -133,6 +130,17 @@ def _left(found: Found, database: Database) -> str:
         f"In the time of a tick the logs of these days could not be read, so what was known before counts: {named}. "
         f"{why} The checks at night read them without a limit."
     )
+
+
+@contextmanager
+def naming_locks(database: Database) -> Iterator[None]:
+    """Adds to a TransientError of a lock that was waited for in vain which sessions hold locks of whole tables."""
+    try:
+        yield
+    except TransientError as error:
+        if not isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
+            raise
+        raise TransientError(f"{error} {_held_locks(database)}") from error
 
 
 def _held_locks(database: Database) -> str:

@@ -22,7 +22,9 @@ from dagster._core.scheduler.instigation import (
 from dagster._utils.error import SerializableErrorInfo
 
 from metrics_pipeline.definitions import build_defs
+from metrics_pipeline.errors import TransientError
 from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.orchestration import notifications
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTION_ASSET_KEY
 from metrics_pipeline.orchestration.notifications import build_notifications_sensor
 from metrics_pipeline.orchestration.notifications_findings import conditions_of_dagster
@@ -88,6 +90,16 @@ def test_it_runs_every_minute_by_default() -> None:
 def test_it_says_that_there_is_nothing_to_tell(stored: Database, instance: dg.DagsterInstance, webhook: Inbox) -> None:
     assert Ticks(stored, instance, webhook)() == "There is nothing to tell."
     assert query(stored, ALERTS) == []
+
+
+def test_the_error_of_a_tick_names_who_holds_the_lock_that_it_waited_for(
+    stored: Database, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifications, "_LOCK_SECONDS", 0.1)
+    with stored.begin() as holder:
+        holder.exec_driver_sql("LOCK TABLE metric_alerts")
+        with pytest.raises(TransientError, match=r"Held now: process \d+ \(postgres, .*\) holds metric_alerts: LOCK"):
+            Ticks(stored, instance)()
 
 
 def test_a_missing_day_is_told_once_a_second_one_again_and_that_they_were_stored(
