@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from psycopg import sql
 from sqlalchemy import Connection, text
@@ -211,7 +212,7 @@ def _text(column: _Column) -> str:
 
 def _moment(connection: Connection, source: str, column: _Column) -> str:
     if column.type in _INTEGERS or column.type in _NUMBERS:
-        newest = connection.scalar(text(f"SELECT max({column.quoted}) FROM {source}")) or 0
+        newest = _scalars(connection, f"SELECT max({column.quoted}) FROM {source}")[0] or 0
         # Seconds reach 10^11 in the year 5138; milliseconds were past it in 1973.
         divisor = next((unit for unit in (10**9, 10**6, 10**3) if newest > 10**8 * unit), 1)
         return f"to_timestamp({column.quoted} / {divisor}.0)" if divisor > 1 else f"to_timestamp({column.quoted})"
@@ -226,7 +227,7 @@ def _status(
         true, false = meanings
         return f"CASE WHEN {column.quoted} THEN '{true}' ELSE '{false}' END", []
     some = f"SELECT {column.quoted}::text AS status FROM {source} LIMIT {_LOOKED_AT}"
-    statuses = connection.scalars(text(f"SELECT DISTINCT status FROM ({some}) AS looked_at ORDER BY 1")).all()
+    statuses = _scalars(connection, f"SELECT DISTINCT status FROM ({some}) AS looked_at ORDER BY 1")
     if len(statuses) > _MOST_STATUSES:
         raise PermanentError(
             f"The column {column.name} of {source} has {len(statuses)} values, too many for statuses. Write the views "
@@ -245,6 +246,11 @@ def _status(
     value = column.quoted if column.type in ("text", "character varying") else f"{column.quoted}::text"
     expression = f"CASE {value} {' '.join(words)} ELSE {value} END" if words else value
     return expression, [status for status, meaning in meant.items() if meaning is None]
+
+
+def _scalars(connection: Connection, statement: str) -> Sequence[Any]:
+    # Not text(), which would take a colon in a name for a parameter.
+    return connection.exec_driver_sql(statement.replace("%", "%%")).scalars().all()
 
 
 def _latency(column: _Column) -> str:
