@@ -12,7 +12,7 @@ from metrics_pipeline.adapters import views
 from metrics_pipeline.adapters.draft import draft_views
 from metrics_pipeline.adapters.product import Product
 from metrics_pipeline.adapters.products import PRODUCTS
-from metrics_pipeline.cli.tables import Column, Format, FormatOption, show
+from metrics_pipeline.cli.tables import Column, Format, FormatOption, printable, show
 from metrics_pipeline.cli.values import storable
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.pipeline.opening import open_database
@@ -102,7 +102,7 @@ def _commented(paragraphs: Sequence[str]) -> list[str]:
     return [
         f"-- {line}"
         for paragraph in paragraphs
-        for line in textwrap.wrap(paragraph, _WIDTH, subsequent_indent="  ", break_long_words=False)
+        for line in textwrap.wrap(printable(paragraph), _WIDTH, subsequent_indent="  ", break_long_words=False)
     ]
 
 

@@ -88,10 +88,11 @@ def upgrade(
         return
     done = upgrading.upgrade(database)
     if done.before == done.after:
-        typer.echo(f"Our tables in {database.description} are at revision {done.after} already.")
+        typer.echo(f"Our tables in {printable(database.description)} are at revision {done.after} already.")
     else:
         typer.echo(
-            f"Upgraded our tables in {database.description} from {done.before or 'none'} to revision {done.after}."
+            f"Upgraded our tables in {printable(database.description)} from {done.before or 'none'} to revision "
+            f"{done.after}."
         )
     if later := _why_start_later(database, settings):
         typer.echo(later)
@@ -110,7 +111,7 @@ def _why_start_later(database: Database, settings: Settings) -> str:
 
 def _print_plan(database: Database) -> None:
     plan = upgrading.plan_upgrade(database)
-    typer.echo(f"Our tables in {database.description} are at revision {plan.before or 'none'}.")
+    typer.echo(f"Our tables in {printable(database.description)} are at revision {plan.before or 'none'}.")
     for revision, sentence in plan.revisions:
         typer.echo(f"{revision}: {sentence}")
     if plan.adoption:
@@ -120,7 +121,7 @@ def _print_plan(database: Database) -> None:
         for name, rows in plan.adoption.filled.items():
             typer.echo(f"{name} would get a value in {rows:,} rows that have none")
         if plan.adoption.triggers:
-            typer.echo(f"Its triggers would be tried with two rows: {plan.adoption.triggers}")
+            typer.echo(f"Its triggers would be tried with two rows: {printable(plan.adoption.triggers)}")
     if plan.problems:
         raise PermanentError(f"The upgrade would be refused: {'; '.join(plan.problems)}.")
 
@@ -142,7 +143,7 @@ def check(
     database = open_database(settings)
     has_lake = settings.logs_url is not None
     with database.connect() as connection:
-        typer.echo(f"Checking {database.description}")
+        typer.echo(printable(f"Checking {database.description}"))
         revision = upgrading.current_revision(connection)
         typer.echo(
             f"Our tables: {f'revision {revision}' if revision else 'missing'}, newest {upgrading.head_revision()}"
@@ -150,8 +151,10 @@ def check(
         server = connection.execute(_SERVER).one()
         if revision is None and not server.may_create:
             typer.echo(
-                f"Warning: Role {server.role} cannot create our tables. Have the owner of the schema apply: "
-                f"GRANT CREATE ON SCHEMA {server.schema} TO {server.role}"
+                printable(
+                    f"Warning: Role {server.role} cannot create our tables. Have the owner of the schema apply: "
+                    f"GRANT CREATE ON SCHEMA {server.schema} TO {server.role}"
+                )
             )
         contracts: dict[Purpose, UpstreamContract] = {}
         errors = defaultdict(list)
@@ -181,7 +184,7 @@ def check(
                 typer.echo(printable(sentence))
     if has_lake:
         try:
-            typer.echo(_describe_lake(database, settings))
+            typer.echo(printable(_describe_lake(database, settings)))
         except PermanentError as error:
             errors[str(error)].append("the lake")
     for warning in dict.fromkeys(warnings):

@@ -6,7 +6,7 @@ import polars as pl
 import typer
 
 from metrics_pipeline.cli.runs import run_with_progress
-from metrics_pipeline.cli.tables import Column, show
+from metrics_pipeline.cli.tables import Column, printable, show
 from metrics_pipeline.errors import SettingsError
 from metrics_pipeline.log_files.sample_logs import store_sample, store_sample_alerts
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
@@ -55,7 +55,7 @@ def demo() -> None:
     if first > last:
         raise SettingsError(f"METRICS_START_DATE is {first}, and no day has ended since. Choose an earlier one.")
 
-    typer.echo(f"PostgreSQL  starting the embedded server under {settings.home}")
+    typer.echo(printable(f"PostgreSQL  starting the embedded server under {settings.home}"))
     from metrics_pipeline.orchestration.instance import open_instance
 
     with open_instance(settings) as instance:

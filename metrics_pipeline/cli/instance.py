@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from metrics_pipeline.cli.tables import printable
+
 app = typer.Typer(no_args_is_help=True, help="Set up a Dagster instance for production.")
 
 _NEXT_STEPS = """\
@@ -44,7 +46,10 @@ def init(
 
     write_instance(folder, force=force)
     home = folder.absolute()
-    typer.echo(_NEXT_STEPS.format(folder=home, configuration=CONFIGURATION, workspace=WORKSPACE, socket=home / SOCKET))
+    shown = printable(str(home))
+    typer.echo(
+        _NEXT_STEPS.format(folder=shown, configuration=CONFIGURATION, workspace=WORKSPACE, socket=f"{shown}/{SOCKET}")
+    )
 
 
 @app.callback()

@@ -98,8 +98,8 @@ def generate(
 
         stored = store_sample(database, spec, days_between(first, last), settings.time_zone, advance)
     typer.echo(
-        f"Generated {generated:,} logs of {agents:,} agents from {first} to {last} in {database.description}: "
-        f"{stored:,} are new, {generated - stored:,} were stored already."
+        f"Generated {generated:,} logs of {agents:,} agents from {first} to {last} in "
+        f"{printable(database.description)}: {stored:,} are new, {generated - stored:,} were stored already."
     )
     _advise(first, last, settings)
 
@@ -238,7 +238,7 @@ def _size(path: Path) -> int:
 
 def _report(loaded: LoadedLogs, settings: Settings, database: Database) -> None:
     for path, logs in loaded.logs_by_file.items():
-        typer.echo(f"{printable(str(path))}: {_logs(logs)} loaded into {database.description}")
+        typer.echo(printable(f"{path}: {_logs(logs)} loaded into {database.description}"))
     if loaded.skipped_logs:
         typer.echo(f"Left out, because they are stored with the same values: {loaded.skipped_logs:,}")
     if loaded.registered_agents:
