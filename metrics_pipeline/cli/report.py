@@ -102,7 +102,10 @@ def report(
         if form is Format.TABLE:
             _name_days_without_distribution(rows)
             if unknown:
-                say(f"The logs do not have these, so they are unknown unless measured before: {', '.join(unknown)}.")
+                say(
+                    f"The logs do not have these, so they are unknown unless measured before: {', '.join(unknown)}. "
+                    "Days on which they were not measured count as 0 in a window."
+                )
             if any(row["has_several_user_keys"] for row in rows):
                 say("METRICS_USER_KEY was changed within the window: users cannot be counted where none are shown.")
     if without and form is Format.TABLE:
