@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(no_args_is_help=True, help="Set up a Dagster instance for production.")
+# Otherwise Typer would take the only command for the group.
+app.callback()(lambda: None)
 
 _NEXT_STEPS = """\
 Wrote {folder}/{configuration} and {folder}/{workspace}. Next:
@@ -45,9 +47,3 @@ def init(
     write_instance(folder, force=force)
     home = folder.absolute()
     typer.echo(_NEXT_STEPS.format(folder=home, configuration=CONFIGURATION, workspace=WORKSPACE, socket=home / SOCKET))
-
-
-@app.callback()
-def _group() -> None:
-    # Typer makes the only command of a group the group itself.
-    pass
