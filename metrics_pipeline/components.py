@@ -1,6 +1,6 @@
 """The pipeline as a component, for projects that `dg` manages. `dg` finds it by an entry point of setup.cfg."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import dagster as dg
@@ -41,9 +41,7 @@ class MetricsPipelineComponent(dg.Component, dg.Model, dg.Resolvable):
         given = {name: self._parsed(name) for name in type(self).model_fields if getattr(self, name) is not None}
         limits = {limit.name: given.pop(limit.name) for limit in fields(RetentionPolicy) if limit.name in given}
         if limits:
-            kept = Settings.from_environment().retention
-            policy = {limit.name: getattr(kept, limit.name) for limit in fields(RetentionPolicy)}
-            given["retention"] = RetentionPolicy(**(policy | limits))
+            given["retention"] = replace(Settings.from_environment().retention, **limits)
         defs = build_defs(**given)
         return dg.Definitions(
             assets=defs.assets,

@@ -224,6 +224,14 @@ def stored(database: Database) -> Database:
 
 
 @pytest.fixture
+def logs(database: Database) -> None:
+    """The logs of orchestration.runs.DAYS, and their agents."""
+    from metrics_pipeline_tests.orchestration.runs import store_logs_of_days
+
+    store_logs_of_days(database)
+
+
+@pytest.fixture
 def bare_database_url(server_uri: str, _server_connection: psycopg.Connection) -> Iterator[str]:
     """A database without any table."""
     with scratch_database(server_uri, "template0", _server_connection) as uri:

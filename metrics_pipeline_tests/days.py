@@ -12,13 +12,7 @@ from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.reconciliation import DayVerdict
 from metrics_pipeline.metrics.verification import Unreadable
 from metrics_pipeline.metrics.windows import DayWindow, day_window
-from metrics_pipeline.pipeline.aggregation import (
-    AggregatedDay,
-    AggregationOptions,
-    ComputedDay,
-    compute_day,
-    store_day,
-)
+from metrics_pipeline.pipeline.aggregation import AggregatedDay, AggregationOptions, ComputedDay, compute_day, store_day
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.pipeline.reconciling import judge_days
 from metrics_pipeline.pipeline.watching import Effort, look_at_days, record

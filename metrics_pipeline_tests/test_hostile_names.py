@@ -17,7 +17,8 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.tables import upstream_metadata
 from metrics_pipeline.postgres.upgrading import upgrade
 from metrics_pipeline.postgres.urls import DatabaseUrl
-from metrics_pipeline_tests.api.serving import Serve, serving
+from metrics_pipeline_tests.api.conftest import serve as serve
+from metrics_pipeline_tests.api.serving import Serve
 from metrics_pipeline_tests.days import (
     DAY,
     Log,
@@ -44,12 +45,6 @@ INJECTIONS = [
 ]
 #: PostgreSQL would truncate longer names.
 NAME = "n'\"; DROP x; -- :b %s %(c)s {d} ::e $$ \\ \x07"
-
-
-@pytest.fixture
-def serve(database: Database) -> Iterator[Serve]:
-    with serving(database) as serve:
-        yield serve
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +19,8 @@ from metrics_pipeline.orchestration.reports import day_metadata
 from metrics_pipeline.pipeline.aggregation import AggregationOptions, preview_day
 from metrics_pipeline.pipeline.opening import open_logs
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline_tests.api.serving import Serve, serving
+from metrics_pipeline_tests.api.conftest import serve as serve
+from metrics_pipeline_tests.api.serving import Serve
 from metrics_pipeline_tests.days import (
     DAY,
     WINDOW,
@@ -34,7 +35,8 @@ from metrics_pipeline_tests.days import (
 )
 from metrics_pipeline_tests.examples import examples
 from metrics_pipeline_tests.oracle import expected_metrics
-from metrics_pipeline_tests.orchestration.checks.evaluations import check_runner
+from metrics_pipeline_tests.orchestration.checks.conftest import run_check as run_check
+from metrics_pipeline_tests.orchestration.conftest import instance as instance
 from metrics_pipeline_tests.retention.runs import prune
 from metrics_pipeline_tests.test_exactness_properties import AWKWARD, logs
 from metrics_pipeline_tests.test_exactness_properties import loose_database as loose_database
@@ -54,23 +56,6 @@ NOWHERE = """INSERT INTO agent_execution_logs (agent_id, "timestamp", status, co
     VALUES (repeat('nobody', 200000), '-infinity', NULL, 'NaN', '[]'),
            (repeat('nobody', 200000), 'infinity', repeat('x', 1000000), '-Infinity', 'null'),
            (repeat('nobody', 200000), '2025-03-04 12:00Z', 'failed', '1e400', '{"USER_ID": 1, "user_id ": 2}')"""
-
-
-@pytest.fixture
-def serve(database: Database) -> Iterator[Serve]:
-    with serving(database) as serve:
-        yield serve
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
-@pytest.fixture
-def run_check(database: Database, instance: dg.DagsterInstance) -> Callable[..., dg.ExecuteInProcessResult]:
-    return check_runner(database, instance)
 
 
 @st.composite

@@ -120,11 +120,7 @@ def ended_runs(ui: Ui, count: int) -> list[dict[str, Any]]:
 @pytest.mark.end_to_end
 @pytest.mark.long
 def test_everything_that_an_operator_does_in_the_ui_works_in_production(
-    home: Path,
-    database: Database,
-    bare_database_url: str,
-    instance: dg.DagsterInstance,
-    environment: dict[str, str],
+    home: Path, database: Database, bare_database_url: str, instance: dg.DagsterInstance, environment: dict[str, str]
 ) -> None:
     spec = SampleSpec(seed=5, agents=9, logs_per_day=60)
     store_sample(database, spec, [OLD, *DAYS], "UTC", lambda *_: None)
@@ -270,11 +266,6 @@ def platform(server_uri: str, _server_connection: psycopg.Connection) -> Iterato
         _server_connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
 
 
-def login(url: str, user: str) -> str:
-    """With a password for a server that does not ask for one: it also shows what is not needed."""
-    return urlsplit(url)._replace(netloc=f"{user}:{QUOTED}@").geturl()
-
-
 def psql(script: str, url: str) -> str:
     """Applies the script and returns psql's warnings."""
     return client("psql", "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", url, script=script)
@@ -306,13 +297,9 @@ def filled_in(url: str, folder: Path) -> dict[str, str]:
 @pytest.mark.end_to_end
 @pytest.mark.long
 def test_the_page_leads_from_a_bare_database_to_metrics_and_back_from_a_backup(
-    operator: Operator,
-    platform: str,
-    server_uri: str,
-    tmp_path: Path,
-    start: Start,
+    operator: Operator, platform: str, server_uri: str, tmp_path: Path, start: Start
 ) -> None:
-    owner = login(platform, "platform")
+    owner = with_password(platform, "platform")
     check_of = dict(zip(LOGINS, lines("db check"), strict=True))
     assert [line.rpartition("# as ")[2] for line in check_of.values()] == list(LOGINS)
 
@@ -321,12 +308,12 @@ def test_the_page_leads_from_a_bare_database_to_metrics_and_back_from_a_backup(
     psql(re.findall(r"GRANT CREATE ON SCHEMA .*", said)[0], platform)
     operator.types("metrics-pipeline db upgrade", METRICS_DATABASE_URL=owner)
     for user, check in check_of.items():
-        operator.types(check, exit_code=1, METRICS_DATABASE_URL=login(platform, user))
+        operator.types(check, exit_code=1, METRICS_DATABASE_URL=with_password(platform, user))
     (grants,) = lines("db grants")
     warnings = psql(operator.types(grants, METRICS_DATABASE_URL=owner), owner)
     assert set(re.findall(r"WARNING: +([a-z ]+)", warnings)) == {"no privileges were granted for "}
     for user, check in check_of.items():
-        assert "Ready for" in operator.types(check, METRICS_DATABASE_URL=login(platform, user))
+        assert "Ready for" in operator.types(check, METRICS_DATABASE_URL=with_password(platform, user))
 
     # The instance, its database and the environment.
     folder = tmp_path / "dagster"
@@ -359,11 +346,11 @@ def test_the_page_leads_from_a_bare_database_to_metrics_and_back_from_a_backup(
     client("pg_dump", "--format=custom", f"--file={tmp_path}/platform.dump", platform)
     with scratch_database(server_uri, "template0") as restored:
         client("pg_restore", f"--dbname={restored}", f"{tmp_path}/platform.dump")
-        psql(operator.types(grants, METRICS_DATABASE_URL=login(restored, "platform")), restored)
+        psql(operator.types(grants, METRICS_DATABASE_URL=with_password(restored, "platform")), restored)
         for user, check in check_of.items():
-            operator.types(check, METRICS_DATABASE_URL=login(restored, user))
+            operator.types(check, METRICS_DATABASE_URL=with_password(restored, user))
         # The standby of a pair is named second, and the first does not answer.
-        pair = urlsplit(login(restored, "metrics"))._replace(query=standby(restored)).geturl()
+        pair = urlsplit(with_password(restored, "metrics"))._replace(query=standby(restored)).geturl()
         said = operator.types("metrics-pipeline status --exit-code", exit_code=3, METRICS_DATABASE_URL=pair)
         assert re.findall(r"^(\S+) +missing", said, re.MULTILINE) == [str(LAST)]
         assert query(Database(DatabaseUrl.parse(restored)), "SELECT count(*) FROM metric_restatements") == [(0,)]

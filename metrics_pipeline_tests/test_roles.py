@@ -21,8 +21,9 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.privileges import Purpose
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.store.answers.restatements import restatements_page
 from metrics_pipeline.store.ledger import ledger_rows
-from metrics_pipeline.store.reads import metrics_of_day, restatements
+from metrics_pipeline.store.reads import metrics_of_day
 from metrics_pipeline_tests.days import (
     DAY,
     WINDOW,
@@ -86,7 +87,7 @@ def test_the_readers_role_reads_metrics_ledger_restatements_and_the_state_of_day
     with reader.engine.connect() as connection:
         assert metrics_of_day(connection, DAY)["agent_id"].to_list() == ["a", "b"]
         assert ledger_rows(connection, DAY, DAY)[DAY].source_logs == 4
-        assert restatements(connection, DAY, DAY, agent_id=None, limit=1) == []
+        assert restatements_page(connection, DAY, DAY, agent_id=None, limit=1, offset=0).rows == []
         assert finished_days(connection, logs, [WINDOW]) == {DAY}
     with pytest.raises(ContractError, match="the privilege SELECT on table alert_history is missing"):
         require_ready(reader, [ALERTS_TABLE])

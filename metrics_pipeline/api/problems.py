@@ -188,12 +188,10 @@ def _problem_of(error: Exception) -> ProblemError:
             )
         case _:
             # The error names servers and users, so it goes to the log only.
-            kind, detail = (
-                "database-unavailable",
-                (
-                    "The database did not answer, or not in time. Try again, or ask for less; the server's log has the "
-                    "cause under this request_id."
-                ),
+            kind = "database-unavailable"
+            detail = (
+                "The database did not answer, or not in time. Try again, or ask for less; the server's log has the "
+                "cause under this request_id."
             )
     return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, kind=kind, headers={"Retry-After": "10"})
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from metrics_pipeline.cli.tables import Column, Format, FormatOption, say, show
-from metrics_pipeline.cli.values import storable
+from metrics_pipeline.cli.values import storable, storable_each
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.database import Database
@@ -24,11 +24,7 @@ _COLUMNS = (
 )
 
 
-def _storable_each(values: list[str]) -> list[str]:
-    return [str(storable(value)) for value in values]
-
-
-_IDS = typer.Argument(metavar="ID...", callback=_storable_each, help="The ids of the agents.")
+_IDS = typer.Argument(metavar="ID...", callback=storable_each, help="The ids of the agents.")
 
 
 @app.command()

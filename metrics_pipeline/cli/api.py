@@ -1,13 +1,13 @@
 """`api`: the metrics over HTTP."""
 
-import socket
 from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 from pythonjsonlogger.core import RESERVED_ATTRS
 
-from metrics_pipeline.errors import PermanentError, SettingsError
+from metrics_pipeline.cli.values import listen
+from metrics_pipeline.errors import SettingsError
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
@@ -76,7 +76,7 @@ def api(
             f"and --host is {host}. "
             "Set METRICS_API_TOKENS to name:role:token, …, or omit --host."
         )
-    with _listen(host, port) as listener:
+    with listen("The API", host, port) as listener:
         database = (
             Database(DatabaseUrl.parse(settings.api_database_url, "METRICS_API_DATABASE_URL"))
             if settings.api_database_url is not None
@@ -89,15 +89,3 @@ def api(
             app = build_app(settings, database)
             server = build_server(app, _LOGGING, root_path=root_path.rstrip("/"), trusted_proxies=trusted_proxy or ())
             server.run(sockets=[listener])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, UnicodeError) as error:
-        # UnicodeError: a name that is not valid in DNS.
-        reason = error.strerror if isinstance(error, OSError) else "it is not the name of a host"
-        raise PermanentError(
-            f"The API cannot listen on {host}:{port}: {reason}. Choose another with --port or --host."
-        ) from error

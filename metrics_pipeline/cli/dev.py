@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from metrics_pipeline.cli import supervisor
-from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.cli.values import listen
 from metrics_pipeline.settings import Settings
 
 
@@ -26,7 +26,8 @@ def dev(
     from metrics_pipeline.orchestration.instance import instance_folder, workspace_file
 
     settings = Settings.from_environment()
-    _require_free(host, port)
+    with listen("The UI", host, port):
+        pass
     print(f"Dagster UI: http://{host}:{port} (Ctrl-C stops it)", flush=True)
     environment = settings.child_environment(instance_folder(settings))
     # The page links runs to the UI; to METRICS_DAGSTER_URL where a browser reaches the UI only through a proxy.
@@ -54,16 +55,3 @@ def _page(port: int) -> list[str]:
         print(f"The page is not served: port {port}: {error.strerror}. Choose another with --page-port.", flush=True)
         return []
     return [sys.executable, "-P", "-m", "metrics_pipeline", "api", "--port", str(port)]
-
-
-def _require_free(host: str, port: int) -> None:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with socket.create_server((host, port), family=family):
-            pass
-    except (OSError, UnicodeError) as error:
-        # UnicodeError: a name that DNS cannot hold.
-        reason = error.strerror if isinstance(error, OSError) else "it is not the name of a host"
-        raise PermanentError(
-            f"The UI cannot listen on {host}:{port}: {reason}. Choose another with --port or --host."
-        ) from error

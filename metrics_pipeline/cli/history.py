@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
+import simplejson
 import typer
 
 from metrics_pipeline.cli.tables import Column, Format, FormatOption, in_words, say, show
@@ -24,9 +25,8 @@ from metrics_pipeline.pipeline.reconciling import (
 from metrics_pipeline.pipeline.watching import USUAL_EFFORT, look_at_days
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.acknowledgements import acknowledgements
+from metrics_pipeline.store.answers.restatements import restatements_page
 from metrics_pipeline.store.ledger import ledger_rows
-from metrics_pipeline.store.reads import Restatement
-from metrics_pipeline.store.reads import restatements as stored_restatements
 
 #: The exit code of `status --exit-code`. Neither 1, which an error has, nor 2, a wrong option.
 _NEEDS_ATTENTION = 3
@@ -195,11 +195,11 @@ def restatements(
     database = open_database(Settings.from_environment())
     require_ready(database)
     with database.connect() as connection:
-        found = stored_restatements(connection, first or date.min, last or date.max, agent_id=agent, limit=limit)
-    if not found and form is Format.TABLE:
+        page = restatements_page(connection, first or date.min, last or date.max, agent_id=agent, limit=limit, offset=0)
+    if not page.rows and form is Format.TABLE:
         print("No stored value was replaced.")
         return
-    rows = [_restatement_row(restatement) for restatement in found]
+    rows = [_restatement_row(simplejson.loads(row, use_decimal=True)) for row in page.rows]
     show(f"Restatements in {database.description}", _RESTATEMENTS, rows, form)
 
 
@@ -222,21 +222,22 @@ def _status_row(verdict: DayVerdict, row: LedgerRow | None) -> dict[str, Any]:
     }
 
 
-def _restatement_row(restatement: Restatement) -> dict[str, Any]:
+def _restatement_row(restatement: Mapping[str, Any]) -> dict[str, Any]:
+    old_row, new_row = restatement["old_row"], restatement["new_row"]
     changed = (
         ["cleared"]
-        if restatement.new_row is None
+        if new_row is None
         else [
-            f"{name} {in_words(old)} → {in_words(restatement.new_row[name])}"
-            for name, old in restatement.old_row.items()
-            if old != restatement.new_row[name]
+            f"{name} {in_words(old)} → {in_words(new_row[name])}"
+            for name, old in old_row.items()
+            if old != new_row[name]
         ]
     )
     return {
-        "agent": restatement.agent_id,
-        "day": restatement.metric_date,
-        "replaced_at": restatement.replaced_at,
-        "reason": restatement.reason,
-        "run_id": restatement.run_id,
+        "agent": restatement["agent_id"],
+        "day": restatement["metric_date"],
+        "replaced_at": datetime.fromisoformat(restatement["replaced_at"]),
+        "reason": restatement["reason"],
+        "run_id": restatement["run_id"],
         "changed": ", ".join(changed) or "the distribution of latencies or users only",
     }

@@ -8,6 +8,8 @@ import typer
 from metrics_pipeline.cli.tables import printable
 
 app = typer.Typer(no_args_is_help=True, help="Set up a Dagster instance for production.")
+# Otherwise Typer would take the only command for the group.
+app.callback()(lambda: None)
 
 _NEXT_STEPS = """\
 Wrote {folder}/{configuration} and {folder}/{workspace}. Next:
@@ -50,9 +52,3 @@ def init(
     typer.echo(
         _NEXT_STEPS.format(folder=shown, configuration=CONFIGURATION, workspace=WORKSPACE, socket=f"{shown}/{SOCKET}")
     )
-
-
-@app.callback()
-def _group() -> None:
-    # Typer makes the only command of a group the group itself.
-    pass

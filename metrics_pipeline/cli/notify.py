@@ -8,11 +8,8 @@ from metrics_pipeline.pipeline.delivery import send_test
 from metrics_pipeline.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Look after those who are told of alerts.")
-
-
-@app.callback()
-def _group() -> None:
-    """Without it Typer would take the only command for the group."""
+# Otherwise Typer would take the only command for the group.
+app.callback()(lambda: None)
 
 
 @app.command()

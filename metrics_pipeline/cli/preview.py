@@ -2,7 +2,6 @@
 
 from datetime import date
 from decimal import Decimal
-from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -53,19 +52,10 @@ def preview_days(settings: Settings, first: date, last: date, options: Aggregati
         except PermanentError as error:
             named = "" if str(day) in str(error) else f"{day}: "
             failures.append(f"Would fail and stay as it is: {named}{error}")
-    show("Preview: nothing was written", _COLUMNS, [_row(change) for change in changes], form)
+    rows = [
+        {"day": change.metric_date, **{column.name: getattr(change, column.name) for column in _COLUMNS[1:]}}
+        for change in changes
+    ]
+    show("Preview: nothing was written", _COLUMNS, rows, form)
     for failure in failures:
         say(failure, is_error=form is not Format.TABLE)
-
-
-def _row(change: DayChange) -> dict[str, Any]:
-    return {
-        "day": change.metric_date,
-        "inserted": change.inserted,
-        "changed": change.changed,
-        "unchanged": change.unchanged,
-        "executions": change.executions,
-        "tokens": change.tokens,
-        "cost_usd": change.cost_usd,
-        "changed_agents": change.changed_agents,
-    }

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from metrics_pipeline.cli.tables import Column, Format, FormatOption, say, show
-from metrics_pipeline.cli.values import day_option, named, storable
+from metrics_pipeline.cli.values import day_option, named, storable, storable_each
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.window_metrics import without_unlogged
 from metrics_pipeline.metrics.windows import last_complete_day
@@ -42,10 +42,6 @@ _COLUMNS = (
 )
 
 
-def _storable_each(values: list[str] | None) -> list[str] | None:
-    return None if values is None else [str(storable(value)) for value in values]
-
-
 def report(
     first: Annotated[date, day_option("--from", help="The first day.")],
     last: Annotated[date | None, day_option("--to", help="The last day. Default: yesterday.")] = None,
@@ -53,7 +49,7 @@ def report(
         list[str] | None,
         typer.Option(
             metavar="GROUP",
-            callback=_storable_each,
+            callback=storable_each,
             help="One row for each of these: agent, day, week, month, or one dimension of METRICS_DIMENSIONS. May be "
             "repeated.",
         ),

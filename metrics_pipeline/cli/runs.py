@@ -163,14 +163,7 @@ def run_with_progress(
             def advance(day: date, _report: "Report") -> None:
                 progress.update(task, advance=1, description=f"Stored {day}")
 
-            outcome = run_days(
-                instance,
-                first,
-                last,
-                options,
-                reason=reason,
-                on_day=advance,
-            )
+            outcome = run_days(instance, first, last, options, reason=reason, on_day=advance)
 
     # JSON and CSV on stdout are for programs.
     tell = partial(say, is_error=form is not Format.TABLE)

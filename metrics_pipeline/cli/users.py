@@ -11,11 +11,8 @@ from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.forgetting import forget_user
 
 app = typer.Typer(no_args_is_help=True, help="Manage what is stored of the people who use the agents.")
-
-
-@app.callback()
-def _group() -> None:
-    """Without it Typer would take the only command for the group."""
+# Otherwise Typer would take the only command for the group.
+app.callback()(lambda: None)
 
 
 @app.command()

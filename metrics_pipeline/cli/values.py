@@ -1,10 +1,13 @@
 """What several commands demand of the values they are given, and how they name days."""
 
+import socket
 from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from typing import Any
 
 import typer
+
+from metrics_pipeline.errors import PermanentError
 
 _MAX_NAMED = 5
 
@@ -16,6 +19,24 @@ def storable(value: str | None) -> str | None:
     except UnicodeEncodeError:
         raise typer.BadParameter(f"{value!r} is not text in UTF-8") from None
     return value
+
+
+def storable_each(values: list[str] | None) -> list[str] | None:
+    """The texts of an option that may be repeated, if PostgreSQL can hold each. Raises BadParameter."""
+    return None if values is None else [str(storable(value)) for value in values]
+
+
+def listen(what: str, host: str, port: int) -> socket.socket:
+    """A socket for `what`, such as "The API". Raises PermanentError if nobody can listen there."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, UnicodeError) as error:
+        # UnicodeError: a name that DNS cannot hold.
+        reason = error.strerror if isinstance(error, OSError) else "it is not the name of a host"
+        raise PermanentError(
+            f"{what} cannot listen on {host}:{port}: {reason}. Choose another with --port or --host."
+        ) from error
 
 
 def day(text: str) -> date:

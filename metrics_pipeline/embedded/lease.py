@@ -134,17 +134,7 @@ def _start_keeper(folder: Path, lock: int, deadline: float, *, is_running: bool)
         if log.tell() > _LOG_LIMIT_BYTES:
             log.truncate(0)
         # -I -S: without PYTHON* variables and site packages, which cost time and could break the keeper.
-        command = [
-            sys.executable,
-            "-I",
-            "-S",
-            keeper.__file__,
-            str(folder),
-            str(programs),
-            str(uid),
-            str(gid),
-            str(lock),
-        ]
+        command = [sys.executable, "-I", "-S", keeper.__file__, *map(str, (folder, programs, uid, gid, lock))]
         with subprocess.Popen(
             command,
             pass_fds=(lock,),

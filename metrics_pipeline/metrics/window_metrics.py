@@ -6,12 +6,7 @@ from decimal import Decimal
 import polars as pl
 
 from metrics_pipeline.metrics.catalog import ERROR_COUNT, METRICS, OverDays
-from metrics_pipeline.metrics.distributions import (
-    LATENCY_ERROR,
-    SEVERAL_KEYS,
-    USERS_STANDARD_ERROR,
-    unique_users,
-)
+from metrics_pipeline.metrics.distributions import LATENCY_ERROR, SEVERAL_KEYS, USERS_STANDARD_ERROR, unique_users
 from metrics_pipeline.metrics.expressions import decimal, rounded_quotient, weighted_percentile
 from metrics_pipeline.metrics.upstream import computed_from
 

@@ -74,7 +74,6 @@ for _grain in GRAINS:
         Index(f"{_grain.distributions}_metric_date", "metric_date"),
     )
 agent_performance_metrics = metadata.tables[AGENT_DAY.table]
-agent_day_distributions = metadata.tables[AGENT_DAY.distributions]
 
 metric_user_key = Table(
     "metric_user_key",
@@ -147,11 +146,7 @@ metric_restatements = Table(
     Column("old_distribution", Text),
     Column("new_distribution", Text),
     Column("breakdown", JSONB),
-)
-Index(
-    "metric_restatements_agent_date",
-    metric_restatements.c.agent_id,
-    metric_restatements.c.metric_date,
+    Index("metric_restatements_agent_date", "agent_id", "metric_date"),
 )
 
 _SCOPES = "scope IN ('agent', 'fleet', 'pipeline')"
@@ -173,14 +168,7 @@ metric_alerts = Table(
     CheckConstraint(_SCOPES, "metric_alerts_scope"),
     CheckConstraint(_SEVERITIES, "metric_alerts_severity"),
     Index("metric_alerts_opened_on", "opened_on"),
-)
-Index(
-    "metric_alerts_open",
-    metric_alerts.c.rule,
-    metric_alerts.c.scope,
-    metric_alerts.c.agent_id,
-    unique=True,
-    postgresql_where=text("resolved_on IS NULL"),
+    Index("metric_alerts_open", "rule", "scope", "agent_id", unique=True, postgresql_where=text("resolved_on IS NULL")),
 )
 
 #: The journal of alerts, and the outbox of the messages about them. Rows are only added.
@@ -204,11 +192,7 @@ metric_alert_transitions = Table(
     CheckConstraint(
         "transition IN ('opened', 'changed', 'resolved', 'withdrawn')", "metric_alert_transitions_transition"
     ),
-)
-Index(
-    "metric_alert_transitions_told",
-    metric_alert_transitions.c.transition_id,
-    postgresql_where=text("NOT is_quiet"),
+    Index("metric_alert_transitions_told", "transition_id", postgresql_where=text("NOT is_quiet")),
 )
 
 metric_alert_deliveries = Table(
@@ -276,8 +260,4 @@ def _upstream_table(name: str) -> Table:
 
 agent_registry, agent_execution_logs, alert_history = map(_upstream_table, UPSTREAM_TABLES)
 Index("agent_execution_logs_timestamp", agent_execution_logs.c.timestamp)
-Index(
-    "alert_history_resolved_at",
-    alert_history.c.resolved_at,
-    postgresql_where=text("resolved_at IS NOT NULL"),
-)
+Index("alert_history_resolved_at", alert_history.c.resolved_at, postgresql_where=text("resolved_at IS NOT NULL"))

@@ -1,7 +1,7 @@
 """Columns of reproducible random values. Each is a pure function of its key and does not depend on other columns.
 
-FIPS 202 defines SHAKE-128. The generators of Polars, NumPy and Python's random may change between versions, and NumPy
-is not a dependency. A million values take about 50 ms.
+FIPS 202 defines SHAKE-128. The generators of Polars, NumPy and Python's random may change between versions. A million
+values take about 50 ms.
 """
 
 import hashlib

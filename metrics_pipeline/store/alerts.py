@@ -19,15 +19,7 @@ from metrics_pipeline.metrics.alert_rules import (
 )
 from metrics_pipeline.metrics.alerts import Alert, Change, differences, episodes
 from metrics_pipeline.metrics.catalog import AGENT_DAY, METRICS, NANO_USD_PER_USD
-from metrics_pipeline.metrics.verdicts import (
-    LOOK_BACK_DAYS,
-    History,
-    Series,
-    Verdict,
-    fleet_of,
-    needed_days,
-    verdicts,
-)
+from metrics_pipeline.metrics.verdicts import LOOK_BACK_DAYS, History, Series, Verdict, fleet_of, needed_days, verdicts
 from metrics_pipeline.names import ALERTS_LOCK
 
 _Value = TypeVar("_Value")
@@ -184,8 +176,13 @@ def renew_after_expiry(connection: Connection, rules: AlertRules) -> None:
     connection.execute(_SET_DIGEST, {"digest": rules.digest})
 
 
-def _locked(connection: Connection) -> _State:
+def lock_alerts(connection: Connection) -> None:
+    """Waits until no other transaction of ours writes alerts."""
     connection.execute(_LOCK)
+
+
+def _locked(connection: Connection) -> _State:
+    lock_alerts(connection)
     row = connection.execute(_STATE).one()
     return _State(row.digest, row.oldest, row.newest, frozenset(row.acknowledged))
 

@@ -9,10 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.metrics.alerts import Alert, Change, Scope, Severity
-from metrics_pipeline.names import ALERTS_LOCK
-from metrics_pipeline.store.alerts import open_alerts
-
-_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
+from metrics_pipeline.store.alerts import lock_alerts, open_alerts
 
 _FORGET = text("""
 DELETE FROM metric_alerts WHERE rule = :rule AND scope = 'pipeline' AND agent_id = '' AND opened_on = :opened_on""")
@@ -57,7 +54,7 @@ def note(connection: Connection, found: Findings, today: date) -> None:
 
     An alert changes, and is told again, if it is more severe or about something new.
     """
-    connection.execute(_LOCK, {"key": ALERTS_LOCK})
+    lock_alerts(connection)
     stored = {each.rule: each for each in open_alerts(connection) if each.scope is Scope.PIPELINE}
     for rule, condition in found.items():
         alert = stored.get(rule)

@@ -1,11 +1,7 @@
-"""Reads stored metrics and restatements as Python values."""
+"""Reads stored metrics as Python values."""
 
-import json
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime
-from decimal import Decimal
-from typing import Any
+from collections.abc import Collection
+from datetime import date
 
 import polars as pl
 from sqlalchemy import Connection, text
@@ -22,33 +18,6 @@ _DAYS = {
 _EXECUTIONS = text(
     f"SELECT metric_date, agent_id, total_executions FROM {AGENT_DAY.table} WHERE metric_date = ANY(:days)"
 )
-
-_RESTATEMENTS = text("""
-SELECT agent_id, metric_date, replaced_at, run_id, reason, old_row::text, new_row::text,
-       old_distribution, new_distribution
-FROM metric_restatements
-WHERE (CAST(:agent_id AS text) IS NULL OR agent_id = :agent_id) AND metric_date BETWEEN :first AND :last
-  AND breakdown IS NULL
-ORDER BY replaced_at DESC, metric_date DESC, agent_id
-LIMIT :limit""")
-
-
-@dataclass(frozen=True)
-class Restatement:
-    """A stored row that was replaced, with its metric columns before and after; None after its day was cleared.
-
-    old_distribution, new_distribution: the digests of the row's distribution; None if there was none.
-    """
-
-    agent_id: str
-    metric_date: date
-    replaced_at: datetime
-    run_id: str
-    reason: str
-    old_row: dict[str, Any]
-    new_row: dict[str, Any] | None
-    old_distribution: str | None
-    new_distribution: str | None
 
 
 def metrics_of_day(connection: Connection, metric_date: date) -> pl.DataFrame:
@@ -72,17 +41,3 @@ def executions_by_agent(connection: Connection, days: Collection[date]) -> dict[
     for row in connection.execute(_EXECUTIONS, {"days": list(days)}):
         agents.setdefault(row.metric_date, {})[row.agent_id] = row.total_executions
     return agents
-
-
-def restatements(
-    connection: Connection, first: date, last: date, *, agent_id: str | None, limit: int
-) -> Sequence[Restatement]:
-    """The latest `limit` restatements of days from `first` to `last`, of one agent or all, newest first.
-
-    Numbers in the rows are exact: decimals are Decimal, not float.
-    """
-    rows = connection.execute(_RESTATEMENTS, {"agent_id": agent_id, "first": first, "last": last, "limit": limit})
-    return [
-        Restatement(**{**row, **{name: json.loads(row[name], parse_float=Decimal) for name in ("old_row", "new_row")}})
-        for row in rows.mappings()
-    ]

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from sqlalchemy import Connection, text
 
-from metrics_pipeline.names import ALERTS_LOCK
+from metrics_pipeline.store.alerts import lock_alerts
 
 #: How the rule of a summary in the journal begins. It is never one of metric_alerts.
 SUMMARY_PREFIX = "summary_"
@@ -25,7 +25,6 @@ SELECT (SELECT count(*) FROM metric_day_ledger
 _IS_DUE = text("""
 SELECT EXISTS (SELECT FROM metric_day_ledger WHERE metric_date = :last)
    AND NOT EXISTS (SELECT FROM metric_alert_transitions WHERE rule = :rule AND metric_date = :last)""")
-_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 _NOTE = text("""
 INSERT INTO metric_alert_transitions
     (rule, scope, agent_id, opened_on, transition, metric_date, severity, evidence, is_quiet)
@@ -57,7 +56,7 @@ def is_due(connection: Connection, rule: str, last: date) -> bool:
     values = {"rule": rule, "last": last}
     if not connection.execute(_IS_DUE, values).scalar_one():
         return False
-    connection.execute(_LOCK, {"key": ALERTS_LOCK})
+    lock_alerts(connection)
     return bool(connection.execute(_IS_DUE, values).scalar_one())
 
 

@@ -7,16 +7,9 @@ import httpx2
 import pytest
 
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline_tests.orchestration.runs import store_logs_of_days
 
 from .serving import Serve, serving
 from .webserver import Webserver
-
-
-@pytest.fixture
-def logs(database: Database) -> None:
-    """The logs of orchestration.runs.DAYS, and their agents."""
-    store_logs_of_days(database)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from sqlalchemy import text
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.settings import Settings
-from metrics_pipeline_tests.benchmarks.server import temporary_home
+from metrics_pipeline_tests.benchmarks.server import autocommit, temporary_home
 
 _DAYS = 365
 _CLIENTS = (1, 8)
@@ -75,8 +75,7 @@ def _store(home: Path, agents: int, last: date) -> None:
     with database.engine.begin() as connection:
         for statement in (_STORE, STORE_LEDGER):
             connection.execute(text(statement), {"agents": agents, "days": _DAYS, "last": last})
-    with database.engine.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM ANALYZE"))
+    autocommit(database, "VACUUM ANALYZE")
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import Reason
-from metrics_pipeline_tests.benchmarks.server import temporary_home
+from metrics_pipeline_tests.benchmarks.server import autocommit, temporary_home
 from metrics_pipeline_tests.benchmarks.windows import peak_mb
 
 _DAY = date(2025, 3, 4)
@@ -102,8 +102,7 @@ def main() -> None:
         with database.begin() as connection:
             connection.execute(_AGENTS, vars(options))
             connection.execute(_LOGS, vars(options))
-        with database.connect() as connection:
-            connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM ANALYZE"))
+        autocommit(database, "VACUUM ANALYZE")
         found: dict[str, list[_Measured]] = {title: [] for title in _DECLARED}
         for round_ in range(options.rounds):
             for title, declared in _DECLARED.items():

@@ -22,7 +22,7 @@ from metrics_pipeline.logs.contract import check_contract
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.upgrading import create_upstream_tables, upgrade
 from metrics_pipeline.postgres.urls import DatabaseUrl
-from metrics_pipeline_tests.benchmarks.server import temporary_home
+from metrics_pipeline_tests.benchmarks.server import autocommit, temporary_home
 
 _WRITERS = 8
 _INSERT = """
@@ -89,8 +89,7 @@ def _turn(database: Database, uri: str, script: str, rows: int, seconds: int, *,
         raise_watermark(database, datetime.now(UTC) - timedelta(days=1))
         with database.connect() as connection:
             assert mark(connection) is not None
-    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql("CHECKPOINT")
+    autocommit(database, "CHECKPOINT")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "insert.sql").write_text(script)
         subprocess.run(

@@ -27,7 +27,7 @@ from metrics_pipeline.sample.agents import SampleSpec
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.benchmarks.contenders import floor
-from metrics_pipeline_tests.benchmarks.server import temporary_home
+from metrics_pipeline_tests.benchmarks.server import autocommit, temporary_home
 
 _AGENTS = 5_000
 _FIRST = date(2025, 1, 1)
@@ -98,8 +98,8 @@ def _backfill(home: Path, days: Sequence[date], logs_per_day: int) -> dict[str, 
     spec = SampleSpec(agents=50, logs_per_day=logs_per_day)
     for day in track(days, description="Making logs", transient=True):
         store_sample(database, spec, [day], "UTC", lambda *_: None)
+    autocommit(database, "VACUUM ANALYZE")
     with database.engine.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM ANALYZE"))
         logs = connection.execute(text("SELECT count(*) FROM agent_execution_logs")).scalar_one()
     started = time.perf_counter()
     for day in days:

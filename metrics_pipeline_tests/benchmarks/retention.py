@@ -30,23 +30,13 @@ from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.retention.pace import Pace
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import Reason
-from metrics_pipeline_tests.benchmarks.server import temporary_home
+from metrics_pipeline_tests.benchmarks.server import LOAD_LOGS, autocommit, temporary_home
 
 _FAST, _PACED, _DELETE = "metrics_pipeline without pauses", "metrics_pipeline", "one DELETE"
 _DAYS = 30
 _IDLE_SECONDS = 10.0
 #: Days are kept for so long; the old ones are so much older.
 _KEEP = 30
-
-# Made in the server, because tens of millions are.
-_LOAD = text("""
-INSERT INTO agent_execution_logs
-    (agent_id, "timestamp", status, latency_ms, token_count, cost_usd, error_type, metadata)
-SELECT 'agent-' || n % 500, CAST(:start AS timestamptz) + n * (CAST(:span AS interval) / :logs),
-       CASE WHEN n % 20 = 0 THEN 'failed' ELSE 'success' END, (n * 7919) % 10000, (n * 104729) % 5000,
-       ((n * 15485863) % 1000000)::numeric / 1000000, CASE WHEN n % 20 = 0 THEN 'timeout' END,
-       jsonb_build_object('user_id', 'user-' || n % 1000, 'session', md5(n::text))
-FROM generate_series(0, CAST(:logs AS bigint) - 1) AS n""")
 
 _WRITE = text("""
 INSERT INTO agent_execution_logs (agent_id, "timestamp", status, latency_ms, metadata)
@@ -155,7 +145,7 @@ def _load(database: Database, logs: int, prune: int) -> None:
             text("INSERT INTO agent_registry SELECT 'agent-' || n, 'agent', 'active' FROM generate_series(0, 499) AS n")
         )
         for window, count, days in ((old, prune, old_days), (young, logs - prune, young_days)):
-            connection.execute(_LOAD, {"start": window.start, "span": timedelta(days=days), "logs": count})
+            connection.execute(LOAD_LOGS, {"start": window.start, "span": timedelta(days=days), "logs": count})
     _vacuum(database)
     source = open_logs(database)
     for n in range(old_days):
@@ -231,10 +221,7 @@ def _greatest_backend_mb(home: Path) -> int:
 
 
 def _vacuum(database: Database) -> None:
-    with database.engine.connect() as connection:
-        autocommit = connection.execution_options(isolation_level="AUTOCOMMIT")
-        autocommit.execute(text("VACUUM ANALYZE agent_execution_logs"))
-        autocommit.execute(text("CHECKPOINT"))
+    autocommit(database, "VACUUM ANALYZE agent_execution_logs", "CHECKPOINT")
 
 
 def _print_table(contenders: dict[str, Measured]) -> None:

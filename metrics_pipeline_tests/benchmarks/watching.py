@@ -38,7 +38,7 @@ from metrics_pipeline.pipeline.watching import Effort
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import Reason
-from metrics_pipeline_tests.benchmarks.server import temporary_home
+from metrics_pipeline_tests.benchmarks.server import LOAD_LOGS, autocommit, temporary_home
 
 _LATE_LOGS = _LOGS_OF_TODAY = 1_000
 
@@ -51,16 +51,6 @@ _RUN = "a run of the newest day with its checks, the whole `dagster` process"
 #: Of logs of a million a day, in seconds; the tick of a plain table counts them.
 _TARGETS = {_TICK: 0.15, _IN_AGGREGATIONS: 1.2, _RUN: 4.0}
 _PLAIN_TICK = 2.5
-
-# Made in the server, because tens of millions are. The logs are spread over the day.
-_LOAD = """
-INSERT INTO agent_execution_logs
-    (agent_id, "timestamp", status, latency_ms, token_count, cost_usd, error_type, metadata)
-SELECT 'agent-' || n % 500, CAST(:start AS timestamptz) + n * (CAST(:span AS interval) / :logs),
-       CASE WHEN n % 20 = 0 THEN 'failed' ELSE 'success' END, (n * 7919) % 10000, (n * 104729) % 5000,
-       ((n * 15485863) % 1000000)::numeric / 1000000, CASE WHEN n % 20 = 0 THEN 'timeout' END,
-       jsonb_build_object('user_id', 'user-' || n % 1000, 'session', md5(n::text))
-FROM generate_series(0, CAST(:logs AS bigint) - 1) AS n"""
 
 _COPY = """
 INSERT INTO agent_execution_logs
@@ -205,14 +195,13 @@ def _store(database: Database, days: list[date], logs: int, *, is_partitioned: b
         copies = both_cores.map(lambda day: _copy(database, first, day), others)
         for _ in track(copies, description="Making logs", total=len(others), transient=True):
             pass
-    with database.engine.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM ANALYZE agent_execution_logs"))
+    autocommit(database, "VACUUM ANALYZE agent_execution_logs")
 
 
 def _load(database: Database, day: date, logs: int) -> None:
     window = day_window(day, "UTC")
     with database.engine.begin() as connection:
-        connection.execute(text(_LOAD), {"start": window.start, "span": window.end - window.start, "logs": logs})
+        connection.execute(LOAD_LOGS, {"start": window.start, "span": window.end - window.start, "logs": logs})
         # Otherwise the counters of the partition follow within 10 seconds.
         connection.execute(text("SELECT pg_stat_force_next_flush()"))
 

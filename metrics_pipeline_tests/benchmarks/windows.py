@@ -39,7 +39,7 @@ from metrics_pipeline.store.distributions import encode_day, write_day
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline.store.windows import Grouping, read_window
 from metrics_pipeline_tests.api.serving import serving
-from metrics_pipeline_tests.benchmarks.server import temporary_home
+from metrics_pipeline_tests.benchmarks.server import autocommit, temporary_home
 from metrics_pipeline_tests.oracle import expected_windows
 
 _EXECUTIONS = 2_000
@@ -144,7 +144,7 @@ def _compare(home: Path, agents: int, days: int) -> None:
         connection.execute(text("SELECT setseed(0.5)"))
         logs = connection.execute(_LOGS, {"first": first, "agents": agents, "days": days}).rowcount
     print(f"{logs:,} logs of {agents} agents on {days} days. Aggregating", flush=True)
-    _autocommit(database, "VACUUM ANALYZE")
+    autocommit(database, "VACUUM ANALYZE")
     with database.keeping_connections() as kept:
         source = open_logs(kept)
         for day in days_between(first, last):
@@ -183,13 +183,6 @@ def _users(executions: int) -> int:
     return executions * 4 // 5
 
 
-def _autocommit(database: Database, *statements: str) -> None:
-    with database.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT")
-        for statement in statements:
-            connection.execute(text(statement))
-
-
 def store_windows(database: Database, agents: int, days: int, executions: int) -> None:
     """Days up to yesterday, each agent's with so many executions."""
     draw = random.Random(1)
@@ -214,7 +207,7 @@ def store_windows(database: Database, agents: int, days: int, executions: int) -
         connection.execute(_COPIES, parameters)
         connection.execute(_METRICS, {"executions": executions, "users": _users(executions)})
     # Of a year, VACUUM would write the arrays once more, and ANALYZE would read those of 30,000 rows.
-    _autocommit(
+    autocommit(
         database,
         "VACUUM (PROCESS_TOAST false) agent_day_distributions",
         "ANALYZE agent_day_distributions (agent_id, metric_date)",

@@ -2,11 +2,10 @@
 
 import json
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -84,13 +83,6 @@ def test_without_tokens_it_listens_on_a_loopback_address_only(refused: Callable[
         said = refused("--host", host)
         assert said.startswith("Error: Without METRICS_API_TOKENS the API listens on a loopback address only")
         assert f"--host is {host}." in said
-
-
-def test_an_occupied_port_is_one_sentence(refused: Callable[..., str]) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        port = server.getsockname()[1]
-        said = refused("--port", port)
-    assert said.startswith(f"Error: The API cannot listen on 127.0.0.1:{port}: Address already in use")
 
 
 def test_a_wrong_variable_is_named_and_its_secret_is_not(refused: Callable[..., str]) -> None:

@@ -97,8 +97,9 @@ def assert_ends(ui: Ui, home: Path, signal_: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("command", ["dev", "api"])
 def test_an_occupied_port_is_one_sentence(
-    host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    command: str, host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -108,13 +109,14 @@ def test_an_occupied_port_is_one_sentence(
     with closing(server):
         port = server.getsockname()[1]
         monkeypatch.setenv("METRICS_PIPELINE_HOME", str(tmp_path / "home"))
-        monkeypatch.setattr(sys, "argv", ["metrics-pipeline", "dev", "--host", host, "--port", str(port)])
+        monkeypatch.setattr(sys, "argv", ["metrics-pipeline", command, "--host", host, "--port", str(port)])
         with pytest.raises(SystemExit) as ended:
             main()
     printed = capsys.readouterr()
     assert ended.value.code == 1
     assert printed.out == ""
-    assert printed.err.startswith(f"Error: The UI cannot listen on {host}:{port}: Address already in use")
+    what = "UI" if command == "dev" else "API"
+    assert printed.err.startswith(f"Error: The {what} cannot listen on {host}:{port}: Address already in use")
     assert printed.err.endswith("Choose another with --port or --host.\n")
     assert not (tmp_path / "home").exists()
 

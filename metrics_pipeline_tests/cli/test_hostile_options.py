@@ -27,8 +27,8 @@ HOSTILE = [
 
 texts = st.sampled_from(HOSTILE) | st.text(st.characters(exclude_characters="\0"), max_size=12)
 
-#: What a command needs besides the tested option, so that it does not write if it runs.
-HARMLESS = {"retention": ["--dry-run"], "backfill": ["--preview"]}
+#: What a command needs besides the tested option, so that it does not write or ask if it runs. Only DAY can be cleared.
+HARMLESS = {"retention": ["--dry-run"], "backfill": ["--preview"], "clear": ["--yes"]}
 NEEDED = "2025-01-05"
 
 
@@ -106,6 +106,7 @@ def test_any_value_gives_a_result_or_one_clear_error_and_writes_nothing(
     @example(value="9" * 40)
     @example(value="9999-12-31")
     @example(value="\x1b[31m")
+    @example(value="2025-1-1")
     def attempt(parameter: Any, value: str) -> None:
         monkeypatch.setattr(sys, "argv", ["metrics-pipeline", *arguments(command.split(), parameter, value)])
         with pytest.raises(SystemExit) as ended:

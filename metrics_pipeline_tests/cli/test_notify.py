@@ -9,9 +9,7 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline_tests.receivers import receivers, web_server
 
 
-def test_each_receiver_gets_a_test_and_who_does_not_answer_is_named_without_its_url(
-    tmp_path: Path,
-) -> None:
+def test_each_receiver_gets_a_test_and_who_does_not_answer_is_named_without_its_url(tmp_path: Path) -> None:
     with web_server() as alerts, web_server() as daily:
         urls = [f"json://127.0.0.1:{inbox.port}" for inbox in (alerts, daily)]
         down = "json://127.0.0.1:1/s3cret"

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta, tzinfo
+from datetime import date, timedelta
 from pathlib import Path
 
 import psycopg
@@ -28,6 +28,7 @@ from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline.store.reads import metrics_of_day
 from metrics_pipeline_tests.adapters.installations import INSTALLATIONS
 from metrics_pipeline_tests.api.alerts import store_alerts
+from metrics_pipeline_tests.cli.test_history import Noon
 from metrics_pipeline_tests.databases import scratch_database
 from metrics_pipeline_tests.days import Log, execute, store_agents, store_logs
 
@@ -59,14 +60,6 @@ COMMANDS = {
 }
 
 Screen = Callable[..., str]
-
-
-class Noon(datetime):
-    """A clock that has stopped."""
-
-    @classmethod
-    def now(cls, tz: tzinfo | None = None) -> datetime:
-        return datetime(2025, 7, 14, 12, tzinfo=tz)
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import dagster as dg
-from dagster._core.remote_origin import (
-    RegisteredCodeLocationOrigin,
-    RemoteInstigatorOrigin,
-    RemoteRepositoryOrigin,
-)
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import (
     InstigatorState,
     InstigatorStatus,
@@ -92,10 +88,7 @@ class Ui:
         return answer["data"]
 
     def wait_for(
-        self,
-        state: Callable[[], State],
-        is_reached: Callable[[State], object] = bool,
-        seconds: float = HANGING_SECONDS,
+        self, state: Callable[[], State], is_reached: Callable[[State], object] = bool, seconds: float = HANGING_SECONDS
     ) -> State:
         """The first state that is as expected. Fails with the last state and the output of the process."""
         deadline = time.monotonic() + seconds

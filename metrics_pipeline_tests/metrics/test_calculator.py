@@ -20,11 +20,7 @@ from metrics_pipeline.metrics.calculator import (
     merge_partials,
 )
 from metrics_pipeline.metrics.catalog import AGENT_DAY, EXACT_COSTS_SCHEMA, PARTIALS_SCHEMA
-from metrics_pipeline.metrics.expressions import (
-    LATENCY_COUNT,
-    rounded_quotient,
-    weighted_percentile,
-)
+from metrics_pipeline.metrics.expressions import LATENCY_COUNT, rounded_quotient, weighted_percentile
 
 DAY = date(2025, 3, 4)
 NO_EXACT_COSTS = pl.DataFrame(schema=EXACT_COSTS_SCHEMA)

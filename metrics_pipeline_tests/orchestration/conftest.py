@@ -13,13 +13,7 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 from metrics_pipeline.definitions import build_defs
 from metrics_pipeline.postgres.database import Database
 
-from .runs import KEY, Ended, FaultAt, Run, execute, store_logs_of_days
-
-
-@pytest.fixture
-def logs(database: Database) -> None:
-    """The logs of DAYS, and their agents."""
-    store_logs_of_days(database)
+from .runs import KEY, Ended, FaultAt, Run, execute
 
 
 @pytest.fixture

@@ -71,12 +71,6 @@ with pytest.warns(dg.BetaWarning, match="backfill_policy"):
     defs = definitions("1")
 
 
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
 def events_of(
     instance: dg.DagsterInstance, run_id: str, *, parent: dg.DagsterRun | None = None, fails: bool = False
 ) -> Iterator[dg.DagsterEvent]:

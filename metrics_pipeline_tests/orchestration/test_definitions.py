@@ -18,7 +18,6 @@ from dagster._utils.schedules import cron_string_iterator
 from metrics_pipeline import __version__
 from metrics_pipeline.definitions import SettingsOverrides, build_defs
 from metrics_pipeline.embedded import release
-from metrics_pipeline.errors import SettingsError
 from metrics_pipeline.metrics.catalog import AGENT_DAY
 from metrics_pipeline.metrics.dimensions import parse_dimensions
 from metrics_pipeline.metrics.retention import RetentionPolicy
@@ -75,12 +74,6 @@ importlib.reload(module)
     result = command(sys.executable, "-W", "error", "-c", with_a_closed_port)
     assert (result.stdout, result.stderr) == ("", "")
     assert not home.exists()
-
-
-def test_an_environment_variable_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("METRICS_TIME_ZONE", "Mars/Olympus")
-    with pytest.raises(SettingsError, match="METRICS_TIME_ZONE is 'Mars/Olympus'"):
-        build_defs()
 
 
 def test_build_defs_overrides_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:

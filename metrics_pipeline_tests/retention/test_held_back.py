@@ -8,27 +8,10 @@ from metrics_pipeline.errors import DayRefusedError
 from metrics_pipeline.metrics.catalog import AGENT_DIMENSION_DAY
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.publishing import rows_digest
-from metrics_pipeline_tests.days import (
-    DAY,
-    Log,
-    aggregate,
-    assert_exact,
-    execute,
-    store_logs,
-    written_rows,
-)
+from metrics_pipeline_tests.days import DAY, Log, aggregate, assert_exact, execute, store_logs, written_rows
 from metrics_pipeline_tests.examples import variants
 
-from .runs import (
-    contents,
-    day,
-    held_back,
-    logs_by_day,
-    prune,
-    sealed,
-    store_days,
-    window,
-)
+from .runs import contents, day, held_back, logs_by_day, prune, sealed, store_days, window
 
 
 def test_a_day_that_was_never_aggregated_is_held_back_and_the_others_go(database: Database) -> None:

@@ -3,16 +3,7 @@
 import pytest
 
 from metrics_pipeline.postgres.database import Database
-from metrics_pipeline_tests.days import (
-    DAY,
-    NOON,
-    WINDOW,
-    Log,
-    aggregate,
-    execute,
-    query,
-    store_logs,
-)
+from metrics_pipeline_tests.days import DAY, NOON, WINDOW, Log, aggregate, execute, query, store_logs
 
 from .runs import (
     DELETED,

@@ -23,17 +23,7 @@ from metrics_pipeline_tests.days import (
     written_rows,
 )
 
-from .runs import (
-    NIGHT,
-    contents,
-    day,
-    held_back,
-    logs_by_day,
-    prune,
-    sealed,
-    store_days,
-    window,
-)
+from .runs import NIGHT, contents, day, held_back, logs_by_day, prune, sealed, store_days, window
 
 
 def test_a_day_goes_when_it_is_older_than_the_policy_keeps_and_not_a_day_earlier(database: Database) -> None:

@@ -8,21 +8,9 @@ from metrics_pipeline.errors import TransientError
 from metrics_pipeline.pipeline.opening import require_ready
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.urls import DatabaseUrl
-from metrics_pipeline_tests.days import (
-    DAY,
-    execute,
-    query,
-)
+from metrics_pipeline_tests.days import DAY, execute, query
 
-from .runs import (
-    contents,
-    day,
-    held_back,
-    logs_by_day,
-    prune,
-    sealed,
-    store_days,
-)
+from .runs import contents, day, held_back, logs_by_day, prune, sealed, store_days
 
 
 def test_a_slice_that_deletes_other_logs_than_were_verified_takes_the_whole_day_back(database: Database) -> None:

@@ -1,5 +1,4 @@
 from datetime import date
-from decimal import Decimal
 
 import pytest
 
@@ -7,7 +6,6 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.publishing import Published, Reason
-from metrics_pipeline.store.reads import metrics_of_day
 from metrics_pipeline_tests.days import (
     DAY,
     Log,
@@ -215,18 +213,6 @@ def test_any_text_survives_as_agent_error_type_and_run(database: Database, text:
         """SELECT agent_id, run_id, old_row -> 'error_distribution', new_row -> 'error_distribution'
              FROM metric_restatements""",
     ) == [(text, text, {error_type: 1}, {error_type: 2})]
-
-
-def test_the_stored_metrics_of_a_day_are_read_as_they_were_computed(aggregated: Database) -> None:
-    store_logs(aggregated, [Log("b", status="failed", error_type="it's", cost_usd="0.000000001")])
-    computed = aggregate(aggregated).computed.metrics.metrics
-    with aggregated.engine.connect() as connection:
-        stored = metrics_of_day(connection, DAY)
-        nothing = metrics_of_day(connection, date(2025, 3, 5))
-    assert stored.equals(computed)
-    assert stored["total_cost_usd"].to_list() == [Decimal("0.5"), Decimal("0.500000001"), Decimal("0.5")]
-    assert nothing.schema == stored.schema
-    assert nothing.is_empty()
 
 
 @pytest.mark.parametrize(

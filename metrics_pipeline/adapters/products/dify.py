@@ -8,13 +8,6 @@ def _seconds(column: str) -> str:
     return f"CASE WHEN {column} < 2147483.6475 THEN ({column}::text::numeric * 1000)::integer END"
 
 
-def _registry(installed: Installed) -> str:
-    return (
-        "SELECT id, name, CASE status WHEN 'normal' THEN 'active' ELSE status END AS status\n"
-        f"  FROM {installed.table('apps')}"
-    )
-
-
 def _logs(installed: Installed) -> str:
     tried = " AND invoke_from IS DISTINCT FROM 'debugger'" if installed.has("messages", "invoke_from") else ""
     return f"""\
@@ -68,7 +61,10 @@ PRODUCT = Product(
     user="the end user, otherwise the account",
     cost="the total price in USD of the message or of the workflow's nodes; other currencies are NULL",
     lacks="human interventions",
-    registry=_registry,
+    registry=lambda installed: (
+        "SELECT id, name, CASE status WHEN 'normal' THEN 'active' ELSE status END AS status\n"
+        f"  FROM {installed.table('apps')}"
+    ),
     logs=_logs,
     migrations=ALEMBIC,
 )

@@ -3,10 +3,6 @@
 from metrics_pipeline.adapters.product import TYPEORM, Installed, Product, milliseconds
 
 
-def _registry(installed: Installed) -> str:
-    return f"SELECT id, name, 'active'::text AS status FROM {installed.table('chat_flow')}"
-
-
 def _logs(installed: Installed) -> str:
     nodes = installed.json('e."executionData"')
     return f"""\
@@ -36,7 +32,7 @@ PRODUCT = Product(
     user="the session, since no user is logged",
     cost="not logged",
     lacks="cost, users, other error types, human interventions",
-    registry=_registry,
+    registry=lambda installed: f"SELECT id, name, 'active'::text AS status FROM {installed.table('chat_flow')}",
     logs=_logs,
     indexes=lambda installed: (f'{installed.table("execution")} ("createdDate")',),
     migrations=TYPEORM,

@@ -3,10 +3,6 @@
 from metrics_pipeline.adapters.product import ALEMBIC, Installed, Product, first_word, milliseconds
 
 
-def _registry(installed: Installed) -> str:
-    return f"SELECT assistant_id AS id, name, 'active'::text AS status FROM {installed.table('assistant')}"
-
-
 def _logs(installed: Installed) -> str:
     return f"""\
 SELECT run_id AS id,
@@ -34,7 +30,9 @@ PRODUCT = Product(
     user="the run's user_id",
     cost="not logged",
     lacks="tokens, cost; status 'interrupted' counts as a human intervention",
-    registry=_registry,
+    registry=lambda installed: (
+        f"SELECT assistant_id AS id, name, 'active'::text AS status FROM {installed.table('assistant')}"
+    ),
     logs=_logs,
     migrations=ALEMBIC,
 )

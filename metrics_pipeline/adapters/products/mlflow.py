@@ -5,13 +5,6 @@ from metrics_pipeline.adapters.product import ALEMBIC, Installed, Product, integ
 _MOMENT = "to_timestamp(timestamp_ms / 1000::double precision)"
 
 
-def _registry(installed: Installed) -> str:
-    return (
-        "SELECT experiment_id::text AS id, name, lifecycle_stage::text AS status\n"
-        f"  FROM {installed.table('experiments')}"
-    )
-
-
 def _logs(installed: Installed) -> str:
     def metadata(alias: str, key: str) -> str:
         table = installed.table("trace_request_metadata")
@@ -47,7 +40,10 @@ PRODUCT = Product(
     user="the trace's metadata mlflow.trace.user",
     cost="the trace's metadata mlflow.trace.cost, rounded to a nano-dollar",
     lacks="error types, human interventions",
-    registry=_registry,
+    registry=lambda installed: (
+        "SELECT experiment_id::text AS id, name, lifecycle_stage::text AS status\n"
+        f"  FROM {installed.table('experiments')}"
+    ),
     logs=_logs,
     indexes=lambda installed: (f"{installed.table('trace_info')} ({_MOMENT})",),
     migrations=ALEMBIC,

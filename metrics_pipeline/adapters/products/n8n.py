@@ -3,13 +3,6 @@
 from metrics_pipeline.adapters.product import TYPEORM, Installed, Product, milliseconds
 
 
-def _registry(installed: Installed) -> str:
-    return (
-        "SELECT id, name, CASE WHEN active THEN 'active' ELSE 'inactive' END AS status\n"
-        f"  FROM {installed.table('workflow_entity')}"
-    )
-
-
 def _logs(installed: Installed) -> str:
     # By "stoppedAt", which has an index; "startedAt" has none.
     values = installed.table("execution_metadata")
@@ -44,7 +37,10 @@ PRODUCT = Product(
     user="the custom execution data user_id",
     cost="not logged",
     lacks="tokens, cost, other error types, human interventions; n8n deletes executions after 14 days by default",
-    registry=_registry,
+    registry=lambda installed: (
+        "SELECT id, name, CASE WHEN active THEN 'active' ELSE 'inactive' END AS status\n"
+        f"  FROM {installed.table('workflow_entity')}"
+    ),
     logs=_logs,
     migrations=TYPEORM,
 )

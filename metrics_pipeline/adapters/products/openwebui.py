@@ -5,13 +5,6 @@ from metrics_pipeline.adapters.product import ALEMBIC, Installed, Product, integ
 _MOMENT = "to_timestamp(created_at)"
 
 
-def _registry(installed: Installed) -> str:
-    return (
-        "SELECT id, name, CASE WHEN is_active THEN 'active' ELSE 'inactive' END AS status\n"
-        f"  FROM {installed.table('model')}"
-    )
-
-
 def _logs(installed: Installed) -> str:
     return f"""\
 SELECT id,
@@ -41,7 +34,10 @@ PRODUCT = Product(
     user="user_id",
     cost="not logged",
     lacks="cost, error types, human interventions; answers of models that are not in the workspace are skipped",
-    registry=_registry,
+    registry=lambda installed: (
+        "SELECT id, name, CASE WHEN is_active THEN 'active' ELSE 'inactive' END AS status\n"
+        f"  FROM {installed.table('model')}"
+    ),
     logs=_logs,
     indexes=lambda installed: (f"{installed.table('chat_message')} ({_MOMENT})",),
     migrations=ALEMBIC,

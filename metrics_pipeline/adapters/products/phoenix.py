@@ -3,10 +3,6 @@
 from metrics_pipeline.adapters.product import ALEMBIC, Installed, Product, milliseconds
 
 
-def _registry(installed: Installed) -> str:
-    return f"SELECT id::text AS id, name, 'active'::text AS status FROM {installed.table('projects')}"
-
-
 def _logs(installed: Installed) -> str:
     return f"""\
 SELECT s.id,
@@ -43,7 +39,9 @@ PRODUCT = Product(
     user="the attribute user.id of the root span",
     cost="the sum of the trace's span costs, rounded to a nano-dollar",
     lacks="human interventions",
-    registry=_registry,
+    registry=lambda installed: (
+        f"SELECT id::text AS id, name, 'active'::text AS status FROM {installed.table('projects')}"
+    ),
     logs=_logs,
     migrations=ALEMBIC,
 )

@@ -24,13 +24,7 @@ from metrics_pipeline.api.models.windows import (
     WindowChange,
     WindowMetrics,
 )
-from metrics_pipeline.api.parameters import (
-    OptionalText,
-    PageParameters,
-    WindowParameters,
-    require_known,
-    understood,
-)
+from metrics_pipeline.api.parameters import OptionalText, PageParameters, WindowParameters, require_known, understood
 from metrics_pipeline.api.problems import invalid_parameter
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
 from metrics_pipeline.api.slow_answers import SlowDatabase

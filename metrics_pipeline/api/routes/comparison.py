@@ -35,12 +35,7 @@ from metrics_pipeline.metrics.intervals import (
     difference_of_percentiles,
     difference_of_rates,
 )
-from metrics_pipeline.store.windows import (
-    days_without_dimension,
-    read_latencies,
-    read_values,
-    stored_dimensions,
-)
+from metrics_pipeline.store.windows import days_without_dimension, read_latencies, read_values, stored_dimensions
 
 router = APIRouter(prefix="/api/v1/metrics", tags=["metrics"], dependencies=[Depends(may_read), Depends(understood)])
 
@@ -63,10 +58,7 @@ class ComparisonParameters(Parameters):
     responses=object_responses(404),
 )
 def compare_values(
-    request: Request,
-    database: SlowDatabase,
-    agent_id: AgentId,
-    parameters: Annotated[ComparisonParameters, Query()],
+    request: Request, database: SlowDatabase, agent_id: AgentId, parameters: Annotated[ComparisonParameters, Query()]
 ) -> Response:
     """Success rate and p95 of two values of an agent, and whether the data show that they differ.
 

@@ -10,12 +10,7 @@ from starlette.responses import Response
 from metrics_pipeline.api.authentication import may_read
 from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.models.metrics import LatencyCount
-from metrics_pipeline.api.parameters import (
-    StoredText,
-    WindowParameters,
-    require_known,
-    understood,
-)
+from metrics_pipeline.api.parameters import StoredText, WindowParameters, require_known, understood
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
 from metrics_pipeline.api.slow_answers import SlowDatabase
 from metrics_pipeline.store.answers.latencies import latency_counts

@@ -106,11 +106,7 @@ class SummaryParameters(Parameters):
     response_model=list[DayMetrics],  # type: ignore[valid-type]
     responses=list_responses(DayMetrics, 404, 410),
 )
-def agents_of_a_day(
-    request: Request,
-    context: ApiContext,
-    parameters: Annotated[DayParameters, Query()],
-) -> Response:
+def agents_of_a_day(request: Request, context: ApiContext, parameters: Annotated[DayParameters, Query()]) -> Response:
     """Each agent's row of one day.
 
     404 for a day that was never aggregated, and 410 for one whose metrics expired: an empty list would look like a day
@@ -233,10 +229,7 @@ def agent_summary(
     responses=list_responses(DayMetrics, 404, is_paged=False),
 )
 def agent_days(
-    request: Request,
-    context: ApiContext,
-    agent_id: AgentId,
-    parameters: Annotated[SeriesParameters, Query()],
+    request: Request, context: ApiContext, agent_id: AgentId, parameters: Annotated[SeriesParameters, Query()]
 ) -> Response:
     """Every stored day of the agent in the range, newest first unless asked otherwise.
 

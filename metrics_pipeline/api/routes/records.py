@@ -24,11 +24,7 @@ router = APIRouter(
 @router.get(
     "/agents", tags=["agents"], summary="All agents", response_model=list[Agent], responses=list_responses(Agent)
 )
-def all_agents(
-    request: Request,
-    context: ApiContext,
-    parameters: Annotated[PageParameters, Query()],
-) -> Response:
+def all_agents(request: Request, context: ApiContext, parameters: Annotated[PageParameters, Query()]) -> Response:
     """Registered agents, and those that are no longer registered but have stored metrics, in the order of their ids."""
     form = parameters.form(request)
     with context.database.connect() as connection:
@@ -44,9 +40,7 @@ def all_agents(
     responses=list_responses(Restatement, 404),
 )
 def all_restatements(
-    request: Request,
-    context: ApiContext,
-    parameters: Annotated[RecordParameters, Query()],
+    request: Request, context: ApiContext, parameters: Annotated[RecordParameters, Query()]
 ) -> Response:
     """The rows that were replaced, when, by which run and why, with the values before and after, newest first."""
     form = parameters.form(request)
