@@ -12,12 +12,15 @@ from typing import Any
 
 import polars as pl
 from pyarrow import fs
+from sqlalchemy.exc import OperationalError
 
 from metrics_pipeline.errors import ContractError, PermanentError, TransientError
 from metrics_pipeline.metrics.windows import DayWindow, days_between
 
 #: {date} in METRICS_LOGS_URL, also with a format such as {date:%Y/%m/%d}.
 _DATE = re.compile(r"\{date(?::([^{}]*))?\}")
+#: Properties of pyiceberg, and the variables that Polars and deltalake read in their place.
+_STORAGE = {"s3.endpoint": "AWS_ENDPOINT_URL", "s3.region": "AWS_REGION"}
 #: What reading raises when a disk, a network or an object store fails, or a file is gone.
 FAULTS_OF_STORAGE = (OSError,)
 #: What reading raises when a file is damaged, or holds values that cannot be read.
@@ -137,7 +140,14 @@ class DeltaTable(LakeState):
     """A Delta table at a path, in its newest version."""
 
     def __init__(self, location: str) -> None:
-        self._table = _extra("deltalake").DeltaTable(location)
+        library = _extra("deltalake")
+        try:
+            self._table = library.DeltaTable(location)
+        except library.exceptions.TableNotFoundError as error:
+            raise ContractError(
+                f"{location} is not a Delta table, although METRICS_LOGS_URL names it. Correct the URL, or have the "
+                "table created."
+            ) from error
 
     def scan(self, window: DayWindow | None) -> pl.LazyFrame:
         """See LakeState."""
@@ -162,7 +172,32 @@ class IcebergTable(LakeState):
 
     def __init__(self, location: str) -> None:
         catalog, _, name = location.partition("/")
-        self._table = _extra("pyiceberg.catalog").load_catalog(catalog).load_table(name)
+        faults = _extra("pyiceberg.exceptions")
+        try:
+            opened = _extra("pyiceberg.catalog").load_catalog(catalog)
+            # Those of the catalog itself have priority.
+            opened.properties = {
+                key: os.environ[variable] for key, variable in _STORAGE.items() if variable in os.environ
+            } | opened.properties
+            self._table = opened.load_table(name)
+        except faults.NoSuchTableError as error:
+            raise ContractError(
+                f"The catalog {catalog} has no table {name}, which METRICS_LOGS_URL names. Correct the URL, or have "
+                "the table created."
+            ) from error
+        except (
+            faults.ServerError,
+            faults.ServiceUnavailableError,
+            faults.TooManyRequestsError,
+            OperationalError,
+        ) as error:
+            raise TransientError(
+                f"The catalog {catalog} could not be read. Check that it runs and that this machine reaches it: {error}"
+            ) from error
+        except faults.RESTError as error:
+            raise PermanentError(
+                f"The catalog {catalog} does not show the table {name}. Check its address and our credentials: {error}"
+            ) from error
         snapshot = self._table.current_snapshot()
         self._snapshot_id = snapshot and snapshot.snapshot_id
 
