@@ -159,12 +159,25 @@ class DeltaTable(LakeState):
         bounds = [f"min.{timestamp}", f"max.{timestamp}"]
         files = added.with_columns(pl.lit(None).alias(name) for name in bounds if name not in added.columns)
         first, last = (pl.col(name).cast(pl.Datetime("us", "UTC")) for name in bounds)
+        deletions = self._deletions()
         found = {}
         for window in windows:
             # Statistics are cut to milliseconds.
             overlap = (first < window.end) & (last >= window.start - timedelta(milliseconds=1))
-            found[window.metric_date] = _digest(files.filter(overlap.fill_null(True))["path"].sort())
+            paths = [*files.filter(overlap.fill_null(True))["path"].sort()]
+            names = (path.rpartition("/")[2] for path in paths)
+            found[window.metric_date] = _digest([*paths, *(deletions[name] for name in names if name in deletions)])
         return found
+
+    def _deletions(self) -> dict[str, str]:
+        """What identifies the deleted rows of files that were not written anew, by the files' names."""
+        if "deletionVectors" not in (self._table.protocol().reader_features or ()):
+            return {}
+        kept = pl.DataFrame(self._table.deletion_vectors())
+        return {
+            file.rpartition("/")[2]: hashlib.sha256(rows.to_numpy()).hexdigest()
+            for file, rows in zip(kept["filepath"], kept["selection_vector"], strict=True)
+        }
 
 
 class IcebergTable(LakeState):

@@ -1,15 +1,53 @@
-"""Tables of a lake that cannot be opened: what is tried again, and what someone has to correct."""
+"""Tables of Delta Lake and Iceberg: rows that are marked as deleted, and tables that cannot be opened."""
 
+import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
+import polars as pl
 import pytest
 
 from metrics_pipeline.errors import ContractError, PermanentError, PipelineError, TransientError
 from metrics_pipeline.logs.lake_logs import LakeLogs
-from metrics_pipeline_tests.logs.lakes import iceberg_catalog
+from metrics_pipeline.postgres.database import Database
+from metrics_pipeline_tests.days import DAY, WINDOW
+from metrics_pipeline_tests.logs.lakes import frame, iceberg_catalog
+from metrics_pipeline_tests.logs.test_lake import LOGS, NEXT_DAY
+
+# The first row, as Delta Lake writes it into its log: Z85 of a roaring bitmap.
+FIRST_ROW = {
+    "storageType": "i",
+    "pathOrInlineDv": "^Bg9^0rr910000000000iXQKl0rr91000005c8Xg00000",
+    "sizeInBytes": 34,
+    "cardinality": 1,
+}
+
+
+def test_rows_that_delta_lake_marks_as_deleted_touch_their_day_although_its_file_stays(
+    database: Database, tmp_path: Path
+) -> None:
+    pytest.importorskip("deltalake", reason="the extra [lake] is not installed")
+    for logs in (LOGS[:2], LOGS[2:]):
+        typed = frame(logs).with_columns(pl.col("cost_usd").cast(pl.Decimal(20, 9)))
+        typed.write_delta(str(tmp_path), mode="append")
+    log = tmp_path / "_delta_log"
+    # No writer for Python marks rows as deleted.
+    features = ["deletionVectors"]
+    protocol = {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": features, "writerFeatures": features}
+    (log / f"{2:020}.json").write_text(json.dumps({"protocol": protocol}))
+    lake = LakeLogs(f"delta://{tmp_path}", {})
+    windows = [WINDOW, NEXT_DAY]
+    with database.snapshot() as snapshot:
+        before = lake.marks(snapshot, windows)
+        first = (log / f"{0:020}.json").read_text().splitlines()
+        [added] = [json.loads(line)["add"] for line in first if '"add"' in line]
+        removed = {"path": added["path"], "dataChange": True}
+        actions = [{"remove": removed}, {"add": added | {"deletionVector": FIRST_ROW}}]
+        (log / f"{3:020}.json").write_text("\n".join(map(json.dumps, actions)))
+        assert lake.counts(snapshot, windows) == {DAY: 1, NEXT_DAY.metric_date: 1}
+        assert [*lake.unchanged(snapshot, windows, before, lake.marks(snapshot, windows))] == [NEXT_DAY.metric_date]
 
 
 @pytest.fixture
