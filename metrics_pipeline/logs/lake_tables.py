@@ -12,12 +12,15 @@ from typing import Any
 
 import polars as pl
 from pyarrow import fs
+from sqlalchemy.exc import OperationalError
 
 from metrics_pipeline.errors import ContractError, PermanentError, TransientError
 from metrics_pipeline.metrics.windows import DayWindow, days_between
 
 #: {date} in METRICS_LOGS_URL, also with a format such as {date:%Y/%m/%d}.
 _DATE = re.compile(r"\{date(?::([^{}]*))?\}")
+#: Properties of pyiceberg, and the variables that Polars and deltalake read in their place.
+_STORAGE = {"s3.endpoint": "AWS_ENDPOINT_URL", "s3.region": "AWS_REGION"}
 #: What reading raises when a disk, a network or an object store fails, or a file is gone.
 FAULTS_OF_STORAGE = (OSError,)
 #: What reading raises when a file is damaged, or holds values that cannot be read.
@@ -137,7 +140,14 @@ class DeltaTable(LakeState):
     """A Delta table at a path, in its newest version."""
 
     def __init__(self, location: str) -> None:
-        self._table = _extra("deltalake").DeltaTable(location)
+        library = _extra("deltalake")
+        try:
+            self._table = library.DeltaTable(location)
+        except library.exceptions.TableNotFoundError as error:
+            raise ContractError(
+                f"{location} is not a Delta table, although METRICS_LOGS_URL names it. Correct the URL, or have the "
+                "table created."
+            ) from error
 
     def scan(self, window: DayWindow | None) -> pl.LazyFrame:
         """See LakeState."""
@@ -149,12 +159,25 @@ class DeltaTable(LakeState):
         bounds = [f"min.{timestamp}", f"max.{timestamp}"]
         files = added.with_columns(pl.lit(None).alias(name) for name in bounds if name not in added.columns)
         first, last = (pl.col(name).cast(pl.Datetime("us", "UTC")) for name in bounds)
+        deletions = self._deletions()
         found = {}
         for window in windows:
             # Statistics are cut to milliseconds.
             overlap = (first < window.end) & (last >= window.start - timedelta(milliseconds=1))
-            found[window.metric_date] = _digest(files.filter(overlap.fill_null(True))["path"].sort())
+            paths = [*files.filter(overlap.fill_null(True))["path"].sort()]
+            names = (path.rpartition("/")[2] for path in paths)
+            found[window.metric_date] = _digest([*paths, *(deletions[name] for name in names if name in deletions)])
         return found
+
+    def _deletions(self) -> dict[str, str]:
+        """What identifies the deleted rows of files that were not written anew, by the files' names."""
+        if "deletionVectors" not in (self._table.protocol().reader_features or ()):
+            return {}
+        kept = pl.DataFrame(self._table.deletion_vectors())
+        return {
+            file.rpartition("/")[2]: hashlib.sha256(rows.to_numpy()).hexdigest()
+            for file, rows in zip(kept["filepath"], kept["selection_vector"], strict=True)
+        }
 
 
 class IcebergTable(LakeState):
@@ -162,7 +185,32 @@ class IcebergTable(LakeState):
 
     def __init__(self, location: str) -> None:
         catalog, _, name = location.partition("/")
-        self._table = _extra("pyiceberg.catalog").load_catalog(catalog).load_table(name)
+        faults = _extra("pyiceberg.exceptions")
+        try:
+            opened = _extra("pyiceberg.catalog").load_catalog(catalog)
+            # Those of the catalog itself have priority.
+            opened.properties = {
+                key: os.environ[variable] for key, variable in _STORAGE.items() if variable in os.environ
+            } | opened.properties
+            self._table = opened.load_table(name)
+        except faults.NoSuchTableError as error:
+            raise ContractError(
+                f"The catalog {catalog} has no table {name}, which METRICS_LOGS_URL names. Correct the URL, or have "
+                "the table created."
+            ) from error
+        except (
+            faults.ServerError,
+            faults.ServiceUnavailableError,
+            faults.TooManyRequestsError,
+            OperationalError,
+        ) as error:
+            raise TransientError(
+                f"The catalog {catalog} could not be read. Check that it runs and that this machine reaches it: {error}"
+            ) from error
+        except faults.RESTError as error:
+            raise PermanentError(
+                f"The catalog {catalog} does not show the table {name}. Check its address and our credentials: {error}"
+            ) from error
         snapshot = self._table.current_snapshot()
         self._snapshot_id = snapshot and snapshot.snapshot_id
 

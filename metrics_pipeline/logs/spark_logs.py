@@ -19,6 +19,7 @@ from metrics_pipeline.logs.source import ExtractedDay, LogQuality, Suspicion, Su
 from metrics_pipeline.logs.spark_partials import SparkCounts, summed
 from metrics_pipeline.logs.spark_session import Spark
 from metrics_pipeline.logs.spark_sql import (
+    AS_READ,
     BY_AGENT,
     CONTENTS,
     COSTS,
@@ -87,7 +88,8 @@ class SparkLogs:
             counts = SparkCounts(self._spark, logs, sums, {*METADATA_KEYS} - {*self._names})
             partials = counts.by_agent()
             values = counts.values(self.dimensions, content) if self.dimensions else None
-            is_unchanged = self._sums(logs).equals(sums) and self._contents(logs, 1) == [content]
+            as_read = self._spark.frame(AS_READ.format(logs=logs)).sort("agent_id")
+            is_unchanged = as_read.equals(sums.select(as_read.columns))
         except ValueError as error:
             raise UnreadableLogsError(f"{self.name} cannot be read: {error}") from error
         if not is_unchanged:

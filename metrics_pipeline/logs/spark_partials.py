@@ -36,7 +36,7 @@ from metrics_pipeline.metrics.dimensions import (
 from metrics_pipeline.metrics.upstream import FLAGS, METADATA_KEYS
 
 # Of users and latencies that arrive at once, also by value. A pair of agent and user takes about 100 bytes.
-_LOGS_PER_BUCKET = 4_000_000
+_LOGS_PER_BUCKET = 2_000_000
 
 _NUMBERS = ("total_executions", "successful_executions", "failed_executions", "total_tokens", *FLAGS.values())
 

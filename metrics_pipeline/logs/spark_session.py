@@ -22,6 +22,8 @@ _PINNED = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.files.ignoreCorruptFiles": "false",
     "spark.sql.files.ignoreMissingFiles": "false",
+    # Otherwise reading a part of rows that are kept starts 200 tasks, which take four times as long as the part.
+    "spark.sql.optimizer.canChangeCachedPlanOutputPartitioning": "true",
 }
 # On this machine only: nothing listens on other interfaces.
 _LOCAL = {
@@ -98,10 +100,12 @@ class Spark:
             return
         from pyspark import StorageLevel
 
-        kept = self._run(lambda: self._session.sql(statement).persist(StorageLevel.DISK_ONLY))
+        # Sorted, so that reading a part skips what Spark has kept of the others.
+        divided = f"SELECT *, pmod(xxhash64(agent_id), {number}) AS part FROM ({statement}) SORT BY part"
+        kept = self._run(lambda: self._session.sql(divided).persist(StorageLevel.DISK_ONLY))
         try:
             for part in range(number):
-                rows = kept.where(f"pmod(xxhash64(agent_id), {number}) = {part}")
+                rows = kept.where(f"part = {part}").drop("part")
                 yield _frame(self._run(rows.toArrow))
         finally:
             self._run(kept.unpersist)

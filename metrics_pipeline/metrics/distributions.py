@@ -4,7 +4,7 @@ Unlike percentiles and numbers of users, distributions of any days can be merged
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -41,6 +41,8 @@ DISTRIBUTION_SCHEMA = pl.Schema(
     }
 )
 
+# A user of a row takes about 30 bytes until its hash is found.
+_USERS_AT_ONCE = 4_000_000
 _LONG_ID_BYTES = 64
 _HASH_BYTES = 8
 # The hash -2^63 is the smallest.
@@ -104,7 +106,26 @@ def distributions(
     numbers = by_hash["user_id"].to_physical()
     places = pl.zeros(1 + (by_hash.select(pl.col("user_id").to_physical().max()).item() or 0), pl.Int64, eager=True)
     places = places.scatter(numbers, pl.int_range(len(numbers), eager=True))
-    rows = aggregates.by_agent.lazy().filter(pl.col("agent_id").is_in(agents.implode())).with_row_index("row")
+    order = (
+        aggregates.by_agent.lazy()
+        .select(*keys, users=pl.col("user_ids").list.len())
+        .with_row_index("row")
+        .filter(pl.col("agent_id").is_in(agents.implode()))
+        .sort(keys)
+        .select("row", part=pl.col("users").cum_sum() // _USERS_AT_ONCE)
+        .collect(engine="in-memory")
+    )
+    return pl.concat(
+        _distributions(aggregates.by_agent[part["row"]].lazy(), keys, key, by_hash["user_hash"], places)
+        for part in order.partition_by("part", maintain_order=True) or [order]
+    )
+
+
+def _distributions(
+    rows: pl.LazyFrame, keys: Sequence[str], key: UserKey, user_hashes: pl.Series, places: pl.Series
+) -> pl.DataFrame:
+    """See distributions(). user_hashes: sorted. places: of each user in user_hashes, by the number of its text."""
+    rows = rows.with_row_index("row")
     # Sorting one number takes less than sorting the hashes of each row.
     place = pl.lit(places).gather(pl.col("user_id").cast(pl.Categorical).to_physical())
     hashes = (
@@ -114,7 +135,7 @@ def distributions(
         .select(number=sorted_numbers(pl.col("row").cast(pl.Int64) * 2**32 + place))
         .select(
             row=(pl.col("number") // 2**32).cast(pl.UInt32).set_sorted(),
-            user_hash=pl.lit(by_hash["user_hash"]).gather(pl.col("number") % 2**32),
+            user_hash=pl.lit(user_hashes).gather(pl.col("number") % 2**32),
         )
         .group_by("row", maintain_order=True)
         .agg(user_hashes=pl.col("user_hash").head(MAX_USERS), users_exact=pl.len() <= MAX_USERS)

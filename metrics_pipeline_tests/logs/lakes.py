@@ -44,14 +44,14 @@ def write_parquet(folder: Path, logs: Sequence[Log]) -> str:
     return f"parquet://{folder}/date={{date}}/*.parquet"
 
 
-def iceberg_catalog(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The catalog `lake` of pyiceberg in `folder`, with the namespace `ops`."""
+def iceberg_catalog(folder: Path, monkeypatch: pytest.MonkeyPatch, warehouse: str | None = None) -> Any:
+    """The catalog `lake` of pyiceberg in `folder`, with the namespace `ops`. Its tables are there too, or in a URL."""
     catalogs = pytest.importorskip("pyiceberg.catalog", reason="the extra [lake] is not installed")
     from pyiceberg.utils.config import Config
 
     monkeypatch.setenv("POLARS_ICEBERG_PLANNER", "pyiceberg")
     monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__URI", f"sqlite:///{folder}/catalog.db")
-    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__WAREHOUSE", f"file://{folder}/warehouse")
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__WAREHOUSE", warehouse or f"file://{folder}/warehouse")
     # It read the environment when it was imported.
     monkeypatch.setattr(catalogs, "_ENV_CONFIG", Config())
     catalog = catalogs.load_catalog("lake")

@@ -242,6 +242,15 @@ def test_merging_is_associative_and_commutative_also_of_rounded_and_estimated_pa
             assert found[name] == (percentile(latencies, q) if latencies else None)
 
 
+@given(st.lists(one_log, max_size=12))
+def test_users_that_are_hashed_in_parts_give_the_same_distributions(of_day: list[dict[str, Any]]) -> None:
+    _, at_once = stored([of_day])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_USERS_AT_ONCE", 2)
+        _, in_parts = stored([of_day])
+    assert in_parts.equals(at_once)
+
+
 def distribution_of(counts: Counter[int], users: Sequence[str] = ()) -> pl.DataFrame:
     """The distribution of one agent's day with these latencies and users."""
     pairs = [{"latency_ms": latency, "executions": count} for latency, count in counts.items()]
