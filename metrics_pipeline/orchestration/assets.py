@@ -16,7 +16,6 @@ from metrics_pipeline.orchestration.dagster_internals import silent_output
 from metrics_pipeline.orchestration.failures import raise_failed_days, step_outcome
 from metrics_pipeline.orchestration.links import day_links
 from metrics_pipeline.orchestration.observations import observe
-from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.orchestration.reports import alert_metadata, day_materialization, stored_materialization
 from metrics_pipeline.orchestration.runs import reason_for, work_of
 from metrics_pipeline.orchestration.upstream import SOURCE_ASSETS
@@ -88,7 +87,6 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, settings:
         context: dg.AssetExecutionContext, config: AggregationConfig, database: dg.ResourceParam[Database]
     ) -> Iterator[dg.AssetMaterialization | dg.Output[None]]:
         failures: dict[str, PermanentError] = {}
-        claim(context.instance, context.run)
         with step_outcome(context):
             logs = open_source(database, settings)
             for warning in logs.warnings:

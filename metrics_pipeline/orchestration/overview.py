@@ -9,7 +9,6 @@ import dagster as dg
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, OVERVIEW_ASSET_KEY
 from metrics_pipeline.orchestration.failures import step_outcome
-from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.pipeline.opening import require_ready, unlogged
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
@@ -45,7 +44,6 @@ def build_overview_asset(
     def agent_overview(
         context: dg.AssetExecutionContext, database: dg.ResourceParam[Database]
     ) -> dg.MaterializeResult[None]:
-        claim(context.instance, context.run)
         with step_outcome(context):
             require_ready(database)
             yesterday = last_complete_day(now(), settings.time_zone)

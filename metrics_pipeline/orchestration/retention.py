@@ -15,7 +15,6 @@ from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTI
 from metrics_pipeline.orchestration.failures import step_outcome
 from metrics_pipeline.orchestration.links import documentation
 from metrics_pipeline.orchestration.markdown import count_of_days
-from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.orchestration.reports import expired_materialization
 from metrics_pipeline.orchestration.upstream import agent_execution_logs, alert_history, kept
 from metrics_pipeline.pipeline.opening import require_ready_to_prune
@@ -93,7 +92,6 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
     def data_retention(
         context: dg.AssetExecutionContext, database: dg.ResourceParam[Database]
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckResult]:
-        claim(context.instance, context.run)
         started = time.perf_counter()
         config = context.op_execution_context.op_config
         with step_outcome(context):

@@ -101,6 +101,7 @@ def test_the_fingerprints_of_days_are_those_that_follow_from_reading_them(databa
         found = source.fingerprints(snapshot, windows, kind)
         days = {window: source.read_day(snapshot, window, include_inactive_agents=False) for window in windows}
         assert source.fingerprints(snapshot, [], kind) == {}
+        assert source.fingerprints(snapshot, windows[1:2], kind) == {DAY: found[DAY]}
     assert found == {
         window.metric_date: merge_partials(day.partials).fingerprint(day.exact_costs, kind)
         for window, day in days.items()

@@ -50,15 +50,16 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
     """Judges the due days of the look-back window as schedule and sensor do; fails with severity ERROR."""
     settings, due = situation.settings, last_due_day(situation.now, situation.settings.time_zone)
     due_days = [day for day in lookback(settings, situation.now) if day <= due]
+    logs = situation.logs
     with situation.database.snapshot() as connection:
-        firsts = (situation.logs.first_log_at(connection), first_stored_at(connection))
+        firsts = (logs.first_log_at(connection), first_stored_at(connection))
     start = min((first for first in firsts if first is not None), default=None)
     # Days before the first log have no logs to miss. Storing them is left to the schedule.
     days = [day for day in due_days if start is not None and start < day_window(day, settings.time_zone).end]
     verdicts = judge(
         situation.instance,
         situation.database,
-        situation.logs,
+        logs,
         settings.time_zone,
         days,
         Effort(trusted_for=_TRUSTED_FOR) if situation.is_after_aggregation else Effort(is_full=True),
@@ -94,7 +95,7 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
                 for name, link in day_links(settings, verdict.metric_date).items()
             },
             "days_checked": len(days),
-            "logs_of": situation.logs.name,
+            "logs_of": logs.name,
             "days_before_the_first_log": len(due_days) - len(days),
             **{f"days_{state}": counts[state] for state in DayState},
             **{f"days_judged_by_{evidence}": judged[evidence] for evidence in JudgedBy},

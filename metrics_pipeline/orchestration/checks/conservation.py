@@ -40,7 +40,7 @@ def stored_rows_equal_ledger(situation: Situation) -> dg.AssetCheckResult:
         and day.ledger.metric_date in recent
     ]
     costs = log_costs(
-        situation.logs.logs_by_agent(situation.connection, in_question),
+        situation.logs.logs_by_agent(situation.connection, in_question) if in_question else [],
         executions_by_agent(situation.connection, [window.metric_date for window in in_question]),
     )
     broken = {day.ledger.metric_date: impossible_pruning(day.ledger) for day in everything}

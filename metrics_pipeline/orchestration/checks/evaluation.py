@@ -15,7 +15,6 @@ from metrics_pipeline.names import DAILY_CHECKS_JOB
 from metrics_pipeline.orchestration.failures import step_outcome
 from metrics_pipeline.orchestration.links import documentation
 from metrics_pipeline.orchestration.markdown import with_values
-from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.orchestration.reconciling import may_write_metrics
 from metrics_pipeline.pipeline.opening import open_source
 from metrics_pipeline.postgres.database import Database
@@ -34,13 +33,17 @@ class Situation:
     """
 
     database: Database
-    logs: LogSource
     settings: Settings
     instance: dg.DagsterInstance
     run_id: str
     is_after_aggregation: bool
     now: datetime
     _exit_stack: ExitStack
+
+    @cached_property
+    def logs(self) -> LogSource:
+        """Opened over a connection of its own, when a check first needs it: after an aggregation most checks do not."""
+        return open_source(self.database, self.settings)
 
     @cached_property
     def connection(self) -> Connection:
@@ -68,23 +71,22 @@ def build_check(
 
     @dg.asset_check(asset=asset, name=name, description=said, compute_kind="postgres")
     def check(context: dg.AssetCheckExecutionContext, database: dg.ResourceParam[Database]) -> dg.AssetCheckResult:
-        claim(context.instance, context.run)
         with step_outcome(context):
             try:
-                logs = open_source(database, settings)
                 with ExitStack() as exit_stack:
-                    return evaluate(
-                        Situation(
-                            database,
-                            logs,
-                            settings,
-                            context.instance,
-                            context.run.run_id,
-                            context.run.job_name != DAILY_CHECKS_JOB and may_write_metrics(context.run),
-                            now(),
-                            exit_stack,
-                        )
+                    situation = Situation(
+                        database,
+                        settings,
+                        context.instance,
+                        context.run.run_id,
+                        context.run.job_name != DAILY_CHECKS_JOB and may_write_metrics(context.run),
+                        now(),
+                        exit_stack,
                     )
+                    if not situation.is_after_aggregation:
+                        # Says what the database lacks. An aggregation has just done so.
+                        _ = situation.logs
+                    return evaluate(situation)
             except PermanentError as error:
                 raise PermanentError(
                     f"The check {name} could not be evaluated; what is stored stays as it is. {error}"
