@@ -1,7 +1,8 @@
-"""The logs of a day in buckets of agents, with texts as numbers: one bucket after the other fits into memory."""
+"""The logs of a day in buckets of agents, with texts as numbers: two buckets at once fit into memory."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -11,11 +12,12 @@ from metrics_pipeline.metrics.catalog import UNKNOWN_ERROR_TYPE
 from metrics_pipeline.metrics.dimensions import Dimension, log_schema
 from metrics_pipeline.metrics.upstream import FLAGS
 
-# About how many logs are in memory at once. One takes 40 bytes, and four times as many while they are grouped.
-_LOGS_PER_BUCKET = 2_000_000
+# Of a bucket, about how many. One log takes 40 bytes, and four times as many while it is grouped.
+_LOGS_PER_BUCKET = 1_000_000
 
 
-def log_buckets(logs: pl.LazyFrame, dimensions: Sequence[Dimension]) -> Iterator[pl.DataFrame]:
+@contextmanager
+def log_buckets(logs: pl.LazyFrame, dimensions: Sequence[Dimension]) -> Iterator[list[pl.LazyFrame]]:
     """The logs of a log_frame(), which is read once, in the columns of log_schema(); token_count in 64 bits.
 
     All logs of an agent are in the same bucket. Several buckets are written to files of a temporary folder first, with
@@ -33,7 +35,7 @@ def log_buckets(logs: pl.LazyFrame, dimensions: Sequence[Dimension]) -> Iterator
     number_of_logs = logs.select(pl.len()).collect(engine="streaming").item()
     buckets = -(-number_of_logs // _LOGS_PER_BUCKET)
     if buckets <= 1:
-        yield compact.collect(engine="streaming")
+        yield [compact.collect(engine="streaming").lazy()]
         return
     texts = [name for name, dtype in schema.items() if dtype == pl.Categorical]
     # Numbers keep their texts for as long as any frame has a text of Polars' only category.
@@ -44,6 +46,5 @@ def log_buckets(logs: pl.LazyFrame, dimensions: Sequence[Dimension]) -> Iterator
         compact.with_columns(pl.col(texts).to_physical()).sink_ipc(
             files, compression="uncompressed", maintain_order=False
         )
-        for of_bucket in sorted(Path(folder).iterdir()):
-            numbers = pl.read_ipc(of_bucket / "*.ipc")
-            yield numbers.with_columns(pl.col(texts).cat.to(kept.dtype))
+        numbers = [pl.scan_ipc(of_bucket / "*.ipc") for of_bucket in sorted(Path(folder).iterdir())]
+        yield [of_bucket.with_columns(pl.col(texts).cat.to(kept.dtype)) for of_bucket in numbers]

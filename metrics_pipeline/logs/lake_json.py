@@ -104,12 +104,15 @@ def _plain_values(texts: pl.Series, key: str) -> pl.Series:
     """
     text, head = pl.col("text"), pl.col("head")
     value = r'(?:"[^"\\\x00-\x1f]*"|true|false|-?[1-9][0-9]{0,14})'
-    rest = text.cast(pl.Binary).bin.slice(head.str.len_bytes()).cast(pl.String)
+    # Three searches, because each of these patterns has a text that is found much faster than an alternative of them.
+    is_certain = (
+        text.str.ends_with("}") & ~text.str.contains("\\", literal=True) & ~text.str.contains(rf'(?s)"{key}".*"{key}"')
+    )
     return (
         texts.to_frame("text")
         .with_columns(head=text.str.extract(rf'^\{{[^{{}}\[\]\\]*?"{key}": ?{value}[,}}]', 0))
         .select(
-            pl.when(text.str.ends_with("}") & ~rest.str.contains(rf'\\|"{key}"')).then(
+            pl.when(is_certain).then(
                 # The value is the end of the head, with a comma or brace.
                 head.str.extract(r'(?:"[^"]*"|[a-z0-9-]+).$', 0).str.head(-1).str.strip_chars('"')
             )

@@ -1,7 +1,9 @@
 """From the logs of a day in a lake to partial aggregates: by agent, by value of a dimension, and their fingerprints."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import polars as pl
 
@@ -20,6 +22,9 @@ from metrics_pipeline.metrics.dimensions import (
     fingerprint_names,
 )
 
+# NumPy and short steps of Polars use one processor only.
+_BUCKETS_AT_ONCE = 2
+
 
 @dataclass(frozen=True)
 class DayPartials:
@@ -30,35 +35,45 @@ class DayPartials:
     values: ExtractedValues | None
 
 
+class _Bucket(NamedTuple):
+    """What by_agent(), broken_down() and value_hashes() give of a bucket."""
+
+    agents: pl.DataFrame
+    partials: pl.DataFrame
+    keys: pl.DataFrame
+    contents: list[int]
+
+
 def day_partials(logs: pl.LazyFrame, dimensions: Sequence[Dimension]) -> DayPartials:
     """The partial aggregates of the logs of a log_frame(), which is read once, and again for irregular costs."""
-    parts, of_values = [], []
-    contents = [0] * len(dimensions)
-    for bucket in log_buckets(logs, dimensions):
-        hashes = log_hashes(bucket)
-        parts.append(by_agent(bucket, bucket.select("agent_id", content_hash=hashes)))
-        if dimensions:
-            of_values.append(broken_down(bucket, dimensions))
-            contents = [
-                content + int(value_hashes(bucket, hashes, number).cast(pl.Int128).sum())
-                for number, content in enumerate(contents)
-            ]
-    agents = pl.concat(parts)
+    with log_buckets(logs, dimensions) as buckets, ThreadPoolExecutor(_BUCKETS_AT_ONCE) as threads:
+        grouped = list(threads.map(lambda bucket: _grouped(bucket, dimensions), buckets))
+    agents = pl.concat(of_bucket.agents for of_bucket in grouped)
     irregular = agents_with_irregular_costs(agents)
     exact = exact_costs(_counted_costs(logs, irregular)) if irregular else {}
     agents = _with_costs(agents, exact)
     if not dimensions:
         return DayPartials(agents, exact_costs_frame(exact), None)
-    keys = pl.concat(keys for _, keys in of_values)
+    keys = pl.concat(of_bucket.keys for of_bucket in grouped)
+    contents = [sum(numbers) for numbers in zip(*(of_bucket.contents for of_bucket in grouped), strict=True)]
     costs = [pl.DataFrame(schema=VALUE_COSTS_SCHEMA)]
     for number, dimension in enumerate(dimensions if irregular else ()):
         groups = group_costs(_counted_costs(logs, irregular, f"value_{number}"))
         contents[number] += _content_of(groups)
         costs.append(value_costs(groups, keys, dimension.name))
-    partials = pl.concat(partials for partials, _ in of_values)
+    partials = pl.concat(of_bucket.partials for of_bucket in grouped)
     content = dict(zip(fingerprint_names(dimensions), contents, strict=True))
     values = ExtractedValues(tuple(dimensions), partials, keys, pl.concat(costs), content)
     return DayPartials(agents, exact_costs_frame(exact), values)
+
+
+def _grouped(of_bucket: pl.LazyFrame, dimensions: Sequence[Dimension]) -> _Bucket:
+    bucket = of_bucket.collect(engine="in-memory")
+    hashes = log_hashes(bucket)
+    agents = by_agent(bucket, bucket.select("agent_id", content_hash=hashes))
+    partials, keys = broken_down(bucket, dimensions) if dimensions else (pl.DataFrame(), pl.DataFrame())
+    contents = [int(value_hashes(bucket, hashes, number).cast(pl.Int128).sum()) for number in range(len(dimensions))]
+    return _Bucket(agents, partials, keys, contents)
 
 
 def agent_costs(logs: pl.LazyFrame) -> tuple[pl.DataFrame, dict[str | None, tuple[int, int, int, int]]]:
