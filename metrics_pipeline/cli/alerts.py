@@ -8,7 +8,7 @@ import simplejson
 import typer
 
 from metrics_pipeline.cli.tables import Column, Format, FormatOption, in_words, show
-from metrics_pipeline.cli.values import day_option, storable
+from metrics_pipeline.cli.values import day_option, require_known, storable
 from metrics_pipeline.metrics.alert_rules import RULES
 from metrics_pipeline.pipeline.opening import open_database, require_ready
 from metrics_pipeline.settings import Settings
@@ -52,6 +52,7 @@ def list_alerts(
     database = open_database(Settings.from_environment())
     require_ready(database)
     with database.connect() as connection:
+        require_known(connection, agent)
         page = alerts_page(
             connection, first or date.min, last or date.max, state=state, agent_id=agent, limit=limit, offset=0
         )

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from metrics_pipeline.cli.tables import Column, Format, FormatOption, say, show
-from metrics_pipeline.cli.values import day_option, named, storable
+from metrics_pipeline.cli.values import day_option, named, require_known, storable
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.window_metrics import without_unlogged
 from metrics_pipeline.metrics.windows import last_complete_day
@@ -83,6 +83,7 @@ def report(
     keys = [GROUP_COLUMNS[each] for each in groups]
     with database.snapshot() as snapshot:
         require_current(snapshot)
+        require_known(snapshot, agent)
         if dimensions:
             dimension = _known(dimensions, stored_dimensions(snapshot))
             frame = read_values(snapshot, first, last_day, dimension, by=groups, agent_id=agent)

@@ -5,6 +5,10 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 import typer
+from sqlalchemy import Connection
+
+from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.store.answers.metrics import is_known
 
 _MAX_NAMED = 5
 
@@ -16,6 +20,15 @@ def storable(value: str | None) -> str | None:
     except UnicodeEncodeError:
         raise typer.BadParameter(f"{value!r} is not text in UTF-8") from None
     return value
+
+
+def require_known(connection: Connection, agent_id: str | None) -> None:
+    """Raises PermanentError for an agent that neither the registry nor the stored metrics know."""
+    if agent_id is not None and not is_known(connection, agent_id):
+        raise PermanentError(
+            f"--agent {agent_id!r}: neither agent_registry nor the stored metrics know this id. All are listed by: "
+            "metrics-pipeline db shell -c 'SELECT id, name FROM agent_registry'"
+        )
 
 
 def day(text: str) -> date:
