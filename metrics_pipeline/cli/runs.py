@@ -27,16 +27,19 @@ if TYPE_CHECKING:
     from metrics_pipeline.orchestration.in_process import DaysOutcome, Report
 
 _INCLUDE_INACTIVE = typer.Option(
-    help="Also aggregate agents that are not active in agent_registry, for backfills of retired agents."
+    "--include-inactive-agents",
+    help="Also aggregate agents that are not active in agent_registry, for backfills of retired agents.",
 )
 _ACCEPT_DELETED = typer.Option(
+    "--accept-deleted-logs",
     help="Also aggregate a day that has shrunk, because logs in its metrics were deleted. The old values are kept in "
-    "metric_restatements."
+    "metric_restatements.",
 )
 
 _RENEW_DIMENSIONS = typer.Option(
+    "--renew-dimensions",
     help="Only the stored days that are broken down by other dimensions than METRICS_DIMENSIONS declares. Days whose "
-    "logs retention has deleted keep theirs and are named."
+    "logs retention has deleted keep theirs and are named.",
 )
 
 _COUNTS = {
