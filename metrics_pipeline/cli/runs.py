@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from metrics_pipeline.cli.preview import preview_days
 from metrics_pipeline.cli.tables import Column, Format, FormatOption, say, show
-from metrics_pipeline.cli.values import day_option
+from metrics_pipeline.cli.values import day_option, require_order
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.pipeline.aggregation import AggregationOptions
@@ -199,8 +199,7 @@ def run_with_progress(
 
 def require_complete_days(settings: Settings, first: date, last: date) -> None:
     """Raises PermanentError unless all days from `first` to `last` have ended and are not before METRICS_START_DATE."""
-    if first > last:
-        raise PermanentError(f"The first day, {first}, comes after the last, {last}. Swap --from and --to.")
+    require_order(first, last)
     if first < settings.start_date:
         raise PermanentError(
             f"{first} lies before METRICS_START_DATE, {settings.start_date}. Choose a later day or change it."

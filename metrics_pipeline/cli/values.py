@@ -22,6 +22,12 @@ def storable(value: str | None) -> str | None:
     return value
 
 
+def require_order(first: date, last: date) -> None:
+    """Raises PermanentError for a range that ends before it begins."""
+    if first > last:
+        raise PermanentError(f"The first day, {first}, comes after the last, {last}. Swap --from and --to.")
+
+
 def require_known(connection: Connection, agent_id: str | None) -> None:
     """Raises PermanentError for an agent that neither the registry nor the stored metrics know."""
     if agent_id is not None and not is_known(connection, agent_id):
