@@ -75,12 +75,12 @@ def _variable(
     return field(default=default, repr=not is_secret, metadata={"variable": variable})
 
 
-def _further_statuses(name: str, word: str) -> Any:
+def _further_statuses(name: str, word: str, example: str) -> Any:
     return _variable(
         name,
-        f"The statuses of logs that count as {word} beside this word. Stored days with such logs turn dirty. "
+        f"The statuses of logs that count as '{word}', beside this word itself. Stored days with such logs turn dirty. "
         "Unset: none.",
-        STATUSES,
+        f"{STATUSES} {example}",
         parse_statuses,
         default=(),
     )
@@ -146,8 +146,8 @@ class Settings:
         parse_logs_columns,
         default=(),
     )
-    success_statuses: tuple[str, ...] = _further_statuses("METRICS_SUCCESS_STATUSES", SUCCESS_STATUS)
-    failed_statuses: tuple[str, ...] = _further_statuses("METRICS_FAILED_STATUSES", FAILED_STATUS)
+    success_statuses: tuple[str, ...] = _further_statuses("METRICS_SUCCESS_STATUSES", SUCCESS_STATUS, "ok,SUCCESS")
+    failed_statuses: tuple[str, ...] = _further_statuses("METRICS_FAILED_STATUSES", FAILED_STATUS, "error,FAILED")
     time_zone: str = _variable(
         "METRICS_TIME_ZONE",
         "The time zone whose calendar days are aggregated.",

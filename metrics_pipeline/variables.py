@@ -47,9 +47,7 @@ _LOGS_URL = re.compile(
     r"|spark://[^\s/]+|sc://[^\s/]+(/\S*)?|spark:local(-cluster)?\[[\d,*]+\]"
 )
 _LOGS_TABLE = re.compile(r"(`[^`]+`|\w+)(\.(`[^`]+`|\w+))*")
-STATUSES = (
-    "words of letters, digits, spaces and . _ -, separated by commas and spelled as in the logs, such as ok,SUCCESS"
-)
+STATUSES = "words of letters, digits, spaces and . _ -, separated by commas and spelled as in the logs, such as"
 LOG_COLUMN_NAMES = (*(column.name for column in LOG_COLUMNS), *METADATA_KEYS)
 
 
@@ -179,7 +177,7 @@ def parse_user_key(text: str) -> UserKey:
 def parse_logs_url(text: str) -> str:
     """Where a lake or Spark is."""
     if not _LOGS_URL.fullmatch(text):
-        raise ValueError("which does not name a lake")
+        raise ValueError("names neither a lake nor a Spark")
     return text
 
 

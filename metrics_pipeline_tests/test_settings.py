@@ -60,8 +60,8 @@ def test_another_owner_is_refused_by_its_name(value: str) -> None:
         ("METRICS_START_DATE", "1899-12-31", "Set a date from 1900-01-01 to 9998-12-31, written as YYYY-MM-DD."),
         ("METRICS_START_DATE", "9999-12-31", "Set a date from 1900-01-01 to 9998-12-31, written as YYYY-MM-DD."),
         ("METRICS_LOOKBACK_DAYS", "0000000019999", "Set a whole number of days from 1 to 366."),
-        ("METRICS_SUCCESS_STATUSES", "ok, o'k", "Set words of letters, digits, spaces and . _ -, separated by commas"),
-        ("METRICS_FAILED_STATUSES", "error,success", "Set words of letters"),
+        ("METRICS_SUCCESS_STATUSES", "ok, o'k", "separated by commas and spelled as in the logs, such as ok,SUCCESS."),
+        ("METRICS_FAILED_STATUSES", "error,success", "spelled as in the logs, such as error,FAILED."),
         ("METRICS_RETENTION_ALERT_DAYS", "36601", "Set a whole number of days from 1 to 36,600, or never."),
     ],
 )
@@ -79,18 +79,21 @@ def test_one_error_names_every_variable_that_cannot_be_used_and_shows_no_secret(
                 "METRICS_TIME_ZONE": "Mars/Base",
                 "METRICS_API_TOKENS": SECRET,
                 "METRICS_USER_KEY": SECRET,
+                "METRICS_LOGS_URL": SECRET,
                 "METRICS_RETENTION_RAW_LOG_DAYS": "many",
                 "METRICS_LOOKBACK_DAYS": "7",
             }
         )
     said = str(raised.value).splitlines()
     assert [line.split()[0] for line in said] == [
+        "METRICS_LOGS_URL",
         "METRICS_TIME_ZONE",
         "METRICS_RETENTION_RAW_LOG_DAYS",
         "METRICS_USER_KEY",
         "METRICS_API_TOKENS",
     ]
-    assert said[1] == (
+    assert said[0].startswith("METRICS_LOGS_URL names neither a lake nor a Spark. Set a URL such as parquet:///")
+    assert said[2] == (
         "METRICS_RETENTION_RAW_LOG_DAYS is 'many', which cannot be used. Set a whole number of days from 1 to 36,600, "
         "or never."
     )

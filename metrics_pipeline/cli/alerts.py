@@ -8,7 +8,7 @@ import simplejson
 import typer
 
 from metrics_pipeline.cli.tables import Column, Format, FormatOption, in_words, show
-from metrics_pipeline.cli.values import day_option, storable
+from metrics_pipeline.cli.values import day_option, require_known, require_order, storable
 from metrics_pipeline.metrics.alert_rules import RULES
 from metrics_pipeline.pipeline.opening import open_database, require_ready
 from metrics_pipeline.settings import Settings
@@ -49,12 +49,13 @@ def list_alerts(
 
     Example: `metrics-pipeline alerts list --state all --agent support-triage --from 2025-07-01`
     """
+    first, last = first or date.min, last or date.max
+    require_order(first, last)
     database = open_database(Settings.from_environment())
     require_ready(database)
     with database.connect() as connection:
-        page = alerts_page(
-            connection, first or date.min, last or date.max, state=state, agent_id=agent, limit=limit, offset=0
-        )
+        require_known(connection, agent)
+        page = alerts_page(connection, first, last, state=state, agent_id=agent, limit=limit, offset=0)
     found = [simplejson.loads(row, use_decimal=True) for row in page.rows]
     if form is not Format.TABLE:
         show("", _LIST, found, form)

@@ -21,7 +21,8 @@ _DAY = day_option("--date", help="The day in METRICS_TIME_ZONE.")
 def seal(day: Annotated[date, _DAY]) -> None:
     """Keeps the stored metrics of a day for good, because its logs were deleted but its executions did happen.
 
-    The day is then treated as if retention had pruned its logs: nothing aggregates it again.
+    The day is then treated as if retention had pruned its logs: nothing aggregates it again. A day that equals its logs
+    is refused.
 
     Example: `metrics-pipeline seal --date 2025-07-11`
     """
@@ -34,7 +35,7 @@ def seal(day: Annotated[date, _DAY]) -> None:
         present = logs.fingerprints(snapshot, [window], logs.fingerprint_kinds[0])[window.metric_date]
     if isinstance(present, Unreadable):
         raise PermanentError(f"{window.metric_date} cannot be sealed, because {present.reason}. Correct or delete it.")
-    gone = seal_day(database, window, present.logs)
+    gone = seal_day(database, window, present)
     gone_logs = f"{gone:,} of its logs {'is' if gone == 1 else 'are'} gone"
     print(f"{window.metric_date} is sealed: its metrics are final. {gone_logs}, {present.logs:,} left.")
 

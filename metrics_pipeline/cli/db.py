@@ -130,7 +130,11 @@ def _print_plan(database: Database) -> None:
 def check(
     purposes: Annotated[
         list[Purpose] | None,
-        typer.Option("--for", help="What the role is for; may be repeated.", show_default="pipeline and retention"),
+        typer.Option(
+            "--for",
+            help="What the role is for: pipeline, retention, reader, operator or alerts. May be repeated.",
+            show_default="pipeline and retention",
+        ),
     ] = None,
 ) -> None:
     """Checks the tables that we read, their types and privileges, and the revision of our own tables.

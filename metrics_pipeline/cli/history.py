@@ -8,7 +8,7 @@ import simplejson
 import typer
 
 from metrics_pipeline.cli.tables import Column, Format, FormatOption, in_words, say, show
-from metrics_pipeline.cli.values import day_option, named, storable
+from metrics_pipeline.cli.values import day_option, named, require_known, require_order, storable
 from metrics_pipeline.errors import DagsterStorageError
 from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict, LedgerRow
 from metrics_pipeline.pipeline.opening import open_database, open_source, require_ready
@@ -192,10 +192,13 @@ def restatements(
 
     Example: `metrics-pipeline restatements --agent support-triage --from 2025-07-01 --to 2025-07-31`
     """
+    first, last = first or date.min, last or date.max
+    require_order(first, last)
     database = open_database(Settings.from_environment())
     require_ready(database)
     with database.connect() as connection:
-        page = restatements_page(connection, first or date.min, last or date.max, agent_id=agent, limit=limit, offset=0)
+        require_known(connection, agent)
+        page = restatements_page(connection, first, last, agent_id=agent, limit=limit, offset=0)
     if not page.rows and form is Format.TABLE:
         print("No stored value was replaced.")
         return

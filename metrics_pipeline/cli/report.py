@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from metrics_pipeline.cli.tables import Column, Format, FormatOption, say, show
-from metrics_pipeline.cli.values import day_option, named, storable, storable_each
+from metrics_pipeline.cli.values import day_option, named, require_known, require_order, storable, storable_each
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.window_metrics import without_unlogged
 from metrics_pipeline.metrics.windows import last_complete_day
@@ -70,8 +70,7 @@ def report(
     """
     settings = Settings.from_environment()
     last_day = last or last_complete_day(datetime.now(UTC), settings.time_zone)
-    if first > last_day:
-        raise PermanentError(f"The first day, {first}, comes after the last, {last_day}. Swap --from and --to.")
+    require_order(first, last_day)
     database = open_database(settings)
     asked = list(dict.fromkeys(by or ()))
     groups = [Grouping(each) for each in asked if each in GROUP_COLUMNS]
@@ -79,6 +78,7 @@ def report(
     keys = [GROUP_COLUMNS[each] for each in groups]
     with database.snapshot() as snapshot:
         require_current(snapshot)
+        require_known(snapshot, agent)
         if dimensions:
             dimension = _known(dimensions, stored_dimensions(snapshot))
             frame = read_values(snapshot, first, last_day, dimension, by=groups, agent_id=agent)

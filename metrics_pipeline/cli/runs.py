@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from metrics_pipeline.cli.preview import preview_days
 from metrics_pipeline.cli.tables import Column, Format, FormatOption, say, show
-from metrics_pipeline.cli.values import day_option
+from metrics_pipeline.cli.values import day_option, require_order
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.pipeline.aggregation import AggregationOptions
@@ -27,16 +27,19 @@ if TYPE_CHECKING:
     from metrics_pipeline.orchestration.in_process import DaysOutcome, Report
 
 _INCLUDE_INACTIVE = typer.Option(
-    help="Also aggregate agents that are not active in agent_registry, for backfills of retired agents."
+    "--include-inactive-agents",
+    help="Also aggregate agents that are not active in agent_registry, for backfills of retired agents.",
 )
 _ACCEPT_DELETED = typer.Option(
+    "--accept-deleted-logs",
     help="Also aggregate a day that has shrunk, because logs in its metrics were deleted. The old values are kept in "
-    "metric_restatements."
+    "metric_restatements.",
 )
 
 _RENEW_DIMENSIONS = typer.Option(
+    "--renew-dimensions",
     help="Only the stored days that are broken down by other dimensions than METRICS_DIMENSIONS declares. Days whose "
-    "logs retention has deleted keep theirs and are named."
+    "logs retention has deleted keep theirs and are named.",
 )
 
 _COUNTS = {
@@ -189,8 +192,7 @@ def run_with_progress(
 
 def require_complete_days(settings: Settings, first: date, last: date) -> None:
     """Raises PermanentError unless all days from `first` to `last` have ended and are not before METRICS_START_DATE."""
-    if first > last:
-        raise PermanentError(f"The first day, {first}, comes after the last, {last}. Swap --from and --to.")
+    require_order(first, last)
     if first < settings.start_date:
         raise PermanentError(
             f"{first} lies before METRICS_START_DATE, {settings.start_date}. Choose a later day or change it."

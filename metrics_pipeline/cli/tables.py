@@ -30,7 +30,10 @@ class Format(StrEnum):
 
 
 #: The option --format of a command that prints rows.
-FormatOption = Annotated[Format, typer.Option("--format", help="CSV and JSON have all columns and digits.")]
+FormatOption = Annotated[
+    Format,
+    typer.Option("--format", metavar="FORM", help="table, csv or json. CSV and JSON have all columns and digits."),
+]
 
 
 def in_words(value: Any) -> str:

@@ -6,8 +6,10 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 import typer
+from sqlalchemy import Connection
 
 from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.store.answers.metrics import is_known
 
 _MAX_NAMED = 5
 
@@ -37,6 +39,21 @@ def listen(what: str, host: str, port: int) -> socket.socket:
         raise PermanentError(
             f"{what} cannot listen on {host}:{port}: {reason}. Choose another with --port or --host."
         ) from error
+
+
+def require_order(first: date, last: date) -> None:
+    """Raises PermanentError for a range that ends before it begins."""
+    if first > last:
+        raise PermanentError(f"The first day, {first}, comes after the last, {last}. Swap --from and --to.")
+
+
+def require_known(connection: Connection, agent_id: str | None) -> None:
+    """Raises PermanentError for an agent that neither the registry nor the stored metrics know."""
+    if agent_id is not None and not is_known(connection, agent_id):
+        raise PermanentError(
+            f"--agent {agent_id!r}: neither agent_registry nor the stored metrics know this id. All are listed by: "
+            "metrics-pipeline db shell -c 'SELECT id, name FROM agent_registry'"
+        )
 
 
 def day(text: str) -> date:

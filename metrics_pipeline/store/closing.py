@@ -55,10 +55,11 @@ SELECT count(*) FROM cleared""")
 _RUN_ID = "metrics-pipeline"
 
 
-def seal_day(database: Database, window: DayWindow, present_logs: int) -> int:
+def seal_day(database: Database, window: DayWindow, present: SourceFingerprint) -> int:
     """Makes the day's stored metrics final, as if retention had pruned its logs. Returns how many logs are gone.
 
-    present_logs: how many logs of the day are left. Raises DayRefusedError for a day that is sealed or not stored.
+    present: the logs of the day that are left. Raises DayRefusedError for a day that is sealed, not stored, or equal to
+    its logs: sealed by a typing error, it could neither be aggregated nor cleared any more.
     """
     day = window.metric_date
     with database.begin() as connection:
@@ -66,6 +67,10 @@ def seal_day(database: Database, window: DayWindow, present_logs: int) -> int:
         stored = read_stored_day(connection, day)
         if stored.ledger is not None and stored.ledger.is_sealed:
             raise DayRefusedError(f"{day} is sealed already.")
+        if stored.ledger is not None and stored.ledger.source_fingerprint == present:
+            raise DayRefusedError(
+                f"{day} equals its logs, none of which is gone. Only days that have shrunk are sealed."
+            )
         if not stored.executions:
             raise DayRefusedError(f"{day} has no stored metrics to keep. Aggregate it first.")
         if stored.ledger is None:
@@ -83,7 +88,7 @@ def seal_day(database: Database, window: DayWindow, present_logs: int) -> int:
                     "run_id": _RUN_ID,
                 },
             )
-        gone: int = connection.execute(_SEAL, {"metric_date": day, "present": present_logs}).scalar_one()
+        gone: int = connection.execute(_SEAL, {"metric_date": day, "present": present.logs}).scalar_one()
     return gone
 
 

@@ -214,11 +214,19 @@ def test_restatements_are_narrowed_and_shown_with_both_values(
     assert [[*cells, set(changes.split(", "))] for *cells, changes in rows] == expected
 
 
-@pytest.mark.parametrize("arguments", [("--agent", "A"), ("--agent", ""), ("--from", "2025-07-09")])
-def test_without_restatements_it_says_so(
-    restated: None, command: Callable[..., tuple[Rows, str]], arguments: tuple[str, ...]
+def test_without_restatements_it_says_so(restated: None, command: Callable[..., tuple[Rows, str]]) -> None:
+    assert command("restatements", "--from", "2025-07-09")[1] == "No stored value was replaced.\n"
+
+
+@pytest.mark.parametrize("command", [("restatements",), ("report", "--from", "2025-07-07"), ("alerts", "list")])
+@pytest.mark.parametrize("agent", ["A", ""])
+def test_an_agent_that_nobody_knows_is_no_empty_answer(
+    restated: None, database_url: str, tmp_path: Path, command: tuple[str, ...], agent: str
 ) -> None:
-    assert command("restatements", *arguments)[1] == "No stored value was replaced.\n"
+    environment = {"METRICS_DATABASE_URL": database_url, "METRICS_PIPELINE_HOME": str(tmp_path)}
+    result = CliRunner().invoke(app, [*command, "--agent", agent, "--format", "csv"], env=environment)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"--agent {agent!r}: neither agent_registry nor the stored metrics know this id." in str(result.exception)
 
 
 def test_a_hostile_agent_stays_in_its_row_and_is_found_by_its_name(

@@ -129,7 +129,7 @@ def test_any_value_gives_a_result_or_one_clear_error_and_writes_nothing(
 
 
 @pytest.mark.parametrize("days", [("0001-01-01", "9999-12-31"), (str(DAY), "2025-03-03"), ("9999-12-31", "9999-12-31")])
-@pytest.mark.parametrize("command", ["backfill", "restatements"])
+@pytest.mark.parametrize("command", ["backfill", "restatements", "alerts list"])
 def test_ranges_at_the_ends_of_the_calendar_and_backwards_give_a_result_or_a_sentence(
     command: str,
     days: tuple[str, str],
@@ -138,13 +138,16 @@ def test_ranges_at_the_ends_of_the_calendar_and_backwards_give_a_result_or_a_sen
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["metrics-pipeline", command, "--from", days[0], "--to", days[1]])
+    monkeypatch.setattr(sys, "argv", ["metrics-pipeline", *command.split(), "--from", days[0], "--to", days[1]])
     with pytest.raises(SystemExit) as ended:
         main()
     said = capfd.readouterr()
-    if command == "backfill":
+    if days[0] > days[1]:
+        backwards = f"Error: The first day, {days[0]}, comes after the last, {days[1]}. Swap --from and --to.\n"
+        assert (ended.value.code, said.out, said.err) == (1, "", backwards)
+    elif command == "backfill":
         assert (ended.value.code, said.out) == (1, "")
         assert said.err.startswith("Error: ")
     else:
-        assert said.out == "No stored value was replaced.\n"
+        assert said.out in ("No stored value was replaced.\n", "No alert is open.\n")
     assert contents(database) == environment

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -224,6 +225,15 @@ def test_an_interrupt_ends_the_pause_before_the_next_attempt(
         _, stderr = process.communicate(timeout=HANGING_SECONDS)
     assert process.returncode == 130
     assert stderr == "Interrupted. 0 days are stored; run the command again to go on.\n"
+
+
+def test_an_interrupt_while_the_program_is_imported_shows_no_traceback() -> None:
+    code = (
+        "import os, signal, sys; from metrics_pipeline.__main__ import main; sys.addaudithook(lambda event, given: "
+        "event == 'import' and given[0] == 'metrics_pipeline.cli' and os.kill(os.getpid(), signal.SIGINT)); main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def messages(instance: DagsterInstance, day: date) -> str:

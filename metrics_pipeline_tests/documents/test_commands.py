@@ -11,6 +11,7 @@ import pytest
 import typer
 import yaml
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from metrics_pipeline.cli import app
 from metrics_pipeline_tests.documents.declarations import variables
@@ -74,6 +75,16 @@ def test_a_command_that_is_wrong_is_noticed(line: str) -> None:
     assert arguments == line.split()
     with pytest.raises(Exception):  # noqa: B017, PT011 - typer's errors have no public base class
         _parse(arguments)
+
+
+@pytest.mark.parametrize("command", ["aggregate", "backfill", "logs load"])
+def test_the_help_names_each_option_in_full_on_80_columns(command: str) -> None:
+    words = command.split()
+    inner: Any = get_command(app)
+    for word in words:
+        inner = inner.commands[word]
+    shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "80"}).output.split()
+    assert {option for parameter in inner.params for option in parameter.opts if option.startswith("-")} <= set(shown)
 
 
 def test_the_documents_name_exactly_the_variables_that_exist() -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from metrics_pipeline.errors import DayRefusedError
+from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.closing import clear_day, seal_day
@@ -14,6 +15,7 @@ from metrics_pipeline_tests.days import (
     assert_exact,
     execute,
     judged,
+    present,
     query,
     store_agents,
     store_logs,
@@ -31,6 +33,12 @@ def shrunk(database: Database) -> Database:
     return database
 
 
+def left(database: Database) -> SourceFingerprint:
+    found = present(database, WINDOW)[DAY]
+    assert isinstance(found, SourceFingerprint)
+    return found
+
+
 def verdict_of(database: Database) -> DayVerdict:
     (verdict,) = judged(database, DAY)
     return verdict
@@ -44,12 +52,12 @@ def test_a_sealed_day_keeps_its_metrics_for_good(shrunk: Database, with_ledger: 
     assert verdict_of(shrunk).state is DayState.SHRUNK
     assert verdict_of(shrunk).reason == "2 of 4 aggregated logs are gone: 'a' has 1 of 3 left"
     # Without a ledger, nothing is known of the log that was skipped.
-    assert seal_day(shrunk, WINDOW, present_logs=3) == (2 if with_ledger else 1)
+    assert seal_day(shrunk, WINDOW, left(shrunk)) == (2 if with_ledger else 1)
     assert verdict_of(shrunk).state is DayState.SEALED
     with pytest.raises(DayRefusedError, match="is sealed"):
         aggregate(shrunk)
     with pytest.raises(DayRefusedError, match="is sealed already"):
-        seal_day(shrunk, WINDOW, present_logs=3)
+        seal_day(shrunk, WINDOW, left(shrunk))
     with pytest.raises(DayRefusedError, match="could not be computed again"):
         clear_day(shrunk, WINDOW)
     assert written_rows(shrunk, "agent_performance_metrics", "metric_restatements") == before
@@ -67,9 +75,15 @@ def test_a_cleared_day_is_as_if_it_had_never_been_aggregated_and_its_values_are_
     assert clear_day(shrunk, WINDOW) == 0
 
 
-def test_a_day_without_metrics_cannot_be_sealed(database: Database) -> None:
+def test_a_day_without_metrics_cannot_be_sealed_nor_one_of_which_no_log_is_gone(database: Database) -> None:
     with pytest.raises(DayRefusedError, match="no stored metrics to keep"):
-        seal_day(database, WINDOW, present_logs=0)
+        seal_day(database, WINDOW, left(database))
+    store_agents(database, {"a": "active"})
+    store_logs(database, [Log()])
+    aggregate(database)
+    with pytest.raises(DayRefusedError, match="equals its logs, none of which is gone"):
+        seal_day(database, WINDOW, left(database))
+    assert verdict_of(database).state is DayState.AGGREGATED
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics import merging as merging_module
 from metrics_pipeline.metrics.distributions import UserKey
+from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store import stored_rows as stored_rows_module
@@ -162,7 +163,7 @@ def test_a_table_that_does_not_keep_a_row_fails_the_day(aggregated: Database) ->
 
 
 def test_a_cleared_day_leaves_the_digests_and_a_sealed_one_keeps_its_distributions(aggregated: Database) -> None:
-    seal_day(aggregated, day_window(DAY, "UTC"), 0)
+    seal_day(aggregated, day_window(DAY, "UTC"), SourceFingerprint.of_no_logs())
     assert len(stored_rows(aggregated)) == 3
     execute(aggregated, "UPDATE metric_day_ledger SET raw_pruned_at = NULL, raw_pruned_logs = NULL")
     clear_day(aggregated, day_window(DAY, "UTC"))
