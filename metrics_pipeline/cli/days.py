@@ -11,9 +11,11 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.verification import Unreadable
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.pipeline.opening import open_database, open_source, require_ready
+from metrics_pipeline.pipeline.reconciling import present_fingerprints
 from metrics_pipeline.postgres.privileges import Purpose, require_privileges
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.closing import clear_day, seal_day
+from metrics_pipeline.store.ledger import ledger_rows
 
 _DAY = day_option("--date", help="The day in METRICS_TIME_ZONE.")
 
@@ -32,7 +34,7 @@ def seal(day: Annotated[date, _DAY]) -> None:
     logs = open_source(database, settings)
     window = day_window(day, settings.time_zone)
     with database.snapshot() as snapshot:
-        present = logs.fingerprints(snapshot, [window], logs.fingerprint_kinds[0])[window.metric_date]
+        present = present_fingerprints(snapshot, logs, [window], ledger_rows(snapshot, day, day))[day]
     if isinstance(present, Unreadable):
         raise PermanentError(f"{window.metric_date} cannot be sealed, because {present.reason}. Correct or delete it.")
     gone = seal_day(database, window, present)

@@ -67,9 +67,9 @@ def seal_day(database: Database, window: DayWindow, present: SourceFingerprint) 
         stored = read_stored_day(connection, day)
         if stored.ledger is not None and stored.ledger.is_sealed:
             raise DayRefusedError(f"{day} is sealed already.")
-        if stored.ledger is not None and stored.ledger.source_fingerprint == present:
+        if stored.ledger is not None and stored.ledger.source_fingerprint.equals(present):
             raise DayRefusedError(
-                f"{day} equals its logs, none of which is gone. Only days that have shrunk are sealed."
+                f"{day} equals its logs, none of which is gone, so there is nothing to seal. Check the date."
             )
         if not stored.executions:
             raise DayRefusedError(f"{day} has no stored metrics to keep. Aggregate it first.")

@@ -81,8 +81,10 @@ def test_a_day_without_metrics_cannot_be_sealed_nor_one_of_which_no_log_is_gone(
     store_agents(database, {"a": "active"})
     store_logs(database, [Log()])
     aggregate(database)
-    with pytest.raises(DayRefusedError, match="equals its logs, none of which is gone"):
-        seal_day(database, WINDOW, left(database))
+    # Also if a dimension is declared since.
+    for now in (left(database), left(database).with_further({"a dimension": 1})):
+        with pytest.raises(DayRefusedError, match="equals its logs, none of which is gone"):
+            seal_day(database, WINDOW, now)
     assert verdict_of(database).state is DayState.AGGREGATED
 
 
