@@ -197,8 +197,10 @@ def restatements(
     database = open_database(Settings.from_environment())
     require_ready(database)
     with database.connect() as connection:
-        require_known(connection, agent)
         page = restatements_page(connection, first, last, agent_id=agent, limit=limit, offset=0)
+        if not page.rows:
+            # Those of an agent outlive its metrics.
+            require_known(connection, agent)
     if not page.rows and form is Format.TABLE:
         print("No stored value was replaced.")
         return

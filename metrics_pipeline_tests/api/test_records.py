@@ -103,6 +103,9 @@ def test_restatements_hold_both_rows_with_every_digit_newest_first(database: Dat
     assert runs("agent_id=a") == runs("end_date=2025-03-04") == runs("offset=1") == ["second"]
     assert runs("agent_id=b%27") == runs("start_date=2025-03-05") == runs("limit=1") == ["third"]
     assert api.get("/api/v1/restatements?agent_id=").status_code == 404
+    for gone in ("agent_registry WHERE id", "agent_performance_metrics WHERE agent_id"):
+        execute(database, f"DELETE FROM {gone} = 'a'")
+    assert runs("agent_id=a") == ["second"]
     table = list(csv.DictReader(io.StringIO(api.get("/api/v1/restatements?format=csv").text, newline="")))
     assert json.loads(table[1]["new_row"], parse_float=Decimal) == older["new_row"]
     # As text: parsed, 0.1 would equal 0.100000000.

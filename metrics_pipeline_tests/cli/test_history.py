@@ -218,6 +218,15 @@ def test_without_restatements_it_says_so(restated: None, command: Callable[..., 
     assert command("restatements", "--from", "2025-07-09")[1] == "No stored value was replaced.\n"
 
 
+def test_restatements_of_an_agent_of_which_nothing_else_is_left_are_shown(
+    restated: None, database: Database, command: Callable[..., tuple[Rows, str]]
+) -> None:
+    for table, key in (("agent_registry", "id"), ("agent_performance_metrics", "agent_id")):
+        execute(database, f"DELETE FROM {table} WHERE {key} = 'b'")
+    rows, _ = command("restatements", "--agent", "b")
+    assert [row[:2] for row in rows] == [B_LATE[:2]]
+
+
 @pytest.mark.parametrize("command", [("restatements",), ("report", "--from", "2025-07-07"), ("alerts", "list")])
 @pytest.mark.parametrize("agent", ["A", ""])
 def test_an_agent_that_nobody_knows_is_no_empty_answer(

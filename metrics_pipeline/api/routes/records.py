@@ -46,7 +46,6 @@ def all_restatements(
     form = parameters.form(request)
     first, last = parameters.days()
     with context.database.connect() as connection:
-        require_known(connection, parameters.agent_id)
         page = restatements_page(
             connection,
             first,
@@ -55,4 +54,7 @@ def all_restatements(
             limit=parameters.limit,
             offset=parameters.offset,
         )
+        if not page.total:
+            # Those of an agent outlive its metrics.
+            require_known(connection, parameters.agent_id)
     return send_page(request, page, Restatement, form, parameters)
