@@ -16,8 +16,11 @@ _DAY = 'width_bucket("timestamp", CAST(:starts AS {type}[]))'
 _LOGS_OF_WINDOWS = f'{_LOGS} AND "timestamp" < (CAST(:ends AS {{type}}[]))[{_DAY}]'
 
 # The planner expects as many days as there are instants, so it would sort the logs by their day on disk, which took a
-# third of the time, and without the second setting it would not let workers group them.
-_SETTINGS = "SELECT set_config('enable_sort', 'off', true), set_config('parallel_tuple_cost', '0', true)"
+# third of the time, and without the second setting it would not let workers group them. Before PostgreSQL 18, a view
+# that has to sort then looks so expensive that JIT compilation starts: 0.3 s instead of 0.1 s for 120,000 logs.
+_SETTINGS = """
+SELECT set_config('enable_sort', 'off', true), set_config('parallel_tuple_cost', '0', true),
+       set_config('jit', 'off', true)"""
 
 
 def over_days(
