@@ -12,7 +12,7 @@ from metrics_pipeline.metrics.catalog import UNKNOWN_ERROR_TYPE
 from metrics_pipeline.metrics.dimensions import Dimension, log_schema
 from metrics_pipeline.metrics.upstream import FLAGS
 
-# Of a bucket, about how many. One log takes 40 bytes, and four times as many while it is grouped.
+# On average. A log takes 40 bytes, and four times as many while it is grouped.
 _LOGS_PER_BUCKET = 1_000_000
 
 
