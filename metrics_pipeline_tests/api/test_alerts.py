@@ -59,6 +59,8 @@ def test_filters_choose_by_state_agent_rule_severity_and_days(stored: Database, 
     (row,) = api.get("/api/v1/alerts?state=withdrawn").json()
     assert (row["withdrawn_at"], row["value"], row["days"]) == ("2025-03-05T06:00:00+00:00", 0.5, None)
     assert api.get("/api/v1/alerts?agent_id=typo").status_code == 404
+    execute(stored, "DELETE FROM agent_registry", "DELETE FROM agent_performance_metrics")
+    assert found("state=withdrawn&agent_id=it%27s") == [withdrawn]
     for wrong in ("state=closed", "severity=bad", "start_date=2025-03-05&end_date=2025-03-04", "agents=b"):
         assert api.get(f"/api/v1/alerts?{wrong}").status_code == 422
 

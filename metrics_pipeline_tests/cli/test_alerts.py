@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from metrics_pipeline.cli import app
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.api.alerts import store_alerts
-from metrics_pipeline_tests.days import store_agents
+from metrics_pipeline_tests.days import execute, store_agents
 
 
 def test_alerts_are_listed_with_what_was_found_beside_what_is_usual(
@@ -47,6 +47,8 @@ def test_alerts_are_listed_with_what_was_found_beside_what_is_usual(
     assert budget["value"] == Decimal("12345678901.500000001")
     table = csv.DictReader(io.StringIO(alerts("list", "--agent", "[a]", "--format", "csv")))
     assert [(row["rule"], row["value"]) for row in table] == [("unusual_success_rate", "0.5")]
+    execute(database, "DELETE FROM agent_registry")
+    assert "withdrawn" in alerts("list", "--agent", "[a]", "--state", "withdrawn")
     # Of the two that must follow from the metrics, of which there are none. What tells of a missing day stays.
     assert alerts("replay") == "2 alerts changed.\n"
     assert alerts("replay") == "0 alerts changed.\n"

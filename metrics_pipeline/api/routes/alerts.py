@@ -59,7 +59,6 @@ def all_alerts(request: Request, context: ApiContext, parameters: Annotated[Aler
     form = parameters.form(request)
     first, last = parameters.days()
     with context.database.connect() as connection:
-        require_known(connection, parameters.agent_id)
         page = alerts_page(
             connection,
             first,
@@ -71,4 +70,7 @@ def all_alerts(request: Request, context: ApiContext, parameters: Annotated[Aler
             limit=parameters.limit,
             offset=parameters.offset,
         )
+        if not page.total:
+            # Those that were withdrawn outlive the agent's metrics.
+            require_known(connection, parameters.agent_id)
     return send_page(request, page, Alert, form, parameters)
