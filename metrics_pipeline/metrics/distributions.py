@@ -106,19 +106,22 @@ def distributions(
     numbers = by_hash["user_id"].to_physical()
     places = pl.zeros(1 + (by_hash.select(pl.col("user_id").to_physical().max()).item() or 0), pl.Int64, eager=True)
     places = places.scatter(numbers, pl.int_range(len(numbers), eager=True))
+    in_scope = pl.col("agent_id").is_in(agents.implode())
     order = (
         aggregates.by_agent.lazy()
         .select(*keys, users=pl.col("user_ids").list.len())
         .with_row_index("row")
-        .filter(pl.col("agent_id").is_in(agents.implode()))
+        .filter(in_scope)
         .sort(keys)
         .select("row", part=pl.col("users").cum_sum() // _USERS_AT_ONCE)
         .collect(engine="in-memory")
     )
-    return pl.concat(
-        _distributions(aggregates.by_agent[part["row"]].lazy(), keys, key, by_hash["user_hash"], places)
-        for part in order.partition_by("part", maintain_order=True) or [order]
-    )
+    # A single part is not copied, and of several one at a time.
+    of_parts: Iterable[pl.LazyFrame] = [aggregates.by_agent.lazy().filter(in_scope)]
+    if order["part"].n_unique() > 1:
+        parts = order.partition_by("part", maintain_order=True)
+        of_parts = (aggregates.by_agent[part["row"]].lazy() for part in parts)
+    return pl.concat(_distributions(rows, keys, key, by_hash["user_hash"], places) for rows in of_parts)
 
 
 def _distributions(

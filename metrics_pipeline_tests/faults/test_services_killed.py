@@ -13,7 +13,7 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 from sqlalchemy import text
 
 from metrics_pipeline.log_files.sample_logs import store_sample
-from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
+from metrics_pipeline.metrics.windows import day_window, days_between, last_due_day
 from metrics_pipeline.names import PARTITION_TAG
 from metrics_pipeline.orchestration.processes import is_claimed_here
 from metrics_pipeline.postgres.database import Database
@@ -44,7 +44,7 @@ from .services import (
 )
 from .stage import Play, Stage
 
-_NEWEST = last_complete_day(datetime.now(UTC) - timedelta(hours=2), "UTC")
+_NEWEST = last_due_day(datetime.now(UTC), "UTC")
 _DAYS = days_between(_NEWEST - timedelta(days=3), _NEWEST)
 _ASSET = {"path": ["agent_performance_metrics"]}
 _ASKED = {"assetSelection": [_ASSET], "partitionNames": [str(day) for day in _DAYS]}
