@@ -25,7 +25,10 @@ HOSTILE = [
     "Mars/Base", "postgresql://u:p@h/d", "a..b", "999.999.999.999", "::", "fe80::1%nosuch",
 ]  # fmt: skip
 
-texts = st.sampled_from(HOSTILE) | st.text(st.characters(exclude_characters="\0"), max_size=12)
+# Hypothesis also tries texts of this module, and `aggregate` would store a day that is one.
+texts = st.sampled_from(HOSTILE) | st.text(st.characters(exclude_characters="\0"), max_size=12).filter(
+    lambda text: not text.startswith("20")
+)
 
 #: What a command needs besides the tested option, so that it does not write or ask if it runs. Only DAY can be cleared.
 HARMLESS = {"retention": ["--dry-run"], "backfill": ["--preview"], "clear": ["--yes"]}
