@@ -51,8 +51,8 @@ def require_known(connection: Connection, agent_id: str | None) -> None:
     """Raises PermanentError for an agent that neither the registry nor the stored metrics know."""
     if agent_id is not None and not is_known(connection, agent_id):
         raise PermanentError(
-            f"--agent {agent_id!r}: neither agent_registry nor the stored metrics know this id. What is "
-            "registered is listed by: metrics-pipeline db shell -c 'SELECT id, name FROM agent_registry'"
+            f"--agent {agent_id!r}: neither agent_registry nor the stored metrics know this id. "
+            "metrics-pipeline db shell -c 'SELECT id, name FROM agent_registry' lists those that are registered."
         )
 
 
