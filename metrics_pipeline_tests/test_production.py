@@ -20,7 +20,7 @@ from psycopg import sql
 from metrics_pipeline.cli import main
 from metrics_pipeline.embedded.installation import binaries
 from metrics_pipeline.log_files.sample_logs import store_sample
-from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day, last_due_day
+from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
 from metrics_pipeline.orchestration.instance import write_instance
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.postgres.tables import upstream_metadata
@@ -49,7 +49,7 @@ from .test_secrets import QUOTED, TOKEN, assert_clean
 PROJECT = Path(__file__).parents[1]
 
 # The last tick of the nightly schedule before now asks for the last of these days.
-NEWEST = last_due_day(datetime.now(UTC), "UTC")
+NEWEST = last_complete_day(datetime.now(UTC) - timedelta(hours=2), "UTC")
 *BACKFILLED, BY_HAND, _, LATE, MISSED = DAYS = days_between(NEWEST - timedelta(days=5), NEWEST)
 
 # Older than raw logs are kept.

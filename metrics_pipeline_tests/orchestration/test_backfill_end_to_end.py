@@ -11,7 +11,7 @@ import pytest
 from dagster._core.storage.tags import PARENT_RUN_ID_TAG
 
 from metrics_pipeline.log_files.sample_logs import store_sample
-from metrics_pipeline.metrics.windows import day_window, days_between, last_due_day
+from metrics_pipeline.metrics.windows import day_window, days_between, last_complete_day
 from metrics_pipeline.names import PROCESS_TAG
 from metrics_pipeline.orchestration.instance import open_instance
 from metrics_pipeline.postgres.database import Database
@@ -33,7 +33,7 @@ from .runs import assert_equal_to_oracle, ledger
 
 # The last tick of the nightly schedule before now asks for the last of these days. When the next one comes in the
 # middle of the test, it asks for the day after them, of which nothing is said here.
-NEWEST = last_due_day(datetime.now(UTC), "UTC")
+NEWEST = last_complete_day(datetime.now(UTC) - timedelta(hours=2), "UTC")
 EARLIER = days_between(NEWEST - timedelta(days=11), NEWEST - timedelta(days=8))
 DAYS = days_between(NEWEST - timedelta(days=7), NEWEST)
 FIRST, LATE, _, SEALED, STORED, OUTDATED, MISSED, CORRECTED = DAYS
