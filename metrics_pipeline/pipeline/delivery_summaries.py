@@ -28,8 +28,8 @@ def note_summaries(database: Database, settings: Settings, now: datetime) -> Non
     day = last_due_day(now, settings.time_zone)
     sunday = day - timedelta(days=day.isoweekday() % 7)
     with database.begin() as connection:
-        unknown = unlogged(connection, settings)
         if settings.notify_daily and is_due(connection, DAILY, day):
+            unknown = unlogged(connection, settings)
             week_before = figures(connection, day - _WEEK, day - timedelta(days=1), unknown)
             lines = [
                 _in_words(figures(connection, day, day, unknown)),
@@ -38,6 +38,7 @@ def note_summaries(database: Database, settings: Settings, now: datetime) -> Non
             _note(connection, settings, DAILY, day, f"{day}", lines)
         if settings.notify_weekly and is_due(connection, WEEKLY, sunday):
             monday = sunday - timedelta(days=6)
+            unknown = unlogged(connection, settings)
             week = figures(connection, monday, sunday, unknown)
             week_before = figures(connection, monday - _WEEK, sunday - _WEEK, unknown)
             missing = [f"Not stored: {7 - week.days} of its 7 days."] if week.days < 7 else []
