@@ -100,7 +100,7 @@ def report(
             if unknown:
                 say(
                     f"The logs do not have these, so they are unknown unless measured before: {', '.join(unknown)}. "
-                    "Days on which they were not measured count as 0 in a window."
+                    "Days on which they were not measured add nothing to a window."
                 )
             if any(row["has_several_user_keys"] for row in rows):
                 say("METRICS_USER_KEY was changed within the window: users cannot be counted where none are shown.")

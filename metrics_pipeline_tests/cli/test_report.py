@@ -76,7 +76,7 @@ def test_what_the_logs_do_not_have_is_unknown_and_not_zero_unless_it_was_measure
     assert printed.endswith(
         "so they are unknown unless measured before: total_cost_usd, avg_cost_per_execution, "
         "cost_per_unassisted_success, unique_users, human_interventions, human_intervention_rate. "
-        "Days on which they were not measured count as 0 in a window."
+        "Days on which they were not measured add nothing to a window."
     )
 
 

@@ -23,7 +23,7 @@ class Info(BaseModel):
     unlogged: list[str] = Field(
         description="The figures that nothing is known of, because the logs do not have their column. Where they, "
         "or what they are computed from, would be 0, they are null. What was "
-        "measured before the column was dropped stays. A window counts days without the column as 0.",
+        "measured before the column was dropped stays. In a window, days without the column add nothing.",
         examples=[["total_cost_usd"]],
     )
     lookback_days: int = Field(description="For how many days late logs are looked for.")

@@ -82,7 +82,7 @@ export const periodNote = (period, info) =>
 function unloggedNote({ unlogged }) {
   const labels = Object.keys(FIGURES).filter((name) => unlogged.includes(name));
   return labels.length
-    ? ` Not logged now, so unknown unless measured before: ${labels.map((name) => FIGURES[name].label).join(", ")}. Days on which they were not measured count as 0 in the whole period.`
+    ? ` Not logged now, so unknown unless measured before: ${labels.map((name) => FIGURES[name].label).join(", ")}. Days on which they were not measured add nothing to the whole period.`
     : "";
 }
 
