@@ -33,6 +33,7 @@ def ledger_row(logs: SourceFingerprint, **values: Any) -> LedgerRow:
         "metrics_expired_at": None,
         "rows_digest": None,
         "breakdown_digest": None,
+        "unlogged": [],
         "dimensions": None,
         "version": "7",
     }

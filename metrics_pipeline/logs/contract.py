@@ -16,9 +16,10 @@ from metrics_pipeline.metrics.upstream import (
     LOG_COLUMNS,
     METADATA_COLUMNS,
     METADATA_KEYS,
-    UNKNOWN_WITHOUT,
+    OPTIONAL_COLUMNS,
     UPSTREAM_TABLES,
     UpstreamColumn,
+    unknown_without,
 )
 from metrics_pipeline.metrics.windows import DayWindow
 from metrics_pipeline.names import LOGS_TABLE, REGISTRY_TABLE
@@ -122,6 +123,11 @@ class UpstreamContract:
         """Whether agent_execution_logs.metadata is json, not jsonb, so that it can hold characters that text cannot."""
         return self.types.get("metadata") == "json"
 
+    @property
+    def unlogged(self) -> list[str]:
+        """Which OPTIONAL_COLUMNS the logs do not have."""
+        return _lacking(self.types)
+
     def column(self, name: str) -> str:
         """SQL for an optional column of agent_execution_logs: itself, or NULL where the table does not have it."""
         return name if name in self.types else f"NULL::{_TYPES[name]}"
@@ -188,7 +194,7 @@ def unlogged_figures(connection: Connection) -> list[str]:
     Empty if there is no table agent_execution_logs, as with a lake.
     """
     found = {c.column_name for c in connection.execute(_COLUMNS, {"tables": [LOGS_TABLE]})}
-    return _unknown(found) if found else []
+    return unknown_without(_lacking(found)) if found else []
 
 
 def check_dimensions(connection: Connection, dimensions: Sequence[Dimension]) -> None:
@@ -211,19 +217,15 @@ def check_dimensions(connection: Connection, dimensions: Sequence[Dimension]) ->
 
 
 def _lacking(found: Collection[str]) -> list[str]:
-    """The optional columns that the logs do not have. METADATA_COLUMNS are in metadata, if there is one."""
-    optional = [column.name for column in LOG_COLUMNS if column.is_optional and column.name != "metadata"]
-    return [name for name in (*optional, *([] if "metadata" in found else METADATA_KEYS)) if name not in found]
-
-
-def _unknown(found: Collection[str]) -> list[str]:
-    return list(dict.fromkeys(figure for column in _lacking(found) for figure in UNKNOWN_WITHOUT.get(column, ())))
+    present = {*found, *(METADATA_KEYS if "metadata" in found else ())}
+    return [name for name in OPTIONAL_COLUMNS if name not in present]
 
 
 def _lacking_warnings(found: Collection[str]) -> list[str]:
-    lacking, unknown = _lacking(found), _unknown(found)
+    lacking = _lacking(found)
     if not lacking:
         return []
+    unknown = unknown_without(lacking)
     consequence = f"so these are unknown, also where they say 0: {', '.join(unknown)}" if unknown else "it is NULL"
     return [f"{LOGS_TABLE} does not have {', '.join(lacking)}, {consequence}."]
 

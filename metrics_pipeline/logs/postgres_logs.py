@@ -132,6 +132,7 @@ class PostgresLogs:
             kind=self.fingerprint_kinds[0],
             values=values,
             is_merged=bool(self.dimensions),
+            unlogged=self.contract.unlogged,
         )
 
     def _parts(self, snapshot: Connection, window: DayWindow, exported_id: str) -> list[SlicePartials]:

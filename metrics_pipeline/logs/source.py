@@ -31,7 +31,8 @@ class ExtractedDay:
     exact_costs: EXACT_COSTS_SCHEMA for agents_with_irregular_costs(partials), and for the logs without an agent.
     taken_at: when the state was read. kind: the kind of fingerprint to which the partials' content_hash belongs.
     values: the logs by the values of the source's dimensions; None without dimensions. is_merged: whether partials has
-    one row for each agent, with sorted pairs and without bare values.
+    one row for each agent, with sorted pairs and without bare values. unlogged: which OPTIONAL_COLUMNS the logs do not
+    have.
     """
 
     agents: pl.Series
@@ -41,6 +42,7 @@ class ExtractedDay:
     kind: FingerprintKind
     values: ExtractedValues | None = None
     is_merged: bool = False
+    unlogged: Sequence[str] = ()
 
     @property
     def logs(self) -> int:

@@ -64,8 +64,8 @@ class LedgerRow:
     rows_digest: the digest of the rows of metrics as they were published; None if they were stored before revision 0009
     of the tables, or by another program. dimensions: the definitions of the dimensions that the day is broken down by,
     as metrics.dimensions.definitions() gives them; None without any. breakdown_digest: as rows_digest, of the rows by
-    value; None without dimensions, or if they were stored before revision 0013. version: the row's xmin, which changes
-    with every write, whatever the clocks say.
+    value; None without dimensions, or if they were stored before revision 0013. unlogged: which OPTIONAL_COLUMNS its
+    logs did not have. version: the row's xmin, which changes with every write, whatever the clocks say.
     """
 
     metric_date: date
@@ -87,6 +87,7 @@ class LedgerRow:
     rows_digest: str | None
     dimensions: str | None
     breakdown_digest: str | None
+    unlogged: Sequence[str]
     version: str
 
     @property

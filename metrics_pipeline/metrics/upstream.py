@@ -4,6 +4,7 @@ The contract check, the tables that we create where no other system does, the fi
 documentation derive from these declarations.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -154,8 +155,12 @@ METADATA_KEYS = tuple(column.name for column in METADATA_COLUMNS)
 #: Those that are counted, with their partial aggregates.
 FLAGS = {column.name: column.counted_as for column in METADATA_COLUMNS if column.counted_as}
 
-#: What nothing is known of where the logs do not have the column: a 0 would look like a measurement. Any other value
-#: was measured while they had it, and stays.
+#: The columns of a log that the table may lack. METADATA_COLUMNS are in metadata, if there is one.
+OPTIONAL_COLUMNS = (
+    *(column.name for column in LOG_COLUMNS if column.is_optional and column.name != "metadata"),
+    *METADATA_KEYS,
+)
+#: What nothing is known of on a day whose logs did not have the column: a 0 would look like a measurement.
 UNKNOWN_WITHOUT = {
     "latency_ms": ("avg_latency_ms", "p50_latency_ms", "p95_latency_ms", "p99_latency_ms"),
     "token_count": ("total_tokens",),
@@ -163,6 +168,13 @@ UNKNOWN_WITHOUT = {
     "user_id": ("unique_users",),
     "human_intervention": ("human_interventions", "human_intervention_rate", "cost_per_unassisted_success"),
 }
+
+
+def unknown_without(columns: Iterable[str]) -> list[str]:
+    """The figures of UNKNOWN_WITHOUT that nothing is known of without these of OPTIONAL_COLUMNS."""
+    return list(dict.fromkeys(figure for column in columns for figure in UNKNOWN_WITHOUT.get(column, ())))
+
+
 #: All of them.
 MAY_BE_UNKNOWN = frozenset(figure for figures in UNKNOWN_WITHOUT.values() for figure in figures)
 

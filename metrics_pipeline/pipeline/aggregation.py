@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -76,7 +76,10 @@ class StepSeconds:
 
 @dataclass(frozen=True)
 class ComputedDay:
-    """A day's metrics and distributions, validated but not yet stored, and the state that they were computed from."""
+    """A day's metrics and distributions, validated but not yet stored, and the state that they were computed from.
+
+    unlogged: as in ExtractedDay.
+    """
 
     window: DayWindow
     metrics: DayMetrics
@@ -86,6 +89,7 @@ class ComputedDay:
     snapshot_at: datetime
     timings: StepSeconds
     breakdown: Breakdown = NO_BREAKDOWN
+    unlogged: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,9 @@ def compute_day(
             refuse_if_shrunk(stored, window, metrics.fingerprint, aggregates.logs_by_agent())
         validate_day(metrics, window, extracted.logs)
         validate_breakdown(metrics.metrics, breakdown.metrics, names_of(breakdown.dimensions), window)
-    return ComputedDay(window, metrics, of_agents, totals, stored, extracted.taken_at, timings, breakdown)
+    return ComputedDay(
+        window, metrics, of_agents, totals, stored, extracted.taken_at, timings, breakdown, extracted.unlogged
+    )
 
 
 def _broken_down(
@@ -177,6 +183,7 @@ def store_day(
             computed.distributions,
             computed.window,
             computed.breakdown,
+            unlogged=computed.unlogged,
             read=computed.read,
             snapshot_at=computed.snapshot_at,
             mark=mark,

@@ -106,6 +106,7 @@ metric_day_ledger = Table(
     Column("dimensions", Text),
     Column("skipped_agents", JSONB),
     Column("breakdown_digest", Text),
+    Column("unlogged", ARRAY(Text), nullable=False, server_default="{}"),
 )
 
 metric_day_verifications = Table(

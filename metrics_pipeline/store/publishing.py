@@ -205,6 +205,7 @@ def publish_day(
     window: DayWindow,
     breakdown: Breakdown = NO_BREAKDOWN,
     *,
+    unlogged: Sequence[str] = (),
     read: StoredDay,
     snapshot_at: datetime,
     mark: Mark | None = None,
@@ -217,6 +218,7 @@ def publish_day(
     distributions: of the agents that have logs, as metrics.distributions.distributions() gives them. A row of metrics
     that changes, or whose distribution changes, leaves a restatement; one that gets its first distribution does not.
     breakdown: the same by the values of each dimension. It replaces what is stored of it, if there is any.
+    unlogged: which OPTIONAL_COLUMNS the logs did not have.
     `read` is the day as it was stored in the snapshot that `day` was computed from, and `mark` the source's note from
     before that snapshot.
     Raises StaleSnapshotError if the day was published in between, because this result may be older, and PermanentError
@@ -257,6 +259,7 @@ def publish_day(
                 "dimensions": breakdown.dimensions or None,
                 "breakdown_digest": of_values[0].digest if breakdown.dimensions else None,
                 "skipped_agents": _most_skipped(day.skipped),
+                "unlogged": list(unlogged),
             },
         )
         # What the run has just read need not be read again by the next check or tick.
@@ -273,7 +276,7 @@ def publish_day(
             JudgedBy.CONTENT,
         )
         record_verifications(connection, [verification])
-        if counts.written or _has_other_logs(read, day):
+        if counts.written or _is_read_otherwise(read, day, unlogged):
             told_from = snapshot_at.date() - timedelta(days=alerting.lookback_days)
             cause = Cause(window.metric_date, run_id, is_quiet=window.metric_date < told_from)
             renew_alerts(connection, alerting.rules, cause)
@@ -286,11 +289,12 @@ def publish_day(
     )
 
 
-def _has_other_logs(read: StoredDay, day: DayMetrics) -> bool:
+def _is_read_otherwise(read: StoredDay, day: DayMetrics, unlogged: Sequence[str]) -> bool:
     """Whether what alerts read of the ledger has changed."""
     if read.ledger is None:
         return True
-    return (read.ledger.source_logs, read.ledger.skipped_logs) != (day.fingerprint.logs, day.skipped_logs)
+    before = (read.ledger.source_logs, read.ledger.skipped_logs, list(read.ledger.unlogged))
+    return before != (day.fingerprint.logs, day.skipped_logs, list(unlogged))
 
 
 def _most_skipped(skipped: pl.DataFrame) -> str:
