@@ -227,7 +227,8 @@ def _lacking_warnings(found: Collection[str]) -> list[str]:
         return []
     unknown = unknown_without(lacking)
     consequence = f"so these are unknown, also where they say 0: {', '.join(unknown)}" if unknown else "it is NULL"
-    return [f"{LOGS_TABLE} does not have {', '.join(lacking)}, {consequence}."]
+    said = f"{LOGS_TABLE} does not have {', '.join(lacking)}, {consequence}."
+    return [f"{said} Rules of alerts that need these columns do not judge days without them."]
 
 
 def _table_problems(table: str, declared: Sequence[UpstreamColumn], found: Mapping[str, Row[Any]]) -> list[str]:

@@ -19,8 +19,10 @@ from metrics_pipeline.metrics.alert_rules import (
 )
 from metrics_pipeline.metrics.alerts import Alert, Change, differences, episodes
 from metrics_pipeline.metrics.catalog import AGENT_DAY, METRICS, NANO_USD_PER_USD
+from metrics_pipeline.metrics.upstream import UNKNOWN_WITHOUT
 from metrics_pipeline.metrics.verdicts import LOOK_BACK_DAYS, History, Series, Verdict, fleet_of, needed_days, verdicts
 from metrics_pipeline.names import ALERTS_LOCK
+from metrics_pipeline.store.unlogged import days_without
 
 _Value = TypeVar("_Value")
 
@@ -29,6 +31,8 @@ _NUMBERS = ("total_executions", "successful_executions", "p95_latency_ms")
 _RATES = ("success_rate", "avg_cost_per_execution")
 # The metrics that only a threshold needs.
 _FURTHER = {metric.name for metric in METRICS if metric.sql_type == "bigint"} - {*_NUMBERS}
+# What says nothing of a day whose logs did not have the column.
+_NOT_JUDGED_WITHOUT = {**UNKNOWN_WITHOUT, "error_type": ("error_distribution",)}
 
 _ALERT_COLUMNS = "rule, scope, agent_id, opened_on, severity, last_seen_on, days, resolved_on, evidence"
 _ORDER = 'opened_on, rule, scope, agent_id COLLATE "C"'
@@ -251,6 +255,13 @@ def _read(connection: Connection, rules: AlertRules, first: date, last: date) ->
     length = (last - days[0]).days + 1
     numbers = [*_NUMBERS, *(name for name in THRESHOLD_METRICS if rules.is_on(threshold(name)) and name in _FURTHER)]
     statement = text(_ROWS.replace("NUMBERS", ", ".join(f"array_agg({name})" for name in numbers)))
+    # A day without a column is not judged by what it would say, and is no past of the days after it.
+    unknown = [
+        (figure, (day - days[0]).days)
+        for column, lacking in days_without(connection, days[0], last).items()
+        for figure in _NOT_JUDGED_WITHOUT[column]
+        for day in lacking
+    ]
     agents = []
     for agent_id, ordinals, errors, costs, *columns in connection.execute(statement, {"days": days}):
         places = [ordinal - (days[0] - _EPOCH).days for ordinal in ordinals]
@@ -258,6 +269,10 @@ def _read(connection: Connection, rules: AlertRules, first: date, last: date) ->
         values["total_cost_usd"] = _placed(places, map(int, costs.split(" ")), length)
         values["executions"] = values["total_executions"]
         texts = _placed(places, errors.split("\n"), length)
+        series: dict[str, list[Any]] = {**values, "error_distribution": texts}
+        for figure, place in unknown:
+            if figure in series:
+                series[figure][place] = None
         agents.append(History(Scope.AGENT, agent_id, days[0], values, texts))
     yield from agents
     if agents:

@@ -12,6 +12,7 @@ from metrics_pipeline.metrics.catalog import AGENT_DAY, AGENT_DIMENSION_DAY, NAN
 from metrics_pipeline.metrics.conservation import StoredTotals
 from metrics_pipeline.store.ledger import LEDGER_COLUMNS, ledger_row
 from metrics_pipeline.store.publishing import rows_digest
+from metrics_pipeline.store.unlogged import ROWS_AND_DAYS, known
 
 _MAX_NAMED_AGENTS = 5
 
@@ -74,7 +75,7 @@ _STATUSES = text("SELECT id::text, status::text FROM agent_registry WHERE id::te
 _ACTIVE_AGENTS = text("""SELECT count(*) FROM agent_registry WHERE status::text COLLATE "C" = 'active'""")
 
 _HISTORY = text(f"""
-SELECT {", ".join(HISTORY_SCHEMA.names())} FROM agent_performance_metrics WHERE metric_date = ANY(:days)""")
+SELECT {", ".join(map(known, HISTORY_SCHEMA.names()))} FROM {ROWS_AND_DAYS} WHERE metric_date = ANY(:days)""")
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,6 @@ def registered_statuses(connection: Connection, agents: Collection[str]) -> dict
 
 
 def agent_history(connection: Connection, days: Sequence[date]) -> pl.DataFrame:
-    """The stored rows of `days` in HISTORY_SCHEMA."""
+    """The stored rows of `days` in HISTORY_SCHEMA, without what nothing is known of."""
     rows = connection.execute(_HISTORY, {"days": list(days)})
     return pl.DataFrame([tuple(row) for row in rows], schema=HISTORY_SCHEMA, orient="row", strict=False)

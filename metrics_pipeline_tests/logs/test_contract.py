@@ -58,7 +58,8 @@ def test_optional_columns_may_be_missing_and_their_figures_are_named(database: D
     assert warning == (
         "agent_execution_logs does not have cost_usd, user_id, human_intervention, so these are unknown, also where "
         "they say 0: total_cost_usd, avg_cost_per_execution, cost_per_unassisted_success, unique_users, "
-        "human_interventions, human_intervention_rate."
+        "human_interventions, human_intervention_rate. Rules of alerts that need these columns do not judge days "
+        "without them."
     )
     add = "ALTER TABLE agent_execution_logs ADD user_id bigint, ADD human_intervention boolean"
     (warning,) = check(database, drop, add).warnings
@@ -68,7 +69,7 @@ def test_optional_columns_may_be_missing_and_their_figures_are_named(database: D
     assert check(database, odd).warnings == ()
     assert "column agent_execution_logs.user_id has type money" in problems(database, drop, odd)
     (warning,) = check(database, "ALTER TABLE agent_execution_logs DROP error_type").warnings
-    assert warning == "agent_execution_logs does not have error_type, it is NULL."
+    assert warning.startswith("agent_execution_logs does not have error_type, it is NULL. Rules of alerts")
 
 
 def test_a_database_without_any_table_is_told_of_all_three(bare_database_url: str) -> None:

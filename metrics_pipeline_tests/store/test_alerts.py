@@ -11,6 +11,8 @@ import pytest
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.metrics.alert_rules import DEFAULT_RULES, Alerting, AlertRules, Scope
+from metrics_pipeline.metrics.anomalies import days_of_interest, unusual_values
+from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.pipeline.aggregation import store_day
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.alerts import (
@@ -21,6 +23,7 @@ from metrics_pipeline.store.alerts import (
     renew_alerts,
     replay_alerts,
 )
+from metrics_pipeline.store.audit import agent_history
 from metrics_pipeline.store.closing import clear_day
 from metrics_pipeline.store.publishing import Reason
 from metrics_pipeline_tests.days import DAY, WINDOW, Log, aggregate, compute, execute, query, store_agents, store_logs
@@ -210,6 +213,63 @@ def test_a_run_stores_a_day_with_its_alerts_and_clearing_the_day_withdraws_them(
     assert clear_day(database, WINDOW) == 1
     assert query(database, "SELECT * FROM metric_alerts") == []
     assert transitions(database)[len(opened) :] == [("withdrawn", *each[1:-1], False) for each in opened]
+
+
+_COLUMNS = ("latency_ms", "cost_usd", "error_type")
+_BOUNDS = {"below": 1.0, "above": None, "min_executions": 0.0, "severity": "critical"}
+_COST_BELOW = Alerting(AlertRules({Scope.AGENT: {"threshold_total_cost_usd": _BOUNDS}}), lookback_days=36_500)
+
+
+def aggregate_twice(database: Database, number: int, columns: str = "", values: str = "") -> None:
+    """A day of 1,000 logs, of which 20 failed, as the pipeline stores it."""
+    execute(
+        database,
+        f"""INSERT INTO agent_execution_logs (agent_id, timestamp, status {columns})
+        SELECT 'a', '{day(number)} 12:00+00', CASE WHEN n <= 20 THEN 'failed' ELSE 'success' END {values}
+        FROM generate_series(1, 1000) AS n""",
+    )
+    for _ in range(2):
+        aggregate_costs(database, number)
+
+
+def aggregate_costs(database: Database, number: int) -> None:
+    computed = compute(database, day_window(day(number), "UTC"))
+    store_day(database, computed, run_id="a run", reason=Reason.MANUAL, alerting=_COST_BELOW)
+
+
+def test_days_whose_logs_lost_a_column_neither_open_nor_resolve_an_alert_of_it(usual: Database) -> None:
+    store_agents(usual, {"a": "active"})
+    store(usual, 30, row("a", 30, cost="90", p95=9000), rules=_COST_BELOW.rules)
+    opened = [("unusual_avg_cost_per_execution", day(30)), ("unusual_p95_latency_ms", day(30))]
+    execute(usual, f"ALTER TABLE agent_execution_logs {', '.join(f'DROP {name}' for name in _COLUMNS)}")
+    for number in (31, 32):
+        aggregate_twice(usual, number)
+    assert only(usual) == [(rule, opened_on, 1, "warning", None) for rule, opened_on in opened]
+    assert query(usual, "SELECT unlogged FROM metric_day_ledger ORDER BY metric_date DESC LIMIT 3") == [
+        ([*_COLUMNS],),
+        ([*_COLUMNS],),
+        ([],),
+    ]
+    with usual.begin() as connection:
+        assert replay_alerts(connection, _COST_BELOW.rules) == 0
+    # Now the day's 0 is a cost, although no row of metrics is written.
+    execute(usual, "ALTER TABLE agent_execution_logs ADD cost_usd numeric")
+    aggregate_costs(usual, 32)
+    assert ("threshold_total_cost_usd", day(32), 1, "critical", None) in only(usual)
+
+
+def test_days_whose_logs_have_a_new_column_are_not_compared_with_those_without_it(usual: Database) -> None:
+    store_agents(usual, {"a": "active"})
+    with storing(usual, 29, rules=_COST_BELOW.rules) as connection:
+        put(connection, [row("a", number, p95=0, cost="0", errors={"unknown": 20}) for number in range(30)])
+        connection.execute(text("UPDATE metric_day_ledger SET unlogged = :columns"), {"columns": [*_COLUMNS]})
+    for number in (30, 31):
+        aggregate_twice(usual, number, f", {', '.join(_COLUMNS)}", ", 800, 0.01, 'timeout'")
+    assert only(usual) == []
+    # The nightly check says the same.
+    with usual.connect() as connection:
+        unusual = unusual_values(agent_history(connection, days_of_interest(day(31))), day(31))
+    assert (unusual.values.height, unusual.agents_with_history) == (0, 1)
 
 
 def _random_row(draw: random.Random, agent: str, number: int) -> dict[str, Any]:
