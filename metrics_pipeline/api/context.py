@@ -19,7 +19,6 @@ from metrics_pipeline.api.windows import Windows
 from metrics_pipeline.metrics.reconciliation import DayVerdict, LedgerRow
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
 from metrics_pipeline.names import API_RUNS_LOCK
-from metrics_pipeline.pipeline.opening import unlogged
 from metrics_pipeline.pipeline.reconciling import judge_days
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
@@ -39,7 +38,6 @@ _MONITORING_SECONDS = 5
 _MONITORING_THREADS = 20
 _KEPT_JUDGEMENTS = 20
 #: The logs lose or get a column once in years, and the question takes a third of the time of a short answer.
-_UNLOGGED_SECONDS = 10
 
 # Tried again and again, because a statement that waits would end with its timeout, as if the database were at fault.
 _TRY_START_LOCK = text("SELECT pg_try_advisory_xact_lock(:key)").bindparams(key=API_RUNS_LOCK)
@@ -68,7 +66,6 @@ class Context:
     _judged: dict[tuple[date, date, str], list[JudgedDay]] = field(init=False, default_factory=dict)
     _keeping: Lock = field(init=False, default_factory=Lock)
     windows: Windows = field(init=False, default_factory=Windows)
-    _unlogged: tuple[float, list[str]] = field(init=False, default=(float("-inf"), []))
     _starting: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
@@ -142,15 +139,6 @@ class Context:
                     while len(self._judged) > _KEPT_JUDGEMENTS:
                         del self._judged[next(iter(self._judged))]
         return judged
-
-    def unlogged(self, database: Database) -> list[str]:
-        """The figures whose 0 was not measured, because the logs do not have their column. Asked every 10 seconds."""
-        asked_at, names = self._unlogged
-        if time.monotonic() - asked_at >= _UNLOGGED_SECONDS:
-            with database.connect() as connection:
-                names = unlogged(connection, self.settings)
-            self._unlogged = (time.monotonic(), names)
-        return names
 
     def yesterday(self) -> date:
         """The newest whole day in METRICS_TIME_ZONE."""

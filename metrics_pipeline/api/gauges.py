@@ -19,9 +19,9 @@ from metrics_pipeline.logs.contract import check_contract
 from metrics_pipeline.logs.counts import count_logs_before
 from metrics_pipeline.metrics.alert_rules import RULES, Severity
 from metrics_pipeline.metrics.retention import cutoffs
+from metrics_pipeline.metrics.upstream import unknown_without
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.names import LOGS_TABLE
-from metrics_pipeline.pipeline.opening import unlogged
 from metrics_pipeline.pipeline.reconciling import lookback
 from metrics_pipeline.store.answers.alerts import open_by_rule
 from metrics_pipeline.store.answers.monitoring import busiest_agents, day_totals, gaps
@@ -82,12 +82,12 @@ class Gauges:
         with self.context.monitoring.snapshot() as connection:
             day = newest_stored_day(connection)
             newest = ledger_rows(connection, day, day)[day] if day is not None else None
-            if day is not None:
-                unknown = unlogged(connection, self.context.settings)
-                for name, value in day_totals(connection, day).items():
-                    if value or _METRICS.get(name) not in unknown:
+            if newest is not None:
+                unknown = unknown_without(newest.unlogged)
+                for name, value in day_totals(connection, newest.metric_date).items():
+                    if _METRICS.get(name) not in unknown:
                         gauge(f"newest_day_{name}", _TOTALS[name], float(value))
-                for agent in busiest_agents(connection, day, agents):
+                for agent in busiest_agents(connection, newest.metric_date, agents):
                     _gauge_agent(gauge, agent, unknown)
             unstored, oldest_gap = gaps(connection, self.context.yesterday())
             found = open_by_rule(connection)
@@ -190,11 +190,11 @@ def _gauge_agent(gauge: _SetGauge, row: RowMapping, unknown: Collection[str]) ->
     gauge("agent_executions", "Executions of an agent on the newest day.", row["total_executions"], agent=agent)
     gauge("agent_success_ratio", "Success rate of an agent on the newest day.", float(row["success_rate"]), agent=agent)
     # A 0 that was not measured is not a gauge.
-    if row["total_cost_usd"] or "total_cost_usd" not in unknown:
+    if "total_cost_usd" not in unknown:
         gauge("agent_cost_usd", "Cost of an agent on the newest day.", float(row["total_cost_usd"]), agent=agent)
     for percentile in (50, 95, 99):
         name = f"p{percentile}_latency_ms"
-        if row[name] or name not in unknown:
+        if name not in unknown:
             gauge(
                 "agent_latency_seconds",
                 "Latency of an agent on the newest day.",

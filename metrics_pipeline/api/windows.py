@@ -10,7 +10,6 @@ from typing import Any
 
 import polars as pl
 
-from metrics_pipeline.metrics.window_metrics import without_unlogged
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.answers.windows import window_version
 from metrics_pipeline.store.windows import ALL_PARTS, Grouping, Part, read_values, read_window
@@ -37,18 +36,14 @@ class Windows:
         value: str | None = None,
         *,
         parts: Collection[Part] = ALL_PARTS,
-        unlogged: Collection[str],
     ) -> pl.DataFrame:
-        """What store.windows.read_window() says of these days; with a dimension what read_values() says.
-
-        unlogged: the figures whose 0 was not measured, and is null.
-        """
+        """What store.windows.read_window() says of these days; with a dimension what read_values() says."""
         with database.snapshot() as snapshot:
             days = (window_version(snapshot, first, last), first, last, agent_id)
             key = (*days, by, dimension, value, frozenset(parts))
             kept = self._look_up(key)
             if kept is not None:
-                return without_unlogged(kept, unlogged)
+                return kept
             if dimension is None:
                 keep = partial(self._kept_or_read, days)
                 frame = read_window(snapshot, first, last, by=by, agent_id=agent_id, parts=parts, keep=keep)
@@ -56,7 +51,7 @@ class Windows:
                 frame = read_values(
                     snapshot, first, last, dimension, by=by, agent_id=agent_id, value=value, parts=parts
                 )
-        return without_unlogged(self._keep(key, frame), unlogged)
+        return self._keep(key, frame)
 
     def _kept_or_read(self, days: tuple[Hashable, ...], name: str, read: Callable[[], pl.DataFrame]) -> pl.DataFrame:
         # A page asks for several groupings of the same days at once.
@@ -78,13 +73,9 @@ class Windows:
         return frame
 
 
-def window_objects(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a frame of window metrics as JSON objects: an error distribution is {error_type: count}."""
-    rows = frame.to_dicts()
-    for row in rows:
-        if "error_distribution" in row:
-            row["error_distribution"] = {each["error_type"]: each["executions"] for each in row["error_distribution"]}
-    return rows
+def are_comparable(previous: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
+    """Whether the sums of two windows are over as many days."""
+    return all(previous[name] == current[name] for name in ("days_stored", "days_without_column"))
 
 
 def differences(previous: Mapping[str, Any], current: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

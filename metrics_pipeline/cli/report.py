@@ -9,11 +9,12 @@ import typer
 from metrics_pipeline.cli.tables import Column, Format, FormatOption, say, show
 from metrics_pipeline.cli.values import day_option, named, require_known, require_order, storable, storable_each
 from metrics_pipeline.errors import PermanentError
-from metrics_pipeline.metrics.window_metrics import without_unlogged
+from metrics_pipeline.metrics.window_metrics import window_objects
 from metrics_pipeline.metrics.windows import last_complete_day
-from metrics_pipeline.pipeline.opening import open_database, unlogged
+from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.upgrading import require_current
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.store.unlogged import days_without
 from metrics_pipeline.store.windows import (
     GROUP_COLUMNS,
     Grouping,
@@ -86,10 +87,8 @@ def report(
             keys.append("value")
         else:
             frame, without = read_window(snapshot, first, last_day, by=groups, agent_id=agent), []
-        unknown = unlogged(snapshot, settings)
-    rows = without_unlogged(frame, unknown).to_dicts()
-    for row in rows:
-        row["error_distribution"] = {each["error_type"]: each["executions"] for each in row["error_distribution"]}
+        unlogged = days_without(snapshot, first, last_day)
+    rows = window_objects(frame)
     if not rows and form is Format.TABLE:
         say("No day of the window is stored.")
     else:
@@ -97,11 +96,9 @@ def report(
         show(f"{first} to {last_day}, {database.description}", [*grouped, *_COLUMNS], rows, form)
         if form is Format.TABLE:
             _name_days_without_distribution(rows)
-            if unknown:
-                say(
-                    f"The logs do not have these, so they are unknown unless measured before: {', '.join(unknown)}. "
-                    "Days on which they were not measured add nothing to a window."
-                )
+            if unlogged:
+                lacked = "; ".join(f"{column} on {named(days)}" for column, days in unlogged.items())
+                say(f"The logs did not have {lacked}. Figures that need these columns are those of the other days.")
             if any(row["has_several_user_keys"] for row in rows):
                 say("METRICS_USER_KEY was changed within the window: users cannot be counted where none are shown.")
     if without and form is Format.TABLE:

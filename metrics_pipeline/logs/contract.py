@@ -188,15 +188,6 @@ def has_all_columns(connection: Connection, name: str, table: str) -> bool:
     return all(column.name in found for column in declared) and not _table_problems(name, declared, found)
 
 
-def unlogged_figures(connection: Connection) -> list[str]:
-    """The metrics, of a day or of a window, that nothing is known of: the logs lack the column. A 0 of them is unknown.
-
-    Empty if there is no table agent_execution_logs, as with a lake.
-    """
-    found = {c.column_name for c in connection.execute(_COLUMNS, {"tables": [LOGS_TABLE]})}
-    return unknown_without(_lacking(found)) if found else []
-
-
 def check_dimensions(connection: Connection, dimensions: Sequence[Dimension]) -> None:
     """Raises ContractError, which names every dimension whose column is missing, unreadable or not a single value."""
     found = {c.column_name: c for c in connection.execute(_COLUMNS, {"tables": [LOGS_TABLE]})}

@@ -1,7 +1,6 @@
 """The exact figures of an agent's period: rates and means from totals over its stored days."""
 
-from collections.abc import Collection
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Any
@@ -16,19 +15,24 @@ class PeriodTotals:
     """Sums over the stored days of a period.
 
     success_rates and mean_latencies_ms add up the days' own values; weighted_latencies_ms adds up each day's mean
-    latency times its executions.
+    latency times its executions. days_with_latency and executions_with_… count those of the days whose logs had the
+    column; a sum is None if no stored day has it.
     """
 
     days_stored: int
     success_rates: Decimal
     mean_latencies_ms: int
+    days_with_latency: int
     weighted_latencies_ms: int
+    executions_with_latency: int
     total_executions: int
     successful_executions: int
     failed_executions: int
-    total_tokens: int
-    total_cost_usd: Decimal
-    human_interventions: int
+    total_tokens: int | None
+    total_cost_usd: Decimal | None
+    executions_with_cost: int
+    human_interventions: int | None
+    executions_with_help: int
     error_distribution: dict[str, int]
 
 
@@ -42,7 +46,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class PeriodSummary:
-    """A period's figures; a mean over nothing is None, and so is what was not logged.
+    """A period's figures; a mean over nothing is None, and so is what no day logged.
 
     Quotients are exact, rounded half away from zero: rates to 6 places, latencies to 3, money to 9.
     """
@@ -62,44 +66,24 @@ class PeriodSummary:
     error_distribution: Annotated[dict[str, int], Figure("Failed executions by error type.", {"timeout": 12})]
 
 
-#: The figures that may be unknown: the metric of a day that each is computed from, and the sum of it.
-_SOURCES = {
-    "avg_latency": ("avg_latency_ms", "mean_latencies_ms"),
-    "latency_ms": ("avg_latency_ms", "weighted_latencies_ms"),
-    "total_cost": ("total_cost_usd", "total_cost_usd"),
-    "cost_per_execution": ("total_cost_usd", "total_cost_usd"),
-    "human_interventions": ("human_interventions", "human_interventions"),
-    "human_intervention_rate": ("human_interventions", "human_interventions"),
-    "total_tokens": ("total_tokens", "total_tokens"),
-}
-
-
-def summarise(totals: PeriodTotals, unlogged: Collection[str] = ()) -> PeriodSummary:
-    """The figures of a period.
-
-    unlogged: the metrics whose column the logs do not have, see computed_from(): a 0 of them was not measured.
-    """
-    executions = totals.total_executions
-    figures = PeriodSummary(
+def summarise(totals: PeriodTotals) -> PeriodSummary:
+    """The figures of a period."""
+    cost, interventions, executions = totals.total_cost_usd, totals.human_interventions, totals.total_executions
+    return PeriodSummary(
         avg_success_rate=_quotient(totals.success_rates, totals.days_stored, _RATE_PLACES),
-        avg_latency=_quotient(totals.mean_latencies_ms, totals.days_stored, _LATENCY_PLACES),
+        avg_latency=_quotient(totals.mean_latencies_ms, totals.days_with_latency, _LATENCY_PLACES),
         total_executions=executions,
-        total_cost=totals.total_cost_usd.quantize(Decimal(1).scaleb(-_MONEY_PLACES)),
+        total_cost=None if cost is None else cost.quantize(Decimal(1).scaleb(-_MONEY_PLACES)),
         success_rate=_quotient(totals.successful_executions, executions, _RATE_PLACES),
-        latency_ms=_quotient(totals.weighted_latencies_ms, executions, _LATENCY_PLACES),
-        cost_per_execution=_quotient(totals.total_cost_usd, executions, _MONEY_PLACES),
-        human_intervention_rate=_quotient(totals.human_interventions, executions, _RATE_PLACES),
+        latency_ms=_quotient(totals.weighted_latencies_ms, totals.executions_with_latency, _LATENCY_PLACES),
+        cost_per_execution=_quotient(cost or 0, totals.executions_with_cost, _MONEY_PLACES),
+        human_intervention_rate=_quotient(interventions or 0, totals.executions_with_help, _RATE_PLACES),
         successful_executions=totals.successful_executions,
         failed_executions=totals.failed_executions,
-        human_interventions=totals.human_interventions,
+        human_interventions=interventions,
         total_tokens=totals.total_tokens,
         error_distribution=dict(sorted(totals.error_distribution.items())),
     )
-    # By the sum, not by the figure: a small quotient is rounded to 0.
-    unmeasured: dict[str, Any] = {
-        name: None for name, (metric, total) in _SOURCES.items() if metric in unlogged and not getattr(totals, total)
-    }
-    return replace(figures, **unmeasured)
 
 
 def changes(previous: PeriodSummary, current: PeriodSummary) -> PeriodSummary:

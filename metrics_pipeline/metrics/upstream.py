@@ -178,18 +178,6 @@ def unknown_without(columns: Iterable[str]) -> list[str]:
 #: All of them.
 MAY_BE_UNKNOWN = frozenset(figure for figures in UNKNOWN_WITHOUT.values() for figure in figures)
 
-_COMPUTED_FROM = {
-    "avg_cost_per_execution": ("total_cost_usd",),
-    "cost_per_unassisted_success": ("total_cost_usd", "human_interventions"),
-    "human_intervention_rate": ("human_interventions",),
-}
-
-
-def computed_from(figure: str) -> tuple[str, ...]:
-    """The figures of MAY_BE_UNKNOWN that `figure` is computed from: it is unknown if one of them is unlogged and 0."""
-    return _COMPUTED_FROM.get(figure, (figure,))
-
-
 REGISTRY_COLUMNS = (
     UpstreamColumn("id", _AGENT, "text", "Identifies the agent.", is_required=True),
     UpstreamColumn("name", _TEXT, "text", "What people call the agent.", is_required=True),

@@ -1,14 +1,17 @@
 """The metrics of any set of agents' days, computed from their stored rows and distributions."""
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import date
 from decimal import Decimal
+from types import MappingProxyType
+from typing import Any
 
 import polars as pl
 
 from metrics_pipeline.metrics.catalog import ERROR_COUNT, METRICS, OverDays
 from metrics_pipeline.metrics.distributions import LATENCY_ERROR, SEVERAL_KEYS, USERS_STANDARD_ERROR, unique_users
 from metrics_pipeline.metrics.expressions import decimal, rounded_quotient, weighted_percentile
-from metrics_pipeline.metrics.upstream import computed_from
+from metrics_pipeline.metrics.upstream import OPTIONAL_COLUMNS
 
 #: The metrics that add up over days, as numbers.
 SUMS = [metric.name for metric in METRICS if metric.over_days is OverDays.SUM]
@@ -31,6 +34,14 @@ _NANO = Decimal("0.000000001")
 _RATE = Decimal("0.000001")
 # The 97.5th percentile of the standard normal distribution.
 _Z = 1.959963984540054
+
+# What would be 0 where no day has the column. Quotients and latencies are null there anyhow.
+_ZERO_WITHOUT = {
+    "token_count": "total_tokens",
+    "cost_usd": "total_cost_usd",
+    "human_intervention": "human_interventions",
+    "user_id": "unique_users",
+}
 
 #: What a row of window metrics holds besides its keys and the metrics of the catalog, with its type and meaning.
 FURTHER_COLUMNS: Mapping[str, tuple[pl.DataType, str]] = {
@@ -57,6 +68,10 @@ FURTHER_COLUMNS: Mapping[str, tuple[pl.DataType, str]] = {
     "days_without_distribution": (
         pl.List(pl.Date()),
         "The days with executions that lack a distribution; then mean, percentiles and unique_users are null.",
+    ),
+    "days_without_column": (
+        pl.Struct(dict.fromkeys(OPTIONAL_COLUMNS, pl.Int64())),
+        "On how many stored days the logs lacked a column, such as {cost_usd: 12}. Its figures leave these days out.",
     ),
     "has_several_user_keys": (
         pl.Boolean(),
@@ -98,27 +113,51 @@ def distribution_figures(distributions: pl.DataFrame, keys: Sequence[str]) -> pl
 
 
 def window_metrics(
-    days: pl.DataFrame, errors: pl.DataFrame, figures: pl.DataFrame, keys: Sequence[str]
+    days: pl.DataFrame,
+    errors: pl.DataFrame,
+    figures: pl.DataFrame,
+    keys: Sequence[str],
+    without: Mapping[str, Collection[date]] = MappingProxyType({}),
 ) -> pl.DataFrame:
     """One row for each combination of `keys` in `days`, sorted by them: the keys, the metrics, and FURTHER_COLUMNS.
 
     days: metric_date and the metrics that add up, of stored rows, with the columns `keys`, and has_distribution:
     whether the distribution of the row is merged into that of `figures`. errors: `keys`, error_type and executions, in
-    any parts. figures: what distribution_figures() says of each combination that has a distribution.
+    any parts. figures: what distribution_figures() says of each combination that has a distribution. without: the days
+    whose logs did not have a column, by its name.
     A metric has the type and the rounding of a day's, and the value that it would have for a day with all the logs;
     only total_cost_usd may have more digits. What has nothing to be computed from is null, and not 1 or 0 as for a day:
     rates and means without executions, latencies without a latency. unique_users is also null if the users were hashed
-    with several keys.
+    with several keys. A quotient is that of the days that have both of its sides.
     """
     lacks = ~pl.col("has_distribution") & (pl.col("total_executions") > 0)
+    day, total_cost = pl.col("metric_date"), pl.col("total_cost_usd").cast(pl.Decimal(38, 9))
+    lacking = {name: day.is_in(list(dates)) for name, dates in without.items()}
+    has_cost, has_help = (~lacking.get(name, pl.lit(False)) for name in ("cost_usd", "human_intervention"))
     sums = (
         days.lazy()
-        .with_columns(pl.col("total_cost_usd").cast(pl.Decimal(38, 9)))
+        .with_columns(
+            total_cost,
+            executions_with_cost=pl.when(has_cost).then("total_executions"),
+            executions_with_help=pl.when(has_help).then("total_executions"),
+            cost_beside_help=pl.when(has_cost & has_help).then(total_cost),
+            unassisted=pl.when(has_cost & has_help).then(
+                pl.col("successful_executions") - pl.col("human_interventions")
+            ),
+        )
         .group_by(keys)
         .agg(
             pl.col(SUMS).sum(),
-            pl.col("metric_date").n_unique().cast(pl.Int64).alias("days_stored"),
-            pl.col("metric_date").filter(lacks).unique().sort().alias("days_without_distribution"),
+            pl.col("executions_with_cost", "executions_with_help", "cost_beside_help", "unassisted").sum(),
+            day.n_unique().cast(pl.Int64).alias("days_stored"),
+            day.filter(lacks).unique().sort().alias("days_without_distribution"),
+            *(day.filter(each).n_unique().cast(pl.Int64).alias(f"days_without_{n}") for n, each in lacking.items()),
+        )
+        .with_columns(
+            days_without_column=pl.struct(
+                (pl.col(f"days_without_{name}") if name in lacking else pl.lit(0, pl.Int64)).alias(name)
+                for name in OPTIONAL_COLUMNS
+            )
         )
     )
     by_type = (
@@ -130,9 +169,10 @@ def window_metrics(
         .agg(error_distribution=pl.struct("error_type", "executions"))
     )
     is_known = pl.col("days_without_distribution").list.len() == 0
-    cost = pl.col("total_cost_usd").to_physical().cast(pl.Int128)
+    cost, cost_beside_help = (
+        pl.col(name).to_physical().cast(pl.Int128) for name in ("total_cost_usd", "cost_beside_help")
+    )
     executions, interventions = pl.col("total_executions"), pl.col("human_interventions")
-    unassisted = pl.col("successful_executions") - interventions
     low, high = _wilson_bounds(pl.col("successful_executions"), executions)
     from_distribution = {
         "avg_latency_ms": _quotient(pl.col("total_latency_ms"), pl.col("latencies")),
@@ -151,9 +191,11 @@ def window_metrics(
         )
         .with_columns(
             success_rate=decimal(_quotient(pl.col("successful_executions") * 1_000_000, executions), _RATE),
-            avg_cost_per_execution=decimal(_quotient(cost, executions), _NANO),
-            cost_per_unassisted_success=decimal(_quotient(cost, unassisted), _NANO),
-            human_intervention_rate=decimal(_quotient(interventions * 1_000_000, executions), _RATE),
+            avg_cost_per_execution=decimal(_quotient(cost, pl.col("executions_with_cost")), _NANO),
+            cost_per_unassisted_success=decimal(_quotient(cost_beside_help, pl.col("unassisted")), _NANO),
+            human_intervention_rate=decimal(
+                _quotient(interventions * 1_000_000, pl.col("executions_with_help")), _RATE
+            ),
             success_rate_low=low,
             success_rate_high=high,
             latency_error=pl.when("latencies_exact").then(0.0).otherwise(LATENCY_ERROR),
@@ -161,6 +203,11 @@ def window_metrics(
             **{name: pl.when(is_known).then(value) for name, value in from_distribution.items()},
         )
         .with_columns(is_exact=pl.col("unique_users").is_not_null() & pl.col("latencies_exact") & pl.col("users_exact"))
+        .with_columns(
+            pl.when(pl.col(f"days_without_{name}") < pl.col("days_stored")).then(figure).alias(figure)
+            for name, figure in _ZERO_WITHOUT.items()
+            if name in lacking
+        )
         .select(*keys, *(pl.col(name).cast(dtype) for name, dtype in _TYPES.items()))
         .sort(keys)
         .collect(engine="in-memory")
@@ -173,15 +220,18 @@ _TYPES = {
 }
 
 
-def without_unlogged(frame: pl.DataFrame, unlogged: Collection[str]) -> pl.DataFrame:
-    """Window metrics with null for each 0 that was not measured, and for what is computed from it.
+def window_objects(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame of window metrics as JSON objects: an error distribution is {error_type: count}.
 
-    unlogged: the figures of UNKNOWN_WITHOUT whose column the logs do not have.
+    days_without_column has the columns that a day lacked only.
     """
-    return frame.with_columns(
-        pl.when(pl.col(name) != 0 for name in computed_from(figure) if name in unlogged).then(figure).alias(figure)
-        for figure in unlogged
-    )
+    rows = frame.to_dicts()
+    for row in rows:
+        if "error_distribution" in row:
+            row["error_distribution"] = {each["error_type"]: each["executions"] for each in row["error_distribution"]}
+        if "days_without_column" in row:
+            row["days_without_column"] = {name: days for name, days in row["days_without_column"].items() if days}
+    return rows
 
 
 def _quotient(numerator: pl.Expr, denominator: pl.Expr) -> pl.Expr:

@@ -20,7 +20,7 @@ from metrics_pipeline.orchestration.reports import alert_metadata, day_materiali
 from metrics_pipeline.orchestration.runs import reason_for, work_of
 from metrics_pipeline.orchestration.upstream import SOURCE_ASSETS
 from metrics_pipeline.pipeline.aggregation import AggregationOptions, aggregate_days
-from metrics_pipeline.pipeline.opening import open_source, unlogged
+from metrics_pipeline.pipeline.opening import open_source
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 
@@ -91,8 +91,6 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, settings:
             logs = open_source(database, settings)
             for warning in logs.warnings:
                 context.log.warning(warning)
-            with database.connect() as connection:
-                unknown = unlogged(connection, settings)
             work = work_of(
                 context, database, logs, partitions, renewed=settings.dimensions if config.renew_dimensions else None
             )
@@ -118,7 +116,7 @@ def build_metrics_asset(partitions: dg.TimeWindowPartitionsDefinition, settings:
                     observed = observe(context.instance, key, day.computed.metrics.fingerprint)
                     links = day_links(settings, day.computed.window.metric_date)
                     beside = {**links, **alert_metadata(day.published.alert_changes)}
-                    yield day_materialization(METRICS_ASSET_KEY, key, day, context.run.tags, observed, beside, unknown)
+                    yield day_materialization(METRICS_ASSET_KEY, key, day, context.run.tags, observed, beside)
             raise_failed_days(failures)
         yield silent_output()  # the checks wait for it
 

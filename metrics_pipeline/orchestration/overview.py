@@ -9,7 +9,7 @@ import dagster as dg
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, OVERVIEW_ASSET_KEY
 from metrics_pipeline.orchestration.failures import step_outcome
-from metrics_pipeline.pipeline.opening import require_ready, unlogged
+from metrics_pipeline.pipeline.opening import require_ready
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.ledger import newest_stored_day
@@ -49,7 +49,7 @@ def build_overview_asset(
             yesterday = last_complete_day(now(), settings.time_zone)
             with database.snapshot() as connection:
                 day = newest_stored_day(connection, yesterday) or yesterday
-                overview = agents_overview(connection, day, limit=_MAX_AGENTS, unlogged=unlogged(connection, settings))
+                overview = agents_overview(connection, day, limit=_MAX_AGENTS)
         stored = overview.days_stored
         return dg.MaterializeResult(
             metadata={

@@ -15,6 +15,7 @@ from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
 from metrics_pipeline.metrics.dimensions import names_of
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.reconciliation import LedgerRow, none_counted
+from metrics_pipeline.metrics.upstream import unknown_without
 from metrics_pipeline.names import BACKFILL_TAG
 from metrics_pipeline.orchestration.dagster_internals import version_tags
 from metrics_pipeline.orchestration.markdown import markdown_table
@@ -53,13 +54,12 @@ def day_materialization(
     run_tags: Mapping[str, str],
     observed: Observed | None,
     links: Mapping[str, dg.MetadataValue],
-    unlogged: Collection[str],
 ) -> dg.AssetMaterialization:
     """The event that tells Dagster that the day is stored, like Dagster's own for a returned asset.
 
     The fingerprint of the logs is the data version: the same logs give the same version.
     """
-    metadata, fingerprint = day_metadata(day, links, unlogged), day.computed.metrics.fingerprint
+    metadata, fingerprint = day_metadata(day, links), day.computed.metrics.fingerprint
     return _materialization(asset_key, partition_key, metadata, fingerprint, DEFINITION_VERSION, run_tags, observed)
 
 
@@ -164,15 +164,10 @@ def _words(name: str) -> str:
 
 
 def day_metadata(
-    day: AggregatedDay,
-    links: Mapping[str, dg.MetadataValue] = MappingProxyType({}),
-    unlogged: Collection[str] = (),
+    day: AggregatedDay, links: Mapping[str, dg.MetadataValue] = MappingProxyType({})
 ) -> Mapping[str, dg.MetadataValue]:
-    """The metadata of one day's materialisation.
-
-    links: where else to look at the day. unlogged: the metrics whose column the logs do not have.
-    """
-    breakdown = day.computed.breakdown
+    """The metadata of one day's materialisation. links: where else to look at the day."""
+    breakdown, unlogged = day.computed.breakdown, unknown_without(day.computed.unlogged)
     metrics, window, seconds = day.computed.metrics, day.computed.window, day.computed.timings.seconds
     frame, distributions = metrics.metrics, day.computed.distributions
     totals = frame.select(pl.col(pl.Int64).sum(), pl.col("total_cost_usd").sum()).row(0, named=True)

@@ -7,7 +7,6 @@ from sqlalchemy import Connection
 from metrics_pipeline.metrics.alerts import Severity
 from metrics_pipeline.metrics.windows import last_due_day
 from metrics_pipeline.pipeline.delivery_messages import subject
-from metrics_pipeline.pipeline.opening import unlogged
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.alerts import open_alerts
@@ -29,18 +28,16 @@ def note_summaries(database: Database, settings: Settings, now: datetime) -> Non
     sunday = day - timedelta(days=day.isoweekday() % 7)
     with database.begin() as connection:
         if settings.notify_daily and is_due(connection, DAILY, day):
-            unknown = unlogged(connection, settings)
-            week_before = figures(connection, day - _WEEK, day - timedelta(days=1), unknown)
+            week_before = figures(connection, day - _WEEK, day - timedelta(days=1))
             lines = [
-                _in_words(figures(connection, day, day, unknown)),
+                _in_words(figures(connection, day, day)),
                 f"A day of the week before: {_in_words(week_before, 7)}",
             ]
             _note(connection, settings, DAILY, day, f"{day}", lines)
         if settings.notify_weekly and is_due(connection, WEEKLY, sunday):
             monday = sunday - timedelta(days=6)
-            unknown = unlogged(connection, settings)
-            week = figures(connection, monday, sunday, unknown)
-            week_before = figures(connection, monday - _WEEK, sunday - _WEEK, unknown)
+            week = figures(connection, monday, sunday)
+            week_before = figures(connection, monday - _WEEK, sunday - _WEEK)
             missing = [f"Not stored: {7 - week.days} of its 7 days."] if week.days < 7 else []
             lines = [
                 _in_words(week),
@@ -66,10 +63,12 @@ def _note(connection: Connection, settings: Settings, rule: str, last: date, per
 
 def _in_words(all_agents: Figures, days: int = 1) -> str:
     """The figures in a sentence; their means, if they are over several days that a day is compared with."""
-    number = max(all_agents.days, 1) if days > 1 else 1
+    number, with_cost = (all_agents.days, all_agents.days_with_cost) if days > 1 else (1, 1)
     if not all_agents.days:
         return "nothing is stored."
     rate = f"{all_agents.failures / all_agents.executions:.2%}" if all_agents.executions else "none"
     agents = "1 agent" if all_agents.agents == 1 else f"{all_agents.agents:,} agents"
-    cost = "cost unknown" if all_agents.cost_usd is None else f"{all_agents.cost_usd / number:,.2f} USD"
+    cost = f"{all_agents.cost_usd / with_cost:,.2f} USD" if all_agents.days_with_cost else "cost unknown"
+    if days == 1 and 0 < all_agents.days_with_cost < all_agents.days:
+        cost += f" on {all_agents.days_with_cost} of {all_agents.days} days"
     return f"{round(all_agents.executions / number):,} executions of {agents}, {rate} failed, {cost}."

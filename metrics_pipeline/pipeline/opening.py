@@ -3,15 +3,12 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from sqlalchemy import Connection
-
 from metrics_pipeline.embedded import acquire, before_connecting
 from metrics_pipeline.logs.contract import (
     SOURCE_TABLES,
     UpstreamContract,
     check_contract,
     check_dimensions,
-    unlogged_figures,
 )
 from metrics_pipeline.logs.postgres_logs import PostgresLogs
 from metrics_pipeline.logs.source import LogSource
@@ -81,11 +78,6 @@ def open_source(database: Database, settings: Settings) -> LogSource:
     if settings.logs_table is not None:
         return SparkLogs(settings.logs_url, settings.logs_table, columns, settings.statuses, settings.dimensions)
     return LakeLogs(settings.logs_url, columns, settings.statuses, settings.dimensions)
-
-
-def unlogged(connection: Connection, settings: Settings) -> list[str]:
-    """The figures that nothing is known of, see unlogged_figures(). A lake has all of its columns."""
-    return [] if settings.logs_url is not None else unlogged_figures(connection)
 
 
 def require_ready_to_prune(database: Database, settings: Settings) -> UpstreamContract | None:

@@ -259,7 +259,7 @@ def _read(connection: Connection, rules: AlertRules, first: date, last: date) ->
     unknown = [
         (figure, (day - days[0]).days)
         for column, lacking in days_without(connection, days[0], last).items()
-        for figure in _NOT_JUDGED_WITHOUT[column]
+        for figure in _NOT_JUDGED_WITHOUT.get(column, ())
         for day in lacking
     ]
     agents = []

@@ -1,11 +1,13 @@
 """Each agent's newest day, 7 and 28 days, for the overview in the Dagster UI."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 
 from sqlalchemy import Connection, text
+
+from metrics_pipeline.store.unlogged import ROWS_AND_DAYS
 
 #: How many days, up to the newest, each sum is over. The 7 days before the last 7 are what a change is from.
 _PERIODS = {"day": (0, 0), "week": (6, 0), "month": (27, 0), "week_before": (13, 7)}
@@ -20,10 +22,15 @@ _SUMS = ",\n       ".join(
         ("cost", "total_cost_usd"),
     )
 )
+_LACKS_COST = ", ".join(
+    f"bool_and('cost_usd' = ANY(unlogged)) FILTER (WHERE age BETWEEN {last} AND {first}) AS {period}_lacks_cost"
+    for period, (first, last) in _PERIODS.items()
+)
 _AGENTS = text(f"""
 SELECT agent_id, count(*) OVER () AS agents,
-       {_SUMS}
-FROM (SELECT metrics.*, :day - metric_date AS age FROM agent_performance_metrics AS metrics
+       {_SUMS},
+       {_LACKS_COST}
+FROM (SELECT metrics.*, unlogged, :day - metric_date AS age FROM {ROWS_AND_DAYS}
       WHERE metric_date BETWEEN :first AND :day) AS days
 GROUP BY agent_id
 ORDER BY month_executions DESC, agent_id
@@ -35,7 +42,7 @@ WHERE metric_date BETWEEN :first AND :day AND metrics_expired_at IS NULL""")
 
 @dataclass(frozen=True)
 class Activity:
-    """What an agent did in a period; its cost in USD, None if the logs have no cost."""
+    """What an agent did in a period; its cost in USD, None if the logs of none of its days had a cost."""
 
     executions: int
     failures: int
@@ -67,12 +74,8 @@ class Overview:
         return self.days_stored[period] == first - last + 1
 
 
-def agents_overview(connection: Connection, day: date, *, limit: int, unlogged: Collection[str]) -> Overview:
-    """What at most `limit` agents did in the days up to `day`. Days that are not stored add nothing.
-
-    unlogged: the metrics whose 0 was not measured.
-    """
-    unknown_cost = None if "total_cost_usd" in unlogged else Decimal(0)
+def agents_overview(connection: Connection, day: date, *, limit: int) -> Overview:
+    """What at most `limit` agents did in the days up to `day`. Days that are not stored add nothing."""
     span = {"day": day, "first": day - timedelta(days=_OLDEST)}
     rows = connection.execute(_AGENTS, span | {"limit": limit}).mappings().all()
     ages = connection.scalars(_STORED, span).all()
@@ -83,7 +86,7 @@ def agents_overview(connection: Connection, day: date, *, limit: int, unlogged: 
                 period: Activity(
                     int(row[f"{period}_executions"]),
                     int(row[f"{period}_failures"]),
-                    Decimal(row[f"{period}_cost"]) or unknown_cost,
+                    None if row[f"{period}_lacks_cost"] else Decimal(row[f"{period}_cost"]),
                 )
                 for period in _PERIODS
             },

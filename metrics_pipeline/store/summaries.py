@@ -1,8 +1,8 @@
 """Summaries of days and weeks: their figures, and their place in the journal, from which each is told once."""
 
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 
@@ -16,6 +16,8 @@ SUMMARY_PREFIX = "summary_"
 _FIGURES = text("""
 SELECT (SELECT count(*) FROM metric_day_ledger
          WHERE metric_date BETWEEN :first AND :last AND metrics_expired_at IS NULL) AS days,
+       (SELECT count(*) FROM metric_day_ledger WHERE metric_date BETWEEN :first AND :last
+           AND metrics_expired_at IS NULL AND 'cost_usd' <> ALL(unlogged)) AS days_with_cost,
        count(DISTINCT agent_id) FILTER (WHERE total_executions > 0) AS agents,
        coalesce(sum(total_executions), 0)::bigint AS executions,
        coalesce(sum(failed_executions), 0)::bigint AS failures, coalesce(sum(total_cost_usd), 0) AS cost_usd
@@ -35,20 +37,20 @@ VALUES (:rule, 'pipeline', '', :last, 'opened', :last, 'warning', CAST(:evidence
 class Figures:
     """What all agents did in a period. days: how many of its days are stored. agents: those that were active.
 
-    cost_usd: None if the logs have no cost.
+    days_with_cost: the days whose logs had a cost; cost_usd is theirs.
     """
 
     days: int
+    days_with_cost: int
     agents: int
     executions: int
     failures: int
-    cost_usd: Decimal | None
+    cost_usd: Decimal
 
 
-def figures(connection: Connection, first: date, last: date, unlogged: Collection[str]) -> Figures:
-    """The sums over the stored days from `first` to `last`. unlogged: the metrics whose 0 was not measured."""
-    sums = Figures(**connection.execute(_FIGURES, {"first": first, "last": last}).mappings().one())
-    return replace(sums, cost_usd=sums.cost_usd or None) if "total_cost_usd" in unlogged else sums
+def figures(connection: Connection, first: date, last: date) -> Figures:
+    """The sums over the stored days from `first` to `last`."""
+    return Figures(**connection.execute(_FIGURES, {"first": first, "last": last}).mappings().one())
 
 
 def is_due(connection: Connection, rule: str, last: date) -> bool:

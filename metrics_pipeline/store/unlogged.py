@@ -7,15 +7,16 @@ from sqlalchemy import Connection, text
 from metrics_pipeline.metrics.upstream import UNKNOWN_WITHOUT
 
 _DAYS_WITHOUT = text("""
-SELECT name, array_agg(metric_date) AS days FROM metric_day_ledger CROSS JOIN unnest(unlogged) AS name
-WHERE metric_date BETWEEN :first AND :last GROUP BY name""")
+SELECT name, array_agg(metric_date ORDER BY metric_date) AS days
+FROM metric_day_ledger CROSS JOIN unnest(unlogged) WITH ORDINALITY AS lacking(name, place)
+WHERE metric_date BETWEEN :first AND :last AND metrics_expired_at IS NULL GROUP BY name ORDER BY min(place), name""")
 
 #: SQL of the rows of metrics, for known(). Rows that another program stored may have no day in the ledger.
 ROWS_AND_DAYS = "agent_performance_metrics AS metrics LEFT JOIN metric_day_ledger USING (metric_date)"
 
 
 def days_without(connection: Connection, first: date, last: date) -> dict[str, list[date]]:
-    """The days from `first` to `last` whose logs did not have a column, in any order, for each of these columns."""
+    """The days from `first` to `last` whose logs did not have a column, sorted, for each such column."""
     found = connection.execute(_DAYS_WITHOUT, {"first": first, "last": last})
     return {row.name: row.days for row in found}
 

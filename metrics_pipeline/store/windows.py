@@ -11,6 +11,7 @@ from metrics_pipeline.metrics.catalog import AGENT_DAY, AGENT_DIMENSION_DAY, ERR
 from metrics_pipeline.metrics.dimensions import SPELLED, VALUE, names_of
 from metrics_pipeline.metrics.window_metrics import OF_DISTRIBUTIONS, period_of, window_metrics
 from metrics_pipeline.store.stored_rows import StoredRows, figures_of
+from metrics_pipeline.store.unlogged import days_without
 
 # The days of a window that are stored without a dimension, of those on which anything was aggregated.
 _LEDGER_DIMENSIONS = text("""
@@ -196,4 +197,5 @@ def _grouped(
     if not keys:
         keys, grouped, errors = ["window"], grouped.with_columns(window=0), errors.with_columns(window=0)
     figures = figures_of(rows, grouped if Part.DISTRIBUTIONS in parts else grouped.clear(), keys)
-    return window_metrics(grouped, errors, figures, keys).select(pl.exclude("window"))
+    without = days_without(rows.connection, rows.parameters["first"], rows.parameters["last"])
+    return window_metrics(grouped, errors, figures, keys, without).select(pl.exclude("window"))

@@ -96,6 +96,4 @@ def test_the_guide_leads_from_litellms_tables_to_the_page(
         (fleet,) = api.get("/api/v1/activity").json()
         # k2 is blocked.
         assert (fleet["total_executions"], fleet["total_cost_usd"]) == (1, 0.3)
-        assert api.get("/api/v1/info").json()["unlogged"] == [
-            "human_interventions", "human_intervention_rate", "cost_per_unassisted_success"
-        ]  # fmt: skip
+        assert (fleet["human_interventions"], fleet["days_without_column"]) == (None, {"human_intervention": 1})

@@ -106,9 +106,7 @@ def _aggregate_by_model(database: Database, day: date, run_id: str) -> None:
 
 @pytest.fixture(scope="module")
 def serve_page(stored: Database) -> Iterator[Serve]:
-    # A test changes the columns of the logs while the server runs.
-    with pytest.MonkeyPatch.context() as patch, serving(stored) as start:
-        patch.setattr("metrics_pipeline.api.context._UNLOGGED_SECONDS", 0)
+    with serving(stored) as start:
         yield start
 
 
@@ -201,29 +199,24 @@ def test_the_fleet_has_the_numbers_of_the_api(tab: Tab, api: httpx2.Client) -> N
     assert tab.texts("h1") == [HOSTILE]
 
 
-def test_what_the_logs_do_not_have_is_unknown_and_not_zero_unless_it_was_measured(tab: Tab, stored: Database) -> None:
+def test_what_the_logs_did_not_have_is_unknown_and_the_days_without_it_are_counted(tab: Tab, stored: Database) -> None:
     execute(
         stored,
-        "ALTER TABLE agent_execution_logs RENAME cost_usd TO price",
-        "ALTER TABLE agent_execution_logs RENAME metadata TO notes",
+        "UPDATE metric_day_ledger SET unlogged = '{human_intervention}'",
+        f"UPDATE metric_day_ledger SET unlogged = unlogged || '{{cost_usd}}' WHERE metric_date = '{DAY}'",
     )
     try:
         tab.open(f"{WINDOW}&sort=agent_id")
-        assert (
-            "Not logged now, so unknown unless measured before: "
-            "Cost, Cost per unassisted success, Human interventions, Users." in tab.texts(".note")[0]
-        )
+        said = "The logs did not have cost_usd on 1 day, human_intervention on 5 days: figures"
+        assert said in tab.texts(".note")[0]
         shown = tab.texts(".cards dd:not(.more)")
         assert (shown[2][0], shown[3:5], shown[5]) == ("$", ["–", "–"], "6")
         tab.open(f"agent=a&{WINDOW}")
         titles = tab.texts("figcaption h3")
         assert ("Cost" in titles, "Users" in titles, "Human interventions" in titles) == (True, True, False)
     finally:
-        execute(
-            stored,
-            "ALTER TABLE agent_execution_logs RENAME price TO cost_usd",
-            "ALTER TABLE agent_execution_logs RENAME notes TO metadata",
-        )
+        execute(stored, "UPDATE metric_day_ledger SET unlogged = '{}'")
+        judged(stored, *(FIRST + timedelta(days=number) for number in range(6)))
 
 
 def test_a_year_of_500_agents_is_scrolled_searched_and_downloaded_and_nothing_jumps(tab: Tab, stored: Database) -> None:

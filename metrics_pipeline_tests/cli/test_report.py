@@ -66,17 +66,21 @@ def test_what_the_logs_do_not_have_is_unknown_and_not_zero_unless_it_was_measure
     command: Callable[..., Result], database: Database
 ) -> None:
     execute(database, "ALTER TABLE agent_execution_logs DROP cost_usd, DROP metadata")
+    for _ in range(2):
+        aggregate(database, day_window(DAYS[2], "UTC"))
     rows = json.loads(command("report", *PERIOD, "--by", "agent", "--format", "json").stdout)
-    assert [
-        (row["agent_id"], row["total_cost_usd"], row["avg_cost_per_execution"], row["unique_users"]) for row in rows
-    ] == [("[b]", None, None, 1), ("a", 1.5, 0.5, 1)]
-    # What a success without help costs is not known if nobody knows who had help.
-    assert {row[name] for row in rows for name in ("human_interventions", "cost_per_unassisted_success")} == {None}
+    lacked = {"cost_usd": 1, "user_id": 1, "human_intervention": 1}
+    assert [(row["total_cost_usd"], row["avg_cost_per_execution"], row["days_without_column"]) for row in rows] == [
+        (0, 0, lacked), (1.0, 0.5, lacked)
+    ]  # fmt: skip
+    newest = ("--from", "2025-08-01", "--to", "2025-08-01")
+    (day,) = json.loads(command("report", *newest, "--format", "json").stdout)
+    unknown = ("total_cost_usd", "human_interventions", "cost_per_unassisted_success", "unique_users")
+    assert {day[name] for name in unknown} == {None}
     printed = " ".join(command("report", *PERIOD).stdout.split())
     assert printed.endswith(
-        "so they are unknown unless measured before: total_cost_usd, avg_cost_per_execution, "
-        "cost_per_unassisted_success, unique_users, human_interventions, human_intervention_rate. "
-        "Days on which they were not measured add nothing to a window."
+        "The logs did not have cost_usd on 2025-08-01; user_id on 2025-08-01; human_intervention on 2025-08-01. "
+        "Figures that need these columns are those of the other days."
     )
 
 

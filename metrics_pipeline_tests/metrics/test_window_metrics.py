@@ -26,7 +26,8 @@ from metrics_pipeline.metrics.distributions import (
     unique_users,
 )
 from metrics_pipeline.metrics.merging import Distributions, merge_distributions
-from metrics_pipeline.metrics.window_metrics import distribution_figures, window_metrics
+from metrics_pipeline.metrics.upstream import OPTIONAL_COLUMNS
+from metrics_pipeline.metrics.window_metrics import FIGURES_SCHEMA, distribution_figures, window_metrics
 
 from .test_calculator import NO_EXACT_COSTS, logs
 
@@ -125,8 +126,31 @@ def test_a_window_by_hand() -> None:
         "latency_error": 0,
         "unique_users_error": 0,
         "days_without_distribution": [],
+        "days_without_column": dict.fromkeys(OPTIONAL_COLUMNS, 0),
         "has_several_user_keys": False,
     }
+
+
+def test_each_figure_is_that_of_the_days_that_have_its_columns() -> None:
+    logs_of_day: dict[str, Any] = {"agent_id": "a", "cost_usd": "0.5", "token_count": 3}
+    rows, _ = stored([[logs_of_day], [logs_of_day, logs_of_day], [logs_of_day]])
+    days = rows.filter(pl.col("agent_id") == "a").with_columns(window=0, has_distribution=True)
+    errors = pl.DataFrame(schema={"window": pl.Int32, "error_type": pl.String, "executions": pl.Int64})
+    figures = pl.DataFrame(schema={"window": pl.Int32, **FIGURES_SCHEMA})
+    first, second, third = (FIRST + timedelta(days=number) for number in range(3))
+    # As a day without its cost is stored.
+    days = days.with_columns(
+        pl.when(pl.col("metric_date") == second).then(0).otherwise("total_cost_usd").alias("total_cost_usd")
+    )
+    without = {"cost_usd": [second], "human_intervention": [first, third], "token_count": [first, second, third]}
+    found = window_metrics(days, errors, figures, ["window"], without).row(0, named=True)
+    assert (found["total_cost_usd"], found["avg_cost_per_execution"]) == (1, Decimal("0.5"))
+    assert (found["total_tokens"], found["human_intervention_rate"], found["unique_users"]) == (None, 0, 0)
+    # No day has both its cost and who had help.
+    assert found["cost_per_unassisted_success"] is None
+    assert {name: n for name, n in found["days_without_column"].items() if n} == {
+        "token_count": 3, "cost_usd": 1, "human_intervention": 2
+    }  # fmt: skip
 
 
 def test_a_window_without_executions_has_no_rates_and_is_exact() -> None:

@@ -52,10 +52,13 @@ def test_it_shows_each_agents_periods_and_their_change_busiest_first(stored: Dat
     ]
     assert rows(shown["cost_usd"])[0] == ["a", "2.0k", "14.0k", "28.0k", "+0%"]
     assert rows(shown["cost_usd"])[1] == ["b", "0.00", "0.00", "0.00", ""]
-    execute(stored, "ALTER TABLE agent_execution_logs DROP cost_usd")
+
+
+def test_a_cost_is_unknown_where_the_logs_of_no_day_had_one(stored: Database) -> None:
+    execute(stored, f"UPDATE metric_day_ledger SET unlogged = '{{cost_usd}}' WHERE metric_date > '{DAY}'::date - 7")
     assert rows(overview(stored)["cost_usd"])[:2] == [
-        ["a", "2.0k", "14.0k", "28.0k", "+0%"],
-        ["b", "unknown", "unknown", "unknown", ""],
+        ["a", "unknown", "unknown", "28.0k", ""],
+        ["b", "unknown", "unknown", "0.00", ""],
     ]
 
 

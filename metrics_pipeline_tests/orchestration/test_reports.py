@@ -5,7 +5,6 @@ from datetime import date
 
 import pytest
 
-from metrics_pipeline.logs.contract import unlogged_figures
 from metrics_pipeline.metrics.dimensions import parse_dimensions
 from metrics_pipeline.orchestration.reports import alert_metadata, day_metadata
 from metrics_pipeline.pipeline.aggregation import AggregationOptions, compute_day, store_day
@@ -58,8 +57,7 @@ def test_what_the_logs_do_not_have_is_unknown_and_not_zero_in_the_report_of_a_da
     execute(database, f"""{insert} VALUES ('a', 'success', '{NOON}', '{{"model": "m"}}')""")
     computed = compute_day(database, open_logs(database, parse_dimensions("model")), WINDOW, AggregationOptions())
     stored = store_day(database, computed, run_id="a run", reason=Reason.MANUAL)
-    with database.connect() as connection:
-        metadata = day_metadata(stored, unlogged=unlogged_figures(connection))
+    metadata = day_metadata(stored)
     assert metadata["in_short"].value == (
         "1 executions of 1 agents, 0 failed (0.00%), cost unknown, 0 tokens, p95 unknown, 0 users"
     )

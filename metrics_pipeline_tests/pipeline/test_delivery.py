@@ -370,12 +370,14 @@ def test_a_summary_tells_a_cost_that_is_not_logged_from_one_that_was_measured(
         f"INSERT INTO agent_execution_logs (agent_id, status, timestamp) VALUES ('a', 'success', '{days[1]}')",
     )
     aggregate(database, day_window(days[1].date(), "UTC"))
-    told(database, hooked(notify_daily=hooked(webhook).notify))
+    told(database, hooked(notify_daily=hooked(webhook).notify, notify_weekly=hooked(webhook).notify))
     (message,) = webhook.messages
-    assert message["message"].splitlines()[:2] == [
+    lines = message["message"].splitlines()
+    assert lines[1:3] == [
         "1 executions of 1 agent, 0.00% failed, cost unknown.",
         "A day of the week before: 1 executions of 1 agent, 0.00% failed, 1.50 USD.",
     ]
+    assert "2 executions of 1 agent, 0.00% failed, 1.50 USD on 1 of 2 days." in lines
 
 
 ALERTS = "SELECT agent_id, alert_type, severity, message, triggered_at, resolved_at FROM alert_history ORDER BY id"

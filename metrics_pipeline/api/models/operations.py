@@ -16,16 +16,10 @@ class Info(BaseModel):
     newest_whole_day: date = Field(description="Yesterday in that zone.")
     newest_stored_day: date | None = Field(description="The newest aggregated day.")
     stored_version: str = Field(
-        description="Changes whenever a day is stored, sealed, cleared or expired, or `unlogged` changes. "
-        "While it is the same, so are the answers of activity, metrics, latencies and restatements."
+        description="Changes whenever a day is stored, sealed, cleared or expired. While it is the same, so are the "
+        "answers of activity, metrics, latencies and restatements."
     )
     dimensions: list[str] = Field(description="By what stored days are broken down.", examples=[["model", "version"]])
-    unlogged: list[str] = Field(
-        description="The figures that nothing is known of, because the logs do not have their column. Where they, "
-        "or what they are computed from, would be 0, they are null. What was "
-        "measured before the column was dropped stays. In a window, days without the column add nothing.",
-        examples=[["total_cost_usd"]],
-    )
     lookback_days: int = Field(description="For how many days late logs are looked for.")
     dagster_url: str = Field(
         description="The Dagster UI; it shows a run at /runs/ and its id.", examples=["http://127.0.0.1:3000"]

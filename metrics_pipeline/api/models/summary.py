@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import BaseModel, Field, create_model
 
 from metrics_pipeline.api.models.metrics import ExactNumber
-from metrics_pipeline.api.models.windows import CHANGE_FIELDS, WINDOW_FIELDS
+from metrics_pipeline.api.models.windows import CHANGE_FIELDS, IS_COMPARABLE, WINDOW_FIELDS
 from metrics_pipeline.metrics.catalog import METRICS, OverDays
 from metrics_pipeline.metrics.summary import PeriodSummary
 
@@ -24,6 +24,7 @@ SUMMARY_OF_WINDOW = (
     "cost_per_unassisted_success",
     "is_exact",
     "days_without_distribution",
+    "days_without_column",
     "has_several_user_keys",
 )
 
@@ -59,6 +60,6 @@ class Summary(Period):
 
     agent_id: str
     days: int
-    is_comparable: bool = Field(description="Whether both periods have the same number of stored days.")
+    is_comparable: bool = Field(description=IS_COMPARABLE)
     previous: Period = Field(description="The same number of days just before.")
     change: SummaryChange = Field(description="Each figure minus that of the previous period; null where one has none.")

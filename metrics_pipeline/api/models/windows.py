@@ -22,10 +22,11 @@ _WINDOW_TYPES: dict[str, Any] = {
     "latency_error": float,
     "unique_users_error": float,
     "days_without_distribution": list[date],
+    "days_without_column": dict[str, int],
     "has_several_user_keys": bool,
 }
-# A sum over nothing is 0, unless it is not logged. A quotient, a percentile or a number of users may have nothing that
-# it can be computed from.
+# A sum over nothing is 0, unless no day has the column. A quotient, a percentile or a number of users may have nothing
+# that it can be computed from.
 _MAY_BE_NULL = {
     *(metric.name for metric in METRICS if metric.over_days in (OverDays.QUOTIENT, OverDays.DISTRIBUTION)),
     *MAY_BE_UNKNOWN,
@@ -43,7 +44,14 @@ WINDOW_FIELDS: dict[str, Any] = {
 CHANGE_FIELDS: dict[str, Any] = {
     name: (_WINDOW_TYPES[name] | None, info)
     for name, (_, info) in WINDOW_FIELDS.items()
-    if name not in ("error_distribution", "is_exact", "days_without_distribution", "has_several_user_keys")
+    if name
+    not in (
+        "error_distribution",
+        "is_exact",
+        "days_without_distribution",
+        "days_without_column",
+        "has_several_user_keys",
+    )
 }
 
 WindowMetrics: type[BaseModel] = create_model(
@@ -67,6 +75,10 @@ _ChosenMetrics: type[BaseModel] = create_model(
 )
 
 
+#: The meaning of is_comparable.
+IS_COMPARABLE = "Whether both periods have as many stored days, and as many without each column."
+
+
 class Comparison(BaseModel):
     """A group of a window beside the same group in the period before."""
 
@@ -74,7 +86,7 @@ class Comparison(BaseModel):
         description="The same group in as many days just before; null if none of them is stored."
     )
     change: WindowChange | None  # type: ignore[valid-type]
-    is_comparable: bool = Field(description="Whether both periods have the same number of stored days.")
+    is_comparable: bool = Field(description=IS_COMPARABLE)
 
 
 class ActivityRow(WindowMetrics):  # type: ignore[misc, valid-type]
@@ -96,9 +108,7 @@ class ActivityRow(WindowMetrics):  # type: ignore[misc, valid-type]
     is_complete: bool = Field(default=True, description=f"Only with a dimension: {VALUE_COLUMNS['is_complete']}")
     previous: WindowMetrics | None = Field(default=None, description="Only with compare=previous.")  # type: ignore[valid-type]
     change: WindowChange | None = Field(default=None, description="Only with compare=previous.")  # type: ignore[valid-type]
-    is_comparable: bool = Field(
-        default=False, description="Only with compare=previous: whether both periods have as many stored days."
-    )
+    is_comparable: bool = Field(default=False, description=f"Only with compare=previous: {IS_COMPARABLE.lower()}")
 
 
 class ChosenRow(_ChosenMetrics):  # type: ignore[misc, valid-type]

@@ -28,7 +28,8 @@ from metrics_pipeline.api.parameters import OptionalText, PageParameters, Window
 from metrics_pipeline.api.problems import invalid_parameter
 from metrics_pipeline.api.routes.answers import list_responses, send_rows
 from metrics_pipeline.api.slow_answers import SlowDatabase
-from metrics_pipeline.api.windows import differences, window_objects
+from metrics_pipeline.api.windows import are_comparable, differences
+from metrics_pipeline.metrics.window_metrics import window_objects
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.ledger import ledger_rows
 from metrics_pipeline.store.windows import (
@@ -155,8 +156,8 @@ def activity(
 
     Percentiles are those of all executions of the group, and users are counted once, also after the raw logs are
     deleted. A row says whether they are exact, and which days lack a distribution; these make them null. Days that are
-    not stored add nothing: GET /api/v1/coverage names them. Costs, tokens and the like that the logs do not have are
-    null, and not 0.
+    not stored add nothing: GET /api/v1/coverage names them. Neither do days whose logs did not have a column to what is
+    computed from it: days_without_column counts them, and without any other day the figure is null, and not 0.
     """
     form = parameters.form(request)
     by, by_error_type = parameters.groups()
@@ -164,13 +165,12 @@ def activity(
     agent_id = parameters.agent_id
     with database.connect() as connection:
         require_known(connection, agent_id)
-    unlogged = context.unlogged(database)
     dimension, value = parameters.dimension(database)
     keys = [GROUP_COLUMNS[each] for each in by]
     fields = _VALUES if parameters.fields is None else tuple(dict.fromkeys(parameters.fields.split(",")))
     needed = {*fields, parameters.sort.value.removeprefix("-") if parameters.sort else ""}
     parts = {Part.ERRORS} if by_error_type else parts_of(needed)
-    frame = context.windows.read(database, first, last, by, agent_id, dimension, value, parts=parts, unlogged=unlogged)
+    frame = context.windows.read(database, first, last, by, agent_id, dimension, value, parts=parts)
     if dimension is not None:
         keys += ["value_kind", "value"]
         _refuse_without_a_day(database, first, last, dimension)
@@ -192,7 +192,6 @@ def activity(
             by,
             agent_id,
             parts=parts,
-            unlogged=unlogged,
         )
         state.append(before)
         answers = _compared(page, before, keys, fields)
@@ -242,7 +241,7 @@ def _compared(
     page: pl.DataFrame, before: pl.DataFrame, keys: Sequence[str], fields: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The rows with the fields of Comparison. A group that has no stored day before has null there."""
-    columns = list(dict.fromkeys([*keys, *fields, "days_stored"]))
+    columns = list(dict.fromkeys([*keys, *fields, "days_stored", "days_without_column"]))
     numbers = [name for name in _NUMBERS if name in fields]
     groups = {tuple(row[key] for key in keys): row for row in window_objects(before.select(columns))}
     compared = []
@@ -253,7 +252,7 @@ def _compared(
                 **{name: answer[name] for name in (*keys, *fields)},
                 "previous": previous and {name: previous[name] for name in fields},
                 "change": previous and differences(previous, answer, numbers),
-                "is_comparable": previous is not None and previous["days_stored"] == answer["days_stored"],
+                "is_comparable": previous is not None and are_comparable(previous, answer),
             }
         )
     return compared

@@ -10,7 +10,6 @@ from simplejson import RawJSON
 from starlette.responses import Response
 
 from metrics_pipeline.api.authentication import may_read
-from metrics_pipeline.api.context import ApiContext
 from metrics_pipeline.api.formats import Decimals, render_object, to_json
 from metrics_pipeline.api.models.metrics import Changes
 from metrics_pipeline.api.parameters import Parameters, understood
@@ -41,9 +40,7 @@ class ChangesParameters(Parameters):
     response_model=Changes,
     responses={200: {"content": text_decimals({"type": "object"})}, **problems(401, 410, 422, 503)},
 )
-def changed_days(
-    context: ApiContext, database: SlowDatabase, parameters: Annotated[ChangesParameters, Query()]
-) -> Response:
+def changed_days(database: SlowDatabase, parameters: Annotated[ChangesParameters, Query()]) -> Response:
     """Every day that was stored, restated, cleared or expired since the answer that `updated_since` is from.
 
     A copy of the metrics stays equal to them if it does this with each answer, in one transaction: replace all rows of
@@ -51,10 +48,9 @@ def changed_days(
     next request. A day may come twice, but no change is left out, also if its transaction took long. While `has_more`
     is true, ask again at once. 410 means that the database was restored or replaced: begin without `updated_since`.
     """
-    unlogged = context.unlogged(database)
     try:
         with database.snapshot() as snapshot:
-            found = changes(snapshot, parameters.updated_since, limit=parameters.limit, unlogged=unlogged)
+            found = changes(snapshot, parameters.updated_since, limit=parameters.limit)
     except ValueError as error:
         raise invalid_parameter("updated_since", f"{error}. Give it as it was, or leave it out.") from error
     except OtherFeedError as error:

@@ -33,8 +33,9 @@ from metrics_pipeline.api.problems import ProblemError, invalid_parameter
 from metrics_pipeline.api.routes.answers import list_responses, object_responses
 from metrics_pipeline.api.short_answers import ShortAnswerRoute
 from metrics_pipeline.api.slow_answers import SlowDatabase
-from metrics_pipeline.api.windows import differences, window_objects
+from metrics_pipeline.api.windows import are_comparable, differences
 from metrics_pipeline.metrics.summary import PeriodSummary, changes, summarise
+from metrics_pipeline.metrics.window_metrics import window_objects
 from metrics_pipeline.store.answers.metrics import COLUMNS, SORTABLE, agent_series, day_page
 from metrics_pipeline.store.answers.totals import agent_totals
 from metrics_pipeline.store.ledger import ledger_rows
@@ -52,6 +53,7 @@ _NO_WINDOW: dict[str, Any] = {
     **dict.fromkeys(SUMMARY_OF_WINDOW),
     "is_exact": False,
     "days_without_distribution": [],
+    "days_without_column": {},
     "has_several_user_keys": False,
 }
 
@@ -116,8 +118,7 @@ def agents_of_a_day(request: Request, context: ApiContext, parameters: Annotated
     day = parameters.date or context.yesterday()
     sort = parameters.sort.value
     shape = (sort, parameters.min_executions, parameters.limit, parameters.offset, form)
-    unlogged = context.unlogged(context.database)
-    tags = EntityTags(request, "day", day, unlogged, *shape)
+    tags = EntityTags(request, "day", day, *shape)
     answer = day_page(
         context.database,
         day,
@@ -126,7 +127,6 @@ def agents_of_a_day(request: Request, context: ApiContext, parameters: Annotated
         min_executions=parameters.min_executions,
         limit=parameters.limit,
         offset=parameters.offset,
-        unlogged=unlogged,
         held=tags.held,
     )
     if not answer.rows:
@@ -184,18 +184,17 @@ def agent_summary(
     )
     days = (last - middle).days + 1
     first = middle - timedelta(days=days)
-    unlogged = context.unlogged(database)
-    tags = EntityTags(request, "summary", agent_id, first, last, unlogged, parameters.decimals)
+    tags = EntityTags(request, "summary", agent_id, first, last, parameters.decimals)
     with database.connect() as connection:
         totals = agent_totals(connection, agent_id, first, middle, last, held=tags.held)
     if not totals.is_known:
         raise unknown_agent(agent_id)
     if tags.holds(totals.version):
         return tags.not_modified(totals.version)
-    before, now = (summarise(each, unlogged) for each in (totals.previous, totals.current))
+    before, now = (summarise(each) for each in (totals.previous, totals.current))
 
     def period(start: date, end: date, days_stored: int, summary: PeriodSummary) -> dict[str, Any]:
-        frame = context.windows.read(database, start, end, (), agent_id, unlogged=unlogged)
+        frame = context.windows.read(database, start, end, (), agent_id)
         (window,) = window_objects(frame) or [_NO_WINDOW]
         return {
             "start_date": start,
@@ -212,7 +211,7 @@ def agent_summary(
             "agent_id": agent_id,
             "days": days,
             **current,
-            "is_comparable": current["days_stored"] == previous["days_stored"],
+            "is_comparable": are_comparable(previous, current),
             "previous": previous,
             "change": asdict(changes(before, now))
             | differences(previous, current, [name for name in SUMMARY_OF_WINDOW if name in WindowChange.model_fields]),
@@ -243,11 +242,8 @@ def agent_days(
         default_days=_DEFAULT_DAYS,
     )
     is_ascending = parameters.order == "asc"
-    unlogged = context.unlogged(context.database)
-    tags = EntityTags(request, "series", agent_id, first, last, is_ascending, unlogged, form)
-    answer = agent_series(
-        context.database, agent_id, first, last, is_ascending=is_ascending, unlogged=unlogged, held=tags.held
-    )
+    tags = EntityTags(request, "series", agent_id, first, last, is_ascending, form)
+    answer = agent_series(context.database, agent_id, first, last, is_ascending=is_ascending, held=tags.held)
     if not answer.is_known:
         raise unknown_agent(agent_id)
     if answer.rows is None or tags.holds(answer.version):

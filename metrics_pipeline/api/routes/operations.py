@@ -142,7 +142,6 @@ async def openmetrics(
 def info(context: ApiContext) -> Info:
     """The zone in which every date of this API is a day, the days that can be asked for, and what is kept how long."""
     settings = context.settings
-    unlogged = context.unlogged(context.database)
     with context.database.snapshot() as snapshot:
         newest = newest_stored_day(snapshot)
         version = window_version(snapshot, date.min, date.max)
@@ -154,9 +153,8 @@ def info(context: ApiContext) -> Info:
         start_date=settings.start_date,
         newest_whole_day=context.yesterday(),
         newest_stored_day=newest,
-        stored_version=" ".join([version, *unlogged]),
+        stored_version=version,
         dimensions=dimensions,
-        unlogged=unlogged,
         lookback_days=settings.lookback_days,
         dagster_url=settings.ui_url,
         **asdict(settings.retention),

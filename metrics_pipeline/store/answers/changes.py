@@ -11,7 +11,6 @@ coverage calls the day damaged.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -19,6 +18,7 @@ from sqlalchemy import Connection, text
 
 from metrics_pipeline.store.answers.metrics import COLUMNS, SELECTED
 from metrics_pipeline.store.answers.rows import as_array
+from metrics_pipeline.store.unlogged import ROWS_AND_DAYS
 
 #: About so many rows at most come in one answer; a day is never divided.
 MOST_ROWS = 50_000
@@ -26,12 +26,12 @@ MOST_ROWS = 50_000
 CURSOR_PATTERN = "([0-9a-f]{16})-([0-9]{1,18})(-([0-9]{1,18})-([0-9]{4}-[0-9]{2}-[0-9]{2}))?"
 
 # Another cluster, timeline or database has other transactions under the same ids. After a change of our columns a copy
-# lacks some, and after a change of the logs' columns it may have a 0 where the answer is now null, or the reverse.
+# lacks some.
 _STATE = text(f"""
 SELECT left(md5(concat_ws(' ', (SELECT system_identifier FROM pg_control_system()),
                 (SELECT timeline_id FROM pg_control_checkpoint()),
                 (SELECT oid FROM pg_database WHERE datname = current_database()),
-                '{" ".join(COLUMNS)}', CAST(:unlogged AS text))), 16) AS source,
+                '{" ".join(COLUMNS)}')), 16) AS source,
        pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS oldest_active,
        pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next_id""")
 
@@ -46,8 +46,7 @@ def transaction_id(xmin: str) -> str:
 
 
 _ROWS = as_array(
-    f"SELECT {SELECTED} FROM agent_performance_metrics AS metrics "
-    "WHERE metrics.metric_date = chosen.metric_date ORDER BY agent_id"
+    f"SELECT {SELECTED} FROM {ROWS_AND_DAYS} WHERE metrics.metric_date = chosen.metric_date ORDER BY agent_id"
 )
 # The days that have rows are found by walking the index from day to day. A day that another program stored may have no
 # row in the ledger: its rows are looked at instead.
@@ -106,13 +105,12 @@ class Changes:
     has_more: bool
 
 
-def changes(connection: Connection, cursor: str | None, *, limit: int, unlogged: Sequence[str]) -> Changes:
+def changes(connection: Connection, cursor: str | None, *, limit: int) -> Changes:
     """At most `limit` days that have changed since the answer that `cursor` is from; all days without one.
 
-    unlogged: the metrics whose 0 was not measured, and is null. Needs a snapshot. Raises ValueError for a text that is
-    not a cursor, and OtherFeedError.
+    Needs a snapshot. Raises ValueError for a text that is not a cursor, and OtherFeedError.
     """
-    state = connection.execute(_STATE, {"unlogged": " ".join(unlogged) or None}).one()
+    state = connection.execute(_STATE).one()
     since, until, after = 0, state.oldest_active, date.min
     if cursor is not None:
         parts = re.fullmatch(CURSOR_PATTERN, cursor)
@@ -124,13 +122,7 @@ def changes(connection: Connection, cursor: str | None, *, limit: int, unlogged:
             until, after = int(parts[4]), date.fromisoformat(parts[5])
         if source != state.source or max(since, until) > state.next_id:
             raise OtherFeedError
-    parameters = {
-        "since": since,
-        "after": after,
-        "limit": limit,
-        "next_id": state.next_id,
-        "unlogged": list(unlogged),
-    }
+    parameters = {"since": since, "after": after, "limit": limit, "next_id": state.next_id}
     found = connection.execute(_DAYS, parameters).all()
     days = [
         ChangedDay(row.metric_date, row.aggregated_at, row.expired_at, row.rows)

@@ -8,9 +8,9 @@ from functools import cache
 from sqlalchemy import Connection, TextClause, text
 
 from metrics_pipeline.metrics.catalog import AGENT_DAY
-from metrics_pipeline.metrics.upstream import MAY_BE_UNKNOWN, computed_from
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.answers.rows import as_array, rows_version
+from metrics_pipeline.store.unlogged import ROWS_AND_DAYS, known
 
 #: The columns of a row, in this order.
 COLUMNS = (*(column.name for column in AGENT_DAY.columns), "created_at", "updated_at")
@@ -18,16 +18,8 @@ COLUMNS = (*(column.name for column in AGENT_DAY.columns), "created_at", "update
 SORTABLE = tuple(name for name in COLUMNS if name != "error_distribution")
 
 
-def _known(name: str) -> str:
-    is_measured = " AND ".join(
-        f"('{each}' <> ALL(CAST(:unlogged AS text[])) OR {each} <> 0)" for each in computed_from(name)
-    )
-    return f"CASE WHEN {is_measured} THEN {name} END AS {name}"
-
-
-#: SQL of COLUMNS, with NULL for each 0 of a metric that :unlogged names, because it was not measured, and for what is
-#: computed from it.
-SELECTED = ", ".join(_known(name) if name in MAY_BE_UNKNOWN else name for name in COLUMNS)
+#: SQL of COLUMNS of ROWS_AND_DAYS.
+SELECTED = ", ".join(map(known, COLUMNS))
 
 #: Whether the registry or the stored metrics know an agent.
 IS_KNOWN = """
@@ -64,20 +56,10 @@ def agent_series(
     last: date,
     *,
     is_ascending: bool,
-    unlogged: Collection[str],
     held: Collection[str],
 ) -> Answer:
-    """The agent's stored days from `first` to `last`. `held` are the versions that the client has.
-
-    unlogged: the metrics whose 0 was not measured, and is null.
-    """
-    parameters = {
-        "agent_id": agent_id,
-        "first": first,
-        "last": last,
-        "unlogged": list(unlogged),
-        "held": list(held),
-    }
+    """The agent's stored days from `first` to `last`. `held` are the versions that the client has."""
+    parameters = {"agent_id": agent_id, "first": first, "last": last, "held": list(held)}
     version, is_known, rows = database.read_row(_SERIES[is_ascending], parameters)
     return Answer(version, is_known, rows, len(rows or ()))
 
@@ -91,20 +73,17 @@ def day_page(
     min_executions: int,
     limit: int,
     offset: int,
-    unlogged: Collection[str],
     held: Collection[str],
 ) -> Answer:
     """At most `limit` agents of a day, by `sort`, one of SORTABLE, and then by their ids.
 
-    Only agents with at least `min_executions` executions. The version is that of the whole day. unlogged: the metrics
-    whose 0 was not measured, and is null.
+    Only agents with at least `min_executions` executions. The version is that of the whole day.
     """
     parameters = {
         "metric_date": metric_date,
         "min_executions": min_executions,
         "limit": limit,
         "offset": offset,
-        "unlogged": list(unlogged),
         "held": list(held),
     }
     statement = _day_statement(SORTABLE[SORTABLE.index(sort)], is_descending)
@@ -124,7 +103,7 @@ def _day_statement(sort: str, is_descending: bool) -> TextClause:
 
 
 def _statement(condition: str, order: str, is_known: str, *further: str) -> TextClause:
-    select = f"SELECT {SELECTED} FROM agent_performance_metrics WHERE {condition} {order}"
+    select = f"SELECT {SELECTED} FROM {ROWS_AND_DAYS} WHERE {condition} {order}"
     return text(f"""
 WITH version AS MATERIALIZED ({rows_version(condition)})
 SELECT {", ".join(("version.value AS version", f"{is_known} AS is_known", *further))},

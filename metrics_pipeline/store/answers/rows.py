@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from metrics_pipeline.store.unlogged import ROWS_AND_DAYS
+
 
 @dataclass(frozen=True)
 class Page:
@@ -13,16 +15,16 @@ class Page:
 
 
 def rows_version(condition: str) -> str:
-    """The SELECT of a text that changes whenever a stored row that meets the condition is written or deleted.
+    """The SELECT of a text that changes whenever a row of ROWS_AND_DAYS that meets the condition does, or is deleted.
 
     xmin changes with every write of a row, whatever the clocks say; updated_at covers an xmin that has wrapped around.
-    A day that is aggregated again without a change writes no row.
+    A day that is aggregated again without a change writes no row, but what its logs did not have may be another.
     """
     return f"""
 SELECT encode(sha256(convert_to(coalesce(string_agg(
-           concat_ws(' ', metric_date, agent_id, xmin, updated_at), ',' ORDER BY metric_date, agent_id COLLATE "C"),
-           ''), 'UTF8')), 'hex') AS value
-FROM agent_performance_metrics WHERE {condition}"""
+           concat_ws(' ', metric_date, agent_id, metrics.xmin, updated_at, unlogged), ','
+           ORDER BY metric_date, agent_id COLLATE "C"), ''), 'UTF8')), 'hex') AS value
+FROM {ROWS_AND_DAYS} WHERE {condition}"""
 
 
 def as_array(select: str) -> str:

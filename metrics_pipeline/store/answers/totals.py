@@ -10,12 +10,22 @@ from metrics_pipeline.metrics.catalog import METRICS, OverDays
 from metrics_pipeline.metrics.summary import PeriodTotals
 from metrics_pipeline.store.answers.metrics import IS_KNOWN
 from metrics_pipeline.store.answers.rows import rows_version
+from metrics_pipeline.store.unlogged import ROWS_AND_DAYS, known
 
 # The metrics that are added up over days, of those that a summary shows.
 _SHOWN = {field.name for field in fields(PeriodTotals)}
 _SUMS = [metric.name for metric in METRICS if metric.over_days is OverDays.SUM and metric.name in _SHOWN]
+# A metric of a day, and which executions are counted by whether it is known.
+_COUNTED = {
+    "avg_latency_ms": "executions_with_latency",
+    "total_cost_usd": "executions_with_cost",
+    "human_interventions": "executions_with_help",
+}
 # sum() of whole numbers is a numeric.
-_WHOLE = ("days_stored", "mean_latencies_ms", "weighted_latencies_ms", *(n for n in _SUMS if n != "total_cost_usd"))
+_WHOLE = (
+    *("days_stored", "mean_latencies_ms", "days_with_latency", "weighted_latencies_ms", *_COUNTED.values()),
+    *(name for name in _SUMS if name != "total_cost_usd"),
+)
 
 _DAYS = "agent_id = :agent_id AND metric_date BETWEEN :first AND :last"
 _TOTALS = text(f"""
@@ -26,8 +36,9 @@ WITH version AS MATERIALIZED (
         FROM agent_day_distributions WHERE {_DAYS}), '')) AS value
     FROM ({rows_version(_DAYS)}) AS metrics
 ), days AS MATERIALIZED (
-    SELECT metrics.*, metric_date >= :middle AS is_current
-    FROM agent_performance_metrics AS metrics, version
+    SELECT agent_id, success_rate, error_distribution, {", ".join(map(known, ("avg_latency_ms", *_SUMS)))},
+           metric_date >= :middle AS is_current
+    FROM {ROWS_AND_DAYS} CROSS JOIN version
     WHERE {_DAYS} AND version.value <> ALL(CAST(:held AS text[]))
 ), errors AS (
     SELECT is_current, jsonb_object_agg(error_type, executions) AS distribution
@@ -39,9 +50,13 @@ WITH version AS MATERIALIZED (
 SELECT version.value AS version, {IS_KNOWN} AS is_known, period.is_current,
        count(days.agent_id) AS days_stored,
        coalesce(sum(success_rate), 0) AS success_rates,
-       coalesce(sum(avg_latency_ms), 0) AS mean_latencies_ms,
+       coalesce(sum(avg_latency_ms), 0) AS mean_latencies_ms, count(avg_latency_ms) AS days_with_latency,
        coalesce(sum(avg_latency_ms::numeric * total_executions), 0) AS weighted_latencies_ms,
-       {", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in _SUMS)},
+       {
+    ", ".join(f"coalesce(sum(total_executions) FILTER (WHERE {n} IS NOT NULL), 0) AS {c}" for n, c in _COUNTED.items())
+},
+       -- 0 without any day, and NULL if nothing is known of those there are.
+       {", ".join(f"CASE count(days.agent_id) WHEN 0 THEN 0 ELSE sum({name}) END AS {name}" for name in _SUMS)},
        coalesce((SELECT distribution FROM errors WHERE errors.is_current = period.is_current), '{{}}')
            AS error_distribution
 FROM version CROSS JOIN (VALUES (false), (true)) AS period(is_current)
@@ -71,7 +86,7 @@ def agent_totals(
             success_rates=row["success_rates"],
             total_cost_usd=row["total_cost_usd"],
             error_distribution=row["error_distribution"],
-            **{name: int(row[name]) for name in _WHOLE},
+            **{name: row[name] if row[name] is None else int(row[name]) for name in _WHOLE},
         )
         for row in rows
     )

@@ -14,7 +14,6 @@ import {
   figureCards,
   inexact,
   interval,
-  isKnown,
   periodForm,
   periodNote,
   periodOf,
@@ -37,7 +36,7 @@ export async function agent(main, query, info) {
     get("restatements", window),
     get("alerts", { state: "all", ...window }),
   ]);
-  const head = [h("h1", {}, id), periodForm(period, info, { agent: id }), periodNote(period, info)];
+  const head = [h("h1", {}, id), periodForm(period, info, { agent: id }), periodNote(period, info, total)];
   const notice = dayNotice(coverage, period);
   if (!total) {
     fill(
@@ -68,7 +67,6 @@ export async function agent(main, query, info) {
       { class: "charts" },
       charts({
         shared,
-        info,
         stored: rowsOf(days, rows),
         total,
         alerts,
@@ -88,7 +86,7 @@ export async function agent(main, query, info) {
  * Every metric by day. stored: of each day its row of GET /api/v1/activity, or null. counts: rows of GET
  * /api/v1/latencies, of which `csv` is the CSV.
  */
-function charts({ shared, info, stored, total, alerts, counts, csv }) {
+function charts({ shared, stored, total, alerts, counts, csv }) {
   const raw = (name) => stored.map((row) => row?.[name] ?? null);
   const numbers = (name) => raw(name).map((each) => (each === null ? null : Number(each)));
   const columns = (...names) => Object.fromEntries(names.map((name) => [name, (index) => raw(name)[index]]));
@@ -99,7 +97,7 @@ function charts({ shared, info, stored, total, alerts, counts, csv }) {
       .filter(({ state, metric }) => state !== "withdrawn" && metrics.includes(metric))
       .map((alert) => ({ first: alert.opened_on, last: alert.last_seen_on, words: said(alert) }));
   const bars = (title, unit, name, write, axis = short) =>
-    isKnown(name, total, info) &&
+    raw(name).some((each) => each !== null) &&
     dayChart({
       ...shared,
       title,

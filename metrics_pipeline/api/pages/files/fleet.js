@@ -9,7 +9,6 @@ import {
   agentLink,
   dayNotice,
   figureCards,
-  isKnown,
   OF_DISTRIBUTIONS,
   periodForm,
   periodNote,
@@ -44,7 +43,7 @@ export async function fleet(main, query, info) {
   const head = [
     h("h1", {}, "Fleet"),
     periodForm(period, info, {}),
-    periodNote(period, info),
+    periodNote(period, info, total),
     notice,
     openAlerts(alerts, period),
   ];
@@ -132,8 +131,7 @@ export async function fleet(main, query, info) {
     agentTable.show();
     fill(
       charts,
-      isKnown("total_cost_usd", total, info) &&
-        h("section", { class: "charts" }, costChart(rows, series, drawnPeriod, window)),
+      total.total_cost_usd !== null && h("section", { class: "charts" }, costChart(rows, series, drawnPeriod, window)),
       h(
         "section",
         { class: "charts" },

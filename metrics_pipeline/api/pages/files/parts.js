@@ -71,23 +71,23 @@ export function periodForm(period, info, kept) {
   );
 }
 
-export const periodNote = (period, info) =>
+/** total: the figures of the whole period; undefined if no day of it is stored. */
+export const periodNote = (period, info, total) =>
   h(
     "p",
     { class: "note" },
-    `${range(period)} (${period.length} ${period.length === 1 ? "day" : "days"}, ${info.time_zone}). Changes (+, −) are against ${range(period.before)}. Today is not over and is in no number.${unloggedNote(info)}`,
+    `${range(period)} (${period.length} ${period.length === 1 ? "day" : "days"}, ${info.time_zone}). Changes (+, −) are against ${range(period.before)}. Today is not over and is in no number.${withoutColumn(total)}`,
   );
 
-/** Of which figures the logs do not have the column. */
-function unloggedNote({ unlogged }) {
-  const labels = Object.keys(FIGURES).filter((name) => unlogged.includes(name));
-  return labels.length
-    ? ` Not logged now, so unknown unless measured before: ${labels.map((name) => FIGURES[name].label).join(", ")}. Days on which they were not measured add nothing to the whole period.`
+/** On how many days the logs did not have a column. */
+function withoutColumn(total) {
+  const lacked = Object.entries(total?.days_without_column ?? {}).map(
+    ([column, days]) => `${column} on ${days} ${days === 1 ? "day" : "days"}`,
+  );
+  return lacked.length
+    ? ` The logs did not have ${lacked.join(", ")}: figures that need it are those of the other days.`
     : "";
 }
-
-/** Whether a figure of the whole period is logged, or was measured before the logs lost its column. */
-export const isKnown = (name, total, { unlogged }) => total[name] !== null || !unlogged.includes(name);
 
 /** A number: what people read, and every digit of the API for the pointer and for programs. */
 export const value = (raw, text, title = exact(raw)) => h("data", { value: raw ?? "", title }, text);
@@ -121,6 +121,8 @@ export const SUMS = [
   "success_rate_low",
   "success_rate_high",
   "days_stored",
+  "human_intervention_rate",
+  "days_without_column",
 ].join();
 export const OF_DISTRIBUTIONS = [
   ...named(true),
@@ -139,7 +141,7 @@ const DETAILS = {
   total_executions: (row) => `${whole(row.failed_executions)} failed`,
   success_rate: (row) => `95%: ${interval(row)}`,
   human_interventions: (row) =>
-    row.total_executions > 0 ? `${percent(row.human_interventions / row.total_executions)} of executions` : "",
+    row.human_intervention_rate === null ? "" : `${percent(row.human_intervention_rate)} of executions`,
 };
 
 /** The figures of a period. fill() shows what a row of GET /api/v1/activity has of them; the rest keeps its place. */
@@ -207,7 +209,7 @@ const comparisonNote = (row) =>
     ? "Nothing to compare with: no day of the days before is stored."
     : row.is_comparable
       ? ""
-      : "* The days before have another number of stored days, so sums cannot be compared with theirs.";
+      : "* The days before have another number of stored days, or of days without a column, so sums cannot be compared with theirs.";
 
 /** Which days of the period are not as they should be, each with the way to its page; or that all are. */
 export function dayNotice(coverage, period) {
