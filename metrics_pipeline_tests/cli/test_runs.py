@@ -300,9 +300,11 @@ def test_days_that_cannot_be_aggregated_are_one_sentence(
     assert re.search(sentence, refused(*arguments, METRICS_DATABASE_URL="postgresql://u@127.0.0.1:1/m"))
 
 
-@pytest.mark.parametrize("day", ["yesterday", "2025-02-30", "11.07.2025", ""])
-def test_a_date_that_is_none_is_a_usage_error(refused: Callable[..., str], day: str) -> None:
-    assert "Invalid value for '--date'" in refused("aggregate", "--date", day, code=2)
+@pytest.mark.parametrize("day", ["yesterday", "2025-02-30", "2025-7-11", "20250711", "2025-W28-5", ""])
+def test_a_date_that_is_not_written_as_yyyy_mm_dd_is_a_usage_error(refused: Callable[..., str], day: str) -> None:
+    assert f"Invalid value for '--date': {day!r} is not a date; use YYYY-MM-DD." in refused(
+        "aggregate", "--date", day, code=2
+    )
 
 
 @pytest.mark.parametrize(
