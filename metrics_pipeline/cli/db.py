@@ -14,7 +14,7 @@ import typer
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.cli.adapting import adapt
-from metrics_pipeline.cli.tables import printable
+from metrics_pipeline.cli.tables import printable, printable_sql
 from metrics_pipeline.embedded.installation import binaries
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.change_feed import describe_feed, trigger_statements
@@ -154,10 +154,10 @@ def check(
         )
         server = connection.execute(_SERVER).one()
         if revision is None and not server.may_create:
+            grant = printable_sql(f"GRANT CREATE ON SCHEMA {server.schema} TO {server.role}")
             typer.echo(
                 printable(
-                    f"Warning: Role {server.role} cannot create our tables. Have the owner of the schema apply: "
-                    f"GRANT CREATE ON SCHEMA {server.schema} TO {server.role}"
+                    f"Warning: Role {server.role} cannot create our tables. Have the owner of the schema apply: {grant}"
                 )
             )
         contracts: dict[Purpose, UpstreamContract] = {}
@@ -268,7 +268,7 @@ def grants(
     if Purpose.RETENTION in roles:
         typer.echo(_ON_PARTITIONS)
     # One transaction, because psql continues after an error.
-    typer.echo("\n".join(["BEGIN;", *statements, "COMMIT;"]))
+    print(printable_sql("\n".join(["BEGIN;", *statements, "COMMIT;"])))
 
 
 @app.command()
@@ -331,4 +331,4 @@ def watch(
     with database.connect() as connection:
         contract = check_contract(connection, (LOGS_TABLE,))
         statements = trigger_statements(connection, contract, remove=remove)
-    typer.echo("\n".join([_FEED, *statements, "COMMIT;"]))
+    print(printable_sql("\n".join([_FEED, *statements, "COMMIT;"])))
