@@ -20,7 +20,7 @@ def storable(value: str | None) -> str | None:
     try:
         (value or "").encode()
     except UnicodeEncodeError:
-        raise typer.BadParameter(f"{value!r} is not text in UTF-8") from None
+        raise typer.BadParameter(f"{value!r} is not text in UTF-8.") from None
     return value
 
 

@@ -1,5 +1,6 @@
 """Every option and argument of every command, with any value: a result or an error message, never a traceback."""
 
+import re
 import socket
 import sys
 from pathlib import Path
@@ -81,6 +82,7 @@ def environment(
     folder.mkdir(parents=True)
     (tmp_path / "dagster").mkdir()
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("METRICS_DATABASE_URL", database_url)
     monkeypatch.setenv("METRICS_PIPELINE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
@@ -121,6 +123,8 @@ def test_any_value_gives_a_result_or_one_clear_error_and_writes_nothing(
             assert printed.err.rstrip().endswith((".", "--register-agents")), printed.err
         elif ended.value.code == 2:
             assert "Error" in printed.err
+            # The words of Typer's library for checking values.
+            assert not re.search(r"Value error|Input should", printed.err)
         # The terminal gets no control sequence, neither in a message nor in a table.
         assert "\x1b[31m" not in printed.out + printed.err
         assert contents(database) == environment

@@ -308,6 +308,23 @@ def test_a_date_that_is_not_written_as_yyyy_mm_dd_is_a_usage_error(refused: Call
 
 
 @pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("aggregate --format JSN", "'JSN' is not one of table, json, csv. Did you mean json?"),
+        ("db check --for pipeline --for x", "'x' is not one of pipeline, retention, reader, operator, alerts."),
+        ("logs load spans --format otpl", "'otpl' is not otlp. Did you mean otlp?"),
+        ("db adapt litelm", ", otel. Did you mean litellm? For another table: --from TABLE."),
+        ("status --days 0", "'0' is not a whole number from 1 to 3,660."),
+        ("logs load spans --max-mib 1.5", "'1.5' is not a whole number from 1 on."),
+    ],
+)
+def test_a_choice_or_a_number_that_is_none_is_refused_with_those_that_are_accepted(
+    refused: Callable[..., str], arguments: str, sentence: str
+) -> None:
+    assert f"{sentence} " in refused(*arguments.split(), code=2)
+
+
+@pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
         ("METRICS_TIME_ZONE", "Berlin", "METRICS_TIME_ZONE is 'Berlin', which is not a time zone"),
