@@ -17,6 +17,7 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import last_complete_day
 from metrics_pipeline.pipeline.aggregation import AggregationOptions
 from metrics_pipeline.pipeline.opening import open_database, require_ready
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import Reason
 
@@ -126,15 +127,17 @@ def _run(
 ) -> None:
     require_complete_days(settings, first, last)
     # Checked before the run: inside it, connecting to an unreachable database would be retried for minutes.
-    require_ready(open_database(settings))
+    database = open_database(settings)
+    require_ready(database)
     from metrics_pipeline.orchestration.instance import open_instance
 
     with open_instance(settings) as instance:
-        run_with_progress(instance, first, last, reason, options, form)
+        run_with_progress(instance, database, first, last, reason, options, form)
 
 
 def run_with_progress(
     instance: "dg.DagsterInstance",
+    database: Database,
     first: date,
     last: date,
     reason: Reason,
@@ -143,6 +146,7 @@ def run_with_progress(
 ) -> None:
     """Runs the days with a progress bar on stderr, and prints the stored ones on stdout.
 
+    database: the one that the run opens by itself, for the title: without logs, it may be the wrong one.
     Raises PermanentError for a run that failed, and typer.Exit for one that a signal ended.
     """
     from metrics_pipeline.orchestration.in_process import run_days
@@ -177,7 +181,7 @@ def run_with_progress(
     for why in outcome.left_out.values():
         tell(f"Left out: {why}")
     if outcome.days or form is not Format.TABLE:
-        _print_days(outcome, form)
+        _print_days(outcome, database, form)
     for day, report in outcome.days.items():
         if report["warning"] != "none":
             tell(f"{day}: {report['warning']}")
@@ -205,7 +209,7 @@ def require_complete_days(settings: Settings, first: date, last: date) -> None:
         )
 
 
-def _print_days(outcome: "DaysOutcome", form: Format) -> None:
+def _print_days(outcome: "DaysOutcome", database: Database, form: Format) -> None:
     rows = [
         {
             "day": day,
@@ -216,4 +220,4 @@ def _print_days(outcome: "DaysOutcome", form: Format) -> None:
         }
         for day, report in outcome.days.items()
     ]
-    show(f"Run {outcome.run_id}", _COLUMNS, rows, form)
+    show(f"Run {outcome.run_id} in {database.description}", _COLUMNS, rows, form)
