@@ -23,6 +23,7 @@ from metrics_pipeline.logs.inspection import describe_data, require_tables_to_op
 from metrics_pipeline.logs.postgres_logs import PostgresLogs
 from metrics_pipeline.logs.table_counters import describe_view
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE
 from metrics_pipeline.pipeline.opening import open_database, open_source
 from metrics_pipeline.pipeline.reconciling import first_day, why_start_later
@@ -115,11 +116,13 @@ def _print_plan(database: Database) -> None:
     for revision, sentence in plan.revisions:
         typer.echo(f"{revision}: {sentence}")
     if plan.adoption:
-        typer.echo(f"An existing agent_performance_metrics would be adopted: about {plan.rows:,} rows, {plan.size}")
+        typer.echo(
+            f"An existing agent_performance_metrics would be adopted: about {counted(plan.rows, 'row')}, {plan.size}"
+        )
         for command in plan.adoption.commands:
             typer.echo(f"{command};")
         for name, rows in plan.adoption.filled.items():
-            typer.echo(f"{name} would get a value in {rows:,} rows that have none")
+            typer.echo(f"{name} would get a value in {counted(rows, 'row that has', 'rows that have')} none")
         if plan.adoption.triggers:
             typer.echo(f"Its triggers would be tried with two rows: {printable(plan.adoption.triggers)}")
     if plan.problems:
@@ -204,7 +207,7 @@ def _describe_lake(database: Database, settings: Settings) -> str:
     day = last_complete_day(datetime.now(UTC), settings.time_zone)
     with database.snapshot() as snapshot:
         count = logs.counts(snapshot, [day_window(day, settings.time_zone)])[day]
-    return f"Ready: {logs.name} has all columns in their types, and {count:,} logs of {day}"
+    return f"Ready: {logs.name} has all columns in their types, and {counted(count, 'log')} of {day}"
 
 
 def _require_ready_for(

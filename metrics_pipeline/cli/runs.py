@@ -15,6 +15,7 @@ from metrics_pipeline.cli.tables import Column, Format, FormatOption, say, show
 from metrics_pipeline.cli.values import day_option, require_order
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import last_complete_day
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.pipeline.aggregation import AggregationOptions
 from metrics_pipeline.pipeline.opening import open_database, require_ready
 from metrics_pipeline.postgres.database import Database
@@ -186,7 +187,10 @@ def run_with_progress(
         if report["warning"] != "none":
             tell(f"{day}: {report['warning']}")
     if outcome.is_interrupted:
-        typer.echo(f"Interrupted. {len(outcome.days)} days are stored; run the command again to go on.", err=True)
+        typer.echo(
+            f"Interrupted. {counted(len(outcome.days), 'day is', 'days are')} stored; run the command again to go on.",
+            err=True,
+        )
         raise typer.Exit(INTERRUPTED)
     if outcome.failure is not None:
         raise PermanentError(f"Run {outcome.run_id} failed. {outcome.failure}")

@@ -6,6 +6,7 @@ from sqlalchemy import Connection
 
 from metrics_pipeline.metrics.alerts import Severity
 from metrics_pipeline.metrics.windows import last_due_day
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.pipeline.delivery_messages import subject
 from metrics_pipeline.pipeline.opening import unlogged
 from metrics_pipeline.postgres.database import Database
@@ -70,6 +71,6 @@ def _in_words(all_agents: Figures, days: int = 1) -> str:
     if not all_agents.days:
         return "nothing is stored."
     rate = f"{all_agents.failures / all_agents.executions:.2%}" if all_agents.executions else "none"
-    agents = "1 agent" if all_agents.agents == 1 else f"{all_agents.agents:,} agents"
     cost = "cost unknown" if all_agents.cost_usd is None else f"{all_agents.cost_usd / number:,.2f} USD"
-    return f"{round(all_agents.executions / number):,} executions of {agents}, {rate} failed, {cost}."
+    executions = counted(round(all_agents.executions / number), "execution")
+    return f"{executions} of {counted(all_agents.agents, 'agent')}, {rate} failed, {cost}."

@@ -154,7 +154,7 @@ def test_a_backfill_that_is_interrupted_keeps_its_days_and_goes_on_when_run_agai
 ) -> None:
     code, stdout, stderr = stopped_at_saturday(signal_)
     assert code == 130
-    assert stderr == "Interrupted. 1 days are stored; run the command again to go on.\n"
+    assert stderr == "Interrupted. 1 day is stored; run the command again to go on.\n"
     assert list(table(stdout)) == ["2025-07-11"]
     assert list(ledger(database)) == [FRIDAY]
     assert last_run(instance).status.value == "FAILURE"

@@ -373,8 +373,8 @@ def test_a_summary_tells_a_cost_that_is_not_logged_from_one_that_was_measured(
     told(database, hooked(notify_daily=hooked(webhook).notify))
     (message,) = webhook.messages
     assert message["message"].splitlines()[:2] == [
-        "1 executions of 1 agent, 0.00% failed, cost unknown.",
-        "A day of the week before: 1 executions of 1 agent, 0.00% failed, 1.50 USD.",
+        "1 execution of 1 agent, 0.00% failed, cost unknown.",
+        "A day of the week before: 1 execution of 1 agent, 0.00% failed, 1.50 USD.",
     ]
 
 
