@@ -112,7 +112,8 @@ def _why_start_later(database: Database, settings: Settings) -> str:
 
 def _print_plan(database: Database) -> None:
     plan = upgrading.plan_upgrade(database)
-    typer.echo(f"Our tables in {printable(database.description)} are at revision {plan.before or 'none'}.")
+    already = "" if plan.revisions else " already"
+    typer.echo(f"Our tables in {printable(database.description)} are at revision {plan.before or 'none'}{already}.")
     for revision, sentence in plan.revisions:
         typer.echo(f"{revision}: {sentence}")
     if plan.adoption:
@@ -135,6 +136,7 @@ def check(
         list[Purpose] | None,
         typer.Option(
             "--for",
+            metavar="PURPOSE",
             help="What the role is for: pipeline, retention, reader, operator or alerts. May be repeated.",
             show_default="pipeline and retention",
         ),

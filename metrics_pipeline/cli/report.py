@@ -91,7 +91,7 @@ def report(
     for row in rows:
         row["error_distribution"] = {each["error_type"]: each["executions"] for each in row["error_distribution"]}
     if not rows and form is Format.TABLE:
-        say("No day of the window is stored.")
+        say(f"No day from {first} to {last_day} is stored in {database.description}.")
     else:
         grouped = [Column(key, name, is_text=True) for key, name in zip(keys, [*groups, *dimensions], strict=True)]
         show(f"{first} to {last_day}, {database.description}", [*grouped, *_COLUMNS], rows, form)

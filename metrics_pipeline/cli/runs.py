@@ -64,7 +64,7 @@ INTERRUPTED = 130
 
 
 def aggregate(
-    day: Annotated[date | None, day_option("--date", help="Default: yesterday.")] = None,
+    day: Annotated[date | None, day_option("--date", help="The day. Default: yesterday.")] = None,
     include_inactive_agents: Annotated[bool, _INCLUDE_INACTIVE] = False,
     accept_deleted_logs: Annotated[bool, _ACCEPT_DELETED] = False,
     form: FormatOption = Format.TABLE,

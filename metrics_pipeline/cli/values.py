@@ -45,7 +45,7 @@ def listen(what: str, host: str, port: int) -> socket.socket:
 def require_order(first: date, last: date) -> None:
     """Raises PermanentError for a range that ends before it begins."""
     if first > last:
-        raise PermanentError(f"The first day, {first}, comes after the last, {last}. Swap --from and --to.")
+        raise PermanentError(f"The first day, {first}, comes after the last, {last}. Correct --from or --to.")
 
 
 def require_known(connection: Connection, agent_id: str | None) -> None:

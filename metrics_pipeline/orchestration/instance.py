@@ -157,7 +157,8 @@ def write_instance(folder: Path, *, force: bool) -> None:
     if folder.is_dir() and folder.stat().st_mode & 0o077:
         raise PermanentError(
             f"{folder} is open to others, and is to hold the output of runs and the code server's socket, which runs "
-            f"what it is told. Make it its owner's alone (chmod 700 {folder}), or choose one that is not there yet."
+            f"what it is told. Choose one that is not there yet or, if nobody else needs this one, make it its owner's "
+            f"alone (chmod 700 {folder})."
         )
     existing = [str(folder / name) for name in (CONFIGURATION, WORKSPACE) if (folder / name).exists()]
     if existing and not force:

@@ -72,7 +72,7 @@ def test_a_plan_names_revisions_changes_and_obstacles_and_changes_nothing(bare_d
     execute(bare_database_url, "DROP VIEW dashboard")
     assert "from none to revision" in run("upgrade", bare_database_url).output
     finished = run("upgrade", bare_database_url, "--plan")
-    assert finished.output.endswith(f"are at revision {head_revision()}.\n")
+    assert finished.output.endswith(f"are at revision {head_revision()} already.\n")
 
 
 def test_check_of_a_database_that_has_everything_says_so(database_url: str) -> None:

@@ -152,7 +152,7 @@ def test_ranges_at_the_ends_of_the_calendar_and_backwards_give_a_result_or_a_sen
         main()
     said = capfd.readouterr()
     if days[0] > days[1]:
-        backwards = f"Error: The first day, {days[0]}, comes after the last, {days[1]}. Swap --from and --to.\n"
+        backwards = f"Error: The first day, {days[0]}, comes after the last, {days[1]}. Correct --from or --to.\n"
         assert (ended.value.code, said.out, said.err) == (1, "", backwards)
     elif command == "backfill":
         assert (ended.value.code, said.out) == (1, "")
