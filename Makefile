@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 
 help:
 	@echo 'make demo       aggregate four weeks of made-up logs on the embedded PostgreSQL and print the result'
-	@echo 'make dev        open the Dagster UI on http://127.0.0.1:3000, or another port: make dev PORT=3001'
+	@echo 'make dev        open the Dagster UI on http://127.0.0.1:3000, or other ports: make dev PORT=3001 PAGE_PORT=8001'
 	@echo 'make test       run the test suite on a real (embedded) PostgreSQL'
 	@echo 'make test-spark run the tests that start Spark, which needs Java 17 and 500 MB for the package pyspark'
 	@echo 'make end-to-end run the tests that start commands, Dagster and browsers as processes'
@@ -22,8 +22,9 @@ demo: $(VENV)/.installed
 	@$(BIN)/metrics-pipeline demo
 
 PORT ?= 3000
+PAGE_PORT ?= 8000
 dev: $(VENV)/.installed
-	@$(BIN)/metrics-pipeline dev --port $(PORT)
+	@$(BIN)/metrics-pipeline dev --port $(PORT) --page-port $(PAGE_PORT)
 
 test: $(VENV)/.installed-test
 	@$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m 'not end_to_end and not spark' $(PYTEST_ARGUMENTS)

@@ -19,6 +19,7 @@ from metrics_pipeline.metrics.catalog import FAILED_STATUS, SUCCESS_STATUS
 from metrics_pipeline.metrics.distributions import UserKey
 from metrics_pipeline.metrics.retention import MAX_DAYS, NEVER, RetentionPolicy
 from metrics_pipeline.metrics.upstream import LOG_COLUMNS, METADATA_KEYS
+from metrics_pipeline.metrics.windows import day_of
 from metrics_pipeline.names import ALERTS_TABLE
 
 # Dagster counts the days one by one, and at the calendar's ends a day has no neighbour.
@@ -103,9 +104,9 @@ def parse_time_zone(text: str) -> str:
 
 
 def parse_date(text: str) -> date:
-    """A date in ISO format, from FIRST_DATE to LAST_DATE."""
+    """A date as YYYY-MM-DD, from FIRST_DATE to LAST_DATE."""
     try:
-        day = date.fromisoformat(text)
+        day = day_of(text)
     except ValueError as error:
         raise ValueError("which is not a date") from error
     if not FIRST_DATE <= day <= LAST_DATE:

@@ -57,6 +57,7 @@ def test_another_owner_is_refused_by_its_name(value: str) -> None:
         ("METRICS_TIME_ZONE", "right/UTC", "not a time zone of the IANA database. Set a name such as UTC"),
         ("METRICS_TIME_ZONE", "posix/Europe/Berlin", "not a time zone of the IANA database. Set a name such as UTC"),
         ("METRICS_TIME_ZONE", "America", "not a time zone of the IANA database. Set a name such as UTC"),
+        ("METRICS_START_DATE", "20250101", "Set a date from 1900-01-01 to 9998-12-31, written as YYYY-MM-DD."),
         ("METRICS_START_DATE", "1899-12-31", "Set a date from 1900-01-01 to 9998-12-31, written as YYYY-MM-DD."),
         ("METRICS_START_DATE", "9999-12-31", "Set a date from 1900-01-01 to 9998-12-31, written as YYYY-MM-DD."),
         ("METRICS_LOOKBACK_DAYS", "0000000019999", "Set a whole number of days from 1 to 366."),

@@ -26,6 +26,7 @@ from metrics_pipeline.cli import (
     users,
 )
 from metrics_pipeline.cli.tables import printable
+from metrics_pipeline.cli.usage import Commands
 from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.settings import VARIABLES, read_env_file
 
@@ -39,6 +40,7 @@ def _environment() -> str:
 
 app = typer.Typer(
     name="metrics-pipeline",
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,

@@ -12,7 +12,8 @@ from metrics_pipeline.adapters import views
 from metrics_pipeline.adapters.draft import draft_views
 from metrics_pipeline.adapters.product import Product
 from metrics_pipeline.adapters.products import PRODUCTS
-from metrics_pipeline.cli.tables import Column, Format, FormatOption, printable, show
+from metrics_pipeline.cli.tables import Column, Format, FormatOption, printable, printable_sql, show
+from metrics_pipeline.cli.usage import not_one_of
 from metrics_pipeline.cli.values import storable
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.pipeline.opening import open_database
@@ -66,7 +67,7 @@ def adapt(
         _show_known(form)
         return
     if name is not None and name not in PRODUCTS:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(PRODUCTS)}. For another table: --from TABLE.")
+        raise typer.BadParameter(f"{not_one_of(name, PRODUCTS)} For another table: --from TABLE.", param_hint="'NAME'")
     require_name(role, "a role")
     require_name(schema, "a schema")
     with open_database(Settings.from_environment()).connect() as connection:
@@ -93,9 +94,8 @@ def adapt(
     ]
     statements = views.view_statements(schema, role, str(database), queries)
     # One transaction, because psql continues after an error.
-    typer.echo(
-        "\n".join([*_commented(comments), "BEGIN;", "SET LOCAL client_min_messages = warning;", *statements, "COMMIT;"])
-    )
+    lines = [*_commented(comments), "BEGIN;", "SET LOCAL client_min_messages = warning;", *statements, "COMMIT;"]
+    print(printable_sql("\n".join(lines)))
 
 
 def _commented(paragraphs: Sequence[str]) -> list[str]:

@@ -24,7 +24,7 @@ _COLUMNS = (
 )
 
 
-_IDS = typer.Argument(metavar="ID...", callback=storable_each, help="The ids of the agents.")
+_IDS = typer.Argument(metavar="ID", callback=storable_each, help="The ids of the agents.")
 
 
 @app.command()
@@ -63,7 +63,10 @@ def unacknowledge(agents: Annotated[list[str], _IDS]) -> None:
         taken = take_back(connection, agents)
         missing = [agent for agent in dict.fromkeys(agents) if agent not in taken]
         if missing:
-            raise PermanentError(f"Nothing is changed: not acknowledged are {', '.join(missing)}.")
+            raise PermanentError(
+                f"Nothing is changed, because these are not acknowledged: {', '.join(missing)}. metrics-pipeline "
+                "agents list shows those that are."
+            )
     say(f"No longer acknowledged: {', '.join(taken)}.")
 
 

@@ -10,6 +10,7 @@ import typer
 from metrics_pipeline.cli.tables import Column, Format, FormatOption, in_words, show
 from metrics_pipeline.cli.values import day_option, require_known, require_order, storable
 from metrics_pipeline.metrics.alert_rules import RULES
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.pipeline.opening import open_database, require_ready
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.alerts import replay_alerts
@@ -102,7 +103,7 @@ def replay() -> None:
     require_ready(database)
     with database.begin() as connection:
         changed = replay_alerts(connection, settings.alert_rules)
-    print(f"{changed:,} {'alert' if changed == 1 else 'alerts'} changed.")
+    print(f"{counted(changed, 'alert')} changed.")
 
 
 def _setting_in_words(setting: Mapping[str, object]) -> str:

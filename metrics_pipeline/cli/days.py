@@ -10,6 +10,7 @@ from metrics_pipeline.cli.values import day_option
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.verification import Unreadable
 from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.pipeline.opening import open_database, open_source, require_ready
 from metrics_pipeline.pipeline.reconciling import present_fingerprints
 from metrics_pipeline.postgres.privileges import Purpose, require_privileges
@@ -38,7 +39,7 @@ def seal(day: Annotated[date, _DAY]) -> None:
     if isinstance(present, Unreadable):
         raise PermanentError(f"{window.metric_date} cannot be sealed, because {present.reason}. Correct or delete it.")
     gone = seal_day(database, window, present)
-    gone_logs = f"{gone:,} of its logs {'is' if gone == 1 else 'are'} gone"
+    gone_logs = counted(gone, "of its logs is gone", "of its logs are gone")
     print(f"{window.metric_date} is sealed: its metrics are final. {gone_logs}, {present.logs:,} left.")
 
 
@@ -63,4 +64,4 @@ def clear(
     if not yes:
         typer.confirm(f"Delete the stored metrics of {window.metric_date}?", abort=True)
     rows = clear_day(database, window, settings.alert_rules)
-    print(f"{window.metric_date} is cleared: {rows:,} {'row' if rows == 1 else 'rows'} went to the restatements.")
+    print(f"{window.metric_date} is cleared: {counted(rows, 'row')} went to the restatements.")

@@ -14,7 +14,7 @@ import typer
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.cli.adapting import adapt
-from metrics_pipeline.cli.tables import printable
+from metrics_pipeline.cli.tables import printable, printable_sql
 from metrics_pipeline.embedded.installation import binaries
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.logs.change_feed import describe_feed, trigger_statements
@@ -23,6 +23,7 @@ from metrics_pipeline.logs.inspection import describe_data, require_tables_to_op
 from metrics_pipeline.logs.postgres_logs import PostgresLogs
 from metrics_pipeline.logs.table_counters import describe_view
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE
 from metrics_pipeline.pipeline.opening import open_database, open_source
 from metrics_pipeline.pipeline.reconciling import first_day, why_start_later
@@ -111,15 +112,18 @@ def _why_start_later(database: Database, settings: Settings) -> str:
 
 def _print_plan(database: Database) -> None:
     plan = upgrading.plan_upgrade(database)
-    typer.echo(f"Our tables in {printable(database.description)} are at revision {plan.before or 'none'}.")
+    already = "" if plan.revisions else " already"
+    typer.echo(f"Our tables in {printable(database.description)} are at revision {plan.before or 'none'}{already}.")
     for revision, sentence in plan.revisions:
         typer.echo(f"{revision}: {sentence}")
     if plan.adoption:
-        typer.echo(f"An existing agent_performance_metrics would be adopted: about {plan.rows:,} rows, {plan.size}")
+        typer.echo(
+            f"An existing agent_performance_metrics would be adopted: about {counted(plan.rows, 'row')}, {plan.size}"
+        )
         for command in plan.adoption.commands:
             typer.echo(f"{command};")
         for name, rows in plan.adoption.filled.items():
-            typer.echo(f"{name} would get a value in {rows:,} rows that have none")
+            typer.echo(f"{name} would get a value in {counted(rows, 'row that has', 'rows that have')} none")
         if plan.adoption.triggers:
             typer.echo(f"Its triggers would be tried with two rows: {printable(plan.adoption.triggers)}")
     if plan.problems:
@@ -132,6 +136,7 @@ def check(
         list[Purpose] | None,
         typer.Option(
             "--for",
+            metavar="PURPOSE",
             help="What the role is for: pipeline, retention, reader, operator or alerts. May be repeated.",
             show_default="pipeline and retention",
         ),
@@ -154,10 +159,10 @@ def check(
         )
         server = connection.execute(_SERVER).one()
         if revision is None and not server.may_create:
+            grant = printable_sql(f"GRANT CREATE ON SCHEMA {server.schema} TO {server.role}")
             typer.echo(
                 printable(
-                    f"Warning: Role {server.role} cannot create our tables. Have the owner of the schema apply: "
-                    f"GRANT CREATE ON SCHEMA {server.schema} TO {server.role}"
+                    f"Warning: Role {server.role} cannot create our tables. Have the owner of the schema apply: {grant}"
                 )
             )
         contracts: dict[Purpose, UpstreamContract] = {}
@@ -204,7 +209,7 @@ def _describe_lake(database: Database, settings: Settings) -> str:
     day = last_complete_day(datetime.now(UTC), settings.time_zone)
     with database.snapshot() as snapshot:
         count = logs.counts(snapshot, [day_window(day, settings.time_zone)])[day]
-    return f"Ready: {logs.name} has all columns in their types, and {count:,} logs of {day}"
+    return f"Ready: {logs.name} has all columns in their types, and {counted(count, 'log')} of {day}"
 
 
 def _require_ready_for(
@@ -268,7 +273,7 @@ def grants(
     if Purpose.RETENTION in roles:
         typer.echo(_ON_PARTITIONS)
     # One transaction, because psql continues after an error.
-    typer.echo("\n".join(["BEGIN;", *statements, "COMMIT;"]))
+    print(printable_sql("\n".join(["BEGIN;", *statements, "COMMIT;"])))
 
 
 @app.command()
@@ -331,4 +336,4 @@ def watch(
     with database.connect() as connection:
         contract = check_contract(connection, (LOGS_TABLE,))
         statements = trigger_statements(connection, contract, remove=remove)
-    typer.echo("\n".join([_FEED, *statements, "COMMIT;"]))
+    print(printable_sql("\n".join([_FEED, *statements, "COMMIT;"])))

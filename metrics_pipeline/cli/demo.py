@@ -81,7 +81,7 @@ def demo() -> None:
             retired = sample_agents(_SPEC).filter(status="inactive")["id"].to_list()
             acknowledge(connection, retired, "Retired in the sample; their clients still call them.")
         typer.echo("Dagster     running daily_metrics_job")
-        run_with_progress(instance, first, last, Reason.BACKFILL, AggregationOptions())
+        run_with_progress(instance, database, first, last, Reason.BACKFILL, AggregationOptions())
     with database.connect() as connection:
         _print_agents(metrics_of_day(connection, last), last)
     typer.echo("Look at these days: make dev   (or: metrics-pipeline dev)")

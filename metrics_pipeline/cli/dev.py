@@ -23,26 +23,30 @@ def dev(
     Runs and events are kept in the embedded PostgreSQL under METRICS_PIPELINE_HOME, for the next time. Stop it with
     Ctrl-C. However it ends, none of its processes is left.
     """
-    from metrics_pipeline.orchestration.instance import instance_folder, workspace_file
+    from metrics_pipeline.orchestration.instance import claimed_for_dev, instance_folder, workspace_file
 
     settings = Settings.from_environment()
     with listen("The UI", host, port):
         pass
-    print(f"Dagster UI: http://{host}:{port} (Ctrl-C stops it)", flush=True)
-    environment = settings.child_environment(instance_folder(settings))
-    # The page links runs to the UI; to METRICS_DAGSTER_URL where a browser reaches the UI only through a proxy.
-    environment.setdefault("DAGSTER_WEBSERVER_URL", f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    page = _page(page_port)
-    if page:
-        # And the UI links days to the page.
-        environment.setdefault("METRICS_API_URL", f"http://127.0.0.1:{page_port}")
-    exit_code = supervisor.run(
-        # Dagster recommends its `dg dev` instead, which does the same and would need one more package.
-        [sys.executable, "-W", "ignore:Function `dev_command` is superseded", "-m", "dagster", "dev",
-         "--workspace", str(workspace_file(settings)), "--host", host, "--port", str(port), "--log-level", "warning"],
-        environment,
-        beside=page,
-    )  # fmt: skip
+    folder = instance_folder(settings)
+    with claimed_for_dev(folder) as claim:
+        print(f"Dagster UI: http://{host}:{port} (Ctrl-C stops it)", flush=True)
+        environment = settings.child_environment(folder)
+        # The page links runs to the UI; to METRICS_DAGSTER_URL where a browser reaches the UI only through a proxy.
+        environment.setdefault("DAGSTER_WEBSERVER_URL", f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        page = _page(page_port)
+        if page:
+            # And the UI links days to the page.
+            environment.setdefault("METRICS_API_URL", f"http://127.0.0.1:{page_port}")
+        exit_code = supervisor.run(
+            # Dagster recommends its `dg dev` instead, which does the same and would need one more package.
+            [sys.executable, "-W", "ignore:Function `dev_command` is superseded", "-m", "dagster", "dev",
+             "--workspace", str(workspace_file(settings)), "--host", host, "--port", str(port),
+             "--log-level", "warning"],
+            environment,
+            beside=page,
+            claim=claim,
+        )  # fmt: skip
     raise typer.Exit(exit_code)
 
 

@@ -11,6 +11,7 @@ from metrics_pipeline.cli.tables import Column, Format, FormatOption, in_words, 
 from metrics_pipeline.cli.values import day_option, named, require_known, require_order, storable
 from metrics_pipeline.errors import DagsterStorageError
 from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict, LedgerRow
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.pipeline.opening import open_database, open_source, require_ready
 from metrics_pipeline.pipeline.reconciling import (
     days_not_stored,
@@ -151,9 +152,7 @@ def _say_other_dimensions(ledger: Mapping[date, LedgerRow], settings: Settings) 
     renewable = [day for day in days if not ledger[day].is_sealed]
     if not days:
         return
-    said = (
-        f"{len(days)} {'day has' if len(days) == 1 else 'days have'} other dimensions than METRICS_DIMENSIONS declares"
-    )
+    said = f"{counted(len(days), 'day has', 'days have')} other dimensions than METRICS_DIMENSIONS declares"
     if len(renewable) < len(days):
         said += f", of which {len(days) - len(renewable)} sealed, which keep theirs"
     if not renewable:
@@ -168,8 +167,8 @@ def _say_other_dimensions(ledger: Mapping[date, LedgerRow], settings: Settings) 
 def _say_older(missing: Sequence[date], window: Sequence[date]) -> None:
     if missing:
         say(
-            f"Never aggregated before {window[0]}, where no schedule looks: {len(missing):,} "
-            f"{'day' if len(missing) == 1 else 'days'} ({named(missing)}). Aggregate them:",
+            f"Never aggregated before {window[0]}, where no schedule looks: {counted(len(missing), 'day')} "
+            f"({named(missing)}). Aggregate them:",
             f"metrics-pipeline backfill --from {missing[0]} --to {missing[-1]}",
         )
 

@@ -18,6 +18,7 @@ from metrics_pipeline.log_files.sample_logs import store_sample
 from metrics_pipeline.log_files.schema import COLUMNS
 from metrics_pipeline.log_files.spans import Traces
 from metrics_pipeline.metrics.windows import days_between, last_complete_day
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.sample.agents import SampleSpec
@@ -68,7 +69,10 @@ def generate(
     settings = Settings.from_environment()
     last = until or last_complete_day(datetime.now(UTC), settings.time_zone)
     if not _FIRST_DAY + timedelta(days=days) <= last <= _LAST_DAY:
-        raise PermanentError(f"{days} days until {last} do not lie between {_FIRST_DAY} and {_LAST_DAY}.")
+        raise PermanentError(
+            f"The days (--days {days}, --until {last}) do not lie between {_FIRST_DAY} and {_LAST_DAY}. Correct one of "
+            "the two."
+        )
     first = last - timedelta(days=days - 1)
     spec = SampleSpec(seed=seed, agents=agents, logs_per_day=logs_per_day)
     database = open_database(settings)
@@ -98,8 +102,8 @@ def generate(
 
         stored = store_sample(database, spec, days_between(first, last), settings.time_zone, advance)
     typer.echo(
-        f"Generated {generated:,} logs of {agents:,} agents from {first} to {last} in "
-        f"{printable(database.description)}: {stored:,} are new, {generated - stored:,} were stored already."
+        f"Generated {counted(generated, 'log')} of {counted(agents, 'agent')} from {first} to {last} in "
+        f"{printable(database.description)}. New: {stored:,}, stored already: {generated - stored:,}."
     )
     _advise(first, last, settings)
 
@@ -238,7 +242,7 @@ def _size(path: Path) -> int:
 
 def _report(loaded: LoadedLogs, settings: Settings, database: Database) -> None:
     for path, logs in loaded.logs_by_file.items():
-        typer.echo(printable(f"{path}: {_logs(logs)} loaded into {database.description}"))
+        typer.echo(printable(f"{path}: {counted(logs, 'log')} loaded into {database.description}"))
     if loaded.skipped_logs:
         typer.echo(f"Left out, because they are stored with the same values: {loaded.skipped_logs:,}")
     if loaded.registered_agents:
@@ -246,12 +250,8 @@ def _report(loaded: LoadedLogs, settings: Settings, database: Database) -> None:
     if loaded.logs_by_day:
         typer.echo(f"Days in {settings.time_zone}:")
         for day, logs in loaded.logs_by_day.items():
-            typer.echo(f"  {day}  {_logs(logs):>15}")
+            typer.echo(f"  {day}  {counted(logs, 'log'):>15}")
         _advise(min(loaded.logs_by_day), max(loaded.logs_by_day), settings)
-
-
-def _logs(number: int) -> str:
-    return f"{number:,} {'log' if number == 1 else 'logs'}"
 
 
 def _advise(first: date, last: date, settings: Settings) -> None:

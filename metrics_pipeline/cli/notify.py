@@ -5,7 +5,7 @@ import typer
 from metrics_pipeline.cli.tables import say
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.pipeline.delivery import send_test
-from metrics_pipeline.settings import Settings
+from metrics_pipeline.settings import VARIABLES, Settings
 
 app = typer.Typer(no_args_is_help=True, help="Look after those who are told of alerts.")
 # Otherwise Typer would take the only command for the group.
@@ -24,7 +24,10 @@ def test() -> None:
     """
     settings = Settings.from_environment()
     if not (settings.notify or settings.notify_daily or settings.notify_weekly):
-        raise PermanentError("METRICS_NOTIFY is not set, so nobody is told of alerts.")
+        raise PermanentError(
+            "METRICS_NOTIFY is not set, nor are METRICS_NOTIFY_DAILY and METRICS_NOTIFY_WEEKLY, so nobody is told of "
+            f"anything. Set {VARIABLES['notify'].accepts}."
+        )
     errors = []
     for outcome in send_test(settings):
         if outcome.error is None:

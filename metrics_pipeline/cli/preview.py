@@ -56,6 +56,6 @@ def preview_days(settings: Settings, first: date, last: date, options: Aggregati
         {"day": change.metric_date, **{column.name: getattr(change, column.name) for column in _COLUMNS[1:]}}
         for change in changes
     ]
-    show("Preview: nothing was written", _COLUMNS, rows, form)
+    show(f"Preview: nothing was written to {database.description}", _COLUMNS, rows, form)
     for failure in failures:
         say(failure, is_error=form is not Format.TABLE)

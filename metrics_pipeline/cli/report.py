@@ -90,7 +90,7 @@ def report(
         unlogged = days_without(snapshot, first, last_day)
     rows = window_objects(frame)
     if not rows and form is Format.TABLE:
-        say("No day of the window is stored.")
+        say(f"No day from {first} to {last_day} is stored in {database.description}.")
     else:
         grouped = [Column(key, name, is_text=True) for key, name in zip(keys, [*groups, *dimensions], strict=True)]
         show(f"{first} to {last_day}, {database.description}", [*grouped, *_COLUMNS], rows, form)

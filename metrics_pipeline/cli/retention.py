@@ -89,7 +89,7 @@ def _days_or_never(text: str) -> int | str:
     try:
         return int(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a number of days; use a whole number, or {NEVER}") from None
+        raise typer.BadParameter(f"{text!r} is not a number of days; use a whole number, or {NEVER}.") from None
 
 
 def _option(name: str, type_: Any, default: object, option: Any) -> inspect.Parameter:

@@ -15,8 +15,10 @@ from metrics_pipeline.cli.tables import Column, Format, FormatOption, say, show
 from metrics_pipeline.cli.values import day_option, require_order
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.windows import last_complete_day
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.pipeline.aggregation import AggregationOptions
 from metrics_pipeline.pipeline.opening import open_database, require_ready
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.publishing import Reason
 
@@ -62,7 +64,7 @@ INTERRUPTED = 130
 
 
 def aggregate(
-    day: Annotated[date | None, day_option("--date", help="Default: yesterday.")] = None,
+    day: Annotated[date | None, day_option("--date", help="The day. Default: yesterday.")] = None,
     include_inactive_agents: Annotated[bool, _INCLUDE_INACTIVE] = False,
     accept_deleted_logs: Annotated[bool, _ACCEPT_DELETED] = False,
     form: FormatOption = Format.TABLE,
@@ -126,15 +128,17 @@ def _run(
 ) -> None:
     require_complete_days(settings, first, last)
     # Checked before the run: inside it, connecting to an unreachable database would be retried for minutes.
-    require_ready(open_database(settings))
+    database = open_database(settings)
+    require_ready(database)
     from metrics_pipeline.orchestration.instance import open_instance
 
     with open_instance(settings) as instance:
-        run_with_progress(instance, first, last, reason, options, form)
+        run_with_progress(instance, database, first, last, reason, options, form)
 
 
 def run_with_progress(
     instance: "dg.DagsterInstance",
+    database: Database,
     first: date,
     last: date,
     reason: Reason,
@@ -143,6 +147,7 @@ def run_with_progress(
 ) -> None:
     """Runs the days with a progress bar on stderr, and prints the stored ones on stdout.
 
+    database: the one that the run opens by itself, for the title: without logs, it may be the wrong one.
     Raises PermanentError for a run that failed, and typer.Exit for one that a signal ended.
     """
     from metrics_pipeline.orchestration.in_process import run_days
@@ -177,12 +182,15 @@ def run_with_progress(
     for why in outcome.left_out.values():
         tell(f"Left out: {why}")
     if outcome.days or form is not Format.TABLE:
-        _print_days(outcome, form)
+        _print_days(outcome, database, form)
     for day, report in outcome.days.items():
         if report["warning"] != "none":
             tell(f"{day}: {report['warning']}")
     if outcome.is_interrupted:
-        typer.echo(f"Interrupted. {len(outcome.days)} days are stored; run the command again to go on.", err=True)
+        typer.echo(
+            f"Interrupted. {counted(len(outcome.days), 'day is', 'days are')} stored; run the command again to go on.",
+            err=True,
+        )
         raise typer.Exit(INTERRUPTED)
     if outcome.failure is not None:
         raise PermanentError(f"Run {outcome.run_id} failed. {outcome.failure}")
@@ -205,7 +213,7 @@ def require_complete_days(settings: Settings, first: date, last: date) -> None:
         )
 
 
-def _print_days(outcome: "DaysOutcome", form: Format) -> None:
+def _print_days(outcome: "DaysOutcome", database: Database, form: Format) -> None:
     rows = [
         {
             "day": day,
@@ -216,4 +224,4 @@ def _print_days(outcome: "DaysOutcome", form: Format) -> None:
         }
         for day, report in outcome.days.items()
     ]
-    show(f"Run {outcome.run_id}", _COLUMNS, rows, form)
+    show(f"Run {outcome.run_id} in {database.description}", _COLUMNS, rows, form)

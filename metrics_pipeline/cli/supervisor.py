@@ -30,11 +30,12 @@ _WATCH_SECONDS = 0.1
 _LAST_WORDS_SECONDS = 1.0
 
 
-def run(command: Sequence[str], environment: Mapping[str, str], *, beside: Sequence[str] = ()) -> int:
+def run(command: Sequence[str], environment: Mapping[str, str], *, beside: Sequence[str] = (), claim: int) -> int:
     """Runs the command until it ends or this process gets a signal, and returns the command's exit code.
 
     `beside` is a second command that runs as long as the first; it may end before. Its standard output is not shown,
-    nor is anything that they write to stderr once they are told to end.
+    nor is anything that they write to stderr once they are told to end. `claim` is a descriptor that stays open until
+    both have ended.
 
     SIGINT, SIGTERM and SIGHUP to this process, and its death, reach the command as one SIGINT. Call it in the main
     thread, as the last thing that the process does.
@@ -58,7 +59,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], *, beside: Seque
     guard = subprocess.Popen(
         [sys.executable, "-P", __file__, str(watched), str(len(command)), *command, *beside],
         env=environment,
-        pass_fds=(watched,),
+        pass_fds=(watched, claim),
         start_new_session=True,
     )
     os.close(watched)

@@ -1,6 +1,7 @@
-"""How the commands print rows: as a table that fits the terminal, as CSV or as JSON; sentences and foreign text."""
+"""How the commands print rows (a table that fits the terminal, CSV or JSON), sentences, SQL and foreign text."""
 
 import csv
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
+
+#: Comments, names and strings in SQL; in a comment, a quotation mark begins nothing.
+_QUOTED = re.compile(r"""--[^\n]*|"(?:[^"]|"")*"|E?'(?:[^']|'')*'""")
 
 #: The narrowest column of sentences: below it, a sentence takes more lines than one can follow.
 _FOLDED_WIDTH = 28
@@ -184,4 +188,21 @@ def printable(text: str) -> str:
     """
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
+def printable_sql(statements: str) -> str:
+    """The statements with unprintable characters of names and strings as escapes that mean the same to PostgreSQL."""
+    return _QUOTED.sub(_with_escapes, statements)
+
+
+def _with_escapes(quoted: re.Match[str]) -> str:
+    found = quoted[0]
+    if found.isprintable() or found.startswith("--"):
+        return found
+    if found.startswith("E"):
+        return "".join(character if character.isprintable() else f"\\U{ord(character):08X}" for character in found)
+    return "U&" + "".join(
+        character if character.isprintable() and character != "\\" else f"\\+{ord(character):06X}"
+        for character in found
     )

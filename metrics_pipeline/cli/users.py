@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from metrics_pipeline.cli.values import storable
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.upgrading import require_current
 from metrics_pipeline.settings import Settings
@@ -36,7 +37,7 @@ def forget(
         require_current(connection)
     forgotten = forget_user(database, user_id, settings.user_key)
     named = f": {', '.join(map(str, forgotten.days))}" if forgotten.days else ""
-    print(f"Removed from {len(forgotten.days)} {'day' if len(forgotten.days) == 1 else 'days'}{named}.")
+    print(f"Removed from {counted(len(forgotten.days), 'day')}{named}.")
     if forgotten.unknown_keys:
         typer.echo(
             "Not searched: distributions whose users were hashed with another key, of id "

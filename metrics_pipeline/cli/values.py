@@ -2,13 +2,14 @@
 
 import socket
 from collections.abc import Iterable
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import typer
 from sqlalchemy import Connection
 
 from metrics_pipeline.errors import PermanentError
+from metrics_pipeline.metrics.windows import day_of
 from metrics_pipeline.store.answers.metrics import is_known
 
 _MAX_NAMED = 5
@@ -19,7 +20,7 @@ def storable(value: str | None) -> str | None:
     try:
         (value or "").encode()
     except UnicodeEncodeError:
-        raise typer.BadParameter(f"{value!r} is not text in UTF-8") from None
+        raise typer.BadParameter(f"{value!r} is not text in UTF-8.") from None
     return value
 
 
@@ -44,7 +45,7 @@ def listen(what: str, host: str, port: int) -> socket.socket:
 def require_order(first: date, last: date) -> None:
     """Raises PermanentError for a range that ends before it begins."""
     if first > last:
-        raise PermanentError(f"The first day, {first}, comes after the last, {last}. Swap --from and --to.")
+        raise PermanentError(f"The first day, {first}, comes after the last, {last}. Correct --from or --to.")
 
 
 def require_known(connection: Connection, agent_id: str | None) -> None:
@@ -59,9 +60,9 @@ def require_known(connection: Connection, agent_id: str | None) -> None:
 def day(text: str) -> date:
     """The date that a text means. Raises BadParameter, which names the accepted form."""
     try:
-        return datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007 - a calendar day
+        return day_of(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a date; use YYYY-MM-DD") from None
+        raise typer.BadParameter(f"{text!r} is not a date; use YYYY-MM-DD.") from None
 
 
 def day_option(*names: str, help: str) -> Any:  # noqa: A002 - as Typer calls it

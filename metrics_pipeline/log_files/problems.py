@@ -4,6 +4,7 @@ from pathlib import Path
 
 from metrics_pipeline.errors import LogFileError
 from metrics_pipeline.log_files.schema import COLUMNS
+from metrics_pipeline.metrics.wording import counted
 
 _SHOWN = 20
 _VALUE_CHARACTERS = 80
@@ -44,9 +45,8 @@ class Problems:
         """Raises LogFileError with the first problems and the number of all, unless there are none."""
         if self.total:
             first = f", of which these are the first {_SHOWN}" if self.total > _SHOWN else ""
-            plural = "" if self.total == 1 else "s"
             said = "\n  ".join(
-                [f"Nothing was loaded: {self.total:,} problem{plural} in the files{first}:", *self._shown]
+                [f"Nothing was loaded: {counted(self.total, 'problem')} in the files{first}:", *self._shown]
             )
             if self._remedies:
                 said += (

@@ -22,6 +22,7 @@ from metrics_pipeline.log_files.log_file import BATCH_BYTES, BATCH_ROWS, MIB, RO
 from metrics_pipeline.log_files.problems import shown
 from metrics_pipeline.log_files.schema import COLUMNS
 from metrics_pipeline.metrics.upstream import Kind
+from metrics_pipeline.metrics.wording import counted
 
 #: The limit of a row that spans several lines.
 _LINES_BYTES = 2 * ROW_BYTES
@@ -107,7 +108,9 @@ class CsvFile(TextFile):
             line = reader.line_num + 1
             for row in reader:
                 if row and len(row) != len(header):
-                    self.problem(line, f"has {len(row)} fields, but the header names {len(header)} columns")
+                    self.problem(
+                        line, f"has {counted(len(row), 'field')}, but the header names {counted(len(header), 'column')}"
+                    )
                 yield line, [value or None for value in row] if len(row) == len(header) else None
                 line = reader.line_num + 1
         except csv.Error as error:

@@ -17,6 +17,7 @@ from metrics_pipeline.errors import ContractError
 from metrics_pipeline.logs.contract import LOOK_SECONDS, UpstreamContract, looking
 from metrics_pipeline.metrics.catalog import FAILED_STATUS, SUCCESS_STATUS
 from metrics_pipeline.metrics.upstream import FLOATS, FRACTIONS, UPSTREAM_TABLES
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.names import LOGS_TABLE
 
 _NEWEST_LOGS = 10_000
@@ -94,13 +95,12 @@ def describe_data(connection: Connection, contract: UpstreamContract, now: datet
     warnings = []
     if registry.active == 0:
         warnings.append(
-            f"0 of {registry.agents:,} agents are active, so no row is stored: the status of an agent that should be "
-            "counted has to be 'active'."
+            f"None of the agents ({registry.agents:,}) is active, so no row is stored: the status of an agent that "
+            "should be counted has to be 'active'."
         )
     if number:
-        found.append(
-            f"Statuses of the newest {number:,} logs: {', '.join(f'{name} {n:,}' for name, n in statuses.items())}"
-        )
+        listed = ", ".join(f"{name} {n:,}" for name, n in statuses.items())
+        found.append(f"Statuses of the newest {counted(number, 'log')}: {listed}")
         known = {SUCCESS_STATUS, FAILED_STATUS, *contract.statuses}
         counting = sum(logs for status, logs in statuses.items() if status in known)
         registered = sum(row.registered for row in logs)
@@ -110,14 +110,14 @@ def describe_data(connection: Connection, contract: UpstreamContract, now: datet
         )
         if not registered:
             warnings.append(
-                f"None of the newest {number:,} logs has an agent that is registered, so all are skipped: "
+                f"None of the newest logs ({number:,}) has an agent that is registered, so all are skipped: "
                 "agent_execution_logs.agent_id has to be spelled as agent_registry.id."
             )
         if not counting:
             warnings.append(
-                f"None of the newest {number:,} logs has the status '{SUCCESS_STATUS}' or '{FAILED_STATUS}', so every "
-                "success rate is 0 and no error is counted. Name the platform's own in METRICS_SUCCESS_STATUSES and "
-                "METRICS_FAILED_STATUSES."
+                f"None of the newest logs ({number:,}) has the status '{SUCCESS_STATUS}' or '{FAILED_STATUS}', so "
+                "every success rate is 0 and no error is counted. Name the platform's own in METRICS_SUCCESS_STATUSES "
+                "and METRICS_FAILED_STATUSES."
             )
     found += [
         f"agent_execution_logs.{column} has type {contract.types[column]}: {how}"

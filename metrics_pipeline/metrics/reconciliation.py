@@ -9,6 +9,7 @@ from metrics_pipeline.metrics.catalog import DEFINITION_VERSION
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.verification import JudgedBy, Unreadable, Verification
 from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.metrics.wording import counted
 
 _MAX_NAMED_AGENTS = 3
 
@@ -149,9 +150,10 @@ def why_closed(stored: LedgerRow, time_zone: str) -> Closed | None:
     """Why the day must not be aggregated again under METRICS_TIME_ZONE `time_zone`; None if it may."""
     day = stored.metric_date
     if stored.raw_pruned_at is not None:
+        was = "was" if stored.raw_pruned_logs == 1 else "were"
         return Closed(
             DayState.SEALED,
-            f"{day} is sealed: {stored.raw_pruned_logs} of its raw logs were pruned at "
+            f"{day} is sealed: {stored.raw_pruned_logs} of its raw logs {was} pruned at "
             f"{stored.raw_pruned_at:%Y-%m-%d %H:%M}Z, so its metrics can no longer be computed. "
             "The stored metrics stay as they are.",
         )
@@ -213,7 +215,7 @@ def what_is_gone(
     more = len(named) - _MAX_NAMED_AGENTS
     return (
         f"{gone:,} of {sum(executions.values()):,} aggregated logs are gone: {', '.join(named[:_MAX_NAMED_AGENTS])}"
-        f"{f', and {more} more agents' if more > 0 else ''}"
+        f"{', and ' + counted(more, 'more agent') if more > 0 else ''}"
     )
 
 
@@ -222,7 +224,7 @@ def none_counted(logs: SourceFingerprint) -> str | None:
     if logs.logs == 0 or logs.successful or logs.failed:
         return None
     return (
-        f"none of {logs.logs:,} logs has the status success or failed, so every success rate is 0 "
+        f"none of its logs ({logs.logs:,}) has the status success or failed, so every success rate is 0 "
         "(metrics-pipeline db check names the statuses; let a view translate them)"
     )
 
@@ -277,22 +279,28 @@ def _state(evidence: DayEvidence, time_zone: str) -> tuple[DayState, str]:
     if evidence.is_running:
         return DayState.RUNNING, "a run is writing it"
     if stored is not None and stored.metrics_expired_at is not None:
-        return DayState.EXPIRED, f"metrics of {stored.agents} agents deleted {stored.metrics_expired_at:%Y-%m-%d}"
+        return (
+            DayState.EXPIRED,
+            f"metrics of {counted(stored.agents, 'agent')} deleted {stored.metrics_expired_at:%Y-%m-%d}",
+        )
     closed = why_closed(stored, time_zone) if stored is not None else None
     if closed is not None and stored is not None:
         if damage:
             return DayState.DAMAGED, damage
         if stored.raw_pruned_at is None:
             return closed.state, f"stored as a day of {stored.time_zone}"
-        late = isinstance(present, SourceFingerprint) and present.logs
-        more = f", {late} logs have arrived since or were left" if late else ""
-        return closed.state, f"raw logs pruned {stored.raw_pruned_at:%Y-%m-%d}{more}"
+        late = present.logs if isinstance(present, SourceFingerprint) else 0
+        left = counted(late, "log has arrived since or was left", "logs have arrived since or were left")
+        return closed.state, f"raw logs pruned {stored.raw_pruned_at:%Y-%m-%d}{f', {left}' if late else ''}"
     if isinstance(present, Unreadable):
         return DayState.UNREADABLE, present.reason
     if verified is not None and verified.gone:
         return DayState.SHRUNK, "; ".join(filter(None, [verified.gone, damage]))
     if stored is None:
-        return DayState.MISSING, "never aggregated" if present is None else f"never aggregated, {present.logs} logs"
+        return (
+            DayState.MISSING,
+            "never aggregated" if present is None else f"never aggregated, {counted(present.logs, 'log')}",
+        )
     if damage:
         return DayState.DAMAGED, damage
     if present is None:

@@ -107,8 +107,8 @@ def reason_to_hold_back(
         return f"shares hours with {overlapping}, which is stored under another time zone"
     if stored_totals != (stored.agents, stored.aggregated_logs):
         return (
-            f"the stored metrics of this day are damaged ({stored_totals[0]} rows of {stored.agents}, "
-            f"{stored_totals[1]} executions of {stored.aggregated_logs}): backfill the day"
+            f"the stored metrics of this day are damaged (rows {stored_totals[0]} of {stored.agents}, "
+            f"executions {stored_totals[1]} of {stored.aggregated_logs}): backfill the day"
         )
     kind = stored.source_fingerprint.kind
     if kind not in kinds or (pruned is not None and pruned.kind != kind):

@@ -8,6 +8,7 @@ from metrics_pipeline.errors import InvariantError
 from metrics_pipeline.metrics.calculator import DayMetrics
 from metrics_pipeline.metrics.catalog import METRICS, OverDays
 from metrics_pipeline.metrics.windows import DayWindow
+from metrics_pipeline.metrics.wording import counted
 
 _MAX_NAMED_AGENTS = 5
 
@@ -27,7 +28,8 @@ def validate_day(day: DayMetrics, window: DayWindow, logs_read: int) -> None:
     broken = []
     if logs_read != day.aggregated_logs + day.skipped_logs:
         broken.append(
-            f"{logs_read} logs were read, but {day.aggregated_logs} aggregated and {day.skipped_logs} skipped"
+            f"{counted(logs_read, 'log was', 'logs were')} read, but {day.aggregated_logs} aggregated and "
+            f"{day.skipped_logs} skipped"
         )
     _raise_if(broken + _broken_rules(day.metrics), window)
 

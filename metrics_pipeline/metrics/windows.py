@@ -1,4 +1,4 @@
-"""Calendar days as half-open windows of instants. The only place that turns a date into two timestamps."""
+"""Calendar days, as text and as half-open windows of instants. Nothing else turns a date into two timestamps."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -19,6 +19,15 @@ class DayWindow:
 
     def __str__(self) -> str:
         return f"{self.metric_date} ({self.time_zone}: {self.start:%Y-%m-%d %H:%M}Z to {self.end:%Y-%m-%d %H:%M}Z)"
+
+
+def day_of(text: str) -> date:
+    """The date that YYYY-MM-DD means. Raises ValueError for any other text."""
+    day = date.fromisoformat(text)
+    # Python also reads 20250711 and 2025-W28-5.
+    if day.isoformat() != text:
+        raise ValueError(f"{text!r} is not written as YYYY-MM-DD")
+    return day
 
 
 def day_window(metric_date: date, time_zone: str) -> DayWindow:

@@ -3,8 +3,10 @@
 Commands use the instance of DAGSTER_HOME, else one under METRICS_PIPELINE_HOME with its runs on the embedded server.
 """
 
+import fcntl
 import logging
 import math
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -28,6 +30,9 @@ CONFIGURATION = "dagster.yaml"
 WORKSPACE = "workspace.yaml"
 #: The code server's socket, in the folder of the instance.
 SOCKET = "code.sock"
+
+# Who runs `dev` on the instance.
+_DEV = "dev.pid"
 
 # sun_path holds 104 bytes on macOS and ends with a NUL. gRPC reads the path in a URI, and YAML reads it unquoted.
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9_./-]*")
@@ -96,6 +101,32 @@ def instance_folder(settings: Settings) -> Path:
     return folder
 
 
+@contextmanager
+def claimed_for_dev(folder: Path) -> Iterator[int]:
+    """Claims the instance in `folder` for `dev` as long as a process has the descriptor open.
+
+    A second daemon would evaluate every tick again. Raises PermanentError, which names the process that has claimed it.
+    """
+    try:
+        claim = os.open(folder / _DEV, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise PermanentError(
+            f"{folder / _DEV} cannot be written: {error.strerror}. Choose an instance of your own with DAGSTER_HOME."
+        ) from error
+    with os.fdopen(claim, "r+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PermanentError(
+                f"metrics-pipeline dev runs already on the instance in {folder}, as process {file.read()}. Use its UI, "
+                "or stop it first: that takes some seconds."
+            ) from error
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield claim
+
+
 def workspace_file(settings: Settings) -> Path:
     """Writes a workspace.yaml that equals the project's, for an installed package that has none, and returns its path.
 
@@ -126,7 +157,8 @@ def write_instance(folder: Path, *, force: bool) -> None:
     if folder.is_dir() and folder.stat().st_mode & 0o077:
         raise PermanentError(
             f"{folder} is open to others, and is to hold the output of runs and the code server's socket, which runs "
-            f"what it is told. Make it its owner's alone (chmod 700 {folder}), or choose one that is not there yet."
+            f"what it is told. Choose one that is not there yet or, if nobody else needs this one, make it its owner's "
+            f"alone (chmod 700 {folder})."
         )
     existing = [str(folder / name) for name in (CONFIGURATION, WORKSPACE) if (folder / name).exists()]
     if existing and not force:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import dagster as dg
 
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.settings import Settings
 
 _MAX_CELL_CHARACTERS = 200
@@ -38,12 +39,7 @@ def markdown_text(value: object) -> str:
     )
 
 
-def count_of_days(count: int) -> str:
-    """The number with its noun."""
-    return "1 day" if count == 1 else f"{count:,} days"
-
-
 def with_values(description: str, settings: Settings) -> str:
     """The description with the values of the settings that it names."""
-    days = count_of_days(settings.lookback_days)
+    days = counted(settings.lookback_days, "day")
     return description.replace("METRICS_LOOKBACK_DAYS", days).replace("METRICS_TIME_ZONE", settings.time_zone)

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 
 from metrics_pipeline.metrics.alerts import Severity
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.names import (
     CHECKS_AFTER_CANCELLATION_SENSOR,
     CHECKS_AFTER_FAILURE_SENSOR,
@@ -92,7 +94,7 @@ def _failed_runs(instance: dg.DagsterInstance, now: datetime, today: date) -> Co
         today,
         today,
         tuple(run.run_id for run in runs),
-        _said([_run_in_words(instance, run) for run in runs[:_MOST_NAMED]], len(runs), "runs"),
+        _said([_run_in_words(instance, run) for run in runs[:_MOST_NAMED]], len(runs), "more run"),
         runs[0].run_id,
     )
 
@@ -140,7 +142,7 @@ def _failed_ticks(instance: dg.DagsterInstance, today: date) -> Condition | None
     if not failed:
         return None
     named = [f"the ticks of {name} fail: {error}" for name, error in failed.items()]
-    said = _said(named[:_MOST_NAMED], len(named), "schedules and sensors")
+    said = _said(named[:_MOST_NAMED], len(named), "more schedule or sensor", "more schedules and sensors")
     return Condition(TICK_FAILED, Severity.CRITICAL, today, today, tuple(sorted(failed)), said)
 
 
@@ -176,15 +178,15 @@ def _failed_checks(instance: dg.DagsterInstance, today: date) -> Findings:
 def _held_back(verdict: dg.AssetCheckEvaluation, run_id: str, today: date) -> Condition | None:
     if verdict.passed:
         return None
-    values = {name: each.value for name, each in verdict.metadata.items()}
+    values: dict[str, Any] = {name: each.value for name, each in verdict.metadata.items()}
     return Condition(
         RETENTION_HELD_BACK,
         Severity.WARNING,
         today,
         today,
         (RETENTION_HELD_BACK,),
-        f"Retention holds back {values.get('logs_held_back')} raw logs of {values.get('days_held_back')} days: see the "
-        "asset data_retention.",
+        f"Retention holds back {counted(values['logs_held_back'], 'raw log')} of "
+        f"{counted(values['days_held_back'], 'day')}: see the asset data_retention.",
         run_id,
     )
 
@@ -194,7 +196,7 @@ def _first_line(message: str) -> str:
     return printable(lines[0] if lines else "no error is known", 300)
 
 
-def _said(named: Sequence[str], number: int, what: str) -> str:
+def _said(named: Sequence[str], number: int, *what: str) -> str:
     more = number - len(named)
-    said = "; ".join([*named, *([f"and {more} more {what}"] if more else [])])
+    said = "; ".join([*named, *([f"and {counted(more, *what)}"] if more else [])])
     return f"{said[0].upper()}{said[1:]}"

@@ -14,6 +14,7 @@ from metrics_pipeline.errors import TransientError
 from metrics_pipeline.logs.source import LogSource
 from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict
 from metrics_pipeline.metrics.windows import day_window, days_between
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.names import (
     DAY_STATE_TAG,
     FAILED_PERMANENTLY_TAG,
@@ -117,8 +118,8 @@ def judge_in_time(
 def _left_out(early: Set[date]) -> str:
     if not early:
         return ""
-    days = "1 day" if len(early) == 1 else f"{len(early)} days until {max(early)}"
-    return f"{days} before the first log: nothing to aggregate."
+    until = f" until {max(early)}" if len(early) > 1 else ""
+    return f"{counted(len(early), 'day')}{until} before the first log: nothing to aggregate."
 
 
 def _left(found: Found, database: Database) -> str:

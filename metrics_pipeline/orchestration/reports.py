@@ -16,6 +16,7 @@ from metrics_pipeline.metrics.dimensions import names_of
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.reconciliation import LedgerRow, none_counted
 from metrics_pipeline.metrics.upstream import unknown_without
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.names import BACKFILL_TAG
 from metrics_pipeline.orchestration.dagster_internals import version_tags
 from metrics_pipeline.orchestration.markdown import markdown_table
@@ -179,15 +180,15 @@ def day_metadata(
     p95_ms, users = day.computed.totals.p95_latency_ms, day.computed.totals.unique_users
     in_words = {
         "total_cost_usd": ("cost", f"${cost:,.2f}"),
-        "total_tokens": ("tokens", f"{totals['total_tokens']:,} tokens"),
+        "total_tokens": ("tokens", counted(totals["total_tokens"], "token")),
         "p95_latency_ms": ("p95", f"p95 {p95_ms:,} ms"),
-        "unique_users": ("users", f"{users:,} users"),
+        "unique_users": ("users", counted(users, "user")),
     }
     metadata = {
         # For people: the UI shows the keys in this order, and numbers without separators.
         "day": dg.MetadataValue.text(f"{window.metric_date:%A}, {window.metric_date}"),
         "in_short": dg.MetadataValue.text(
-            f"{executions:,} executions of {frame.height:,} agents, {failed:,} failed "
+            f"{counted(executions, 'execution')} of {counted(frame.height, 'agent')}, {failed:,} failed "
             f"({failed / executions if executions else 0:.2%}), "
             + ", ".join(f"{noun} unknown" if name in unlogged else said for name, (noun, said) in in_words.items())
         ),

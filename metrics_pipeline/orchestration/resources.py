@@ -4,7 +4,7 @@ import dagster as dg
 
 from metrics_pipeline import __version__
 from metrics_pipeline.metrics.retention import NEVER
-from metrics_pipeline.orchestration.markdown import count_of_days
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.orchestration.processes import claim
 from metrics_pipeline.pipeline.opening import open_database
 from metrics_pipeline.postgres.database import Database
@@ -34,7 +34,7 @@ def _about(settings: Settings) -> str:
         database = DatabaseUrl.parse(settings.database_url).description
     retention = settings.retention
     kept = ", ".join(
-        f"{what} {count_of_days(days) if days is not None else NEVER + ' deleted'}"
+        f"{what} {counted(days, 'day') if days is not None else NEVER + ' deleted'}"
         for what, days in (
             ("raw logs", retention.raw_log_days),
             ("metrics", retention.metric_days),
@@ -48,7 +48,7 @@ def _about(settings: Settings) -> str:
             f"- metrics_pipeline {__version__}",
             f"- Database: {database}",
             f"- Time zone: {settings.time_zone}; first day: {settings.start_date}",
-            f"- Look-back: {count_of_days(settings.lookback_days)}",
+            f"- Look-back: {counted(settings.lookback_days, 'day')}",
             f"- Kept: {kept}",
         ]
     )

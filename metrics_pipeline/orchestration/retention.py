@@ -10,11 +10,11 @@ import dagster as dg
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.retention import FIRST_DAY, NEVER, RetentionPolicy, cutoffs
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.names import ALERTS_TABLE, SCHEDULED_AT_TAG
 from metrics_pipeline.orchestration.asset_keys import METRICS_ASSET_KEY, RETENTION_ASSET_KEY
 from metrics_pipeline.orchestration.failures import step_outcome
 from metrics_pipeline.orchestration.links import documentation
-from metrics_pipeline.orchestration.markdown import count_of_days
 from metrics_pipeline.orchestration.reports import expired_materialization
 from metrics_pipeline.orchestration.upstream import agent_execution_logs, alert_history, kept
 from metrics_pipeline.pipeline.opening import require_ready_to_prune
@@ -124,8 +124,9 @@ def build_retention_asset(settings: Settings) -> dg.AssetsDefinition:
             passed=not report.held_back,
             severity=dg.AssetCheckSeverity.WARN,
             description=(
-                f"{metadata['logs_held_back'].value:,} logs of {count_of_days(metadata['days_held_back'].value)} are "
-                "old enough to go, and stay because they are not in the metrics."
+                "Old enough to go, but not in the metrics, so kept: "
+                f"{counted(metadata['logs_held_back'].value, 'log')} of "
+                f"{counted(metadata['days_held_back'].value, 'day')}."
                 if report.held_back
                 else "Every raw log that is old enough to go is in the metrics."
             ),

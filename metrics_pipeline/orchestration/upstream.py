@@ -3,9 +3,9 @@
 import dagster as dg
 
 from metrics_pipeline.metrics.retention import RetentionPolicy
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE, REGISTRY_TABLE
 from metrics_pipeline.orchestration.columns import upstream_table_schema
-from metrics_pipeline.orchestration.markdown import count_of_days
 
 _LOGS = """
 One row per execution of an agent, written by the platform and read here. Raw logs are {kept}.
@@ -42,7 +42,7 @@ SOURCE_ASSETS = (agent_execution_logs, agent_registry)
 
 def kept(days: int | None) -> str:
     """For how long rows are kept, in words."""
-    return "kept forever" if days is None else f"kept for {count_of_days(days)}"
+    return "kept forever" if days is None else f"kept for {counted(days, 'day')}"
 
 
 def upstream_assets(

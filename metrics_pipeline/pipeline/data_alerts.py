@@ -9,6 +9,7 @@ from datetime import date, datetime, timedelta
 from metrics_pipeline.metrics.alerts import Severity
 from metrics_pipeline.metrics.reconciliation import DayState, DayVerdict
 from metrics_pipeline.metrics.windows import last_due_day
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.pipeline.opening import open_source
 from metrics_pipeline.pipeline.reconciling import before_first_day, judge_days, lookback
 from metrics_pipeline.postgres.database import Database
@@ -93,4 +94,4 @@ def conditions_of_days(
 def _said(days: Sequence[DayVerdict]) -> str:
     named = [f"{each.metric_date} is {each.state.words} ({each.reason})" for each in days[:_MOST_NAMED]]
     more = len(days) - len(named)
-    return "; ".join([*named, *([f"and {more} more days"] if more else [])]) + "."
+    return "; ".join([*named, *([f"and {counted(more, 'more day')}"] if more else [])]) + "."

@@ -8,6 +8,7 @@ from time import monotonic
 
 from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.alerts import Severity
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.names import ALERTS_TABLE
 from metrics_pipeline.pipeline.delivery_channels import ANSWER_SECONDS, Channel
 from metrics_pipeline.pipeline.delivery_messages import Message, digest, in_words, summary
@@ -32,7 +33,7 @@ class Outcome:
     error: str | None
 
     def __str__(self) -> str:
-        news = "1 transition" if self.transitions == 1 else f"{self.transitions:,} transitions"
+        news = counted(self.transitions, "transition")
         if self.error is None:
             return f"{self.receiver} was told of {news}."
         return f"{self.receiver} was not told of {news}. {self.error}"

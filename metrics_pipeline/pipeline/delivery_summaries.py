@@ -6,6 +6,7 @@ from sqlalchemy import Connection
 
 from metrics_pipeline.metrics.alerts import Severity
 from metrics_pipeline.metrics.windows import last_due_day
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.pipeline.delivery_messages import subject
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.settings import Settings
@@ -67,8 +68,8 @@ def _in_words(all_agents: Figures, days: int = 1) -> str:
     if not all_agents.days:
         return "nothing is stored."
     rate = f"{all_agents.failures / all_agents.executions:.2%}" if all_agents.executions else "none"
-    agents = "1 agent" if all_agents.agents == 1 else f"{all_agents.agents:,} agents"
     cost = f"{all_agents.cost_usd / with_cost:,.2f} USD" if all_agents.days_with_cost else "cost unknown"
     if days == 1 and 0 < all_agents.days_with_cost < all_agents.days:
         cost += f" on {all_agents.days_with_cost} of {all_agents.days} days"
-    return f"{round(all_agents.executions / number):,} executions of {agents}, {rate} failed, {cost}."
+    executions = counted(round(all_agents.executions / number), "execution")
+    return f"{executions} of {counted(all_agents.agents, 'agent')}, {rate} failed, {cost}."

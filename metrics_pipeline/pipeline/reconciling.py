@@ -22,6 +22,7 @@ from metrics_pipeline.metrics.reconciliation import (
 )
 from metrics_pipeline.metrics.verification import JudgedBy, Unreadable, Verification
 from metrics_pipeline.metrics.windows import DayWindow, day_window, days_between, last_complete_day
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.store.audit import stored_totals
 from metrics_pipeline.store.ledger import first_stored_at, ledger_rows
@@ -150,8 +151,10 @@ def findings(verdicts: Sequence[DayVerdict], *, names_days: bool = True) -> str:
     if not verdicts:
         return "No day has ended yet."
     counts = Counter(verdict.state for verdict in verdicts)
-    days = "1 day" if len(verdicts) == 1 else f"{len(verdicts)} days"
-    said = [f"{days}: " + ", ".join(f"{counts[state]} {state.words}" for state in DayState if counts[state])]
+    said = [
+        f"{counted(len(verdicts), 'day')}: "
+        + ", ".join(f"{counts[state]} {state.words}" for state in DayState if counts[state])
+    ]
     if names_days:
         said += [_said(days) for days in _alike([verdict for verdict in verdicts if verdict.state.is_fault])]
     outdated = [verdict.metric_date for verdict in verdicts if verdict.is_outdated]

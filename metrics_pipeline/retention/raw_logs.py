@@ -18,6 +18,7 @@ from metrics_pipeline.metrics.fingerprint import SourceFingerprint
 from metrics_pipeline.metrics.reconciliation import LedgerRow
 from metrics_pipeline.metrics.retention import FIRST_DAY, reason_of_difference, reason_to_hold_back
 from metrics_pipeline.metrics.windows import DayWindow, day_window
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.names import LOGS_TABLE
 from metrics_pipeline.retention.pace import HeldBackError, OnProgress, Pace, RetentionConnection, why_not
 from metrics_pipeline.retention.partitions import SourceTable, tables_of
@@ -143,7 +144,7 @@ class RawLogPruning:
         """Reports the logs that are left of the day. There are none if another run of retention was faster."""
         if logs := self.connection.transaction(partial(count_logs_of_day, contract=self.contract, window=window)):
             self.report.held_back.append(HeldBackDay(window.metric_date, logs, reason))
-            self.on_progress(f"{window.metric_date}: {logs:,} logs are held back: {reason}")
+            self.on_progress(f"{window.metric_date}: {counted(logs, 'log is', 'logs are')} held back: {reason}")
 
     def _take(self, unit: SourceTable | DayWindow, connection: Connection) -> list[_Day]:
         """Seals the day, or the days in the partition, and deletes their logs; the partition is dropped.

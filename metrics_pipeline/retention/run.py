@@ -11,6 +11,7 @@ from metrics_pipeline.logs.counts import count_logs_before
 from metrics_pipeline.metrics.alert_rules import DEFAULT_RULES, AlertRules
 from metrics_pipeline.metrics.retention import Cutoffs
 from metrics_pipeline.metrics.windows import day_window
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.retention.expired_metrics import expire_metrics
 from metrics_pipeline.retention.pace import OnProgress, Pace, RetentionConnection
@@ -53,7 +54,9 @@ def apply_retention(
         if not is_dry_run:
             connection.attempt(partial(connection.transaction, partial(_renew_alerts, rules=alert_rules)))
         if report.is_out_of_time:
-            on_progress(f"The time budget of {pace.time_budget_minutes} minutes is used up; the next run goes on.")
+            on_progress(
+                f"The time budget of {counted(pace.time_budget_minutes, 'minute')} is used up; the next run goes on."
+            )
         if connection.faults:
             raise connection.faults[0]
         if contract is None:

@@ -37,6 +37,6 @@ def test_acknowledged_agents_are_listed_with_their_reason_until_they_are_taken_b
         ("b", "inactive", "silent since May"),
         ("typo", "not registered", "retired"),
     ]
-    assert agents("unacknowledge", "b", "c") == "Error: Nothing is changed: not acknowledged are c."
+    assert "Nothing is changed, because these are not acknowledged: c. " in agents("unacknowledge", "b", "c")
     assert agents("unacknowledge", "typo", "b") == "No longer acknowledged: b, typo.\n"
     assert [line.split()[0] for line in agents("list").splitlines()[2:]] == ["[a]"]

@@ -72,7 +72,7 @@ def test_a_plan_names_revisions_changes_and_obstacles_and_changes_nothing(bare_d
     execute(bare_database_url, "DROP VIEW dashboard")
     assert "from none to revision" in run("upgrade", bare_database_url).output
     finished = run("upgrade", bare_database_url, "--plan")
-    assert finished.output.endswith(f"are at revision {head_revision()}.\n")
+    assert finished.output.endswith(f"are at revision {head_revision()} already.\n")
 
 
 def test_check_of_a_database_that_has_everything_says_so(database_url: str) -> None:
@@ -82,7 +82,7 @@ def test_check_of_a_database_that_has_everything_says_so(database_url: str) -> N
     assert f"Our tables: revision {head_revision()}, newest {head_revision()}" in result.output
     for purpose in ("pipeline", "retention"):
         assert f"Ready for {purpose}: all tables, columns, types and privileges are there" in result.output
-    assert "Warning: 0 of 1 agents" not in result.output
+    assert "Warning: None of the agents (1)" not in result.output
 
 
 def test_check_shows_warnings(database_url: str) -> None:
@@ -131,9 +131,9 @@ def test_check_shows_statuses_and_agents_and_warns_if_none_of_them_counts(databa
     assert "Agents: 0 of 2 are active\n" in output
     assert "Statuses of the newest 12 logs: OK 9, ERROR 3\n" in output
     assert "Of these, 0 count as success or failed, and the agents of 0 are registered\n" in output
-    assert "Warning: 0 of 2 agents are active" in output
-    assert "Warning: None of the newest 12 logs has an agent that is registered" in output
-    assert "Warning: None of the newest 12 logs has the status 'success' or 'failed'" in output
+    assert "Warning: None of the agents (2) is active" in output
+    assert "Warning: None of the newest logs (12) has an agent that is registered" in output
+    assert "Warning: None of the newest logs (12) has the status 'success' or 'failed'" in output
     execute(
         database_url,
         "UPDATE agent_registry SET id = 'bot', status = 'active' WHERE id = 'Bot'",

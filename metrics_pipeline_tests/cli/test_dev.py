@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from metrics_pipeline.cli import main
+from metrics_pipeline.cli import main, supervisor
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.homes import has_ended, scratch_home
 from metrics_pipeline_tests.orchestration.runs import DAYS, assert_equal_to_oracle, ledger
@@ -119,6 +119,23 @@ def test_an_occupied_port_is_one_sentence(
     assert printed.err.startswith(f"Error: The {what} cannot listen on {host}:{port}: Address already in use")
     assert printed.err.endswith("Choose another with --port or --host.\n")
     assert not (tmp_path / "home").exists()
+
+
+def test_a_second_dev_on_one_instance_is_refused_with_the_process_of_the_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def run_another(*_: object, **__: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["metrics-pipeline", "dev", "--port", str(free_port())])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code
+
+    monkeypatch.setenv("METRICS_PIPELINE_HOME", str(tmp_path))
+    monkeypatch.setattr(supervisor, "run", run_another)
+    for _ in range(2):
+        assert run_another() == 1
+        running = f"metrics-pipeline dev runs already on the instance in {tmp_path}/dagster, as process {os.getpid()}. "
+        assert capsys.readouterr().err.startswith(f"Error: {running}")
 
 
 @pytest.mark.parametrize("host", ["a" * 70, "db..example", "caf\udce9", "999.1.1.1"])

@@ -1,5 +1,6 @@
 """Every option and argument of every command, with any value: a result or an error message, never a traceback."""
 
+import re
 import socket
 import sys
 from pathlib import Path
@@ -81,6 +82,7 @@ def environment(
     folder.mkdir(parents=True)
     (tmp_path / "dagster").mkdir()
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("METRICS_DATABASE_URL", database_url)
     monkeypatch.setenv("METRICS_PIPELINE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
@@ -121,13 +123,15 @@ def test_any_value_gives_a_result_or_one_clear_error_and_writes_nothing(
             assert printed.err.rstrip().endswith((".", "--register-agents")), printed.err
         elif ended.value.code == 2:
             assert "Error" in printed.err
+            # The words of Typer's library for checking values.
+            assert not re.search(r"Value error|Input should", printed.err)
         # The terminal gets no control sequence, neither in a message nor in a table.
         assert "\x1b[31m" not in printed.out + printed.err
         assert contents(database) == environment
 
     if command == "clear":
         # Accepted, and not stored. `aggregate` would store it.
-        attempt = example(value="2025-1-1")(attempt)
+        attempt = example(value="2025-01-01")(attempt)
     for words, parameter in PARAMETERS.values():
         if words == command.split():
             attempt(parameter=parameter)
@@ -148,7 +152,7 @@ def test_ranges_at_the_ends_of_the_calendar_and_backwards_give_a_result_or_a_sen
         main()
     said = capfd.readouterr()
     if days[0] > days[1]:
-        backwards = f"Error: The first day, {days[0]}, comes after the last, {days[1]}. Swap --from and --to.\n"
+        backwards = f"Error: The first day, {days[0]}, comes after the last, {days[1]}. Correct --from or --to.\n"
         assert (ended.value.code, said.out, said.err) == (1, "", backwards)
     elif command == "backfill":
         assert (ended.value.code, said.out) == (1, "")

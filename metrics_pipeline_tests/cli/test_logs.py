@@ -44,15 +44,15 @@ def test_generate_stores_the_days_and_says_how_to_aggregate_them(logs, database)
 
     assert result.exit_code == 0
     assert "Generated 200 logs of 3 agents from 2025-09-17 to 2025-09-18" in result.stdout
-    assert "200 are new, 0 were stored already" in result.stdout
+    assert "New: 200, stored already: 0." in result.stdout
     assert "metrics-pipeline backfill --from 2025-09-17 --to 2025-09-18" in result.stdout
     assert days_and_agents(database) == ({"2025-09-17": 100, "2025-09-18": 100}, 3)
 
 
 def test_generate_again_adds_nothing_and_another_seed_adds_its_logs(logs, database):
     logs(*GENERATE)
-    assert "0 are new, 200 were stored already" in logs(*GENERATE).stdout
-    assert "200 are new" in logs(*GENERATE, "--seed", 2).stdout
+    assert "New: 0, stored already: 200." in logs(*GENERATE).stdout
+    assert "New: 200," in logs(*GENERATE, "--seed", 2).stdout
     assert days_and_agents(database)[0] == {"2025-09-17": 200, "2025-09-18": 200}
 
 

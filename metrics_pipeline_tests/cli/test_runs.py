@@ -154,7 +154,7 @@ def test_a_backfill_that_is_interrupted_keeps_its_days_and_goes_on_when_run_agai
 ) -> None:
     code, stdout, stderr = stopped_at_saturday(signal_)
     assert code == 130
-    assert stderr == "Interrupted. 1 days are stored; run the command again to go on.\n"
+    assert stderr == "Interrupted. 1 day is stored; run the command again to go on.\n"
     assert list(table(stdout)) == ["2025-07-11"]
     assert list(ledger(database)) == [FRIDAY]
     assert last_run(instance).status.value == "FAILURE"
@@ -300,9 +300,28 @@ def test_days_that_cannot_be_aggregated_are_one_sentence(
     assert re.search(sentence, refused(*arguments, METRICS_DATABASE_URL="postgresql://u@127.0.0.1:1/m"))
 
 
-@pytest.mark.parametrize("day", ["yesterday", "2025-02-30", "11.07.2025", ""])
-def test_a_date_that_is_none_is_a_usage_error(refused: Callable[..., str], day: str) -> None:
-    assert "Invalid value for '--date'" in refused("aggregate", "--date", day, code=2)
+@pytest.mark.parametrize("day", ["yesterday", "2025-02-30", "2025-7-11", "20250711", "2025-W28-5", ""])
+def test_a_date_that_is_not_written_as_yyyy_mm_dd_is_a_usage_error(refused: Callable[..., str], day: str) -> None:
+    assert f"Invalid value for '--date': {day!r} is not a date; use YYYY-MM-DD." in refused(
+        "aggregate", "--date", day, code=2
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("aggregate --format JSN", "'JSN' is not one of table, json, csv. Did you mean json?"),
+        ("db check --for pipeline --for x", "'x' is not one of pipeline, retention, reader, operator, alerts."),
+        ("logs load spans --format otpl", "'otpl' is not otlp. Did you mean otlp?"),
+        ("db adapt litelm", ", otel. Did you mean litellm? For another table: --from TABLE."),
+        ("status --days 0", "'0' is not a whole number from 1 to 3,660."),
+        ("logs load spans --max-mib 1.5", "'1.5' is not a whole number from 1 on."),
+    ],
+)
+def test_a_choice_or_a_number_that_is_none_is_refused_with_those_that_are_accepted(
+    refused: Callable[..., str], arguments: str, sentence: str
+) -> None:
+    assert f"{sentence} " in refused(*arguments.split(), code=2)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ spec = spec_from_file_location("supervisor", {supervisor.__file__!r})
 supervisor = module_from_spec(spec)
 spec.loader.exec_module(supervisor)
 """
-_CALLER = _IMPORT + "sys.exit(supervisor.run(sys.argv[1:], {}))"
+_CALLER = _IMPORT + "sys.exit(supervisor.run(sys.argv[1:], {}, claim=0))"
 # With a shorter _REST_SECONDS, which can be set only inside the guard's own process.
 _GUARD = _IMPORT + "supervisor._REST_SECONDS = 0.3; sys.exit(supervisor._guard(0, sys.argv[1:]))"
 

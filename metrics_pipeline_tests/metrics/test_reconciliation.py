@@ -236,5 +236,5 @@ def test_a_day_is_finished_when_its_present_logs_would_store_it_no_better() -> N
 
 def test_a_day_of_which_no_log_counts_as_a_success_or_a_failure_says_so() -> None:
     odd = replace(LOGS, successful=0, failed=0)
-    said = "equal to its logs; none of 10 logs has the status success or failed, so every success rate is 0"
+    said = "equal to its logs; none of its logs (10) has the status success or failed, so every success rate is 0"
     assert verdict(ledger_row(odd), odd).reason.startswith(said)

@@ -139,7 +139,7 @@ def test_a_half_pruned_day_stays_if_what_was_pruned_has_a_fingerprint_of_another
 def test_a_day_whose_stored_rows_are_not_those_of_the_ledger_stays(totals: tuple[int, int]) -> None:
     rows, executions = totals
     assert reason(THREE, totals=totals) == (
-        f"the stored metrics of this day are damaged ({rows} rows of 2, {executions} executions of 3): backfill the day"
+        f"the stored metrics of this day are damaged (rows {rows} of 2, executions {executions} of 3): backfill the day"
     )
 
 

@@ -92,13 +92,14 @@ def test_it_says_that_there_is_nothing_to_tell(stored: Database, instance: dg.Da
     assert query(stored, ALERTS) == []
 
 
+@pytest.mark.parametrize("table", ["metric_alerts", "metric_alert_deliveries"])
 def test_the_error_of_a_tick_names_who_holds_the_lock_that_it_waited_for(
-    stored: Database, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    table: str, stored: Database, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notifications, "_LOCK_SECONDS", 0.1)
     with stored.begin() as holder:
-        holder.exec_driver_sql("LOCK TABLE metric_alerts")
-        with pytest.raises(TransientError, match=r"Held now: process \d+ \(postgres, .*\) holds metric_alerts: LOCK"):
+        holder.exec_driver_sql(f"LOCK TABLE {table}")
+        with pytest.raises(TransientError, match=rf"Held now: process \d+ \(postgres, .*\) holds {table}: LOCK"):
             Ticks(stored, instance)()
 
 

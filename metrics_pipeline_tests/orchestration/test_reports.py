@@ -59,7 +59,7 @@ def test_what_the_logs_do_not_have_is_unknown_and_not_zero_in_the_report_of_a_da
     stored = store_day(database, computed, run_id="a run", reason=Reason.MANUAL)
     metadata = day_metadata(stored)
     assert metadata["in_short"].value == (
-        "1 executions of 1 agents, 0 failed (0.00%), cost unknown, 0 tokens, p95 unknown, 0 users"
+        "1 execution of 1 agent, 0 failed (0.00%), cost unknown, 0 tokens, p95 unknown, 0 users"
     )
     assert {name for name, value in metadata.items() if value.value is None} == {
         "cost_usd", "cost_per_execution_usd", "agents_with_highest_cost", "p95_latency_ms", "agents_with_worst_p95",

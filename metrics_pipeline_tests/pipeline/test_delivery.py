@@ -374,8 +374,8 @@ def test_a_summary_tells_a_cost_that_is_not_logged_from_one_that_was_measured(
     (message,) = webhook.messages
     lines = message["message"].splitlines()
     assert lines[1:3] == [
-        "1 executions of 1 agent, 0.00% failed, cost unknown.",
-        "A day of the week before: 1 executions of 1 agent, 0.00% failed, 1.50 USD.",
+        "1 execution of 1 agent, 0.00% failed, cost unknown.",
+        "A day of the week before: 1 execution of 1 agent, 0.00% failed, 1.50 USD.",
     ]
     assert "2 executions of 1 agent, 0.00% failed, 1.50 USD on 1 of 2 days." in lines
 

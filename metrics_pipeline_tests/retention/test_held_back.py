@@ -140,13 +140,13 @@ def test_the_logs_of_a_view_are_held_back_and_metrics_expire(database: Database,
 
 
 DAMAGES = {
-    "DELETE FROM agent_performance_metrics": "(0 rows of 1, 0 executions of 2)",
-    "UPDATE agent_performance_metrics SET total_executions = 3": "(1 rows of 1, 3 executions of 2)",
+    "DELETE FROM agent_performance_metrics": "(rows 0 of 1, executions 0 of 2)",
+    "UPDATE agent_performance_metrics SET total_executions = 3": "(rows 1 of 1, executions 3 of 2)",
     "UPDATE agent_performance_metrics SET p99_latency_ms = 60000": "(values were altered)",
     f"""UPDATE metric_day_ledger SET breakdown_digest =
         (SELECT {rows_digest(AGENT_DIMENSION_DAY)} || '1' FROM agent_dimension_metrics)""": "(values were altered)",
     """INSERT INTO agent_performance_metrics SELECT (jsonb_populate_record(stored, '{"agent_id": "b"}')).*
-       FROM agent_performance_metrics AS stored""": "(2 rows of 1, 4 executions of 2)",
+       FROM agent_performance_metrics AS stored""": "(rows 2 of 1, executions 4 of 2)",
 }
 
 

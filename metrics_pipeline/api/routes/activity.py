@@ -214,7 +214,7 @@ def _refuse_without_a_day(database: Database, first: date, last: date, dimension
     if days and len(without) == len(days):
         raise invalid_parameter(
             "start_date",
-            f"None of the {len(days)} stored days from {first} to {last} is broken down by {dimension}, so there is "
+            f"No stored day from {first} to {last} is broken down by {dimension}, so there is "
             "nothing to answer with. While their logs exist, a backfill breaks them down.",
         )
 

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from metrics_pipeline.metrics.dimensions import MAX_VALUES
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.pipeline.reconciling import lookback
@@ -39,15 +40,18 @@ def breakdowns_add_up(situation: Situation) -> dg.AssetCheckResult:
     many = {dimension: values for dimension, values in most.items() if values > _MANY_VALUES}
     if broken:
         day, agent, dimension, metric = broken[0]
+        differ = counted(len(broken), "sum over values differs", "sums over values differ")
         description = (
-            f"{len(broken)} sums over values differ from the agents' rows, the first is {metric} of {agent!r} by "
-            f"{dimension} on {day}. Materialise their days again while their raw logs are there."
+            f"{differ} from the agents' rows, the first is {metric} of {agent!r} by {dimension} on {day}. Materialise "
+            "their days again while their raw logs are there."
         )
     elif many:
         named = ", ".join(f"{dimension} ({values:,} values)" for dimension, values in sorted(many.items()))
         description = f"All sums are right. Most values are merged into (other) of: {named}, on one agent's day."
     else:
-        description = f"The {sum(audit.rows for audit in audits.values()):,} rows by value add up to the agents' rows."
+        description = (
+            f"The rows by value add up to the agents' rows ({sum(audit.rows for audit in audits.values()):,})."
+        )
     return dg.AssetCheckResult(
         passed=not broken and not many,
         severity=dg.AssetCheckSeverity.WARN if many and not broken else dg.AssetCheckSeverity.ERROR,

@@ -14,6 +14,7 @@ from metrics_pipeline.metrics.anomalies import (
     unusual_values,
 )
 from metrics_pipeline.metrics.windows import last_complete_day
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.links import day_links
 from metrics_pipeline.orchestration.markdown import markdown_table
@@ -50,7 +51,7 @@ def no_unusual_changes(situation: Situation) -> dg.AssetCheckResult:
         passed=values.is_empty(),
         severity=dg.AssetCheckSeverity.WARN,
         description=(
-            f"{agents:,} of {unusual.agents_with_history:,} agents changed on {day}: "
+            f"{agents:,} of {counted(unusual.agents_with_history, 'agent')} changed on {day}: "
             + ", ".join(
                 f"{values.filter(metric=metric).height:,} in {metric}"
                 for metric in JUDGED
@@ -58,7 +59,7 @@ def no_unusual_changes(situation: Situation) -> dg.AssetCheckResult:
             )
             + "."
             if agents
-            else f"None of {unusual.agents_with_history:,} agents with enough history changed on {day}."
+            else f"None of the agents with enough history ({unusual.agents_with_history:,}) changed on {day}."
         ),
         metadata={
             "day": str(day),

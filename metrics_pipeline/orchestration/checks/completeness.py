@@ -8,6 +8,7 @@ import dagster as dg
 from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.metrics.verification import JudgedBy
 from metrics_pipeline.metrics.windows import DUE_HOUR, day_window, last_due_day
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.links import day_links
 from metrics_pipeline.orchestration.markdown import markdown_table
@@ -78,12 +79,12 @@ def no_missing_or_dirty_days(situation: Situation) -> dg.AssetCheckResult:
         passed=not broken,
         severity=dg.AssetCheckSeverity.ERROR,
         description=(
-            f"{len(broken)} of {len(days)} days are not right: "
+            f"{len(broken)} of {counted(len(days), 'day')} {'is' if len(broken) == 1 else 'are'} not right: "
             f"{', '.join(f'{verdict.metric_date} is {verdict.state.words}' for verdict in broken[:5])}"
             f"{' …' if len(broken) > 5 else ''}."
             + (f" A run refused {', '.join(map(str, refused))}, so nothing asks for it again." if refused else "")
             if broken
-            else f"All {len(days)} days are stored and equal their logs."
+            else f"All days are stored and equal their logs ({len(days)})."
         ),
         metadata={
             "days": f"{days[0]} to {days[-1]}" if days else "none",

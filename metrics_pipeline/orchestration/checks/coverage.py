@@ -4,6 +4,7 @@ import dagster as dg
 
 from metrics_pipeline.metrics.conservation import skipped_agents
 from metrics_pipeline.metrics.windows import day_window, last_complete_day
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.pipeline.reconciling import lookback
@@ -76,18 +77,20 @@ def no_skipped_logs(situation: Situation) -> dg.AssetCheckResult:
     statuses = registered_statuses(situation.connection, [agent.agent_id for agent in named if agent.agent_id])
     skipped = sum(row.skipped_logs for row in ledger.values())
     read = sum(row.source_logs for row in ledger.values())
+    are = "is" if skipped == 1 else "are"
     # Logs that are gone were perhaps another agent's.
     is_known = not unknown and sum(agent.logs for agent in agents) >= skipped
     return dg.AssetCheckResult(
         passed=skipped == 0 or is_known,
         severity=dg.AssetCheckSeverity.WARN,
         description=(
-            f"{skipped:,} of {read:,} logs on {len(affected)} days are in no metric; "
+            f"{skipped:,} of {counted(read, 'log')} on {counted(len(affected), 'day')} {are} in no metric; "
             f"their agents ({len(agents):,} found) are inactive or not registered."
             if skipped and not is_known
-            else f"{skipped:,} of {read:,} logs on {len(affected)} days are in no metric, all of acknowledged agents."
+            else f"{skipped:,} of {counted(read, 'log')} on {counted(len(affected), 'day')} {are} in no metric, all of "
+            "acknowledged agents."
             if skipped
-            else f"All {read:,} logs of {len(ledger)} stored days are in the metrics."
+            else f"All logs are in the metrics: {counted(read, 'log')} of {counted(len(ledger), 'stored day')}."
         ),
         metadata={
             "days": f"{first} to {last}" if days else "none",

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.orchestration.checks.evaluation import Situation
 from metrics_pipeline.orchestration.markdown import markdown_table
 from metrics_pipeline.pipeline.reconciling import lookback
@@ -32,10 +33,11 @@ def distributions_equal_metrics(situation: Situation) -> dg.AssetCheckResult:
         passed=not broken,
         severity=dg.AssetCheckSeverity.ERROR,
         description=(
-            f"{len(broken)} distributions contradict the metrics, the first of {broken[0][1]!r} on {broken[0][0]}. "
+            f"{counted(len(broken), 'distribution contradicts', 'distributions contradict')} the metrics, the first of "
+            f"{broken[0][1]!r} on {broken[0][0]}. "
             "Materialise their days again while their raw logs are there."
             if broken
-            else f"All {sum(audit.distributions for audit in audits.values()):,} distributions equal the metrics."
+            else f"All distributions equal the metrics ({sum(audit.distributions for audit in audits.values()):,})."
         ),
         metadata={
             "days": f"{days[-_MAX_DAYS:][0]} to {days[-1]}" if days else "none",

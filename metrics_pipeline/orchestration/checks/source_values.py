@@ -47,7 +47,7 @@ def no_suspicious_values(situation: Situation) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=not said,
         severity=dg.AssetCheckSeverity.WARN,
-        description=" ".join(said) or f"None of {logs:,} logs holds a suspicious value.",
+        description=" ".join(said) or f"None of the logs holds a suspicious value ({logs:,}).",
         metadata={
             "days": f"{days[0]} to {days[-1]}" if days else "none",
             "days_unreadable": len(quality.unreadable),

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row, text
 from sqlalchemy.exc import DBAPIError
 
 from metrics_pipeline.errors import ContractError
+from metrics_pipeline.metrics.wording import counted
 from metrics_pipeline.postgres.migrations.readable import unreadable_rows
 from metrics_pipeline.postgres.migrations.trial import try_rows
 
@@ -216,7 +217,7 @@ def adopt_metrics(connection: Connection) -> None:
     if problems:
         raise _not_adoptable(f"it does not store a row of ours as it was written{cause}: {'; '.join(problems)}")
     if adoption.filled:
-        filled = ", ".join(f"{name} in {rows} rows" for name, rows in adoption.filled.items())
+        filled = ", ".join(f"{name} in {counted(rows, 'row')}" for name, rows in adoption.filled.items())
         _logger.warning(
             "%s was adopted; where it held no value, that of a day without data was set: %s.", _TABLE, filled
         )

@@ -33,7 +33,7 @@ def store(database: Database) -> None:
 
 def test_a_day_as_it_was_stored_passes(stored: Database, evaluate: Evaluate) -> None:
     verdict = evaluate(NAME)
-    assert (verdict.passed, verdict.description) == (True, "The 3 rows by value add up to the agents' rows.")
+    assert (verdict.passed, verdict.description) == (True, "The rows by value add up to the agents' rows (3).")
     assert values(verdict)["most_values"] == {"model": 2}
 
 

@@ -37,7 +37,7 @@ def store(database: Database) -> None:
 def test_a_day_like_those_before_it_passes(stored: Database, evaluate: Evaluate) -> None:
     verdict = evaluate(NAME)
     assert verdict.passed
-    assert verdict.description == "None of 2 agents with enough history changed on 2025-03-04."
+    assert verdict.description == "None of the agents with enough history (2) changed on 2025-03-04."
     assert values(verdict) == {
         "day": "2025-03-04",
         "agents": 2,

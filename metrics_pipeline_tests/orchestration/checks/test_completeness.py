@@ -37,7 +37,7 @@ def store(database: Database) -> None:
 def test_days_that_are_stored_and_equal_their_logs_pass(stored: Database, evaluate: Evaluate) -> None:
     verdict = evaluate(NAME, **THREE_DAYS)
     assert verdict.passed
-    assert verdict.description == "All 3 days are stored and equal their logs."
+    assert verdict.description == "All days are stored and equal their logs (3)."
     assert values(verdict) | {"oldest_reading": 0} == {
         "oldest_reading": 0,
         "days": "2025-03-02 to 2025-03-04",
@@ -74,7 +74,7 @@ def test_missing_and_dirty_days_are_named_with_the_reason(stored: Database, eval
     assert not verdict.passed
     assert verdict.severity is dg.AssetCheckSeverity.ERROR
     assert verdict.description == "2 of 3 days are not right: 2025-03-02 is missing, 2025-03-03 is dirty."
-    assert "| 2025-03-02 | missing | never aggregated, 1 logs |" in values(verdict)["unfinished_days"]
+    assert "| 2025-03-02 | missing | never aggregated, 1 log |" in values(verdict)["unfinished_days"]
     assert (
         "| 2025-03-03 | dirty | logs &#43;1, successful &#43;1, latency &#43;7 ms |"
         in values(verdict)["unfinished_days"]

@@ -91,7 +91,7 @@ def test_skipped_logs_of_acknowledged_agents_only_pass(database: Database, evalu
         acknowledge(connection, ["unregistered"], "a test client")
     verdict = evaluate(LOGS)
     assert verdict.passed
-    assert verdict.description == "4 of 5 logs on 1 days are in no metric, all of acknowledged agents."
+    assert verdict.description == "4 of 5 logs on 1 day are in no metric, all of acknowledged agents."
     # Nobody can tell whose the missing log was.
     execute(database, "DELETE FROM agent_execution_logs WHERE agent_id = 'unregistered'")
     assert not evaluate(LOGS).passed
@@ -104,9 +104,9 @@ def test_logs_that_are_all_in_the_metrics_pass(database: Database, evaluate: Eva
     store_agents(database, {"a": "active"})
     store_logs(database, [Log("a"), Log("a")])
     # Not stored yet, these are not skipped either.
-    assert evaluate(LOGS).description == "All 0 logs of 0 stored days are in the metrics."
+    assert evaluate(LOGS).description == "All logs are in the metrics: 0 logs of 0 stored days."
     aggregate(database)
     verdict = evaluate(LOGS)
     assert verdict.passed
-    assert verdict.description == "All 2 logs of 1 stored days are in the metrics."
+    assert verdict.description == "All logs are in the metrics: 2 logs of 1 stored day."
     assert values(verdict)["agents_skipped"] == 0

@@ -21,7 +21,7 @@ def test_a_distribution_that_contradicts_the_metrics_is_named(database: Database
         aggregate(database, day_window(day, "UTC"))
     verdict = evaluate(NAME)
     assert verdict.passed
-    assert verdict.description == "All 4 distributions equal the metrics."
+    assert verdict.description == "All distributions equal the metrics (4)."
     execute(
         database,
         f"UPDATE agent_performance_metrics SET p95_latency_ms = 8 WHERE (agent_id, metric_date) = ('b', '{DAY}')",
@@ -30,7 +30,7 @@ def test_a_distribution_that_contradicts_the_metrics_is_named(database: Database
     verdict = evaluate(NAME)
     assert not verdict.passed
     assert verdict.severity is dg.AssetCheckSeverity.ERROR
-    assert verdict.description.startswith("1 distributions contradict the metrics, the first of 'b' on 2025-03-04. ")
+    assert verdict.description.startswith("1 distribution contradicts the metrics, the first of 'b' on 2025-03-04. ")
     found = values(verdict)
     assert (found["distributions"], found["rows_without_distribution"], found["distributions_broken"]) == (3, 1, 1)
     assert found["days"] == "2025-02-19 to 2025-03-04"

@@ -39,7 +39,7 @@ def test_usual_values_pass(database: Database, evaluate: Evaluate, naive: bool) 
     )
     verdict = evaluate(NAME)
     assert verdict.passed
-    assert verdict.description == "None of 6 logs holds a suspicious value."
+    assert verdict.description == "None of the logs holds a suspicious value (6)."
     assert values(verdict) == {
         "days": "2025-02-19 to 2025-03-04",
         "days_unreadable": 0,

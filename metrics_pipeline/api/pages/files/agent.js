@@ -5,7 +5,7 @@ import { get } from "./api.js";
 import { breakdown } from "./breakdown.js";
 import { dayChart, executionsChart, linear, logarithmic } from "./charts.js";
 import { fill, h } from "./dom.js";
-import { daysBetween, money, moneyAxis, percent, percentAxis, short, whole } from "./format.js";
+import { counted, daysBetween, money, moneyAxis, percent, percentAxis, short, whole } from "./format.js";
 import { heatMap } from "./heatmap.js";
 import {
   byCount,
@@ -130,7 +130,7 @@ function charts({ shared, stored, total, alerts, counts, csv }) {
       ],
       marks: marks("success_rate"),
       read: read(
-        (row) => `${percent(row.success_rate)} (${interval(row)}) of ${whole(row.total_executions)} executions`,
+        (row) => `${percent(row.success_rate)} (${interval(row)}) of ${counted(row.total_executions, "execution")}`,
       ),
       columns: columns("success_rate", "success_rate_low", "success_rate_high", "total_executions"),
     });
@@ -143,7 +143,7 @@ function charts({ shared, stored, total, alerts, counts, csv }) {
     return dayChart({
       ...shared,
       title: "Latency",
-      note: `Logarithmic axis.${estimated ? ` On ${estimated} days the values are estimates or not known.` : ""}`,
+      note: `Logarithmic axis.${estimated ? ` On ${counted(estimated, "day")} the values are estimates or not known.` : ""}`,
       unit: "ms",
       axis: logarithmic([...p50, ...p99]),
       write: short,
@@ -172,7 +172,7 @@ function charts({ shared, stored, total, alerts, counts, csv }) {
     const count = (list) =>
       stored.map((row) => (row ? list.reduce((all, type) => all + (row.error_distribution[type] ?? 0), 0) : null));
     const parts = shown.map((type, index) => ({ name: type, kind: `c${index}`, values: count([type]) }));
-    if (rest.length) parts.push({ name: `${rest.length} other types`, kind: "others", values: count(rest) });
+    if (rest.length) parts.push({ name: counted(rest.length, "other type"), kind: "others", values: count(rest) });
     return dayChart({
       ...shared,
       title: "Failed executions by error type",
@@ -205,7 +205,7 @@ function charts({ shared, stored, total, alerts, counts, csv }) {
       title: "Executions",
       rows: stored,
       marks: marks("total_executions", "successful_executions", "failed_executions"),
-      read: read((row) => `${whole(row.total_executions)} executions, ${whole(row.failed_executions)} failed`),
+      read: read((row) => `${counted(row.total_executions, "execution")}, ${whole(row.failed_executions)} failed`),
     }),
     bars("Cost", "USD", "total_cost_usd", money, moneyAxis),
     errors(),

@@ -1,7 +1,7 @@
 // Alerts: what is unusual, beside what is usual, since when.
 
 import { h, table } from "./dom.js";
-import { day, instant, inWords, money, percent, unitMoney, whole } from "./format.js";
+import { counted, day, instant, inWords, money, percent, unitMoney, whole } from "./format.js";
 import { agentLink, value } from "./parts.js";
 
 const SHOWN_ALERTS = 6;
@@ -28,7 +28,7 @@ function usualOf({ rule, metric, usual_low: low, usual_high: high }) {
 const DETAILS = {
   said: (text) => text,
   error_type: (text) => `error type “${text}”`,
-  silent_days: (days) => `silent for ${days} ${days === 1 ? "day" : "days"}`,
+  silent_days: (days) => `silent for ${counted(days, "day")}`,
   projected_usd: (text, { projected_low: low, projected_high: high }) =>
     `projected for the whole month: ${money(text)} (${money(low)} to ${money(high)})`,
 };
@@ -47,7 +47,7 @@ function evidence(alert) {
       usual && ` (${usual})`,
       alert.executions !== null &&
         alert.metric !== "total_executions" &&
-        ` of ${whole(alert.executions)} ${alert.metric === "skipped_logs" ? "logs" : "executions"}`,
+        ` of ${counted(alert.executions, alert.metric === "skipped_logs" ? "log" : "execution")}`,
     ],
     alert.value !== null && found.length > 0 && "; ",
     found.join("; "),

@@ -5,6 +5,7 @@ import { underChart } from "./charts.js";
 import { fill, h, table } from "./dom.js";
 import {
   addDays,
+  counted,
   day,
   dayOrNull,
   daysBetween,
@@ -284,7 +285,7 @@ function proof(row, agents, skipped) {
     [
       "aggregated",
       row.aggregated_logs,
-      `executions of ${whole(agents.length)} agents`,
+      `executions of ${counted(agents.length, "agent")}`,
       add(agents, "total_executions"),
     ],
     row.skipped_logs > 0 && ["skipped", row.skipped_logs, "logs of those who are named below", add(skipped, "logs")],

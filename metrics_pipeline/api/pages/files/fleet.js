@@ -4,7 +4,7 @@ import { openAlerts } from "./alerts.js";
 import { csvLink, get } from "./api.js";
 import { dayChart, executionsChart, linear, sparkline, swatch } from "./charts.js";
 import { fill, h, s, table } from "./dom.js";
-import { instant, money, moneyAxis, percent, sum, whole } from "./format.js";
+import { counted, instant, money, moneyAxis, percent, sum, whole } from "./format.js";
 import {
   agentLink,
   dayNotice,
@@ -208,7 +208,7 @@ function costChart(rows, series, { by, days, states }, window) {
       return known.length ? sum(known) : null;
     });
   const groups = shown.map((row, index) => ({ name: row.agent_id, kind: `c${index}`, texts: cost([row]) }));
-  if (rest.length) groups.push({ name: `${rest.length} others`, kind: "others", texts: cost(rest) });
+  if (rest.length) groups.push({ name: counted(rest.length, "other"), kind: "others", texts: cost(rest) });
   const totals = cost(rows);
   const numbers = (texts) => texts.map((text) => (text === null ? null : Number(text)));
   return dayChart({
@@ -255,7 +255,7 @@ function executions(series, { by, days, states }, window) {
     read: (index) =>
       rows[index] === null
         ? "not stored"
-        : `${whole(rows[index].total_executions)} executions, ${whole(rows[index].failed_executions)} failed`,
+        : `${counted(rows[index].total_executions, "execution")}, ${whole(rows[index].failed_executions)} failed`,
     csv: { path: "activity", parameters: { group_by: by, ...window }, name: "executions.csv" },
   });
 }

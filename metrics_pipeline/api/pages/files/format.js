@@ -15,6 +15,8 @@ const change = (options) => {
 const places = (digits) => ({ minimumFractionDigits: digits, maximumFractionDigits: digits });
 
 export const whole = number({ maximumFractionDigits: 0 });
+/** The number and what is counted: 1 day, 1,234 days. */
+export const counted = (value, one, many = `${one}s`) => `${whole(value)} ${value === 1 ? one : many}`;
 export const wholeChange = change({ maximumFractionDigits: 0 });
 export const short = number({ notation: "compact", maximumFractionDigits: 1 });
 export const percent = number({ style: "percent", ...places(2) });

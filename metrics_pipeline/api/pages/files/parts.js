@@ -4,6 +4,7 @@ import { h, table } from "./dom.js";
 import {
   addDays,
   countDays,
+  counted,
   day,
   dayOfMonth,
   dayOrNull,
@@ -76,13 +77,13 @@ export const periodNote = (period, info, total) =>
   h(
     "p",
     { class: "note" },
-    `${range(period)} (${period.length} ${period.length === 1 ? "day" : "days"}, ${info.time_zone}). Changes (+, −) are against ${range(period.before)}. Today is not over and is in no number.${withoutColumn(total)}`,
+    `${range(period)} (${counted(period.length, "day")}, ${info.time_zone}). Changes (+, −) are against ${range(period.before)}. Today is not over and is in no number.${withoutColumn(total)}`,
   );
 
 /** On how many days the logs did not have a column. */
 function withoutColumn(total) {
   const lacked = Object.entries(total?.days_without_column ?? {}).map(
-    ([column, days]) => `${column} on ${days} ${days === 1 ? "day" : "days"}`,
+    ([column, days]) => `${column} on ${counted(days, "day")}`,
   );
   return lacked.length
     ? ` The logs did not have ${lacked.join(", ")}: figures that need it are those of the other days.`
@@ -219,11 +220,7 @@ export function dayNotice(coverage, period) {
     const rows = wrong.filter((row) => row.state === name);
     const { sign, meaning } = describe(name);
     return [
-      h(
-        "strong",
-        { title: meaning },
-        `${sign} ${rows.length} ${rows.length === 1 ? "day is" : "days are"} ${inWords(name)}`,
-      ),
+      h("strong", { title: meaning }, `${sign} ${counted(rows.length, "day is", "days are")} ${inWords(name)}`),
       ": ",
       rows
         .slice(0, SHOWN_DAYS)
@@ -238,8 +235,7 @@ export function dayNotice(coverage, period) {
   if (sentences.length === 0 && coverage.length > 0)
     sentences.push("✓ No day of the period is missing or differs from its logs. ");
   // Days before the first one are not a fault.
-  if (unknown > 0)
-    sentences.push(`${unknown} ${unknown === 1 ? "day is" : "days are"} before the first day of this pipeline.`);
+  if (unknown > 0) sentences.push(`${counted(unknown, "day is", "days are")} before the first day of this pipeline.`);
   return h("p", { class: wrong.length > 0 ? "notice" : "notice calm" }, sentences);
 }
 
@@ -261,7 +257,7 @@ export const agentLink = (agentId, period) => {
 /** Why percentiles and users are empty or estimated. */
 export function inexact(row) {
   if (row.days_without_distribution.length > 0)
-    return `not known: ${row.days_without_distribution.length} days have no distribution, the first is ${row.days_without_distribution[0]}`;
+    return `not known: ${counted(row.days_without_distribution.length, "day has", "days have")} no distribution, the first is ${row.days_without_distribution[0]}`;
   if (row.is_exact) return null;
   const users =
     row.unique_users === null
