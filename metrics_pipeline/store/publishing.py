@@ -294,8 +294,8 @@ class _Encoded:
 
 def _encode(day: date, grain: Grain, rows: pl.DataFrame, distributions: pl.DataFrame) -> _Encoded:
     encoded = encode_day(day, distributions, grain)
-    digests = [(*keys, digest.hex()) for keys, digest in encoded.digests.items()]
-    named = pl.DataFrame(digests, schema=dict.fromkeys((*grain.day_keys, "distribution"), pl.String), orient="row")
+    digests = pl.Series("distribution", [digest.hex() for digest in encoded.digests.values()], pl.String)
+    named = distributions.select(*grain.day_keys, digests)
     sent = rows.join(named, on=grain.day_keys, how="left").with_columns(_json("error_distribution"))
     return _Encoded(rows, {f"sent_{values.name}": _array(values) for values in sent}, encoded)
 
