@@ -68,7 +68,7 @@ def log_columns(contract: UpstreamContract, dimensions: Sequence[Dimension] = ()
     for number, dimension in enumerate(dimensions):
         text = f'"{dimension.column}"::text'
         if dimension.keys:
-            text = value.replace("->>'KEY'", f"#>>{_path(dimension)}")
+            text = value.replace("->>'KEY'", _text_at(dimension, contract))
         columns += f',\n    ({text}) COLLATE "C" AS dimension_{number}'
     return columns
 
@@ -96,6 +96,17 @@ def _status(contract: UpstreamContract) -> str:
         if words
         else 'status::text COLLATE "C"'
     )
+
+
+def _text_at(dimension: Dimension, contract: UpstreamContract) -> str:
+    """What follows metadata in SQL for the text under the dimension's keys."""
+    # Of a million logs -> saves 0.1 s for each dimension, but it finds no item of a list. Of a json whose outer key
+    # repeats it takes the last, and #>> the last that has the inner key.
+    may_be_item = any(key.removeprefix("-").isdecimal() for key in dimension.keys)
+    if may_be_item or contract.metadata_is_json:
+        return f"#>>{_path(dimension)}"
+    *outer, last = dimension.keys
+    return "".join(f"->'{key}'" for key in outer) + f"->>'{last}'"
 
 
 def _path(dimension: Dimension) -> str:

@@ -1,7 +1,7 @@
 """The tables of distributions, one for each grain: the key of users, and writing and reading distributions."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import repeat
@@ -41,7 +41,6 @@ _COPY_FIELDS = Struct(">h")
 _COPY_END = Struct(">h").pack(-1)
 _NULL = _LENGTH.pack(-1)
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_DIGEST_LENGTH = _LENGTH.pack(_DIGEST_BYTES)
 _EPOCH = date(2000, 1, 1)
 # Each write waits until the bytes are on their way.
 _ROWS_AT_ONCE = 100
@@ -66,11 +65,11 @@ _SELECT_ARRAYS = {grain: _select(grain, _ARRAYS) for grain in GRAINS}
 
 @dataclass(frozen=True)
 class EncodedDay:
-    """The distributions of a day in the form of a binary COPY: the row and the digest for each of the grain's keys."""
+    """The distributions of a day: for each of the grain's keys the values of _columns() in binary, and the digest."""
 
     metric_date: date
     grain: Grain
-    rows: Mapping[tuple[str, ...], bytes]
+    rows: Mapping[tuple[str, ...], Sequence[bytes | None]]
     digests: Mapping[tuple[str, ...], bytes]
 
 
@@ -97,34 +96,18 @@ def encode_day(metric_date: date, distributions: pl.DataFrame, grain: Grain = AG
     pairs = distributions["latency_counts"].explode(empty_as_null=False, keep_nulls=False).struct
     counts, users = distributions["latency_counts"].list.len(), distributions["user_hashes"]
     latencies, executions = pairs.field("latency_ms"), pairs.field("executions").cast(pl.Int32)
-    day = _field(_LENGTH.pack((metric_date - _EPOCH).days))
     scalars = distributions.select(*grain.day_keys, "user_key_id", "total_latency_ms", "latencies_exact", "users_exact")
-    begin = _COPY_FIELDS.pack(len(grain.keys) + len(_columns(grain)))
     arrays = zip(int4_arrays(latencies, counts), int4_arrays(executions, counts), int8_arrays(users), strict=True)
     is_packed = grain is PACKED_GRAIN
     packs = packed(latencies, executions, counts, users) if is_packed else repeat(b"", distributions.height)
-    # Most texts are in many rows: agents, dimensions, values, the key.
-    texts: dict[str | None, bytes] = {None: _NULL}
     rows, digests = {}, {}
-    # A day by dimension has tens of thousands of rows, so nothing is called that can be inlined: a third of the time.
     for (*keys, key_id, total, are_latencies_exact, are_users_exact), of_row, pack in zip(
         scalars.iter_rows(), arrays, packs, strict=True
     ):
         flags = _EXACTNESS.pack(total, are_latencies_exact, are_users_exact)
         digest = hashlib.sha256(b"".join([*of_row, flags])).digest()
-        parts = [begin]
-        for name in (*keys, key_id):
-            if name not in texts:
-                texts[name] = _field(name.encode())
-            parts.append(texts[name])
-        named = parts.pop()
-        parts.append(day)
-        for value in (*of_row, flags[:8], flags[8:9], flags[9:]):
-            parts += (_LENGTH.pack(len(value)), value)
-        parts += (named, _DIGEST_LENGTH, digest)
-        if is_packed:
-            parts.append(_field(digest + pack))
-        rows[tuple(keys)] = b"".join(parts)
+        values = (*of_row, flags[:8], flags[8:9], flags[9:], None if key_id is None else key_id.encode(), digest)
+        rows[tuple(keys)] = (*values, digest + pack) if is_packed else values
         digests[tuple(keys)] = digest
     return EncodedDay(metric_date, grain, rows, digests)
 
@@ -145,20 +128,35 @@ def write_day(connection: Connection, day: EncodedDay) -> None:
             f"DELETE FROM {table} WHERE metric_date = :metric_date AND ({names}) IN (SELECT * FROM unnest({given}))"
         )
         connection.execute(text(delete), {"metric_date": day.metric_date, **columns})
-    new = [row for each, row in day.rows.items() if stored.get(each) != day.digests[each]]
+    new = [each for each, digest in day.digests.items() if stored.get(each) != digest]
     if new:
         driver: Any = connection.connection.driver_connection
         statement = f"COPY {table} ({names}, metric_date, {', '.join(_columns(day.grain))}) FROM STDIN (FORMAT BINARY)"
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
             copy.write(_COPY_HEADER)
             for start in range(0, len(new), _ROWS_AT_ONCE):
-                copy.write(b"".join(new[start : start + _ROWS_AT_ONCE]))
+                # Here, because the server stores the rows before them meanwhile.
+                copy.write(b"".join(_copied(day, new[start : start + _ROWS_AT_ONCE])))
             copy.write(_COPY_END)
     if (outdated or new) and _stored_digests(connection, day) != day.digests:
         raise PermanentError(
             f"{day.metric_date}: {table} does not store what it is given, so nothing was written. Find the trigger, "
             f"rule or policy of the table that does this (\\d {table} in psql) and remove it."
         )
+
+
+def _copied(day: EncodedDay, keys: Sequence[tuple[str, ...]]) -> Iterator[bytes]:
+    """The rows of these keys in the form of a binary COPY, in parts."""
+    begin = _COPY_FIELDS.pack(len(day.grain.keys) + len(_columns(day.grain)))
+    date_sent = _LENGTH.pack((day.metric_date - _EPOCH).days)
+    for key in keys:
+        yield begin
+        for value in (*map(str.encode, key), date_sent, *day.rows[key]):
+            if value is None:
+                yield _NULL
+            else:
+                yield _LENGTH.pack(len(value))
+                yield value
 
 
 def _stored_digests(connection: Connection, day: EncodedDay) -> dict[tuple[str, ...], bytes]:
@@ -204,7 +202,3 @@ def _rows(wanted: pl.DataFrame, rows: Sequence[tuple[Any, ...]]) -> pl.DataFrame
     place, *scalars = list(zip(*rows, strict=True))[: 1 + len(_SCALARS)] or [()] * (1 + len(_SCALARS))
     schema = {name: DISTRIBUTION_SCHEMA[name] for name in _SCALARS}
     return wanted[pl.Series(place, dtype=pl.Int64) - 1].hstack(pl.DataFrame(scalars, schema=schema, orient="col"))
-
-
-def _field(value: bytes) -> bytes:
-    return _LENGTH.pack(len(value)) + value

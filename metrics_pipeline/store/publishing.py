@@ -18,9 +18,7 @@ from metrics_pipeline.metrics.catalog import (
     AGENT_DAY,
     AGENT_DIMENSION_DAY,
     DEFINITION_VERSION,
-    ERROR_COUNT,
     GRAINS,
-    Column,
     Grain,
 )
 from metrics_pipeline.metrics.comparison import compare_days
@@ -36,10 +34,6 @@ from metrics_pipeline.store.ledger import LEDGER_COLUMNS, StoredDay, ledger_vers
 from metrics_pipeline.store.reads import rows_of_day
 from metrics_pipeline.store.verifications import record_verifications
 
-_ERROR_COUNT_FIELDS = ", ".join(
-    f"{field.name} {sql_type}" for field, sql_type in zip(ERROR_COUNT.fields, ("text", "bigint"), strict=True)
-)
-
 
 def _row_of(alias: str, columns: Iterable[str]) -> str:
     return "(" + ", ".join(f"{alias}.{name}" for name in columns) + ")"
@@ -47,15 +41,6 @@ def _row_of(alias: str, columns: Iterable[str]) -> str:
 
 def _json_of(alias: str, columns: Iterable[str]) -> str:
     return "jsonb_build_object(" + ", ".join(f"'{name}', {alias}.{name}" for name in columns) + ")"
-
-
-def _incoming(column: Column) -> str:
-    if column.sql_type != "jsonb":
-        return f"sent.{column.name}"
-    return (
-        "(SELECT coalesce(jsonb_object_agg(counts.error_type, counts.executions), '{}'::jsonb) "
-        f"FROM jsonb_to_recordset(sent.{column.name}) AS counts({_ERROR_COUNT_FIELDS})) AS {column.name}"
-    )
 
 
 def rows_digest(grain: Grain) -> str:
@@ -98,14 +83,13 @@ class _Statements:
         self.lock_rows = text(
             f"SELECT 1 FROM {grain.table} WHERE metric_date = :metric_date ORDER BY {keys} FOR UPDATE"
         )
-        # The rows arrive as one JSON text: one round trip, and no number becomes a float. All parts of the statement
-        # see the table as it was before the statement.
+        types = [*((column.name, column.sql_type) for column in grain.columns), ("distribution", "text")]
+        # Each column arrives as the text of an array: one round trip, and no number becomes a float. JSON takes twice
+        # the time to read. All parts of the statement see the table as it was before the statement.
         self.publish = text(f"""
-WITH sent AS (
-    SELECT * FROM json_to_recordset(CAST(:rows AS json))
-        AS sent({", ".join(f"{column.name} {column.sql_type}" for column in grain.columns)}, distribution text)
-), incoming AS MATERIALIZED (
-    SELECT {", ".join(map(_incoming, grain.columns))}, sent.distribution FROM sent
+WITH incoming AS MATERIALIZED (
+    SELECT * FROM unnest({", ".join(f"CAST(:sent_{name} AS {sql_type}[])" for name, sql_type in types)})
+        AS sent({", ".join(name for name, _ in types)})
 ), stored AS MATERIALIZED (
     SELECT metrics.*, encode(digest, 'hex') AS distribution
     FROM {grain.table} AS metrics LEFT JOIN {grain.distributions} USING ({keys})
@@ -305,18 +289,38 @@ def _most_skipped(skipped: pl.DataFrame) -> str:
 
 @dataclass(frozen=True)
 class _Encoded:
-    """The rows of one grain, the same as JSON with the digests of their distributions, and the distributions."""
+    """The rows of one grain, their columns and the digests of their distributions as arrays, and the distributions."""
 
     rows: pl.DataFrame
-    json: str
+    arrays: Mapping[str, str]
     distributions: EncodedDay
 
 
 def _encode(day: date, grain: Grain, rows: pl.DataFrame, distributions: pl.DataFrame) -> _Encoded:
     encoded = encode_day(day, distributions, grain)
-    digests = [(*keys, digest.hex()) for keys, digest in encoded.digests.items()]
-    named = pl.DataFrame(digests, schema=dict.fromkeys((*grain.day_keys, "distribution"), pl.String), orient="row")
-    return _Encoded(rows, rows.join(named, on=grain.day_keys, how="left").write_json(), encoded)
+    digests = pl.Series("distribution", [digest.hex() for digest in encoded.digests.values()], pl.String)
+    named = distributions.select(*grain.day_keys, digests)
+    sent = rows.join(named, on=grain.day_keys, how="left").with_columns(_json("error_distribution"))
+    return _Encoded(rows, {f"sent_{values.name}": _array(values) for values in sent}, encoded)
+
+
+def _json(counts: str) -> pl.Expr:
+    """A list of ERROR_COUNT as the text of a JSON object."""
+    pair = pl.element().struct
+    # Polars writes structs as JSON, but no other value.
+    error_type = pl.struct(pair.field("error_type")).struct.json_encode()
+    name = error_type.str.strip_prefix('{"error_type":').str.strip_suffix("}")
+    pairs = pl.col(counts).list.eval(pl.format("{}:{}", name, pair.field("executions"))).list.join(",")
+    return pl.concat_str(pl.lit("{"), pairs, pl.lit("}")).alias(counts)
+
+
+def _array(values: pl.Series) -> str:
+    """The values as PostgreSQL writes an array."""
+    texts = values.cast(pl.String).to_list()
+    # In Python, because an expression for each column takes 2 ms, a tenth of a small day.
+    if values.dtype == pl.String:
+        texts = [each if each is None else '"' + each.replace("\\", r"\\").replace('"', r"\"") + '"' for each in texts]
+    return "{" + ",".join("NULL" if each is None else each for each in texts) + "}"
 
 
 def _publish(connection: Connection, encoded: _Encoded, run_id: str, reason: Reason) -> Row[Any]:
@@ -324,7 +328,7 @@ def _publish(connection: Connection, encoded: _Encoded, run_id: str, reason: Rea
     grain, day = encoded.distributions.grain, encoded.distributions.metric_date
     statements = _STATEMENTS[grain]
     connection.execute(statements.lock_rows, {"metric_date": day})
-    given = {"rows": encoded.json, "metric_date": day, "run_id": run_id, "reason": reason.value}
+    given = {**encoded.arrays, "metric_date": day, "run_id": run_id, "reason": reason.value}
     counts = connection.execute(statements.publish, given).one()
     stored_digest = connection.execute(statements.stored_digest, {"metric_date": day}).scalar_one()
     if stored_digest != counts.digest:

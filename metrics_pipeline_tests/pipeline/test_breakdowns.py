@@ -42,6 +42,7 @@ from metrics_pipeline_tests.oracle import expected_values, stored_values
 NEXT = day_window(DAY + timedelta(days=1), "UTC")
 MODEL = ("metadata->>'model'", "jsonb_typeof(metadata::jsonb->'model') IN ('array', 'object')")
 VERSION = ("metadata->'release'->>'v'", "jsonb_typeof(metadata::jsonb->'release'->'v') IN ('array', 'object')")
+ITEM = ("metadata #>> '{release,0}'", "false")
 LATENCY = ("latency_ms::text", "false")
 LOGS = [
     Log("a", "success", 100, 10, "0.5", None, '{"user_id": "u", "model": "m", "human_intervention": true}'),
@@ -95,23 +96,25 @@ def with_logs(database: Database) -> Database:
 @pytest.mark.parametrize("type_", ["jsonb", "json"])
 def test_every_value_has_the_metrics_that_the_oracle_computes(with_logs: Database, type_: str) -> None:
     execute(with_logs, f"ALTER TABLE agent_execution_logs ALTER metadata TYPE {type_}")
-    aggregate(with_logs, "model,version=metadata.release.v,latency=latency_ms")
-    assert_values_exact(with_logs, model=MODEL, version=VERSION, latency=LATENCY)
+    aggregate(with_logs, "model,version=metadata.release.v,item=metadata.release.0,latency=latency_ms")
+    assert_values_exact(with_logs, model=MODEL, version=VERSION, item=ITEM, latency=LATENCY)
     kinds = query(
         with_logs, "SELECT value_kind, count(*) FROM agent_dimension_metrics WHERE dimension = 'model' GROUP BY 1"
     )
     assert sorted(kinds) == [("list", 1), ("none", 1), ("value", 11)]
     assert query(with_logs, "SELECT dimensions FROM metric_day_ledger") == [
-        ("model=metadata.model,version=metadata.release.v,latency=latency_ms",)
+        ("model=metadata.model,version=metadata.release.v,item=metadata.release.0,latency=latency_ms",)
     ]
 
 
 def test_a_json_value_that_text_cannot_hold_is_counted_with_a_replacement(with_logs: Database) -> None:
     execute(with_logs, "ALTER TABLE agent_execution_logs ALTER metadata TYPE json")
     store_logs(with_logs, [Log("b", metadata=r'{"model": "x\u0000", "n": {"k": ["\u0000"]}}')])
+    # What #>> gives of a key that repeats, which days that are stored already have in their fingerprint.
+    store_logs(with_logs, [Log("b", metadata='{"n": {"k": "first"}, "n": {}}')])
     aggregate(with_logs, "model,k=metadata.n.k")
     found = query(with_logs, "SELECT dimension, value FROM agent_dimension_metrics WHERE agent_id = 'b'")
-    assert {("model", "x�"), ("k", "(list)")} <= set(found)
+    assert {("model", "x�"), ("k", "(list)"), ("k", "first")} <= set(found)
 
 
 def test_generated_logs_of_several_slices_are_exact_and_a_second_run_changes_nothing(

@@ -194,6 +194,8 @@ def test_publishing_leaves_nothing_when_it_fails_at(aggregated: Database, fault:
             "日本語 😀",
             "e\u0301",
             "{}",
+            "NULL",
+            "a,b",
             ":run_id",
             "%s",
             "a" * 2000,
