@@ -125,8 +125,8 @@ ROWS = {
     "otel": """
         CREATE INDEX ON otel_traces ("TraceId");
         INSERT INTO otel_traces
-        SELECT t, lpad(to_hex(i), 32, '0'), lpad(to_hex(k), 16, '0'),
-               CASE WHEN k > 0 THEN lpad('0', 16, '0') ELSE '' END,
+        SELECT t, lpad(to_hex(i), 32, '0'), lpad(to_hex(i * 3 + k), 16, '0'),
+               CASE WHEN k > 0 THEN lpad(to_hex(i * 3), 16, '0') ELSE '' END,
                CASE WHEN k = 0 THEN jsonb_build_object('gen_ai.operation.name', 'invoke_agent', 'gen_ai.agent.name',
                                                        'agent ' || i % 20, 'user.id', 'u' || i % 400)
                     ELSE jsonb_build_object('gen_ai.operation.name', 'chat', 'gen_ai.usage.input_tokens', i % 900,

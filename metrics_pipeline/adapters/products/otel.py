@@ -29,23 +29,35 @@ def _reported(span: str) -> str:
     return f"{_tokens(span)} AS tokens, {_attribute(span, *names.MODEL)} AS model"
 
 
-def _of_calls(installed: Installed, aggregate: str) -> str:
-    """The `aggregate` of tokens or models over the calls whose tokens count for the invocation s.
+_AGGREGATES = {"tokens": "sum(tokens)", "model": "string_agg(DISTINCT model, ', ')"}
+
+
+def _calls(installed: Installed) -> str:
+    """The _AGGREGATES over the calls whose tokens count for the invocation s, unless the trace has to be walked.
 
     They report tokens, no span below them does, and no other invocation is between. Mostly they are just below the
     invocation, and no other span of the trace reports tokens, so reading the trace once is enough: half of the time of
     walking it.
     """
+    aggregates = "".join(
+        f""",
+                  CASE WHEN bool_or(NOT is_itself) THEN {aggregate} FILTER (WHERE NOT is_itself) ELSE {aggregate} END
+                      AS {name}"""
+        for name, aggregate in _AGGREGATES.items()
+    )
     return f"""(
-           SELECT CASE WHEN bool_or(NOT is_itself AND is_call IS NOT TRUE) OR count(*) > count(DISTINCT "SpanId")
-                           THEN {_walk(installed, aggregate)}
-                       WHEN bool_or(NOT is_itself) THEN {aggregate} FILTER (WHERE NOT is_itself)
-                       ELSE {aggregate} END
+           SELECT bool_or(NOT is_itself AND is_call IS NOT TRUE) OR count(*) > count(DISTINCT "SpanId") AS is_deep\
+{aggregates}
              FROM (SELECT c."SpanId", {_reported("c")}, c."SpanId" = s."SpanId" AS is_itself,
                           c."ParentSpanId" = s."SpanId" AND {_is_invocation("c.")} IS NOT TRUE AS is_call
                      FROM {installed.table(_TABLE)} AS c
                     WHERE c."TraceId" = s."TraceId" OFFSET 0) AS of_trace
             WHERE tokens IS NOT NULL)"""
+
+
+def _of_calls(installed: Installed, name: str) -> str:
+    """One of _AGGREGATES over all calls whose tokens count for the invocation s."""
+    return f"CASE WHEN calls.is_deep THEN {_walk(installed, _AGGREGATES[name])} ELSE calls.{name} END"
 
 
 def _walk(installed: Installed, aggregate: str) -> str:
@@ -100,14 +112,15 @@ SELECT s."TraceId" || '-' || s."SpanId" AS id,
        CASE WHEN s."StatusCode" IN {_STATUS_ERROR} THEN 'failed' ELSE 'success' END AS status,
        CASE WHEN s."Duration" BETWEEN 0 AND 2147483647499999 THEN ((s."Duration" + 500000) / 1000000)::integer END
            AS latency_ms,
-       {_of_calls(installed, "sum(tokens)")}::bigint AS token_count,
+       ({_of_calls(installed, "tokens")})::bigint AS token_count,
        coalesce({_attribute("s", names.ERROR_TYPE)},
                 jsonb_path_query_first(s."Events", {exception}) #>> '{{}}') AS error_type,
        {_user(installed)} AS user_id,
-       {_of_calls(installed, "string_agg(DISTINCT model, ', ')")} AS model,
+       {_of_calls(installed, "model")} AS model,
        coalesce({_attribute("s", names.AGENT_VERSION)}, {version}) AS version,
        {_attribute("s", names.CONVERSATION)} AS conversation_id
   FROM {installed.table(_TABLE)} AS s
+  LEFT JOIN LATERAL {_calls(installed)} AS calls ON true
  WHERE {_is_invocation("s.")}"""
 
 
