@@ -123,7 +123,7 @@ ROWS = {
           FROM (SELECT i, extract(epoch FROM timestamptz '2026-11-15 00:00Z')::bigint + i::bigint * {step} / 1000 AS t
                   FROM generate_series(0, {n} - 1) AS i) AS made;""",
     "otel": """
-        CREATE INDEX ON otel_traces ("TraceId");
+        CREATE INDEX ON otel_traces ("TraceId", "SpanId");
         INSERT INTO otel_traces
         SELECT t, lpad(to_hex(i), 32, '0'), lpad(to_hex(i * 3 + k), 16, '0'),
                CASE WHEN k > 0 THEN lpad(to_hex(i * 3), 16, '0') ELSE '' END,
