@@ -101,13 +101,16 @@ _ROUNDING = "1000.0000000001"
 def milliseconds(interval: str) -> str:
     """The SQL of an interval in whole milliseconds, half away from zero, and as NULL if they do not fit an integer.
 
-    In double precision, in half the time of numeric, as which extract() gives the same number.
+    By date_part(), in double precision: extract() gives numeric, which takes twice as long.
     """
     return f"CASE WHEN {interval} < '2147483.6475 s' THEN (date_part('epoch', {interval}) * {_ROUNDING})::integer END"
 
 
 def seconds(number: str) -> str:
-    """The SQL of seconds in double precision, as milliseconds() of an interval."""
+    """The SQL of seconds in double precision as milliseconds, like milliseconds().
+
+    What is smaller than a half by less than a ten-trillionth of the number counts as the half.
+    """
     return f"CASE WHEN {number} < 2147483.6475 THEN ({number} * {_ROUNDING})::integer END"
 
 
