@@ -93,12 +93,25 @@ class Product:
         }
 
 
+# A little more than 1000, so that a half also rounds away from zero where its binary number falls short of it. Below 25
+# days that moves no number by more than 0.0003 ms, and the microsecond before a half is 0.001 ms away from it.
+_ROUNDING = "1000.0000000001"
+
+
 def milliseconds(interval: str) -> str:
     """The SQL of an interval in whole milliseconds, half away from zero, and as NULL if they do not fit an integer.
 
-    The limit is compared as an interval, and the cast rounds: each operation on numeric costs more than reading a row.
+    By date_part(), in double precision: extract() gives numeric, which takes twice as long.
     """
-    return f"CASE WHEN {interval} < '2147483.6475 s' THEN (extract(epoch FROM {interval})::numeric * 1000)::integer END"
+    return f"CASE WHEN {interval} < '2147483.6475 s' THEN (date_part('epoch', {interval}) * {_ROUNDING})::integer END"
+
+
+def seconds(number: str) -> str:
+    """The SQL of seconds in double precision as milliseconds, like milliseconds().
+
+    What is smaller than a half by less than a ten-trillionth of the number counts as the half.
+    """
+    return f"CASE WHEN {number} < 2147483.6475 THEN ({number} * {_ROUNDING})::integer END"
 
 
 def integer(number: str) -> str:

@@ -123,10 +123,10 @@ ROWS = {
           FROM (SELECT i, extract(epoch FROM timestamptz '2026-11-15 00:00Z')::bigint + i::bigint * {step} / 1000 AS t
                   FROM generate_series(0, {n} - 1) AS i) AS made;""",
     "otel": """
-        CREATE INDEX ON otel_traces ("TraceId");
+        CREATE INDEX ON otel_traces ("TraceId", "SpanId");
         INSERT INTO otel_traces
-        SELECT t, lpad(to_hex(i), 32, '0'), lpad(to_hex(k), 16, '0'),
-               CASE WHEN k > 0 THEN lpad('0', 16, '0') ELSE '' END,
+        SELECT t, lpad(to_hex(i), 32, '0'), lpad(to_hex(i * 3 + k), 16, '0'),
+               CASE WHEN k > 0 THEN lpad(to_hex(i * 3), 16, '0') ELSE '' END,
                CASE WHEN k = 0 THEN jsonb_build_object('gen_ai.operation.name', 'invoke_agent', 'gen_ai.agent.name',
                                                        'agent ' || i % 20, 'user.id', 'u' || i % 400)
                     ELSE jsonb_build_object('gen_ai.operation.name', 'chat', 'gen_ai.usage.input_tokens', i % 900,

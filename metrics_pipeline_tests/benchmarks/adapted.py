@@ -2,8 +2,8 @@
 
 For each product it makes --executions of ten days in the product's tables, applies what `db adapt` prints and the
 indexes that it names, and copies what the views say into a table of our own with an index on timestamp. Then it reads
-the ten days as one window through the view and from the table, --rounds times in turn, compares the two results to the
-last digit with each other, and one day with the oracle. Prints the medians of the processor seconds of server and
+--days of the ten as one window through the view and from the table, --rounds times in turn, compares the two results to
+the last digit with each other, and one day with the oracle. Prints the medians of the processor seconds of server and
 client together, their ratio, and the goal of 1.5. The floor is the ratio that would be left if the view computed
 nothing: the columns that it needs, joined and parsed as JSON, are counted in the product's tables and in ours, and the
 difference of the two is added to the table's seconds.
@@ -41,8 +41,8 @@ from metrics_pipeline_tests.days import assert_exact
 
 GOAL = 1.5
 _FIRST = date(2026, 11, 15)
+_FIRST_DAY = day_window(_FIRST, "UTC")
 _ONE_DAY = day_window(_FIRST + timedelta(days=3), "UTC")
-_TEN_DAYS = replace(day_window(_FIRST, "UTC"), end=day_window(_FIRST + timedelta(days=10), "UTC").start)
 
 #: By product: the columns that its view needs, from the product's tables.
 _BARE = {
@@ -92,6 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("products", nargs="*", default=[*PRODUCTS], help="(default: all)")
     parser.add_argument("--executions", type=int, default=300_000, help="(default %(default)s)")
+    parser.add_argument("--days", type=int, default=10, help="how many of the ten are read (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(default %(default)s)")
     options = parser.parse_args()
     print("| product | view | table | ratio | floor | goal | a day and its oracle |")
@@ -100,17 +101,17 @@ def main() -> None:
         server = acquire(home)
         for name in options.products:
             with scratch_database(server, "template0") as url:
-                seconds = _measure(home, url, name, options.executions, options.rounds)
+                seconds = _measure(home, url, name, options)
             view, table, bare, bare_table = (statistics.median(found) for found in seconds.values())
             cells = f"{view:.2f} | {table:.2f} | {view / table:.2f} | {(table + bare - bare_table) / table:.2f}"
             print(f"| {name} | {cells} | {GOAL} | equal |", flush=True)
 
 
-def _measure(home: Path, url: str, name: str, executions: int, rounds: int) -> dict[str, list[float]]:
+def _measure(home: Path, url: str, name: str, options: argparse.Namespace) -> dict[str, list[float]]:
     """The processor seconds of each round: through the view, from the table, and of the bare columns of both."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(INSTALLATIONS[name].statements)  # type: ignore[call-overload]
-        connection.execute(rows_of(name, executions))  # type: ignore[call-overload]
+        connection.execute(rows_of(name, options.executions))  # type: ignore[call-overload]
         adapted, plain = (Database(DatabaseUrl.parse(f"{url}&schema={schema}")) for schema in ("adapted", "plain"))
         with adapted.connect() as session:
             installed = require(session, PRODUCTS[name], "public")
@@ -141,13 +142,14 @@ def _measure(home: Path, url: str, name: str, executions: int, rounds: int) -> d
         seconds[what].append(_processor_seconds(home) - before)
 
     hashes = set()
-    bounds = {"start": _TEN_DAYS.start.replace(tzinfo=None), "end": _TEN_DAYS.end.replace(tzinfo=None)}
-    for _ in range(rounds):
+    window = replace(_FIRST_DAY, end=_FIRST_DAY.start + timedelta(days=options.days))
+    bounds = {"start": window.start.replace(tzinfo=None), "end": window.end.replace(tzinfo=None)}
+    for _ in range(options.rounds):
         for schema, database in (("adapted", adapted), ("plain", plain)):
             with database.snapshot() as snapshot:
                 logs = open_logs(database)
                 with counted(schema):
-                    day = logs.read_day(snapshot, _TEN_DAYS, include_inactive_agents=True)
+                    day = logs.read_day(snapshot, window, include_inactive_agents=True)
             # A slice of the window has a row for each agent.
             by_agent = day.partials.group_by("agent_id").agg(pl.col("total_executions", "content_hash").sum())
             hashes.add(tuple(by_agent.sort("agent_id").iter_rows()))
@@ -158,7 +160,7 @@ def _measure(home: Path, url: str, name: str, executions: int, rounds: int) -> d
                 with counted(schema):
                     # The server computes the rows and sends none.
                     bare.execute(f"EXPLAIN (ANALYZE, TIMING OFF) {statement}", bounds)  # type: ignore[arg-type]
-    if len(hashes) != 1 or day.logs < executions * 0.99:
+    if len(hashes) != 1 or day.logs < options.executions * options.days * 0.099:
         raise AssertionError(f"{name}: the view and the table differ, or hold {day.logs} logs")
     return seconds
 

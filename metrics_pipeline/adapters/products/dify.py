@@ -1,11 +1,6 @@
 """Dify."""
 
-from metrics_pipeline.adapters.product import ALEMBIC, Installed, Product, first_word, integer
-
-
-def _seconds(column: str) -> str:
-    # By its text: the cast from double precision to numeric takes three times as long.
-    return f"CASE WHEN {column} < 2147483.6475 THEN ({column}::text::numeric * 1000)::integer END"
+from metrics_pipeline.adapters.product import ALEMBIC, Installed, Product, first_word, integer, seconds
 
 
 def _logs(installed: Installed) -> str:
@@ -15,7 +10,7 @@ SELECT id,
        app_id AS agent_id,
        created_at AS "timestamp",
        CASE status WHEN 'normal' THEN 'success' WHEN 'error' THEN 'failed' ELSE status END AS status,
-       {_seconds("provider_response_latency")} AS latency_ms,
+       {seconds("provider_response_latency")} AS latency_ms,
        message_tokens + answer_tokens AS token_count,
        CASE WHEN currency = 'USD' THEN total_price END AS cost_usd,
        {first_word("error")} AS error_type,
@@ -25,7 +20,7 @@ SELECT id,
  UNION ALL
 SELECT r.id, r.app_id, r.created_at,
        CASE r.status WHEN 'succeeded' THEN 'success' WHEN 'partial-succeeded' THEN 'success' ELSE r.status END,
-       {_seconds("r.elapsed_time")},
+       {seconds("r.elapsed_time")},
        {integer("r.total_tokens")},
        (SELECT sum((metadata ->> 'total_price')::numeric)
           FROM {installed.table("workflow_node_executions")} AS n

@@ -23,11 +23,11 @@ SELECT t.id,
        CASE WHEN o.has_failed THEN 'error' END AS error_type,
        t.user_id
   FROM {installed.table("traces")} AS t
- CROSS JOIN LATERAL (
+  LEFT JOIN LATERAL (
            SELECT bool_or(level = 'ERROR') AS has_failed, min(start_time) AS began, max(end_time) AS ended,
                   sum(total_tokens) AS tokens, sum(calculated_total_cost) AS cost
              FROM {installed.table("observations")}
-            WHERE trace_id = t.id AND project_id = t.project_id) AS o"""
+            WHERE trace_id = t.id AND project_id = t.project_id) AS o ON true"""
 
 
 PRODUCT = Product(

@@ -29,27 +29,35 @@ def _reported(span: str) -> str:
     return f"{_tokens(span)} AS tokens, {_attribute(span, *names.MODEL)} AS model"
 
 
-def _of_calls(installed: Installed, aggregate: str) -> str:
-    """The `aggregate` of tokens or models over the calls whose tokens count for the invocation s.
+_TOKENS = "sum(tokens)"
+_MODELS = "string_agg(DISTINCT model, ', ')"
+
+
+def _calls(installed: Installed) -> str:
+    """_TOKENS and _MODELS over the calls whose tokens count for the invocation s, unless the trace has to be walked.
 
     They report tokens, no span below them does, and no other invocation is between. Mostly they are just below the
     invocation, and no other span of the trace reports tokens, so reading the trace once is enough: half of the time of
-    walking it.
+    walking it. By the index in the order of the spans, because sorting them to find those that were sent twice took a
+    fifth of the time.
     """
+
+    def counted(aggregate: str) -> str:
+        return f"CASE WHEN bool_or(NOT is_itself) THEN {aggregate} FILTER (WHERE NOT is_itself) ELSE {aggregate} END"
+
     return f"""(
-           SELECT CASE WHEN bool_or(NOT is_itself AND is_call IS NOT TRUE) OR count(*) > count(DISTINCT "SpanId")
-                           THEN {_walk(installed, aggregate)}
-                       WHEN bool_or(NOT is_itself) THEN {aggregate} FILTER (WHERE NOT is_itself)
-                       ELSE {aggregate} END
+           SELECT bool_or(NOT is_itself AND is_call IS NOT TRUE) OR count(*) > count(DISTINCT "SpanId") AS is_deep,
+                  {counted(_TOKENS)} AS tokens,
+                  {counted(_MODELS)} AS models
              FROM (SELECT c."SpanId", {_reported("c")}, c."SpanId" = s."SpanId" AS is_itself,
                           c."ParentSpanId" = s."SpanId" AND {_is_invocation("c.")} IS NOT TRUE AS is_call
                      FROM {installed.table(_TABLE)} AS c
-                    WHERE c."TraceId" = s."TraceId" OFFSET 0) AS of_trace
+                    WHERE c."TraceId" = s."TraceId" ORDER BY c."SpanId" OFFSET 0) AS of_trace
             WHERE tokens IS NOT NULL)"""
 
 
 def _walk(installed: Installed, aggregate: str) -> str:
-    """The same in any trace."""
+    """The `aggregate` over these calls in any trace."""
     return f"""(
            WITH RECURSIVE below AS (
                SELECT ARRAY[s."SpanId"] AS path, true AS is_own, {_reported("s")}
@@ -100,14 +108,15 @@ SELECT s."TraceId" || '-' || s."SpanId" AS id,
        CASE WHEN s."StatusCode" IN {_STATUS_ERROR} THEN 'failed' ELSE 'success' END AS status,
        CASE WHEN s."Duration" BETWEEN 0 AND 2147483647499999 THEN ((s."Duration" + 500000) / 1000000)::integer END
            AS latency_ms,
-       {_of_calls(installed, "sum(tokens)")}::bigint AS token_count,
+       (CASE WHEN calls.is_deep THEN {_walk(installed, _TOKENS)} ELSE calls.tokens END)::bigint AS token_count,
        coalesce({_attribute("s", names.ERROR_TYPE)},
                 jsonb_path_query_first(s."Events", {exception}) #>> '{{}}') AS error_type,
        {_user(installed)} AS user_id,
-       {_of_calls(installed, "string_agg(DISTINCT model, ', ')")} AS model,
+       CASE WHEN calls.is_deep THEN {_walk(installed, _MODELS)} ELSE calls.models END AS model,
        coalesce({_attribute("s", names.AGENT_VERSION)}, {version}) AS version,
        {_attribute("s", names.CONVERSATION)} AS conversation_id
   FROM {installed.table(_TABLE)} AS s
+  LEFT JOIN LATERAL {_calls(installed)} AS calls ON true
  WHERE {_is_invocation("s.")}"""
 
 
@@ -127,6 +136,6 @@ PRODUCT = Product(
     logs=_logs,
     indexes=lambda installed: (
         f'{installed.table(_TABLE)} ("Timestamp") WHERE {_is_invocation()}',
-        f'{installed.table(_TABLE)} ("TraceId")',
+        f'{installed.table(_TABLE)} ("TraceId", "SpanId")',
     ),
 )

@@ -12,10 +12,10 @@ SELECT s.id,
        {milliseconds("s.end_time - s.start_time")} AS latency_ms,
        s.cumulative_llm_token_count_prompt + s.cumulative_llm_token_count_completion AS token_count,
        round((SELECT sum(c.total_cost::text::numeric) FROM {installed.table("span_costs")} AS c
-               WHERE c.trace_rowid = t.id), 9) AS cost_usd,
+               WHERE c.trace_rowid = s.trace_rowid), 9) AS cost_usd,
        CASE WHEN s.status_code = 'ERROR' THEN jsonb_path_query_first(
            s.events, '$[*] ? (@.name == "exception").attributes.exception.type') #>> '{{}}' END AS error_type,
-       s.attributes #>> '{{user,id}}' AS user_id
+       s.attributes -> 'user' ->> 'id' AS user_id
   FROM {installed.table("spans")} AS s
   JOIN {installed.table("traces")} AS t ON t.id = s.trace_rowid
  WHERE s.parent_id IS NULL"""
