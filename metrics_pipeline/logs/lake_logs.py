@@ -64,6 +64,8 @@ class LakeLogs:
         """See LogSource. The files are listed after the snapshot, so they are never older than it."""
         taken_at = snapshot.execute(text("SELECT now()")).scalar_one()
         agents = registered_agents(snapshot, include_inactive=include_inactive_agents)
+        # Nothing more is read from the database: no transaction has to stay open while the files are read.
+        snapshot.rollback()
         found = self._partials(window)
         return ExtractedDay(
             agents, found.by_agent, found.exact_costs, taken_at, KIND, values=found.values, is_merged=True

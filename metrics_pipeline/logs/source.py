@@ -95,7 +95,10 @@ class LogSource(Protocol):
     fingerprint_kinds: tuple[FingerprintKind, ...]
 
     def read_day(self, snapshot: Connection, window: DayWindow, *, include_inactive_agents: bool) -> ExtractedDay:
-        """The logs of the window as partial aggregates, and the agents in scope."""
+        """The logs of the window as partial aggregates, and the agents in scope.
+
+        A source outside the database ends the snapshot's transaction before it reads the logs.
+        """
 
     def fingerprints(
         self, snapshot: Connection, windows: Sequence[DayWindow], kind: FingerprintKind

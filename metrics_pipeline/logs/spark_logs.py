@@ -81,6 +81,9 @@ class SparkLogs:
         """See LogSource. Raises TransientError if the logs changed between the statements."""
         taken_at = snapshot.execute(text("SELECT now()")).scalar_one()
         agents = registered_agents(snapshot, include_inactive=include_inactive_agents)
+        # Nothing more is read from the database, whose sessions end after half an hour in an idle transaction: a day of
+        # 100 million logs took Spark longer.
+        snapshot.rollback()
         try:
             logs = self._logs([window])
             sums, [content] = self._sums(logs), self._contents(logs, 1)

@@ -216,6 +216,12 @@ def test_a_percentile_is_interpolated_as_postgresql_does_and_not_as_engines_do(
     assert_exact(database)
 
 
+def test_no_transaction_is_left_open_for_the_time_that_the_files_are_read(database: Database, tmp_path: Path) -> None:
+    with database.snapshot() as snapshot:
+        LakeLogs(write_parquet(tmp_path, LOGS), {}).read_day(snapshot, WINDOW, include_inactive_agents=False)
+        assert not snapshot.in_transaction()
+
+
 @pytest.mark.parametrize("dtype", [pl.Decimal(38, 9), pl.Decimal(38, 12), pl.Decimal(18, 4)], ids=str)
 def test_costs_are_added_in_the_decimals_of_the_lake(database: Database, tmp_path: Path, dtype: pl.Decimal) -> None:
     costs = {9: "0.000000001", 12: "0.000000000500", 4: "0.0001"}

@@ -203,6 +203,8 @@ def test_a_day_whose_logs_change_while_it_is_read_is_tried_again(
     by_agent = SparkCounts.by_agent
 
     def write_and_read(*of: Any) -> pl.DataFrame:
+        # A transaction that waited for Spark would be ended after half an hour.
+        assert not snapshot.in_transaction()
         # The counts and sums are the same afterwards, but not the log.
         files(tmp_path, [Log(metadata='{"user_id": "after"}')])
         return by_agent(*of)
