@@ -284,7 +284,7 @@ def test_an_unknown_dimension_or_one_that_no_day_has_is_refused(api: httpx2.Clie
     between = DAY - timedelta(days=1)
     answer = api.get(f"/api/v1/activity?start_date={between}&end_date={between}&group_by=model")
     assert answer.status_code == 422
-    assert "None of the 1 stored days" in answer.json()["detail"]
+    assert "No stored day from 2025-03-03 to 2025-03-03 is broken down by model" in answer.json()["detail"]
 
 
 def test_an_unknown_agent_is_a_404(api: httpx2.Client) -> None:
