@@ -186,10 +186,12 @@ def test_the_users_of_a_large_day_arrive_in_parts_and_spark_keeps_nothing_of_it(
     assert session._jsparkSession.sharedState().cacheManager().isEmpty()
 
 
-def test_a_late_file_of_a_table_is_counted(session: Any, database: Database, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["default.late_logs", "`default`.`late_logs`"])
+def test_a_late_file_of_a_table_is_counted(session: Any, database: Database, tmp_path: Path, name: str) -> None:
     files(tmp_path, [Log()])
+    session.sql("DROP TABLE IF EXISTS late_logs")
     session.sql(f"CREATE TABLE late_logs USING parquet LOCATION '{tmp_path}'")
-    spark = SparkLogs(LOCAL, "default.late_logs", {})
+    spark = SparkLogs(LOCAL, name, {})
     with database.snapshot() as snapshot:
         assert spark.counts(snapshot, [WINDOW, NEXT_DAY]) == {DAY: 1, NEXT_DAY.metric_date: 0}
         frame([Log()]).write_parquet(tmp_path / "late.parquet")
