@@ -124,6 +124,20 @@ def test_a_view_may_have_other_names_and_types(session: Any, database: Database,
     assert of_spark.breakdown.metrics.equals(of_postgres.breakdown.metrics)
 
 
+def test_metadata_may_be_a_variant(session: Any, database: Database, tmp_path: Path) -> None:
+    values = ['{"user_id": "u", "human_intervention": true}', '{"user_id": 7}', '{"user_id": "7"}', "null", None]
+    logs = [Log(metadata=metadata) for metadata in values]
+    store_agents(database, {"a": "active"})
+    store_logs(database, logs)
+    session.sql(
+        f"""CREATE OR REPLACE TEMPORARY VIEW variants AS
+        SELECT * EXCEPT (metadata), parse_json(metadata) AS metadata FROM {files(tmp_path, logs)}"""
+    )
+    aggregate(database, SparkLogs(LOCAL, "variants", {}))
+    assert column(database, "unique_users") == [2]
+    assert_exact(database)
+
+
 def test_the_logs_by_the_values_of_dimensions_are_those_of_postgresql(
     session: Any, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
