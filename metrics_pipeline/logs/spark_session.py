@@ -112,7 +112,7 @@ class Spark:
 
     def refresh(self, table: str) -> None:
         """Has Spark forget which files the table had. It keeps that for tables of a catalog, but not for bare files."""
-        if "`" not in table:
+        if "/" not in table:
             self._run(lambda: self._session.sql(f"REFRESH TABLE {table}"))
 
     def _run(self, work: Callable[[], _T]) -> _T:

@@ -33,6 +33,9 @@ FROM (
     ) WHERE day IS NOT NULL
 )"""
 
+# The fields that a VARIANT has in Arrow.
+_OF_VARIANT = {"value", "metadata"}
+
 # The columns that every log has, and that metrics read.
 _PLAIN = ("agent_id", "status", "error_type", "latency_ms", "token_count", "cost_usd")
 
@@ -187,6 +190,8 @@ def _of_metadata(
 ) -> dict[str, str]:
     """The parts of the query that read metadata: columns, fields of a struct, or keys of JSON; and the dimensions."""
     metadata = schema[names["metadata"]] if "metadata" in names else None
+    if isinstance(metadata, pl.Struct) and {each.name for each in metadata.fields} == _OF_VARIANT:
+        metadata, column = pl.String(), {**column, "metadata": f"to_json({column['metadata']})"}
     values = {key: f"CAST({column[key]} AS STRING)" for key in METADATA_KEYS if key in column}
     values |= {
         f"value_{number}": rf"replace(CAST({quoted(each.column)} AS STRING), '\0', '{chr(0xFFFD)}')"

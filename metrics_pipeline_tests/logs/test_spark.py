@@ -124,6 +124,20 @@ def test_a_view_may_have_other_names_and_types(session: Any, database: Database,
     assert of_spark.breakdown.metrics.equals(of_postgres.breakdown.metrics)
 
 
+def test_metadata_may_be_a_variant(session: Any, database: Database, tmp_path: Path) -> None:
+    values = ['{"user_id": "u", "human_intervention": true}', '{"user_id": 7}', '{"user_id": "7"}', "null", None]
+    logs = [Log(metadata=metadata) for metadata in values]
+    store_agents(database, {"a": "active"})
+    store_logs(database, logs)
+    session.sql(
+        f"""CREATE OR REPLACE TEMPORARY VIEW variants AS
+        SELECT * EXCEPT (metadata), parse_json(metadata) AS metadata FROM {files(tmp_path, logs)}"""
+    )
+    aggregate(database, SparkLogs(LOCAL, "variants", {}))
+    assert column(database, "unique_users") == [2]
+    assert_exact(database)
+
+
 def test_the_logs_by_the_values_of_dimensions_are_those_of_postgresql(
     session: Any, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,10 +200,12 @@ def test_the_users_of_a_large_day_arrive_in_parts_and_spark_keeps_nothing_of_it(
     assert session._jsparkSession.sharedState().cacheManager().isEmpty()
 
 
-def test_a_late_file_of_a_table_is_counted(session: Any, database: Database, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["default.late_logs", "`default`.`late_logs`"])
+def test_a_late_file_of_a_table_is_counted(session: Any, database: Database, tmp_path: Path, name: str) -> None:
     files(tmp_path, [Log()])
+    session.sql("DROP TABLE IF EXISTS late_logs")
     session.sql(f"CREATE TABLE late_logs USING parquet LOCATION '{tmp_path}'")
-    spark = SparkLogs(LOCAL, "default.late_logs", {})
+    spark = SparkLogs(LOCAL, name, {})
     with database.snapshot() as snapshot:
         assert spark.counts(snapshot, [WINDOW, NEXT_DAY]) == {DAY: 1, NEXT_DAY.metric_date: 0}
         frame([Log()]).write_parquet(tmp_path / "late.parquet")
