@@ -64,7 +64,6 @@ class LakeLogs:
         """See LogSource. The files are listed after the snapshot, so they are never older than it."""
         taken_at = snapshot.execute(text("SELECT now()")).scalar_one()
         agents = registered_agents(snapshot, include_inactive=include_inactive_agents)
-        # Nothing more is read from the database: no transaction has to stay open while the files are read.
         snapshot.rollback()
         found = self._partials(window)
         return ExtractedDay(
@@ -75,6 +74,7 @@ class LakeLogs:
         self, snapshot: Connection, windows: Sequence[DayWindow], kind: FingerprintKind
     ) -> dict[date, SourceFingerprint | Unreadable]:
         """See LogSource."""
+        snapshot.rollback()
         found: dict[date, SourceFingerprint | Unreadable] = {}
         for window in windows:
             try:

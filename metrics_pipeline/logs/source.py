@@ -81,8 +81,9 @@ class LogSource(Protocol):
     """A source of the logs of days.
 
     Each method is given a snapshot: a transaction on the database that holds the metrics. A source whose logs are in
-    that database reads through it, so that logs, ledger and metrics show one state. Another source ignores it.
-    `windows` are sorted by day and may have gaps.
+    that database reads through it, so that logs, ledger and metrics show one state. Another source ends it in read_day
+    and fingerprints, because the server ends a session after half an hour in an idle transaction, and Spark took longer
+    for 100 million logs. `windows` are sorted by day and may have gaps.
 
     Attributes:
         name: what holds the logs, for people; without secrets.
@@ -95,10 +96,7 @@ class LogSource(Protocol):
     fingerprint_kinds: tuple[FingerprintKind, ...]
 
     def read_day(self, snapshot: Connection, window: DayWindow, *, include_inactive_agents: bool) -> ExtractedDay:
-        """The logs of the window as partial aggregates, and the agents in scope.
-
-        A source outside the database ends the snapshot's transaction before it reads the logs.
-        """
+        """The logs of the window as partial aggregates, and the agents in scope."""
 
     def fingerprints(
         self, snapshot: Connection, windows: Sequence[DayWindow], kind: FingerprintKind

@@ -81,8 +81,6 @@ class SparkLogs:
         """See LogSource. Raises TransientError if the logs changed between the statements."""
         taken_at = snapshot.execute(text("SELECT now()")).scalar_one()
         agents = registered_agents(snapshot, include_inactive=include_inactive_agents)
-        # Nothing more is read from the database, whose sessions end after half an hour in an idle transaction: a day of
-        # 100 million logs took Spark longer.
         snapshot.rollback()
         try:
             logs = self._logs([window])
@@ -103,6 +101,7 @@ class SparkLogs:
         self, snapshot: Connection, windows: Sequence[DayWindow], kind: FingerprintKind
     ) -> dict[date, SourceFingerprint | Unreadable]:
         """See LogSource: of all days in one statement."""
+        snapshot.rollback()
         parts, unreadable = self._by_part(windows, self._fingerprints)
         found = {day: each for part in parts for day, each in part.items()} | unreadable
         return {window.metric_date: found[window.metric_date] for window in windows}

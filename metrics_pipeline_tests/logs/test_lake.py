@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from metrics_pipeline.errors import ContractError, DayRefusedError, PermanentError, TransientError
 from metrics_pipeline.logs import lake_buckets
@@ -217,8 +218,13 @@ def test_a_percentile_is_interpolated_as_postgresql_does_and_not_as_engines_do(
 
 
 def test_no_transaction_is_left_open_for_the_time_that_the_files_are_read(database: Database, tmp_path: Path) -> None:
+    lake = LakeLogs(write_parquet(tmp_path, LOGS), {})
     with database.snapshot() as snapshot:
-        LakeLogs(write_parquet(tmp_path, LOGS), {}).read_day(snapshot, WINDOW, include_inactive_agents=False)
+        lake.read_day(snapshot, WINDOW, include_inactive_agents=False)
+        assert not snapshot.in_transaction()
+        # As the callers of fingerprints do: they read the ledger first.
+        snapshot.execute(text("SELECT 1"))
+        lake.fingerprints(snapshot, [WINDOW], lake.fingerprint_kinds[0])
         assert not snapshot.in_transaction()
 
 
