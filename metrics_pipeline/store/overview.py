@@ -22,8 +22,10 @@ _SUMS = ",\n       ".join(
         ("cost", "total_cost_usd"),
     )
 )
+# A row that another program stored has a cost, and may have no day in the ledger.
+_LACKS = "coalesce('cost_usd' = ANY(unlogged), false)"
 _LACKS_COST = ", ".join(
-    f"bool_and('cost_usd' = ANY(unlogged)) FILTER (WHERE age BETWEEN {last} AND {first}) AS {period}_lacks_cost"
+    f"bool_and({_LACKS}) FILTER (WHERE age BETWEEN {last} AND {first}) AS {period}_lacks_cost"
     for period, (first, last) in _PERIODS.items()
 )
 _AGENTS = text(f"""
