@@ -151,8 +151,8 @@ class LakeLogs:
         return None
 
     def _partials(self, window: DayWindow) -> DayPartials:
-        with self._reading(window) as logs:
-            return day_partials(logs, self.dimensions)
+        with self._reading_parts(window) as (logs, parts):
+            return day_partials(logs, parts, self.dimensions)
 
     @contextmanager
     def _state(self) -> Iterator[LakeState]:
@@ -169,14 +169,25 @@ class LakeLogs:
     @contextmanager
     def _reading(self, window: DayWindow) -> Iterator[pl.LazyFrame]:
         """The log_frame() of the window. Raises TransientError at the end if its files changed meanwhile."""
+        with self._reading_parts(window) as (logs, _):
+            yield logs
+
+    @contextmanager
+    def _reading_parts(self, window: DayWindow) -> Iterator[tuple[pl.LazyFrame, Iterator[pl.LazyFrame]]]:
+        """The same, and the log_frame() of each of its parts."""
         with self._state() as state:
             logs = state.scan(window)
             schema = logs.collect_schema()
             names = checked_names(schema, self._columns, self.name, self.dimensions)
             at = pl.col(names["timestamp"])
             start, end = (_instant(moment, schema[names["timestamp"]]) for moment in (window.start, window.end))
+            is_within = (at >= start) & (at < end)
+
+            def frame(some: pl.LazyFrame) -> pl.LazyFrame:
+                return log_frame(some.filter(is_within), schema, names, self._statuses, self.dimensions)
+
             try:
-                yield log_frame(logs.filter(at >= start, at < end), schema, names, self._statuses, self.dimensions)
+                yield frame(logs), map(frame, state.parts(window, is_within))
             finally:
                 # Before any other error: a file that was replaced while it was read may look damaged.
                 state.require_unchanged(window)

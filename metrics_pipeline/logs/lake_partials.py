@@ -1,6 +1,6 @@
 """From the logs of a day in a lake to partial aggregates: by agent, by value of a dimension, and their fingerprints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -44,9 +44,9 @@ class _Bucket(NamedTuple):
     contents: list[int]
 
 
-def day_partials(logs: pl.LazyFrame, dimensions: Sequence[Dimension]) -> DayPartials:
-    """The partial aggregates of the logs of a log_frame(), which is read once, and again for irregular costs."""
-    with log_buckets(logs, dimensions) as buckets, ThreadPoolExecutor(_BUCKETS_AT_ONCE) as threads:
+def day_partials(logs: pl.LazyFrame, parts: Iterable[pl.LazyFrame], dimensions: Sequence[Dimension]) -> DayPartials:
+    """The partial aggregates of a log_frame(), which is read once, in parts, and again for irregular costs."""
+    with log_buckets(logs, parts, dimensions) as buckets, ThreadPoolExecutor(_BUCKETS_AT_ONCE) as threads:
         grouped = list(threads.map(lambda bucket: _grouped(bucket, dimensions), buckets))
     agents = pl.concat(of_bucket.agents for of_bucket in grouped)
     irregular = agents_with_irregular_costs(agents)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from importlib import import_module
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
 
 import polars as pl
@@ -25,6 +25,9 @@ _STORAGE = {"s3.endpoint": "AWS_ENDPOINT_URL", "s3.region": "AWS_REGION"}
 FAULTS_OF_STORAGE = (OSError,)
 #: What reading raises when a file is damaged, or holds values that cannot be read.
 FAULTS_OF_LOGS = (pl.exceptions.PolarsError,)
+# Two parts take 200 MB while they are computed. Each opens the files of its group again, so groups are small.
+_PART_ROWS = 500_000
+_GROUP_BYTES = 64 * 2**20
 
 
 class LakeState(ABC):
@@ -37,6 +40,10 @@ class LakeState(ABC):
     @abstractmethod
     def evidence(self, timestamp: str, windows: Sequence[DayWindow]) -> Mapping[date, str]:
         """For each day, what identifies the files that may hold its logs. `timestamp` is the name of that column."""
+
+    def parts(self, window: DayWindow, is_within: pl.Expr) -> Iterator[pl.LazyFrame]:
+        """Frames that together have the logs of scan(window) for which is_within is true."""
+        yield self.scan(window)
 
     def schema(self) -> pl.Schema:
         """The columns and their types."""
@@ -81,6 +88,18 @@ class ParquetFiles(LakeState):
         files = [*self._files(window)]
         # Without a file, the frame of none of another's rows.
         return self._scan(files) if files else self._scan([*self._files(None)][-1:]).head(0)
+
+    def parts(self, window: DayWindow, is_within: pl.Expr) -> Iterator[pl.LazyFrame]:
+        """See LakeState: of _PART_ROWS each. Files that are read as one frame are read far ahead, and take 700 MB."""
+        files = self._files(window)
+        bytes_before = accumulate((int(identity.split()[0]) for identity in files.values()), initial=0)
+        by_place = groupby(zip(files, bytes_before, strict=False), key=lambda each: each[1] // _GROUP_BYTES)
+        for _, group in by_place:
+            logs = self._scan([file for file, _ in group])
+            # Most files tell by their statistics, so files of other days are not read.
+            if logs.filter(is_within).head(1).select(pl.len()).collect(engine="streaming").item():
+                rows = logs.select(pl.len()).collect(engine="streaming").item()
+                yield from (logs.slice(start, _PART_ROWS) for start in range(0, rows, _PART_ROWS))
 
     def oldest(self) -> Iterator[pl.LazyFrame]:
         """See LakeState: folder by folder, if their names say the day."""

@@ -195,20 +195,19 @@ def _rows(
     return rows
 
 
-def day_totals(aggregates: LogAggregates, agents: pl.Series) -> DayTotals:
-    """The totals over the logs of `agents` (String, distinct)."""
+def day_totals(aggregates: LogAggregates, agents: pl.Series, users: pl.DataFrame) -> DayTotals:
+    """The totals over the logs of `agents` (String, distinct). users: distributions.hashed_users() of these agents."""
     in_scope = aggregates.by_agent.lazy().filter(pl.col("agent_id").is_in(agents.implode()))
-    latencies = (
+    p95_latency_ms = (
         in_scope.select(_values("latency_counts"))
         .unnest("latency_counts")
         .group_by("latency_ms")
         .agg(pl.col("executions").sum())
         .sort("latency_ms")
         .select(weighted_percentile(pl.struct("latency_ms", "executions").implode(), 0.95).fill_null(0))
+        .collect(engine="in-memory")
     )
-    users = in_scope.select(_values("user_ids").n_unique())
-    p95_latency_ms, unique_users = pl.collect_all([latencies, users], engine="in-memory")
-    return DayTotals(p95_latency_ms.item(), unique_users.item())
+    return DayTotals(p95_latency_ms.item(), users.height)
 
 
 def _column(metric: Metric) -> pl.Expr:

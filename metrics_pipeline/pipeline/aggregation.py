@@ -127,8 +127,8 @@ def compute_day(
         merge = merged_values if extracted.is_merged else merge_partials
         aggregates = merge(extracted.partials)
         metrics = daily_metrics(aggregates, agents, window.metric_date, extracted.exact_costs, extracted.kind)
-        totals = day_totals(aggregates, agents)
         users = hashed_users(aggregates, agents, key)
+        totals = day_totals(aggregates, agents, users)
         of_agents = distributions(aggregates, agents, key, users=users)
         breakdown = NO_BREAKDOWN
         if extracted.values is not None:

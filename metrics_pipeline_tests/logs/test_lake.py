@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from metrics_pipeline.errors import ContractError, DayRefusedError, PermanentError, TransientError
-from metrics_pipeline.logs import lake_buckets
+from metrics_pipeline.logs import lake_buckets, lake_tables
 from metrics_pipeline.logs.lake_digest import text_hash
 from metrics_pipeline.logs.lake_logs import LakeLogs
 from metrics_pipeline.logs.lake_tables import ParquetFiles
@@ -93,6 +93,7 @@ def lake(database: Database, tmp_path: Path) -> LakeLogs:
 def test_any_day_is_as_exact_from_a_lake_as_from_postgresql(
     loose_database: Database,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     day: tuple[DayWindow, dict[str, str], list[Log]],
     include_inactive: bool,
 ) -> None:
@@ -113,7 +114,11 @@ def test_any_day_is_as_exact_from_a_lake_as_from_postgresql(
     users = [{agent: sorted(ids) for agent, ids in each.select("agent_id", "user_ids").rows()} for each in merged]
     assert users[0] == users[1]
     assert aggregated.computed.metrics.fingerprint.kind == ("polars", 2)
-    with loose_database.snapshot() as snapshot:
+    # In several buckets and parts, as a large day.
+    with monkeypatch.context() as small, loose_database.snapshot() as snapshot:
+        small.setattr(lake_buckets, "_LOGS_PER_BUCKET", 2)
+        small.setattr(lake_tables, "_GROUP_BYTES", 1)
+        small.setattr(lake_tables, "_PART_ROWS", 3)
         found = lake.fingerprints(snapshot, [window], ("polars", 2))
     assert found == {window.metric_date: aggregated.computed.metrics.fingerprint}
 
@@ -153,6 +158,7 @@ def test_the_logs_by_the_values_of_dimensions_are_those_of_postgresql(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logs_per_bucket: int
 ) -> None:
     monkeypatch.setattr(lake_buckets, "_LOGS_PER_BUCKET", logs_per_bucket)
+    monkeypatch.setattr(lake_tables, "_PART_ROWS", 7)
     store_agents(database, {"a": "active", "b": "active", "idle": "active", "retired": "inactive"})
     logs = [
         *breakdowns.LOGS,

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from metrics_pipeline.errors import InvariantError
 from metrics_pipeline.metrics.calculator import (
     DayMetrics,
+    DayTotals,
     agents_with_irregular_costs,
     daily_metrics,
     day_totals,
     merge_partials,
 )
 from metrics_pipeline.metrics.catalog import AGENT_DAY, EXACT_COSTS_SCHEMA, PARTIALS_SCHEMA
+from metrics_pipeline.metrics.distributions import UserKey, hashed_users
 from metrics_pipeline.metrics.expressions import LATENCY_COUNT, rounded_quotient, weighted_percentile
 
 DAY = date(2025, 3, 4)
@@ -58,6 +60,11 @@ def metrics_of(
     partials: pl.DataFrame, agents: Sequence[str] = ("a",), exact_costs: pl.DataFrame = NO_EXACT_COSTS
 ) -> DayMetrics:
     return daily_metrics(merge_partials(partials), pl.Series(agents, dtype=pl.String), DAY, exact_costs)
+
+
+def totals_of(partials: pl.DataFrame, agents: Sequence[str]) -> DayTotals:
+    aggregates, scope = merge_partials(partials), pl.Series(agents, dtype=pl.String)
+    return day_totals(aggregates, scope, hashed_users(aggregates, scope, UserKey(b"a key")))
 
 
 def test_a_day_by_hand() -> None:
@@ -253,8 +260,7 @@ def test_pairs_and_bare_values_give_the_same_metrics_in_whatever_parts_they_come
         assert day.metrics.equals(expected.metrics)
         assert day.skipped.equals(expected.skipped)
         assert day.fingerprint == expected.fingerprint
-        agents = pl.Series(["a", "b"])
-        assert day_totals(merge_partials(parts), agents) == day_totals(merge_partials(bare), agents)
+        assert totals_of(parts, ["a", "b"]) == totals_of(bare, ["a", "b"])
 
 
 def test_an_agents_partial_aggregates_are_merged_whatever_their_order() -> None:
