@@ -90,7 +90,7 @@ def status(
     - **missing**: it was never aggregated
     - **dirty**: its logs have changed since it was aggregated; some are late or corrected
     - **damaged**: another program deleted or altered its stored rows
-    - **shrunk**: logs that are in its metrics are gone
+    - **shrunk**: logs or columns that are in its metrics are gone
     - **unreadable**: one of its logs cannot be read
     - **running**: it is being aggregated
     - **sealed**: retention has deleted its raw logs

@@ -19,6 +19,7 @@ from metrics_pipeline.errors import PermanentError
 from metrics_pipeline.metrics.retention import NEVER, RetentionPolicy, cutoffs
 from metrics_pipeline.names import ALERTS_TABLE, LOGS_TABLE, METRICS_TABLE
 from metrics_pipeline.pipeline.opening import open_database, require_ready_to_prune
+from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.retention.pace import Pace
 from metrics_pipeline.retention.run import LAKE_IS_KEPT, apply_retention
 from metrics_pipeline.settings import Settings
@@ -63,8 +64,10 @@ def retention(
                 if status is not None:
                     status.update(message)
 
-            report = _preview(settings, policy, pace, show) if dry_run else _run(settings, policy, pace, show)
-    _print_report(report, form, is_dry_run=dry_run)
+            database = open_database(settings)
+            carry_out = _preview if dry_run else _run
+            report = carry_out(settings, database, policy, pace, show)
+    _print_report(report, database, form, is_dry_run=dry_run)
     if settings.logs_url is not None and form is Format.TABLE:
         say(LAKE_IS_KEPT)
 
@@ -102,8 +105,9 @@ cast("Any", retention).__signature__ = inspect.Signature(
 )
 
 
-def _preview(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Callable[[str], None]) -> "Report":
-    database = open_database(settings)
+def _preview(
+    settings: Settings, database: Database, policy: RetentionPolicy, pace: Pace, show: Callable[[str], None]
+) -> "Report":
     started = time.perf_counter()
     report = apply_retention(
         database,
@@ -120,9 +124,11 @@ def _preview(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Call
     return {key: value.value for key, value in metadata.items()}
 
 
-def _run(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Callable[[str], None]) -> "Report":
+def _run(
+    settings: Settings, database: Database, policy: RetentionPolicy, pace: Pace, show: Callable[[str], None]
+) -> "Report":
     # Checked here first: inside a run, a database that cannot be reached is tried again for minutes.
-    require_ready_to_prune(open_database(settings), settings)
+    require_ready_to_prune(database, settings)
     from metrics_pipeline.orchestration.in_process import run_retention
     from metrics_pipeline.orchestration.instance import open_instance
 
@@ -137,15 +143,15 @@ def _run(settings: Settings, policy: RetentionPolicy, pace: Pace, show: Callable
     return outcome.report
 
 
-def _print_report(report: "Report", form: Format, *, is_dry_run: bool) -> None:
+def _print_report(report: "Report", database: Database, form: Format, *, is_dry_run: bool) -> None:
     if form is not Format.TABLE:
         show("", (), _rows(report, is_dry_run=is_dry_run), form)
         return
     done = "would be deleted" if is_dry_run else "deleted"
     if report["days"]:
         show(
-            f"Days with rows that are old enough; first day kept: raw logs {report['keeps_raw_logs_from']}, "
-            f"metrics {report['keeps_metrics_from']}",
+            f"Days with rows that are old enough in {database.description}; first day kept: raw logs "
+            f"{report['keeps_raw_logs_from']}, metrics {report['keeps_metrics_from']}",
             (
                 Column("day", is_text=True),
                 Column("logs_deleted", f"logs {done}"),
@@ -157,7 +163,7 @@ def _print_report(report: "Report", form: Format, *, is_dry_run: bool) -> None:
         )
         print()
     show(
-        "Rows",
+        f"Rows in {database.description}",
         (Column("table", is_text=True), Column("deleted", done), Column("held_back", "held back")),
         [
             {

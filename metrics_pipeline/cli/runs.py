@@ -34,8 +34,8 @@ _INCLUDE_INACTIVE = typer.Option(
 )
 _ACCEPT_DELETED = typer.Option(
     "--accept-deleted-logs",
-    help="Also aggregate a day that has shrunk, because logs in its metrics were deleted. The old values are kept in "
-    "metric_restatements.",
+    help="Also aggregate a day that has shrunk, because logs or columns in its metrics are gone. The old values are "
+    "kept in metric_restatements.",
 )
 
 _RENEW_DIMENSIONS = typer.Option(

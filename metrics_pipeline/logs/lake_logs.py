@@ -45,6 +45,7 @@ class LakeLogs:
 
     warnings: tuple[str, ...] = ()
     fingerprint_kinds: tuple[FingerprintKind, ...] = (KIND,)
+    unlogged: Sequence[str] = ()
 
     def __init__(
         self,

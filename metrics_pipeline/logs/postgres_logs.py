@@ -98,6 +98,7 @@ class PostgresLogs:
         self.dimensions = tuple(dimensions)
         self.warnings = contract.warnings
         self.fingerprint_kinds = FINGERPRINT_KINDS
+        self.unlogged: Sequence[str] = contract.unlogged
         self._database = database
 
     def read_day(self, snapshot: Connection, window: DayWindow, *, include_inactive_agents: bool) -> ExtractedDay:
@@ -132,7 +133,6 @@ class PostgresLogs:
             kind=self.fingerprint_kinds[0],
             values=values,
             is_merged=bool(self.dimensions),
-            unlogged=self.contract.unlogged,
         )
 
     def _parts(self, snapshot: Connection, window: DayWindow, exported_id: str) -> list[SlicePartials]:

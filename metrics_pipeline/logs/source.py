@@ -31,8 +31,7 @@ class ExtractedDay:
     exact_costs: EXACT_COSTS_SCHEMA for agents_with_irregular_costs(partials), and for the logs without an agent.
     taken_at: when the state was read. kind: the kind of fingerprint to which the partials' content_hash belongs.
     values: the logs by the values of the source's dimensions; None without dimensions. is_merged: whether partials has
-    one row for each agent, with sorted pairs and without bare values. unlogged: which OPTIONAL_COLUMNS the logs do not
-    have.
+    one row for each agent, with sorted pairs and without bare values.
     """
 
     agents: pl.Series
@@ -42,7 +41,6 @@ class ExtractedDay:
     kind: FingerprintKind
     values: ExtractedValues | None = None
     is_merged: bool = False
-    unlogged: Sequence[str] = ()
 
     @property
     def logs(self) -> int:
@@ -89,11 +87,13 @@ class LogSource(Protocol):
         name: what holds the logs, for people; without secrets.
         warnings: what is allowed but slow or misleading, a sentence each.
         fingerprint_kinds: the kinds that `fingerprints` can compute, the present one first.
+        unlogged: which OPTIONAL_COLUMNS the logs do not have.
     """
 
     name: str
     warnings: tuple[str, ...]
     fingerprint_kinds: tuple[FingerprintKind, ...]
+    unlogged: Sequence[str]
 
     def read_day(self, snapshot: Connection, window: DayWindow, *, include_inactive_agents: bool) -> ExtractedDay:
         """The logs of the window as partial aggregates, and the agents in scope."""

@@ -60,6 +60,7 @@ class SparkLogs:
 
     warnings: tuple[str, ...] = ()
     fingerprint_kinds: tuple[FingerprintKind, ...] = (KIND,)
+    unlogged: Sequence[str] = ()
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """Which days need a run, and why: the ledger's rows against the logs as they are now."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
@@ -49,7 +49,7 @@ STATE_MEANINGS = {
     DayState.MISSING: "never aggregated",
     DayState.DIRTY: "its logs have changed since: a late one, a correction",
     DayState.DAMAGED: "its stored rows are not those that were published: deleted or altered by another program",
-    DayState.SHRUNK: "logs that are in its metrics are gone; only --accept-deleted-logs aggregates it again",
+    DayState.SHRUNK: "logs or columns that are in its metrics are gone; only --accept-deleted-logs aggregates it again",
     DayState.UNREADABLE: "one of its logs cannot be read",
     DayState.SEALED: "its raw logs were pruned, its metrics are final",
     DayState.EXPIRED: "its metrics were older than the retention period and were deleted",
@@ -196,13 +196,40 @@ def may_have_shrunk(stored: LedgerRow | None, present: SourceFingerprint | Unrea
 def what_is_gone(
     stored: LedgerRow | None,
     present: SourceFingerprint,
+    unlogged: Collection[str],
     executions: Mapping[str, int],
     present_logs: Mapping[str, int],
 ) -> str | None:
-    """Which agents have fewer logs than their stored metrics say; None if none.
+    """Which columns of the stored metrics the logs no longer have, and which agents have fewer logs; None if neither.
 
-    executions, present_logs: of each agent, total_executions of its stored row and the number of its present logs.
+    unlogged: which OPTIONAL_COLUMNS the present logs do not have.
+    executions, present_logs: of each agent, total_executions of its stored row and the number of its present logs; both
+    may be empty unless may_have_shrunk().
     """
+    gone = [_columns_gone(stored, present, unlogged), _logs_gone(stored, present, executions, present_logs)]
+    return "; ".join(filter(None, gone)) or None
+
+
+def still_unlogged(stored: LedgerRow | None, present: SourceFingerprint, unlogged: Sequence[str]) -> Sequence[str]:
+    """What the ledger notes as `unlogged`: not a column whose loss changed nothing, so that a stored 0 stays a 0."""
+    if stored is None or not stored.source_fingerprint.equals(present):
+        return unlogged
+    return [column for column in unlogged if column in stored.unlogged]
+
+
+def _columns_gone(stored: LedgerRow | None, present: SourceFingerprint, unlogged: Collection[str]) -> str | None:
+    if stored is None or stored.source_logs == 0 or stored.source_fingerprint.equals(present):
+        return None
+    lost = ", ".join(column for column in unlogged if column not in stored.unlogged)
+    return f"its logs no longer have {lost}" if lost else None
+
+
+def _logs_gone(
+    stored: LedgerRow | None,
+    present: SourceFingerprint,
+    executions: Mapping[str, int],
+    present_logs: Mapping[str, int],
+) -> str | None:
     fewer = {
         agent: (present_logs.get(agent, 0), logs)
         for agent, logs in sorted(executions.items())

@@ -48,7 +48,7 @@ class AggregationConfig(dg.Config):
     )
     accept_deleted_logs: bool = Field(
         default=False,
-        description="Also aggregate days that have shrunk, because logs in their metrics were deleted.",
+        description="Also aggregate days that have shrunk, because logs or columns in their metrics are gone.",
     )
     renew_dimensions: bool = Field(
         default=False,

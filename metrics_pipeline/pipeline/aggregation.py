@@ -27,6 +27,7 @@ from metrics_pipeline.metrics.catalog import AGENT_DIMENSION_DAY
 from metrics_pipeline.metrics.comparison import DayChange, compare_days
 from metrics_pipeline.metrics.dimensions import ExtractedValues, definitions, names_of
 from metrics_pipeline.metrics.distributions import UserKey, distributions, hashed_users
+from metrics_pipeline.metrics.reconciliation import still_unlogged
 from metrics_pipeline.metrics.validation import validate_breakdown, validate_day
 from metrics_pipeline.metrics.verification import Mark
 from metrics_pipeline.metrics.windows import DayWindow
@@ -78,7 +79,7 @@ class StepSeconds:
 class ComputedDay:
     """A day's metrics and distributions, validated but not yet stored, and the state that they were computed from.
 
-    unlogged: as in ExtractedDay.
+    unlogged: as still_unlogged() gives it.
     """
 
     window: DayWindow
@@ -136,12 +137,11 @@ def compute_day(
             metrics = replace(metrics, fingerprint=metrics.fingerprint.with_further(extracted.values.content))
     with timings.step("validate"):
         if not options.accept_deleted_logs:
-            refuse_if_shrunk(stored, window, metrics.fingerprint, aggregates.logs_by_agent())
+            refuse_if_shrunk(stored, window, metrics.fingerprint, logs.unlogged, aggregates.logs_by_agent())
         validate_day(metrics, window, extracted.logs)
         validate_breakdown(metrics.metrics, breakdown.metrics, names_of(breakdown.dimensions), window)
-    return ComputedDay(
-        window, metrics, of_agents, totals, stored, extracted.taken_at, timings, breakdown, extracted.unlogged
-    )
+    unlogged = still_unlogged(stored.ledger, metrics.fingerprint, logs.unlogged)
+    return ComputedDay(window, metrics, of_agents, totals, stored, extracted.taken_at, timings, breakdown, unlogged)
 
 
 def _broken_down(

@@ -223,10 +223,10 @@ def _read(
 
     def gone(day: date) -> str | None:
         fingerprint = present[day]
-        if day not in executions or isinstance(fingerprint, Unreadable):
+        if isinstance(fingerprint, Unreadable):
             return None
         of_day = {each.agent_id: each.logs for each in counted if each.metric_date == day and each.agent_id is not None}
-        return what_is_gone(stored.get(day), fingerprint, executions[day], of_day)
+        return what_is_gone(stored.get(day), fingerprint, logs.unlogged, executions.get(day, {}), of_day)
 
     return {
         window.metric_date: Verification(

@@ -96,13 +96,15 @@ def clear_day(database: Database, window: DayWindow, rules: AlertRules = DEFAULT
     """Deletes the day's metrics and its row in the ledger, as if it had never been aggregated, and its alerts.
 
     Returns the number of rows deleted; metric_restatements keeps each of them, with null as the new row. Raises
-    DayRefusedError for a sealed day, whose metrics could not be computed again.
+    DayRefusedError for a day that is not stored, and for a sealed one, whose metrics could not be computed again.
     """
     day = window.metric_date
     with database.begin() as connection:
         lock_day(connection, window)
-        ledger = read_stored_day(connection, day).ledger
-        if ledger is not None and ledger.is_sealed:
+        stored = read_stored_day(connection, day)
+        if stored.ledger is None and not stored.executions:
+            raise DayRefusedError(f"Nothing is stored for {day}, so there is nothing to clear. Check the date.")
+        if stored.ledger is not None and stored.ledger.is_sealed:
             raise DayRefusedError(f"{day} is sealed: its logs are gone, so its metrics could not be computed again.")
         cleared: int = connection.execute(_CLEAR, {"metric_date": day, "run_id": _RUN_ID}).scalar_one()
         renew_alerts(connection, rules, Cause(day, _RUN_ID, is_quiet=False))

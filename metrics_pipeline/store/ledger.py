@@ -1,6 +1,6 @@
 """metric_day_ledger: what was aggregated for each day, from which logs, when and by which run."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from datetime import date, datetime
 from typing import Any
@@ -107,20 +107,24 @@ def refuse_if_partly_pruned(connection: Connection, window: DayWindow) -> None:
 
 
 def refuse_if_shrunk(
-    stored: StoredDay, window: DayWindow, present: SourceFingerprint, present_logs: Mapping[str, int]
+    stored: StoredDay,
+    window: DayWindow,
+    present: SourceFingerprint,
+    unlogged: Collection[str],
+    present_logs: Mapping[str, int],
 ) -> None:
-    """Raises DayRefusedError if logs that are in the stored metrics are gone.
+    """Raises DayRefusedError if logs or columns that are in the stored metrics are gone.
 
-    present_logs: the number of each agent's present logs. A platform's own pruning, a cascading delete or row-level
-    security would otherwise turn history into zeros.
+    The other arguments are those of what_is_gone(). A platform's own pruning, a cascading delete, row-level security or
+    a dropped column would otherwise turn history into zeros.
     """
-    gone = what_is_gone(stored.ledger, present, stored.executions, present_logs)
+    gone = what_is_gone(stored.ledger, present, unlogged, stored.executions, present_logs)
     if gone is not None:
         day = window.metric_date
         raise DayRefusedError(
-            f"{day} has shrunk: {gone}. Its stored metrics stay as they are. If the logs were pruned, keep the metrics "
-            f"for good: metrics-pipeline seal --date {day}. If they were deleted because the executions never "
-            f"happened, aggregate what is left: metrics-pipeline aggregate --date {day} --accept-deleted-logs"
+            f"{day} has shrunk: {gone}. Its stored metrics stay as they are. If they are right, keep them for good: "
+            f"metrics-pipeline seal --date {day}. If what is gone was wrong, such as executions that never happened, "
+            f"aggregate what is left: metrics-pipeline aggregate --date {day} --accept-deleted-logs"
         )
 
 

@@ -202,7 +202,7 @@ def publish_day(
     distributions: of the agents that have logs, as metrics.distributions.distributions() gives them. A row of metrics
     that changes, or whose distribution changes, leaves a restatement; one that gets its first distribution does not.
     breakdown: the same by the values of each dimension. It replaces what is stored of it, if there is any.
-    unlogged: which OPTIONAL_COLUMNS the logs did not have.
+    unlogged: as metrics.reconciliation.still_unlogged() gives it.
     `read` is the day as it was stored in the snapshot that `day` was computed from, and `mark` the source's note from
     before that snapshot.
     Raises StaleSnapshotError if the day was published in between, because this result may be older, and PermanentError

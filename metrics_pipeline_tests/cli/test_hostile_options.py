@@ -130,7 +130,7 @@ def test_any_value_gives_a_result_or_one_clear_error_and_writes_nothing(
         assert contents(database) == environment
 
     if command == "clear":
-        # Accepted, and not stored. `aggregate` would store it.
+        # Not stored. `aggregate` would store it.
         attempt = example(value="2025-01-01")(attempt)
     for words, parameter in PARAMETERS.values():
         if words == command.split():

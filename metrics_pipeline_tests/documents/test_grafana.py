@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import psycopg
 
 from metrics_pipeline.metrics.dimensions import parse_dimensions
+from metrics_pipeline.metrics.upstream import UNKNOWN_WITHOUT
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.pipeline.aggregation import AggregationOptions, compute_day, store_day
 from metrics_pipeline.pipeline.opening import open_logs
@@ -43,7 +44,17 @@ def seen(moment: datetime, zone: str) -> date:
     return moment.astimezone(ZoneInfo(zone)).date()
 
 
-def test_every_panel_answers_the_readers_role(database: Database, database_url: str) -> None:
+def answered(reader: psycopg.Connection, dashboard: dict[str, Any]) -> dict[str, list[tuple[Any, ...]]]:
+    """The rows of each panel, by its title."""
+    return {
+        panel["title"]: reader.execute(replaced(panel["targets"][0]["rawSql"])).fetchall()
+        for panel in dashboard["panels"]
+    }
+
+
+def test_every_panel_answers_the_readers_role_and_shows_no_zero_for_what_was_not_logged(
+    database: Database, database_url: str
+) -> None:
     store_agents(database, {"a": "active", "b": "active"})
     logs = open_logs(database, parse_dimensions("model"))
     for window in WINDOWS.values():
@@ -63,16 +74,16 @@ def test_every_panel_answers_the_readers_role(database: Database, database_url: 
     record(database, look_at_days(database, logs, [FIRST, DAY], ZONE, READ_ALL))
     store_alerts(database, "a")
     dashboard = json.loads((FOLDER / "dashboard.json").read_text())
-    answers: dict[str, list[tuple[Any, ...]]] = {}
     with psycopg.connect(database_url, autocommit=True) as owner, new_role(owner, database_url, "reader") as role:
         apply(printed(database_url, f"--reader={role.name}"), database_url)
         with psycopg.connect(role.url, autocommit=True) as reader:
-            for panel in dashboard["panels"]:
-                (target,) = panel["targets"]
-                answers[panel["title"]] = reader.execute(replaced(target["rawSql"])).fetchall()
+            answers = answered(reader, dashboard)
             zone, agents = dashboard["templating"]["list"]
             assert reader.execute(zone["query"]).fetchall() == [(ZONE,)]
             assert reader.execute(agents["query"]).fetchall() == [("a",), ("b",)]
+            columns = [*UNKNOWN_WITHOUT]
+            owner.execute("UPDATE metric_day_ledger SET unlogged = %s WHERE metric_date = %s", (columns, FIRST))
+            without = answered(reader, dashboard)
     missing = FIRST + timedelta(days=1)
     assert answers["Days that are not as they should be"] == [
         (str(DAY), "differs from its logs"), (str(missing), "missing")
@@ -112,3 +123,13 @@ def test_every_panel_answers_the_readers_role(database: Database, database_url: 
     assert answers["By value of each dimension"] == [("model", "(none)", 2, Decimal("0.5"), 1, Decimal("0.75"), 0)]
     assert answers["Replaced values"][0][-2:] == ("2", "3")
     assert all(answers.values())
+    # Without the columns on FIRST.
+    known = Decimal("0.75")
+    assert (without["Cost"], without["Human interventions"]) == ([(known,)], [(0,)])
+    assert [row[1:] for row in without["Cost by agent"]] == [("a", None), ("b", None), ("a", known), ("b", 0)]
+    assert [row[1:] for row in without["Tokens by agent"]] == [("a", None), ("b", None), ("a", 10), ("b", 0)]
+    assert [row[1:] for row in without["Users of an agent's day"]] == [("a", None), ("a", 0)]
+    assert [value for *_, value in without["Latency of an agent's day"]] == [None, None, None, 100, 820, 884]
+    # Of DAY: 0.75 USD for two successes.
+    assert without["Agents"] == [("a", 5, Decimal("0.6"), known, known / 2, 0), ("b", 0, None, 0, None, 0)]
+    assert without["By value of each dimension"] == [("model", "(none)", 2, Decimal("0.5"), 1, None, None)]

@@ -30,6 +30,7 @@ class MemoryLogs:
     name = "rows in memory"
     warnings: tuple[str, ...] = ()
     fingerprint_kinds: tuple[FingerprintKind, ...] = (KIND,)
+    unlogged: Sequence[str] = ()
 
     def __init__(self, agents: Mapping[str, str], logs: Sequence[Log]) -> None:
         self.agents = agents

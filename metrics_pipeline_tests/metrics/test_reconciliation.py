@@ -122,7 +122,7 @@ def test_a_sealed_day_of_another_zone_is_sealed_and_a_changed_one_of_another_zon
 def test_a_day_with_fewer_logs_of_an_agent_has_shrunk_and_waits_for_a_decision(
     stored: LedgerRow | None, present: SourceFingerprint, present_logs: dict[str, int], gone: str
 ) -> None:
-    assert what_is_gone(stored, present, {"a": 6, "b": 4}, present_logs) == gone
+    assert what_is_gone(stored, present, (), {"a": 6, "b": 4}, present_logs) == gone
     found = verdict(stored, present, gone)
     assert (found.state, found.reason, found.needs_run) == (DayState.SHRUNK, gone, False)
 
@@ -141,9 +141,35 @@ def test_a_day_with_fewer_logs_of_an_agent_has_shrunk_and_waits_for_a_decision(
 def test_a_day_with_logs_that_came_moved_or_were_never_in_its_metrics_is_dirty(
     present: SourceFingerprint, present_logs: dict[str, int]
 ) -> None:
-    assert what_is_gone(STORED, present, {"a": 6, "b": 4}, present_logs) is None
+    assert what_is_gone(STORED, present, (), {"a": 6, "b": 4}, present_logs) is None
     found = verdict(STORED, present)
     assert (found.state, found.needs_run) == (DayState.DIRTY, True)
+
+
+@pytest.mark.parametrize(
+    ("stored", "present", "gone"),
+    [
+        (STORED, replace(LOGS, cost_nano_usd=0), "its logs no longer have cost_usd, user_id"),
+        # No total tells it.
+        (replace(STORED, unlogged=["cost_usd"]), CORRECTED, "its logs no longer have user_id"),
+        (
+            STORED,
+            replace(LOGS, logs=8),
+            "its logs no longer have cost_usd, user_id; 2 of 10 aggregated logs are gone: 'a' has 4 of 6 left",
+        ),
+        (replace(STORED, unlogged=["cost_usd", "user_id", "latency_ms"]), CORRECTED, None),
+        # The columns were empty.
+        (STORED, LOGS, None),
+        # The day had no log that could have them, or was never aggregated.
+        (ledger_row(NO_LOGS), LOGS, None),
+        (None, CORRECTED, None),
+    ],
+)
+def test_a_day_whose_logs_lost_a_column_that_held_something_has_shrunk(
+    stored: LedgerRow | None, present: SourceFingerprint, gone: str | None
+) -> None:
+    left = {"a": present.logs - 4, "b": 4}
+    assert what_is_gone(stored, present, ["cost_usd", "user_id"], {"a": 6, "b": 4}, left) == gone
 
 
 def test_a_day_whose_stored_rows_were_altered_is_damaged_and_heals_while_its_logs_are_there() -> None:

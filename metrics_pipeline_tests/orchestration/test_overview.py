@@ -60,6 +60,12 @@ def test_a_cost_is_unknown_where_the_logs_of_no_day_had_one(stored: Database) ->
         ["a", "unknown", "unknown", "28.0k", ""],
         ["b", "unknown", "unknown", "0.00", ""],
     ]
+    # Nothing says that rows without a day in the ledger had no cost.
+    execute(stored, f"DELETE FROM metric_day_ledger WHERE metric_date = '{DAY}'::date - 1")
+    assert rows(overview(stored)["cost_usd"])[:2] == [
+        ["a", "unknown", "14.0k", "28.0k", ""],
+        ["b", "unknown", "0.00", "0.00", ""],
+    ]
 
 
 def test_a_day_that_is_not_stored_leaves_no_change_to_tell(stored: Database) -> None:

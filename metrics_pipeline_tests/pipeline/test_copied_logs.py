@@ -32,9 +32,9 @@ from metrics_pipeline_tests.pipeline.test_watching import (
     partitioned,
     said,
     truth,
-    watch_with_a_feed,
     write,
 )
+from metrics_pipeline_tests.pipeline.test_watching_by_feed import watch_with_a_feed
 from metrics_pipeline_tests.processes import HANGING_SECONDS, wait_until
 
 __all__ = ["partitioned"]

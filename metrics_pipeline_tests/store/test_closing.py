@@ -72,7 +72,8 @@ def test_a_cleared_day_is_as_if_it_had_never_been_aggregated_and_its_values_are_
     aggregate(shrunk)
     assert_exact(shrunk)
     assert clear_day(shrunk, WINDOW) == 2
-    assert clear_day(shrunk, WINDOW) == 0
+    with pytest.raises(DayRefusedError, match=r"^Nothing is stored for 2025-03-04, so there is nothing to clear"):
+        clear_day(shrunk, WINDOW)
 
 
 def test_a_day_without_metrics_cannot_be_sealed_nor_one_of_which_no_log_is_gone(database: Database) -> None:

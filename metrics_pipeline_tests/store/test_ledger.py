@@ -3,6 +3,7 @@ from datetime import UTC, datetime
 import pytest
 
 from metrics_pipeline.errors import DayRefusedError
+from metrics_pipeline.metrics.reconciliation import DayState
 from metrics_pipeline.metrics.windows import day_window
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline.store.closing import clear_day
@@ -13,7 +14,9 @@ from metrics_pipeline_tests.days import (
     Log,
     aggregate,
     assert_exact,
+    column,
     execute,
+    judged,
     query,
     store_agents,
     store_logs,
@@ -115,6 +118,34 @@ def test_a_day_whose_aggregated_logs_are_gone_is_refused_until_the_deletion_is_a
     # The restatement keeps what went.
     assert query(aggregated, "SELECT old_row->>'total_executions' FROM metric_restatements") == [("2",)]
     aggregate(aggregated)
+
+
+def test_a_day_keeps_what_a_column_that_was_dropped_held_until_its_loss_is_accepted(database: Database) -> None:
+    store_agents(database, {"a": "active"})
+    store_logs(database, [Log("a", "failed", cost_usd="0.25", error_type="timeout")])
+    aggregate(database)
+    unlogged = "SELECT unlogged FROM metric_day_ledger"
+    # Nothing was in it, so its 0 stays a 0.
+    execute(database, "ALTER TABLE agent_execution_logs DROP token_count")
+    aggregate(database)
+    assert query(database, unlogged) == [([],)]
+    execute(database, "ALTER TABLE agent_execution_logs DROP error_type, DROP cost_usd")
+    before = written_rows(database)
+    [verdict] = judged(database, DAY)
+    lost = "its logs no longer have token_count, cost_usd, error_type"
+    assert (verdict.state, verdict.reason, verdict.needs_run) == (DayState.SHRUNK, lost, False)
+    with pytest.raises(DayRefusedError, match=f"has shrunk: {lost}. .* seal --date.*--accept-deleted-logs"):
+        aggregate(database)
+    assert written_rows(database) == before
+    aggregate(database, accept_deleted=True)
+    assert query(database, unlogged) == [(["token_count", "cost_usd", "error_type"],)]
+    assert query(database, "SELECT old_row->>'total_cost_usd' FROM metric_restatements") == [("0.250000000",)]
+    # A column that appears takes nothing.
+    execute(database, "ALTER TABLE agent_execution_logs ADD cost_usd numeric DEFAULT 0.25")
+    assert judged(database, DAY)[0].state is DayState.DIRTY
+    aggregate(database)
+    assert column(database, "total_cost_usd::text") == ["0.250000000"]
+    assert query(database, unlogged) == [(["token_count", "error_type"],)]
 
 
 def test_an_agent_that_is_deleted_with_its_logs_keeps_its_history(aggregated: Database) -> None:

@@ -162,7 +162,7 @@ const coverageTable = (coverage, info) =>
 const REMEDIES = {
   missing: ["To aggregate it now: ", ""],
   dirty: ["To aggregate it again now: ", ""],
-  shrunk: ["Its metrics stay as they are. If its logs were deleted on purpose: ", " --accept-deleted-logs"],
+  shrunk: ["Its metrics stay as they are. If what is gone was wrong: ", " --accept-deleted-logs"],
 };
 
 function remedy({ state, metric_date: iso }) {

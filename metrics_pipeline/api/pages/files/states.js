@@ -10,7 +10,7 @@ const STATES = {
   missing: { sign: "✕", meaning: "never aggregated", isDoubtful: true },
   dirty: { sign: "≠", meaning: "its logs have changed since it was aggregated", isDoubtful: true },
   damaged: { sign: "!", meaning: "its stored rows are not those that were published", isDoubtful: true },
-  shrunk: { sign: "▾", meaning: "logs that are in its metrics are gone", isDoubtful: true },
+  shrunk: { sign: "▾", meaning: "logs or columns that are in its metrics are gone", isDoubtful: true },
   unreadable: { sign: "?", meaning: "one of its logs cannot be read", isDoubtful: true },
   other_zone: { sign: "z", meaning: "stored as a day of another time zone", isDoubtful: true },
   expired: {
