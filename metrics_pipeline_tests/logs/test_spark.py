@@ -270,9 +270,24 @@ def test_everything_that_a_table_lacks_is_named_in_one_error(session: Any, tmp_p
     frame([]).drop("status").with_columns(pl.col("cost_usd").cast(pl.Float64)).write_parquet(tmp_path / "a.parquet")
     with pytest.raises(ContractError) as error:
         SparkLogs(LOCAL, f"parquet.`{tmp_path}`", {"agent_id": "agent"})
-    assert "column agent (as agent_id) is missing; column status is missing; column cost_usd has type Float64" in str(
-        error.value
+    message = str(error.value)
+    assert (
+        "column agent (as agent_id) is missing; column status is missing; column cost_usd has type Float64" in message
     )
+    assert "or logs that have them in METRICS_LOGS_TABLE" in message
+
+
+def test_a_column_that_spark_cannot_deliver_is_named_with_its_type_if_it_is_read(session: Any, tmp_path: Path) -> None:
+    session.sql(
+        f"""CREATE OR REPLACE TEMPORARY VIEW intervals AS
+        SELECT *, make_interval(1) AS pause, named_struct('user_id', 1, 'user_id', 2) AS twice
+        FROM {files(tmp_path, [Log()])}"""
+    )
+    assert SparkLogs(LOCAL, "intervals", {}).warnings == ()
+    with pytest.raises(ContractError) as error:
+        SparkLogs(LOCAL, "intervals", {"error_type": "pause", "metadata": "twice"})
+    assert "column pause of type interval" in str(error.value)
+    assert "column twice of type struct<user_id:int,user_id:int>" in str(error.value)
 
 
 def test_a_session_that_the_cluster_has_ended_is_opened_again(session: Any) -> None:
