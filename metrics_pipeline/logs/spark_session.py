@@ -17,10 +17,14 @@ from metrics_pipeline.logs.spark_sql import quoted
 
 _T = TypeVar("_T")
 
-# Errors instead of wrong numbers, instants in UTC, and no file that is left out silently.
+# Errors instead of wrong numbers, instants in UTC, one meaning of names, and no file that is left out silently. What
+# tables and files mean is left to the settings of their owner.
 _PINNED = {
     "spark.sql.ansi.enabled": "true",
     "spark.sql.session.timeZone": "UTC",
+    "spark.sql.parser.quotedRegexColumnNames": "false",
+    # Spark's default is true, which replaces ${…} in the name of a column.
+    "spark.sql.variable.substitute": "false",
     "spark.sql.files.ignoreCorruptFiles": "false",
     "spark.sql.files.ignoreMissingFiles": "false",
     # Otherwise reading a part of rows that are kept starts 200 tasks, which take four times as long as the part.

@@ -124,6 +124,29 @@ def test_a_view_may_have_other_names_and_types(session: Any, database: Database,
     assert of_spark.breakdown.metrics.equals(of_postgres.breakdown.metrics)
 
 
+def test_settings_of_the_cluster_do_not_change_what_our_statements_mean(
+    session: Any, database: Database, tmp_path: Path
+) -> None:
+    logs = [Log(agent, cost_usd="1e-10", error_type="e") for agent in ("it's", "back\\slash", "${spark.app.name}")]
+    store_agents(database, {log.agent_id or "": "active" for log in logs})
+    store_logs(database, logs)
+    session.sql(
+        f"""CREATE OR REPLACE TEMPORARY VIEW patterns AS
+        SELECT * EXCEPT (agent_id), agent_id AS `agent.id`, 'another' AS `agent_id` FROM {files(tmp_path, logs)}"""
+    )
+    theirs = {
+        "spark.sql.ansi.enabled": "false",
+        "spark.sql.session.timeZone": "Asia/Tokyo",
+        "spark.sql.parser.escapedStringLiterals": "true",
+        "spark.sql.parser.quotedRegexColumnNames": "true",
+        "spark.sql.variable.substitute": "true",
+    }
+    for name, value in theirs.items():
+        session.conf.set(name, value)
+    aggregate(database, SparkLogs(LOCAL, "patterns", {"agent_id": "agent.id"}))
+    assert_exact(database)
+
+
 def test_metadata_may_be_a_variant(session: Any, database: Database, tmp_path: Path) -> None:
     values = ['{"user_id": "u", "human_intervention": true}', '{"user_id": 7}', '{"user_id": "7"}', "null", None]
     logs = [Log(metadata=metadata) for metadata in values]
