@@ -118,7 +118,7 @@ def logs_of(
 
     names: checked_names(). statuses: Settings.statuses.
     """
-    column = {ours: quoted(name) for ours, name in names.items()}
+    column = {ours: _binary(name, schema[name]) for ours, name in names.items()}
     zone = getattr(schema[names["timestamp"]], "time_zone", None)
     bounds = [(instant(window.start, zone), instant(window.end, zone)) for window in windows]
     return _LOGS.format(
@@ -182,6 +182,11 @@ def those_of(agents: Sequence[str | None]) -> str:
 def quoted(name: str) -> str:
     """The name of a column."""
     return f"`{name.replace('`', '``')}`"
+
+
+def _binary(name: str, dtype: pl.DataType) -> str:
+    """The column; a text without its collation, under which texts that differ may be equal and have the same hash."""
+    return f"CAST({quoted(name)} AS STRING)" if dtype == pl.String else quoted(name)
 
 
 def _exact_usd(cost: str, dtype: pl.DataType) -> str:

@@ -124,6 +124,30 @@ def test_a_view_may_have_other_names_and_types(session: Any, database: Database,
     assert of_spark.breakdown.metrics.equals(of_postgres.breakdown.metrics)
 
 
+def test_texts_with_a_collation_are_told_apart_as_in_postgresql(
+    session: Any, database: Database, tmp_path: Path
+) -> None:
+    logs = [
+        Log("a", "failed", 1, cost_usd="1e-10", error_type="Timeout", metadata='{"user_id": "U", "x": [1]}'),
+        Log("a", "Failed", 2, cost_usd="0.5", error_type="timeout", metadata='{"USER_ID": "nobody"}'),
+        Log("a", "failed", 3, cost_usd="1E-10", error_type="timeout", metadata='{"user_id": "u", "X": [1]}'),
+        # Read here, not by Spark.
+        Log("A", "SUCCESS", metadata='{"user_id": ["V"]}'),
+        Log("A", "success", metadata='{"user_id": ["v"]}'),
+    ]
+    store_agents(database, {"a": "active", "A": "active"})
+    store_logs(database, logs)
+    texts = ("agent_id", "status", "cost_usd", "error_type", "metadata")
+    session.sql(
+        f"""CREATE OR REPLACE TEMPORARY VIEW collated AS
+        SELECT * EXCEPT ({", ".join(texts)}), {", ".join(f"{name} COLLATE UTF8_LCASE AS {name}" for name in texts)}
+        FROM {files(tmp_path, logs)}"""
+    )
+    aggregate(database, SparkLogs(LOCAL, "collated", {}))
+    assert column(database, "unique_users") == [2, 2]
+    assert_exact(database)
+
+
 def test_settings_of_the_cluster_do_not_change_what_our_statements_mean(
     session: Any, database: Database, tmp_path: Path
 ) -> None:
