@@ -210,9 +210,7 @@ def _of_metadata(
         metadata, column = pl.String(), {**column, "metadata": f"to_json({column['metadata']})"}
     values = {key: f"CAST({column[key]} AS STRING)" for key in METADATA_KEYS if key in column}
     values |= {
-        f"value_{number}": f"replace(CAST({quoted(each.column)} AS STRING), {_ZERO_BYTE}, '{chr(0xFFFD)}')"
-        for number, each in enumerate(dimensions)
-        if not each.keys
+        f"value_{number}": _plain(quoted(each.column)) for number, each in enumerate(dimensions) if not each.keys
     }
     paths: dict[str, tuple[str, ...]] = {key: (key,) for key in METADATA_KEYS if key not in column}
     paths |= {f"value_{number}": each.keys for number, each in enumerate(dimensions) if each.keys}
@@ -254,7 +252,11 @@ def _field(column: str, dtype: Any, path: Sequence[str]) -> str:
         if key not in types:
             return "CAST(NULL AS STRING)"
         column, dtype = f"{column}.{quoted(key)}", types[key]
-    return f"IF({column} IS NULL, NULL, {_ZERO_BYTE})" if dtype.is_nested() else f"CAST({column} AS STRING)"
+    return f"IF({column} IS NULL, NULL, {_ZERO_BYTE})" if dtype.is_nested() else _plain(column)
+
+
+def _plain(column: str) -> str:
+    return f"replace(CAST({column} AS STRING), {_ZERO_BYTE}, '{chr(0xFFFD)}')"
 
 
 def _in_json(path: Sequence[str]) -> str:
