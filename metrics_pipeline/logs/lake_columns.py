@@ -42,12 +42,17 @@ _LIMIT_NANO_USD = 9 * 10**18
 
 
 def checked_names(
-    schema: pl.Schema, columns: Mapping[str, str], where: str, dimensions: Sequence[Dimension] = ()
+    schema: pl.Schema,
+    columns: Mapping[str, str],
+    where: str,
+    dimensions: Sequence[Dimension] = (),
+    *,
+    setting: str = "METRICS_LOGS_URL",
 ) -> dict[str, str]:
     """The name that each column of LAKE_COLUMNS has in the lake, of those that exist.
 
-    columns, dimensions: METRICS_LOGS_COLUMNS and METRICS_DIMENSIONS. Raises one ContractError that names every missing
-    column and every wrong type.
+    columns, dimensions: METRICS_LOGS_COLUMNS and METRICS_DIMENSIONS. setting: the variable that names the logs. Raises
+    one ContractError that names every missing column and every wrong type.
     """
     names = {column: columns.get(column, column) for column in LAKE_COLUMNS}
     present = {column: name for column, name in names.items() if name in schema}
@@ -71,8 +76,8 @@ def checked_names(
     if problems:
         raise ContractError(
             f"{where} does not hold what the pipeline reads: {'; '.join(problems)}. It has the columns "
-            f"{', '.join(schema)}. Name columns that are called otherwise in METRICS_LOGS_COLUMNS, or point "
-            "METRICS_LOGS_URL to files that have them."
+            f"{', '.join(schema)}. Name columns that are called otherwise in METRICS_LOGS_COLUMNS, or logs that have "
+            f"them in {setting}."
         )
     return present
 

@@ -11,7 +11,7 @@ import polars as pl
 from sqlalchemy import Connection, text
 
 from metrics_pipeline.errors import TransientError
-from metrics_pipeline.logs.lake_columns import checked_names
+from metrics_pipeline.logs.lake_columns import LAKE_COLUMNS, checked_names
 from metrics_pipeline.logs.lake_costs import exact_costs, exact_costs_frame
 from metrics_pipeline.logs.lake_logs import UnreadableLogsError
 from metrics_pipeline.logs.postgres_logs import registered_agents
@@ -75,8 +75,10 @@ class SparkLogs:
         self.dimensions = tuple(dimensions)
         self._table = table
         self._statuses = statuses or {}
-        self._schema = self._spark.frame(f"SELECT * FROM {table} LIMIT 0").schema
-        self._names = checked_names(self._schema, columns, self.name, dimensions)
+        read = {columns.get(name, name) for name in LAKE_COLUMNS}
+        read |= {dimension.column for dimension in dimensions if not dimension.keys}
+        self._schema = self._spark.schema(table, read)
+        self._names = checked_names(self._schema, columns, self.name, dimensions, setting="METRICS_LOGS_TABLE")
 
     def read_day(self, snapshot: Connection, window: DayWindow, *, include_inactive_agents: bool) -> ExtractedDay:
         """See LogSource. Raises TransientError if the logs changed between the statements."""

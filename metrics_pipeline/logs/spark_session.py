@@ -4,7 +4,7 @@ import re
 import signal
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -13,13 +13,18 @@ import polars as pl
 
 from metrics_pipeline.errors import ContractError, PermanentError, TransientError
 from metrics_pipeline.logs.lake_logs import UnreadableLogsError
+from metrics_pipeline.logs.spark_sql import quoted
 
 _T = TypeVar("_T")
 
-# Errors instead of wrong numbers, instants in UTC, and no file that is left out silently.
+# Errors instead of wrong numbers, instants in UTC, one meaning of names, and no file that is left out silently. What
+# tables and files mean is left to the settings of their owner.
 _PINNED = {
     "spark.sql.ansi.enabled": "true",
     "spark.sql.session.timeZone": "UTC",
+    "spark.sql.parser.quotedRegexColumnNames": "false",
+    # Spark's default is true, which replaces ${…} in the name of a column.
+    "spark.sql.variable.substitute": "false",
     "spark.sql.files.ignoreCorruptFiles": "false",
     "spark.sql.files.ignoreMissingFiles": "false",
     # Otherwise reading a part of rows that are kept starts 200 tasks, which take four times as long as the part.
@@ -90,6 +95,28 @@ class Spark:
         """
         return _frame(self._run(lambda: self._session.sql(statement).toArrow()))
 
+    def schema(self, table: str, read: Collection[str]) -> pl.Schema:
+        """The columns of a table and their types; pl.Unknown of those that are not in `read`.
+
+        Raises ContractError if Spark cannot deliver a column in `read`, such as an interval, and what frame() raises.
+        """
+        rows = self._run(lambda: self._session.sql(f"SELECT * FROM {table} LIMIT 0"))
+        types: dict[str, Any] = {}
+        problems = []
+        for field in self._run(lambda: rows.schema.fields):
+            types[field.name] = pl.Unknown()
+            if field.name in read:
+                try:
+                    [types[field.name]] = _frame(self._run(rows.select(quoted(field.name)).toArrow)).dtypes
+                except ContractError as error:
+                    problems.append(f"column {field.name} of type {field.dataType.simpleString()}: {error}")
+        if problems:
+            raise ContractError(
+                f"Spark cannot deliver {'; '.join(problems)} Name in METRICS_LOGS_TABLE a view that casts it, or in "
+                "METRICS_LOGS_COLUMNS another column."
+            )
+        return pl.Schema(types)
+
     def buckets(self, statement: str, number: int) -> Iterator[pl.DataFrame]:
         """The rows of a statement, of one part of the agents after the other, so that only a part is in memory here.
 
@@ -141,7 +168,7 @@ class Spark:
         try:
             yield
         except Exception as error:
-            from pyspark.errors import AnalysisException
+            from pyspark.errors import AnalysisException, PySparkTypeError, UnsupportedOperationException
 
             said = str(error)
             first, *others = said.strip().splitlines() or [""]
@@ -150,7 +177,8 @@ class Spark:
                 first = others[0].removeprefix(": ")
             if _OF_LOGS.search(said):
                 raise UnreadableLogsError(f"{self.name} holds logs that cannot be read: {first}") from error
-            if isinstance(error, AnalysisException):
+            # The other two are of types that Arrow lacks.
+            if isinstance(error, AnalysisException | PySparkTypeError | UnsupportedOperationException):
                 raise ContractError(f"{self.name} does not hold what METRICS_LOGS_TABLE names: {first}") from error
             if "JAVA_GATEWAY_EXITED" in said:
                 raise PermanentError(

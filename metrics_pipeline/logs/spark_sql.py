@@ -89,9 +89,20 @@ NEWEST = """
 SELECT log_id, agent_id, CAST(at AS STRING) AS at, CAST({value} AS STRING) AS value
 FROM ({logs}) WHERE {condition} ORDER BY at DESC LIMIT {examples}"""
 
-_IS_FINITE = f"NOT cost_usd RLIKE r'{NOT_FINITE}'"
+
+def literal(text: str) -> str:
+    """A text as it is. In quotation marks, its meaning would depend on settings: of backslashes, marks and ${…}."""
+    return f"CAST(X'{text.encode().hex()}' AS STRING)"
+
+
+_IS_FINITE = f"NOT cost_usd RLIKE {literal(NOT_FINITE)}"
 _COST = f"IF({_IS_FINITE}, try_cast(cost_usd AS DOUBLE), NULL)"
 _WHEN = "WHEN {timestamp} >= {start} AND {timestamp} < {end} THEN {number}"
+_NINE_PLACES = literal(r"^[+-]?\d+(\.\d{0,9}0*)?$")
+_ZERO_BYTE = literal("\0")
+_ESCAPE, _ZERO_ESCAPE = literal(r"\u"), literal(r"\u00")
+# Halves of surrogate pairs and zero bytes, which Java reads otherwise.
+_READ_OTHERWISE = literal(r"\\u([dD][89a-fA-F]|0000)")
 _FROM_JSON = "from_json({text}, '{fields}', map('allowSingleQuotes', 'false'))"
 
 
@@ -107,7 +118,7 @@ def logs_of(
 
     names: checked_names(). statuses: Settings.statuses.
     """
-    column = {ours: quoted(name) for ours, name in names.items()}
+    column = {ours: _binary(name, schema[name]) for ours, name in names.items()}
     zone = getattr(schema[names["timestamp"]], "time_zone", None)
     bounds = [(instant(window.start, zone), instant(window.end, zone)) for window in windows]
     return _LOGS.format(
@@ -160,7 +171,7 @@ def instant(moment: datetime, zone: str | None) -> str:
 
 def texts(words: Sequence[str]) -> str:
     """Literals of texts, separated by commas."""
-    return ", ".join("'" + word.replace("\\", r"\\").replace("'", r"\'") + "'" for word in words)
+    return ", ".join(map(literal, words))
 
 
 def those_of(agents: Sequence[str | None]) -> str:
@@ -173,12 +184,17 @@ def quoted(name: str) -> str:
     return f"`{name.replace('`', '``')}`"
 
 
+def _binary(name: str, dtype: pl.DataType) -> str:
+    """The column; a text without its collation, under which texts that differ may be equal and have the same hash."""
+    return f"CAST({quoted(name)} AS STRING)" if dtype == pl.String else quoted(name)
+
+
 def _exact_usd(cost: str, dtype: pl.DataType) -> str:
     """The cost as a decimal of up to nine places; NULL if it has more, or cannot be one."""
     nine_places = f"try_cast({cost} AS DECIMAL(38, 9))"
     if dtype == pl.String:
         # Casting a text rounds it. Exponents and more than nine places are left to the exact sum.
-        return rf"IF({cost} RLIKE r'^[+-]?\d+(\.\d{{0,9}}0*)?$', {nine_places}, NULL)"
+        return f"IF({cost} RLIKE {_NINE_PLACES}, {nine_places}, NULL)"
     if isinstance(dtype, pl.Decimal) and dtype.scale > 9:
         return f"IF(try_cast({nine_places} AS DECIMAL({dtype.precision}, {dtype.scale})) = {cost}, {nine_places}, NULL)"
     # Sums of a decimal in its own scale are exact, and faster.
@@ -194,9 +210,7 @@ def _of_metadata(
         metadata, column = pl.String(), {**column, "metadata": f"to_json({column['metadata']})"}
     values = {key: f"CAST({column[key]} AS STRING)" for key in METADATA_KEYS if key in column}
     values |= {
-        f"value_{number}": rf"replace(CAST({quoted(each.column)} AS STRING), '\0', '{chr(0xFFFD)}')"
-        for number, each in enumerate(dimensions)
-        if not each.keys
+        f"value_{number}": _plain(quoted(each.column)) for number, each in enumerate(dimensions) if not each.keys
     }
     paths: dict[str, tuple[str, ...]] = {key: (key,) for key in METADATA_KEYS if key not in column}
     paths |= {f"value_{number}": each.keys for number, each in enumerate(dimensions) if each.keys}
@@ -238,7 +252,11 @@ def _field(column: str, dtype: Any, path: Sequence[str]) -> str:
         if key not in types:
             return "CAST(NULL AS STRING)"
         column, dtype = f"{column}.{quoted(key)}", types[key]
-    return rf"IF({column} IS NULL, NULL, '\0')" if dtype.is_nested() else f"CAST({column} AS STRING)"
+    return f"IF({column} IS NULL, NULL, {_ZERO_BYTE})" if dtype.is_nested() else _plain(column)
+
+
+def _plain(column: str) -> str:
+    return f"replace(CAST({column} AS STRING), {_ZERO_BYTE}, '{chr(0xFFFD)}')"
 
 
 def _in_json(path: Sequence[str]) -> str:
@@ -254,19 +272,19 @@ def _is_doubtful(name: str, path: Sequence[str]) -> str:
     after_key = f"""substr(metadata, instr(metadata, '"{key}"') + 1)"""
     # The only such key has a text, not a number that looks like it.
     as_text = " OR ".join(f"""contains(metadata, concat('"{key}":{space}"', {name}, '"'))""" for space in ("", " "))
-    is_text = rf"""(({as_text}) AND instr({after_key}, '"{key}"') = 0 AND NOT contains(metadata, r'\u00'))"""
+    is_text = f"""(({as_text}) AND instr({after_key}, '"{key}"') = 0 AND NOT contains(metadata, {_ZERO_ESCAPE}))"""
+    null = literal(rf'"{key}"\s*:\s*null')
     doubts = [
-        # Halves of surrogate pairs and zero bytes, which Java reads otherwise.
-        r"(contains(metadata, r'\u') AND metadata RLIKE r'\\u([dD][89a-fA-F]|0000)')",
+        f"(contains(metadata, {_ESCAPE}) AND metadata RLIKE {_READ_OTHERWISE})",
         # A value that PostgreSQL writes otherwise.
-        f"({name} RLIKE r'{WRITTEN_OTHERWISE}' AND NOT {is_text})",
+        f"({name} RLIKE {literal(WRITTEN_OTHERWISE)} AND NOT {is_text})",
         # No value in spite of the key, which is invalid JSON or a key of something else.
-        rf"""({name} IS NULL AND contains(metadata, '"{key}'){word} AND NOT metadata RLIKE r'"{key}"\s*:\s*null')""",
+        f"""({name} IS NULL AND contains(metadata, '"{key}'){word} AND NOT metadata RLIKE {null})""",
     ]
     # A text that holds JSON is no object, and has no keys.
     doubts += [
-        rf"""({name} IS NOT NULL AND (metadata RLIKE r'"{outer}"\s*:\s*"' OR contains(metadata, r'\u00')))"""
-        for outer in path[:-1]
+        f"({name} IS NOT NULL AND (metadata RLIKE {text} OR contains(metadata, {_ZERO_ESCAPE})))"
+        for text in (literal(rf'"{outer}"\s*:\s*"') for outer in path[:-1])
     ]
     # The place of an item in a list.
     doubts += ["contains(metadata, '[')" for key in path if key.removeprefix("-").isdigit()]

@@ -98,6 +98,8 @@ def test_a_view_may_have_other_names_and_types(session: Any, database: Database,
         Log("a", "ok", 5, 7, "1.5", None, '{"user_id": "u", "human_intervention": true}'),
         Log("a", "failed", 6, 8, "12345678.000000001", "time`out", '{"user_id": "v"}'),
         Log("b", "failed", 6, 8, "-0.000000000500", "it's", '{"user_id": "v"}'),
+        # What is a zero byte there: PostgreSQL cannot store one.
+        Log("b", "failed", 6, 8, "0", "it's", '{"user_id": "\ufffd"}'),
     ]
     store_agents(database, {"a": "active", "b": "active"})
     store_logs(database, logs)
@@ -107,7 +109,7 @@ def test_a_view_may_have_other_names_and_types(session: Any, database: Database,
                CAST(latency_ms AS BIGINT) AS ms, CAST(token_count AS SMALLINT) AS token_count,
                CAST(cost_usd AS DECIMAL(30, 12)) AS cost_usd, get_json_object(metadata, '$.user_id') AS user_id,
                named_struct('human_intervention', CAST(get_json_object(metadata, '$.human_intervention') AS BOOLEAN),
-                            'user_id', get_json_object(metadata, '$.user_id')) AS metadata
+                            'user_id', replace(get_json_object(metadata, '$.user_id'), '\ufffd', chr(0))) AS metadata
         FROM {files(tmp_path, logs)}"""
     )
     columns = {"agent_id": "the `agent", "timestamp": "at", "latency_ms": "ms"}
@@ -122,6 +124,53 @@ def test_a_view_may_have_other_names_and_types(session: Any, database: Database,
     )
     assert of_spark.metrics.metrics.equals(of_postgres.metrics.metrics)
     assert of_spark.breakdown.metrics.equals(of_postgres.breakdown.metrics)
+
+
+def test_texts_with_a_collation_are_told_apart_as_in_postgresql(
+    session: Any, database: Database, tmp_path: Path
+) -> None:
+    logs = [
+        Log("a", "failed", 1, cost_usd="1e-10", error_type="Timeout", metadata='{"user_id": "U", "x": [1]}'),
+        Log("a", "Failed", 2, cost_usd="0.5", error_type="timeout", metadata='{"USER_ID": "nobody"}'),
+        Log("a", "failed", 3, cost_usd="1E-10", error_type="timeout", metadata='{"user_id": "u", "X": [1]}'),
+        # Read here, not by Spark.
+        Log("A", "SUCCESS", metadata='{"user_id": ["V"]}'),
+        Log("A", "success", metadata='{"user_id": ["v"]}'),
+    ]
+    store_agents(database, {"a": "active", "A": "active"})
+    store_logs(database, logs)
+    texts = ("agent_id", "status", "cost_usd", "error_type", "metadata")
+    session.sql(
+        f"""CREATE OR REPLACE TEMPORARY VIEW collated AS
+        SELECT * EXCEPT ({", ".join(texts)}), {", ".join(f"{name} COLLATE UTF8_LCASE AS {name}" for name in texts)}
+        FROM {files(tmp_path, logs)}"""
+    )
+    aggregate(database, SparkLogs(LOCAL, "collated", {}))
+    assert column(database, "unique_users") == [2, 2]
+    assert_exact(database)
+
+
+def test_settings_of_the_cluster_do_not_change_what_our_statements_mean(
+    session: Any, database: Database, tmp_path: Path
+) -> None:
+    logs = [Log(agent, cost_usd="1e-10", error_type="e") for agent in ("it's", "back\\slash", "${spark.app.name}")]
+    store_agents(database, {log.agent_id or "": "active" for log in logs})
+    store_logs(database, logs)
+    session.sql(
+        f"""CREATE OR REPLACE TEMPORARY VIEW patterns AS
+        SELECT * EXCEPT (agent_id), agent_id AS `agent.id`, 'another' AS `agent_id` FROM {files(tmp_path, logs)}"""
+    )
+    theirs = {
+        "spark.sql.ansi.enabled": "false",
+        "spark.sql.session.timeZone": "Asia/Tokyo",
+        "spark.sql.parser.escapedStringLiterals": "true",
+        "spark.sql.parser.quotedRegexColumnNames": "true",
+        "spark.sql.variable.substitute": "true",
+    }
+    for name, value in theirs.items():
+        session.conf.set(name, value)
+    aggregate(database, SparkLogs(LOCAL, "patterns", {"agent_id": "agent.id"}))
+    assert_exact(database)
 
 
 def test_metadata_may_be_a_variant(session: Any, database: Database, tmp_path: Path) -> None:
@@ -270,9 +319,24 @@ def test_everything_that_a_table_lacks_is_named_in_one_error(session: Any, tmp_p
     frame([]).drop("status").with_columns(pl.col("cost_usd").cast(pl.Float64)).write_parquet(tmp_path / "a.parquet")
     with pytest.raises(ContractError) as error:
         SparkLogs(LOCAL, f"parquet.`{tmp_path}`", {"agent_id": "agent"})
-    assert "column agent (as agent_id) is missing; column status is missing; column cost_usd has type Float64" in str(
-        error.value
+    message = str(error.value)
+    assert (
+        "column agent (as agent_id) is missing; column status is missing; column cost_usd has type Float64" in message
     )
+    assert "or logs that have them in METRICS_LOGS_TABLE" in message
+
+
+def test_a_column_that_spark_cannot_deliver_is_named_with_its_type_if_it_is_read(session: Any, tmp_path: Path) -> None:
+    session.sql(
+        f"""CREATE OR REPLACE TEMPORARY VIEW intervals AS
+        SELECT *, make_interval(1) AS pause, named_struct('user_id', 1, 'user_id', 2) AS twice
+        FROM {files(tmp_path, [Log()])}"""
+    )
+    assert SparkLogs(LOCAL, "intervals", {}).warnings == ()
+    with pytest.raises(ContractError) as error:
+        SparkLogs(LOCAL, "intervals", {"error_type": "pause", "metadata": "twice"})
+    assert "column pause of type interval" in str(error.value)
+    assert "column twice of type struct<user_id:int,user_id:int>" in str(error.value)
 
 
 def test_a_session_that_the_cluster_has_ended_is_opened_again(session: Any) -> None:
