@@ -133,7 +133,8 @@ class ParquetFiles(LakeState):
         """The files of the window's days, or all files, by path, with what identifies each one's content."""
         days: tuple[date, ...] = ()
         if window is not None and _DATE.search(self._pattern):
-            days = tuple(sorted({*days_between(window.start.date(), window.end.date()), window.metric_date}))
+            last = window.end - timedelta(microseconds=1)
+            days = tuple(sorted({*days_between(window.start.date(), last.date()), window.metric_date}))
         if days not in self._listed:
             patterns = [self._pattern.format(date=day) for day in days] or [_DATE.sub(_any_date, self._pattern)]
             found: dict[str, str] = {}
