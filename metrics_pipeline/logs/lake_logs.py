@@ -4,6 +4,7 @@ The registry of agents stays in the database that holds the metrics.
 """
 
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -169,7 +170,10 @@ class LakeLogs:
         except PipelineError:
             raise
         except FAULTS_OF_STORAGE as error:
-            raise TransientError(f"{self.name} could not be read: {error}") from error
+            raise TransientError(
+                f"{self.name} could not be read: {_in_one_line(error)}. Check that it is reachable, that we may read "
+                f"it, and that {tempfile.gettempdir()} has space."
+            ) from error
         except (*FAULTS_OF_LOGS, ValueError) as error:
             raise UnreadableLogsError(_unreadable(self.name, error)) from error
 
@@ -211,6 +215,11 @@ class LakeLogs:
             return checked_names(schema, self._columns, self.name, self.dimensions)
         except ContractError as error:
             raise UnreadableLogsError(f"In the first file of {window.metric_date}, {error}") from error
+
+
+def _in_one_line(error: Exception) -> str:
+    """Without the colours of deltalake."""
+    return " ".join(re.sub(r"\x1b\[\d+m", "", str(error)).split())
 
 
 def _unreadable(where: str, error: Exception, file: str | None = None) -> str:

@@ -24,7 +24,7 @@ _STORAGE = {"s3.endpoint": "AWS_ENDPOINT_URL", "s3.region": "AWS_REGION"}
 #: What reading raises when a disk, a network or an object store fails, or a file is gone.
 FAULTS_OF_STORAGE = (OSError,)
 #: What reading raises when a file is damaged, or holds values that cannot be read.
-FAULTS_OF_LOGS = (pl.exceptions.PolarsError,)
+FAULTS_OF_LOGS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 # How the columns of a file may differ from those of the first one. Times are rounded down, which is within their day.
 _CASTS = pl.ScanCastOptions(
     integer_cast="upcast",
@@ -213,10 +213,16 @@ class DeltaTable(LakeState):
         library = _extra("deltalake")
         try:
             self._table = library.DeltaTable(location)
+            self.schema()
         except library.exceptions.TableNotFoundError as error:
             raise ContractError(
                 f"{location} is not a Delta table, although METRICS_LOGS_URL names it. Correct the URL, or have the "
                 "table created."
+            ) from error
+        except library.exceptions.DeltaError as error:
+            raise PermanentError(
+                f"The Delta table {location} cannot be read: {str(error).splitlines()[0]}. Have it written without "
+                "that feature, or repaired, or read by Spark."
             ) from error
 
     def scan(self, window: DayWindow | None) -> pl.LazyFrame:

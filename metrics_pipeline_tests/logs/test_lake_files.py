@@ -1,11 +1,13 @@
 """Files of Parquet of one lake that are damaged, or were written in different ways."""
 
+import tempfile
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from metrics_pipeline.errors import TransientError
 from metrics_pipeline.logs import lake_buckets, lake_tables
 from metrics_pipeline.logs.lake_logs import KIND, LakeLogs
 from metrics_pipeline.metrics.fingerprint import SourceFingerprint
@@ -129,3 +131,13 @@ def test_the_first_log_is_the_oldest_one_in_whatever_order_the_folders_are(
         logs.write_parquet(tmp_path / folder / "logs.parquet")
     with database.snapshot() as snapshot:
         assert LakeLogs(f"parquet://{tmp_path}/{pattern}", {}).first_log_at(snapshot) == first
+
+
+def test_a_day_without_space_for_its_buckets_names_their_folder(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = write(tmp_path, LOGS, LOGS)
+    monkeypatch.setattr(lake_buckets, "_LOGS_PER_BUCKET", 1)
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/full")
+    with pytest.raises(TransientError, match=r"could not be read: .* and that /dev/full has space\."):
+        fingerprint(database, url)
