@@ -161,11 +161,14 @@ class ParquetFiles(LakeState):
         return None
 
     def _scan(self, files: Sequence[str], types: Mapping[str, pl.DataType] | None = None) -> pl.LazyFrame:
-        """The rows of files, with the columns in `types`, or those of the first file."""
+        """The rows of files, with the columns in `types`, or those of the first file, and those that folders name."""
+        # Without a type, agent_id=007 is a number where no other folder is named by a text.
+        of_folders = dict.fromkeys(re.findall(r"([^/=]+)=[^/]*/", files[0]) if self._is_hive else (), pl.String())
         return pl.scan_parquet(
             [self._prefix + file for file in files],
             glob=False,
             hive_partitioning=self._is_hive,
+            hive_schema=of_folders or None,
             schema=types or self._types(files[0]),
             extra_columns="ignore",
             cast_options=_CASTS,

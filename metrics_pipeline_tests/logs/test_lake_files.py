@@ -88,6 +88,18 @@ def test_a_file_that_cannot_be_read_like_the_others_is_named(
     assert found.reason.endswith(". Have it written again, or move it away.")
 
 
+@pytest.mark.usefixtures("_sizes")
+def test_agents_of_folders_keep_their_zeros(database: Database, tmp_path: Path) -> None:
+    for agent in ("007", "10"):
+        folder = tmp_path / f"date={DAY}" / f"agent_id={agent}"
+        folder.mkdir(parents=True)
+        LOGS.drop("agent_id").write_parquet(folder / "logs.parquet")
+    lake = LakeLogs(f"parquet://{tmp_path}/date={{date}}/*/*.parquet", {})
+    with database.snapshot() as snapshot:
+        partials = lake.read_day(snapshot, WINDOW, include_inactive_agents=False).partials
+    assert sorted(partials["agent_id"]) == ["007", "10"]
+
+
 @pytest.mark.parametrize("is_damaged", [True, False], ids=["damaged", "without a column"])
 def test_a_bad_file_of_the_newest_day_touches_no_other_day(
     database: Database, tmp_path: Path, is_damaged: bool
