@@ -98,8 +98,8 @@ def status(
     - **other zone**: it was stored under another METRICS_TIME_ZONE
 
     The logs of a day are read only if nothing cheaper shows that they are those of the last reading: the counters of
-    its partitions or of the tables behind a view, or their count. If no count differs, the newest two days are read
-    too. The last sentence says which evidence counted, and since when.
+    its partitions or of the tables behind a view, the list of its files in a lake, or their count. If no count differs,
+    the newest two days are read too. The last sentence says which evidence counted, and since when.
 
     The schedule and the sensor aggregate missing, dirty and damaged days; `metrics-pipeline backfill` does it
     immediately. A shrunk day waits for a decision: `metrics-pipeline seal` keeps its metrics, and `metrics-pipeline

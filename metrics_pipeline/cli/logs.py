@@ -256,6 +256,9 @@ def _report(loaded: LoadedLogs, settings: Settings, database: Database) -> None:
 
 def _advise(first: date, last: date, settings: Settings) -> None:
     """Prints the command that aggregates the days from `first` to `last` that have ended."""
+    if settings.logs_url is not None:
+        typer.echo("METRICS_LOGS_URL names where logs are read from, so these are not aggregated.")
+        return
     ended = last_complete_day(datetime.now(UTC), settings.time_zone)
     if first <= ended:
         start = f"METRICS_START_DATE={first} " if first < settings.start_date else ""

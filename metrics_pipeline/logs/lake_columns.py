@@ -31,6 +31,13 @@ _ACCEPTED: dict[str, tuple[type[pl.DataType], ...]] = {
     **dict.fromkeys(FLAGS, (pl.Boolean, *_TEXT)),
 }
 
+#: The types of columns that a file has without a type, because all of its values are NULL.
+TYPES_OF_NULLS: dict[str, pl.DataType] = {
+    **dict.fromkeys(LAKE_COLUMNS, pl.String()),
+    **dict.fromkeys(("latency_ms", "token_count"), pl.Int64()),
+    "cost_usd": pl.Decimal(38, 9),
+}
+
 # The types of a column that is a dimension.
 _VALUES = (*_TEXT, *_INTEGER, pl.Boolean, pl.Decimal)
 

@@ -3,6 +3,8 @@
 The registry of agents stays in the database that holds the metrics.
 """
 
+import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -11,8 +13,8 @@ from typing import Any
 import polars as pl
 from sqlalchemy import Connection, text
 
-from metrics_pipeline.errors import PermanentError, PipelineError, TransientError
-from metrics_pipeline.logs.lake_columns import checked_names, log_frame
+from metrics_pipeline.errors import ContractError, PermanentError, PipelineError, TransientError
+from metrics_pipeline.logs.lake_columns import LAKE_COLUMNS, TYPES_OF_NULLS, checked_names, log_frame
 from metrics_pipeline.logs.lake_partials import DayPartials, agent_costs, day_partials
 from metrics_pipeline.logs.lake_quality import LogsLookedAt, suspicions
 from metrics_pipeline.logs.lake_tables import FAULTS_OF_LOGS, FAULTS_OF_STORAGE, LakeState, lake_state
@@ -58,8 +60,11 @@ class LakeLogs:
         self.dimensions = tuple(dimensions)
         self._columns = columns
         self._statuses = statuses or {}
+        self._types_of_nulls = {columns.get(column, column): dtype for column, dtype in TYPES_OF_NULLS.items()}
         with self._state() as state:
-            self._timestamp = checked_names(state.schema(), columns, url, dimensions)["timestamp"]
+            # Also of days without files.
+            self._schema = state.schema()
+            self._timestamp = checked_names(self._schema, columns, url, dimensions)["timestamp"]
 
     def read_day(self, snapshot: Connection, window: DayWindow, *, include_inactive_agents: bool) -> ExtractedDay:
         """See LogSource. The files are listed after the snapshot, so they are never older than it."""
@@ -138,8 +143,11 @@ class LakeLogs:
         future = DayWindow(
             future_from.date(), "UTC", future_from + timedelta(microseconds=1), future_from + timedelta(days=2)
         )
-        with self._reading(future) as logs:
-            looked.look(logs, {"in_the_future": (pl.col("timestamp").is_not_null(), "timestamp")})
+        try:
+            with self._reading(future) as logs:
+                looked.look(logs, {"in_the_future": (pl.col("timestamp").is_not_null(), "timestamp")})
+        except UnreadableLogsError as error:
+            unreadable[future.metric_date] = Unreadable(str(error))
         return LogQuality(logs_read, looked.suspicions(), unreadable)
 
     def first_log_at(self, snapshot: Connection) -> datetime | None:
@@ -159,13 +167,16 @@ class LakeLogs:
     def _state(self) -> Iterator[LakeState]:
         """The present state of the table. Faults within the block become TransientError or UnreadableLogsError."""
         try:
-            yield lake_state(self.name)
+            yield lake_state(self.name, self._types_of_nulls)
         except PipelineError:
             raise
         except FAULTS_OF_STORAGE as error:
-            raise TransientError(f"{self.name} could not be read: {error}") from error
+            raise TransientError(
+                f"{self.name} could not be read: {_in_one_line(error)}. Check that it is reachable, that we may read "
+                f"it, and that {tempfile.gettempdir()} has space."
+            ) from error
         except (*FAULTS_OF_LOGS, ValueError) as error:
-            raise UnreadableLogsError(f"{self.name} cannot be read: {error}") from error
+            raise UnreadableLogsError(_unreadable(self.name, error)) from error
 
     @contextmanager
     def _reading(self, window: DayWindow) -> Iterator[pl.LazyFrame]:
@@ -177,21 +188,47 @@ class LakeLogs:
     def _reading_parts(self, window: DayWindow) -> Iterator[tuple[pl.LazyFrame, Iterator[pl.LazyFrame]]]:
         """The same, and the log_frame() of each of its parts."""
         with self._state() as state:
-            logs = state.scan(window)
-            schema = logs.collect_schema()
-            names = checked_names(schema, self._columns, self.name, self.dimensions)
-            at = pl.col(names["timestamp"])
-            start, end = (_instant(moment, schema[names["timestamp"]]) for moment in (window.start, window.end))
-            is_within = (at >= start) & (at < end)
-
-            def frame(some: pl.LazyFrame) -> pl.LazyFrame:
-                return log_frame(some.filter(is_within), schema, names, self._statuses, self.dimensions)
-
             try:
+                logs = state.scan(window)
+                schema = logs.collect_schema()
+                if not schema:
+                    logs, schema = pl.LazyFrame(schema=self._schema), self._schema
+                names = self._names(schema, window)
+                at = pl.col(names["timestamp"])
+                start, end = (_instant(moment, schema[names["timestamp"]]) for moment in (window.start, window.end))
+                is_within = (at >= start) & (at < end)
+
+                def frame(some: pl.LazyFrame) -> pl.LazyFrame:
+                    return log_frame(some.filter(is_within), schema, names, self._statuses, self.dimensions)
+
                 yield frame(logs), map(frame, state.parts(window, is_within))
+            except FAULTS_OF_LOGS as error:
+                read = {self._columns.get(column, column) for column in LAKE_COLUMNS}
+                file = state.unreadable_file(window, read | {each.column for each in self.dimensions})
+                raise UnreadableLogsError(_unreadable(self.name, error, file)) from error
             finally:
                 # Before any other error: a file that was replaced while it was read may look damaged.
                 state.require_unchanged(window)
+
+    def _names(self, schema: pl.Schema, window: DayWindow) -> dict[str, str]:
+        """See checked_names(). The columns of other days may be right."""
+        try:
+            return checked_names(schema, self._columns, self.name, self.dimensions)
+        except ContractError as error:
+            raise UnreadableLogsError(f"In the first file of {window.metric_date}, {error}") from error
+
+
+def _in_one_line(error: Exception) -> str:
+    """Without the colours of deltalake."""
+    return " ".join(re.sub(r"\x1b\[\d+m", "", str(error)).split())
+
+
+def _unreadable(where: str, error: Exception, file: str | None = None) -> str:
+    # Polars appends options of its own, and the expression.
+    what = re.split(r", (?:hint|consider)|\n", str(error))[0]
+    if file is not None:
+        return f"{file} cannot be read like the other files of its day: {what}. Have it written again, or move it away."
+    return f"{where} cannot be read: {what}"
 
 
 def _collected(frame: pl.LazyFrame) -> pl.DataFrame:

@@ -123,6 +123,11 @@ def test_load_advises_a_command_that_is_accepted_as_it_is_printed(logs, tmp_path
     assert f"metrics-pipeline backfill --from 2025-01-03 --to {yesterday}\n" in said
     said = load("2200-01-02")
     assert "backfill" not in said
+
+    monkeypatch.setenv("METRICS_LOGS_URL", "parquet:///lake/*.parquet")
+    assert load("2025-01-04").endswith(
+        "METRICS_LOGS_URL names where logs are read from, so these are not aggregated.\n"
+    )
     assert f"Days after {yesterday} have not ended in UTC" in said
 
 

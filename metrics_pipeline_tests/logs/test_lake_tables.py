@@ -11,6 +11,7 @@ import pytest
 
 from metrics_pipeline.errors import ContractError, PermanentError, PipelineError, TransientError
 from metrics_pipeline.logs.lake_logs import LakeLogs
+from metrics_pipeline.metrics.verification import Unreadable
 from metrics_pipeline.postgres.database import Database
 from metrics_pipeline_tests.days import DAY, WINDOW
 from metrics_pipeline_tests.logs.lakes import frame, iceberg_catalog
@@ -48,6 +49,31 @@ def test_rows_that_delta_lake_marks_as_deleted_touch_their_day_although_its_file
         (log / f"{3:020}.json").write_text("\n".join(map(json.dumps, actions)))
         assert lake.counts(snapshot, windows) == {DAY: 1, NEXT_DAY.metric_date: 1}
         assert [*lake.unchanged(snapshot, windows, before, lake.marks(snapshot, windows))] == [NEXT_DAY.metric_date]
+
+
+def test_a_damaged_file_of_a_delta_table_makes_only_its_own_day_unreadable(database: Database, tmp_path: Path) -> None:
+    pytest.importorskip("deltalake", reason="the extra [lake] is not installed")
+    typed = frame(LOGS).with_columns(pl.col("cost_usd").cast(pl.Decimal(20, 9)))
+    for day in (WINDOW, NEXT_DAY):
+        of_day = typed.filter(pl.col("timestamp").is_between(day.start, day.end, closed="left"))
+        of_day.write_delta(str(tmp_path), mode="append")
+    lake = LakeLogs(f"delta://{tmp_path}", {})
+    newest = max(tmp_path.glob("*.parquet"), key=lambda file: file.stat().st_mtime_ns)
+    # Shorter than the table says: Polars panics.
+    newest.write_bytes(b"PAR1")
+    with database.snapshot() as snapshot:
+        found = lake.fingerprints(snapshot, [WINDOW, NEXT_DAY], lake.fingerprint_kinds[0])
+    assert [day for day, each in found.items() if isinstance(each, Unreadable)] == [NEXT_DAY.metric_date]
+
+
+def test_a_delta_table_with_a_feature_that_cannot_be_read_says_so(tmp_path: Path) -> None:
+    pytest.importorskip("deltalake", reason="the extra [lake] is not installed")
+    frame(LOGS).write_delta(str(tmp_path))
+    features = ["columnMapping"]
+    protocol = {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": features, "writerFeatures": features}
+    (tmp_path / "_delta_log" / f"{1:020}.json").write_text(json.dumps({"protocol": protocol}))
+    with pytest.raises(PermanentError, match=r"cannot be read: .*\['columnMapping'\].*\. Have it written without"):
+        LakeLogs(f"delta://{tmp_path}", {})
 
 
 @pytest.fixture
