@@ -6,6 +6,7 @@ Unlike percentiles and numbers of users, distributions of any days can be merged
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 
@@ -81,9 +82,13 @@ class UserKey:
 
 def hashed_users(aggregates: LogAggregates, agents: pl.Series, key: UserKey) -> pl.DataFrame:
     """The hash of each user of `agents` (String, distinct): user_id and user_hash. A user of several agents has one."""
-    of_agents = aggregates.by_agent.lazy().filter(pl.col("agent_id").is_in(agents.implode()))
-    users = of_agents.select(pl.col("user_ids").explode(empty_as_null=False, keep_nulls=False)).unique()
-    distinct = users.collect(engine="in-memory").to_series()
+    in_scope = aggregates.by_agent.lazy().filter(pl.col("agent_id").is_in(agents.implode()))
+    users = in_scope.select(pl.col("user_ids").explode(empty_as_null=False, keep_nulls=False).cast(pl.Categorical))
+    texts = users.collect(engine="in-memory").to_series()
+    # By marks in place of numbers: Polars' unique() takes ten times as long.
+    numbers: Any = texts.to_physical()
+    occurs = pl.repeat(False, (numbers.max() or 0) + 1, eager=True).scatter(numbers, True)
+    distinct = occurs.arg_true().cat.to(texts.dtype)
     return pl.DataFrame({"user_id": distinct, "user_hash": pl.Series(key.hashes(distinct), dtype=pl.Int64)})
 
 
