@@ -14,8 +14,8 @@ from metrics_pipeline.metrics.catalog import UNKNOWN_ERROR_TYPE
 from metrics_pipeline.metrics.dimensions import Dimension, log_schema
 from metrics_pipeline.metrics.upstream import FLAGS
 
-# On average. A log takes 40 bytes, and four times as many while it is grouped.
-_LOGS_PER_BUCKET = 1_000_000
+# On average. A log takes 40 bytes, and four times as many while it is grouped. A user is hashed in each of his buckets.
+_LOGS_PER_BUCKET = 2_000_000
 # Where one part begins or ends, a processor would be idle.
 _PARTS_AT_ONCE = 2
 

@@ -197,7 +197,7 @@ def by_agent(logs: pl.DataFrame, hashes: pl.DataFrame) -> pl.DataFrame:
 
     hashes: agent_id (Categorical) and content_hash, whose sum is the agent's.
     """
-    agents = hashes.lazy().group_by("agent_id").agg(pl.col("content_hash").cast(pl.Int128).sum())
+    agents = _few_groups(hashes.lazy().group_by("agent_id").agg(pl.col("content_hash").cast(pl.Int128).sum()))
     return (
         agents.with_columns(row=_AGENT)
         .join(merged_rows(logs.lazy().with_columns(row=_AGENT)), on="row")
@@ -244,11 +244,16 @@ def merged_rows(logs: pl.LazyFrame) -> pl.LazyFrame:
 
     logs: of log_schema(), besides row (UInt32, less than 2^31, never NULL). Pairs are sorted.
     """
-    merged = logs.group_by("row").agg(*SUMS_OF_LOGS)
+    merged = _few_groups(logs.group_by("row").agg(*SUMS_OF_LOGS))
     for lists in (user_lists(logs), _latency_counts(logs), _error_counts(logs)):
         merged = merged.join(lists, on="row", how="left")
     names = ("user_ids", "latency_counts", "error_counts")
     return merged.with_columns(pl.col(name).fill_null(pl.lit([], VALUE_PARTIALS_SCHEMA[name])) for name in names)
+
+
+def _few_groups(groups: pl.LazyFrame) -> pl.LazyFrame:
+    """The sums of a few groups of many logs. The streaming engine takes half the time of the in-memory one for them."""
+    return groups.collect(engine="streaming").lazy()
 
 
 def kept_values(counts: pl.DataFrame, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
