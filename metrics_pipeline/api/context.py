@@ -37,7 +37,6 @@ _STATEMENT_TIMEOUT_SECONDS = 30
 _MONITORING_SECONDS = 5
 _MONITORING_THREADS = 20
 _KEPT_JUDGEMENTS = 20
-#: The logs lose or get a column once in years, and the question takes a third of the time of a short answer.
 
 # Tried again and again, because a statement that waits would end with its timeout, as if the database were at fault.
 _TRY_START_LOCK = text("SELECT pg_try_advisory_xact_lock(:key)").bindparams(key=API_RUNS_LOCK)

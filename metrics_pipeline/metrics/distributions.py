@@ -87,7 +87,7 @@ def hashed_users(aggregates: LogAggregates, agents: pl.Series, key: UserKey) -> 
     in_scope = aggregates.by_agent.lazy().filter(pl.col("agent_id").is_in(agents.implode()))
     users = in_scope.select(pl.col("user_ids").explode(empty_as_null=False, keep_nulls=False).cast(pl.Categorical))
     texts = users.collect(engine="in-memory").to_series()
-    # By marks in place of numbers: Polars' unique() takes ten times as long.
+    # By a mark for the number of each text: Polars' unique() takes five times as long.
     numbers: Any = texts.to_physical()
     occurs = pl.repeat(False, (numbers.max() or 0) + 1, eager=True).scatter(numbers, True)
     distinct = occurs.arg_true().cat.to(texts.dtype)
